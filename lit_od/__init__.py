@@ -1,0 +1,22 @@
+"""Detect outlier images: train with Lightning, export to ONNX, score anywhere without torch.
+
+The way of an image:
+
+    images ─► LightningModule ─► backbone.onnx ─► features ─► detector ─► calibration ─► bundle ─► Scorer
+              lit_od.training      from here on ONNX Runtime, numpy and FAISS                      ─► verdicts
+
+    from lit_od import Scorer
+    scorer = Scorer.load("exported/mnist-digits")
+    result = scorer.score(["a.png", "b.png"])
+    result.score, result.p_value, result.is_outlier      # higher scores are more outlying
+
+`lit_od.training` trains and exports, `lit_od.evaluation` measures; nothing else imports torch.
+"""
+
+from lit_od.bundle import Bundle
+from lit_od.errors import LitODError
+from lit_od.images import Preparation
+from lit_od.scorer import Result, Scorer
+
+__all__ = ["Bundle", "LitODError", "Preparation", "Result", "Scorer", "__version__"]
+__version__ = "0.1.0"

@@ -1,0 +1,151 @@
+"""The ONNX Runtime session: uint8 images in, features or squared errors out. Its only home.
+
+A backbone is an ONNX graph with one input, uint8 (n, h, w, c), and one output, floating point:
+"features" (n, d) or "errors" (n, h, w, c). Scaling and normalisation are inside the graph.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from lit_od.errors import BackboneError, ConfigError, missing_extra
+from lit_od.loading import available_threads
+from lit_od.types import Features, Images
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "dml": "DmlExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+"""Short names of ONNX Runtime's execution providers; the long ones are taken too."""
+
+_SEVERITY_ERROR = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Backbone:
+    """A loaded graph.
+
+    Attributes:
+        session: The onnxruntime.InferenceSession.
+        input: Name of its input.
+        output: What it computes: "features" or "errors".
+        image_shape: (h, w, c) that it takes; None where it takes any.
+        provider: The execution provider that runs it.
+    """
+
+    session: Any
+    input: str
+    output: Literal["features", "errors"]
+    image_shape: tuple[int | None, int | None, int | None]
+    provider: str
+
+    @classmethod
+    def load(cls, model: Path | bytes, *, threads: int | None = None, providers: Sequence[str] | None = None) -> Self:
+        """Open a graph.
+
+        Args:
+            model: An ONNX file, or its bytes.
+            threads: Threads of the session. None takes one a core.
+            providers: Execution providers in order of preference ("cpu", "cuda", or ONNX Runtime's own
+                names). None takes CUDA where it is there, else the CPU.
+
+        Raises:
+            BackboneError: If the graph cannot be loaded or is no backbone.
+            ConfigError: If a provider is unknown or absent; there is no silent fall back.
+            MissingExtra: If no ONNX Runtime is installed.
+        """
+        runtime = _runtime()
+        wanted = _providers(providers, runtime.get_available_providers())
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads or available_threads()
+        options.log_severity_level = _SEVERITY_ERROR
+        try:
+            session = runtime.InferenceSession(
+                model if isinstance(model, bytes) else str(model), options, providers=wanted
+            )
+        except Exception as error:  # onnxruntime's exceptions share no base of their own
+            raise BackboneError(f"the graph cannot be loaded: {_first_line(error)}") from error
+        if wanted[0] not in session.get_providers():
+            raise ConfigError(f"provider {wanted[0]} did not start; it needs its drivers and libraries")
+        return cls(session, *_interface(session), provider=wanted[0])
+
+    def __call__(self, images: Images) -> Features:
+        """Run a batch.
+
+        Args:
+            images: Prepared images, (n, h, w, c) uint8.
+
+        Returns:
+            Features (n, d), or squared errors (n, h, w, c), float32.
+
+        Raises:
+            BackboneError: If the images have another shape than the graph takes.
+        """
+        fits = images.ndim == 4 and all(
+            want in (None, got) for want, got in zip(self.image_shape, images.shape[1:], strict=True)
+        )
+        if not fits or images.dtype != np.uint8:
+            raise BackboneError(
+                f"the graph takes uint8 (n, {_shape(self.image_shape)}), got {images.dtype} {images.shape}"
+            )
+        try:
+            result: Features = self.session.run([self.output], {self.input: images})[0]
+        except Exception as error:  # as above
+            raise BackboneError(f"the graph failed: {_first_line(error)}") from error
+        return result
+
+
+def _runtime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        missing_extra("ONNX Runtime", 'cpu]" or "lit-od[gpu')
+    return onnxruntime
+
+
+def _providers(wanted: Sequence[str] | None, present: Sequence[str]) -> list[str]:
+    if wanted is None:
+        cuda = PROVIDERS["cuda"]
+        return [cuda, PROVIDERS["cpu"]] if cuda in present else [PROVIDERS["cpu"]]
+    names = [PROVIDERS.get(name.lower(), name) for name in wanted]
+    if not names:
+        raise ConfigError("providers must name at least one execution provider, such as cpu")
+    for name in names:
+        if name not in present:
+            here = ", ".join(short for short, long in PROVIDERS.items() if long in present)
+            mend = '. Run: pip install "lit-od[gpu]"' if "CUDA" in name or "Tensorrt" in name else ""
+            raise ConfigError(f"provider {name} is not in this ONNX Runtime; here are {here}{mend}")
+    return names
+
+
+def _interface(
+    session: Any,
+) -> tuple[str, Literal["features", "errors"], tuple[int | None, int | None, int | None]]:
+    """Input name, output and image shape. Raises BackboneError where the graph is no backbone."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or inputs[0].type != "tensor(uint8)" or len(inputs[0].shape) != 4:
+        came = ", ".join(f"{each.type} {each.shape}" for each in inputs)
+        raise BackboneError(f"a backbone takes one input, uint8 (n, h, w, c); this graph takes {came}")
+    if len(outputs) != 1 or outputs[0].name not in ("features", "errors"):
+        came = ", ".join(each.name for each in outputs)
+        raise BackboneError(f'a backbone gives one output, "features" or "errors"; this graph gives {came}')
+    height, width, channels = (side if isinstance(side, int) else None for side in inputs[0].shape[1:])
+    if isinstance(inputs[0].shape[0], int):
+        raise BackboneError(f"a backbone takes any number of images; this graph takes {inputs[0].shape[0]}")
+    return inputs[0].name, outputs[0].name, (height, width, channels)
+
+
+def _shape(shape: Sequence[int | None]) -> str:
+    return ", ".join("any" if side is None else str(side) for side in shape)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

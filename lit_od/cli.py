@@ -1,0 +1,143 @@
+"""The program `lit-od`: parse, call, print. Each command is a module of `lit_od.commands`.
+
+Only the command that is called is imported, so that scoring starts without waiting for training.
+"""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn, Protocol
+
+from lit_od.errors import ConfigError, LitODError
+
+COMMANDS = {
+    "demo": "the quick tour on images that ship with the package",
+    "fit": "the whole job: train, export, fit, calibrate, prove, write a bundle",
+    "train": "only the training: a run folder with the best checkpoint",
+    "export": "a bundle from a checkpoint",
+    "score": "score images: a row an image",
+    "evaluate": "how well a bundle tells inliers from outliers",
+    "threshold": "show or set a bundle's threshold",
+    "verify": "check a bundle's files and score its golden images again",
+    "inspect": "what a bundle is",
+    "recipes": "the shipped recipes",
+}
+"""Every command with its line of help."""
+
+DONE, INCOMPLETE, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+class Command(Protocol):
+    """What a module of `lit_od.commands` holds."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's arguments."""
+
+    def run(self, args: argparse.Namespace, overrides: list[str]) -> int:
+        """Carry the command out; the exit status."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are ours: one line, exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError instead of printing usage."""
+        raise ConfigError(f"{message}. See {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `lit-od` with the given words, by default those of the command line; the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        status = _run(words)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; say nothing at exit
+        return DONE
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        return _complain("interrupted", INTERRUPTED)
+    except LitODError as error:
+        if debug:
+            raise
+        return _complain(str(error), REFUSED)
+    except OSError as error:
+        if debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{error.strerror or error}", REFUSED)
+    except Exception as error:  # a defect of ours: the user gets a line, --debug the traceback
+        if debug:
+            raise
+        return _complain(f"unexpected {type(error).__name__}: {error}. Run again with --debug for the trace", REFUSED)
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return DONE
+    if words[0] in ("-V", "--version", "version"):
+        from lit_od import __version__
+
+        print(__version__)
+        return DONE
+    name = words[0]
+    if name not in COMMANDS:
+        raise ConfigError(f"no command {name!r}: wanted one of {', '.join(COMMANDS)}")
+    from PIL import Image
+
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # our own limit says it
+    command: Command = import_module(f"lit_od.commands.{name}")
+    parser = _Parser(prog=f"lit-od {name}", description=command.__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    command.add_arguments(parser)
+    plain, overrides = split_overrides(words[1:])
+    return command.run(parser.parse_args(plain), overrides)
+
+
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate overrides of a recipe, `--part.key VALUE` or `--part.key=VALUE`, from all other words."""
+    plain: list[str] = []
+    overrides: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("--") and "." in word.partition("=")[0]:
+            overrides.append(word)
+            if "=" not in word and rest:
+                overrides.append(rest.pop(0))
+        else:
+            plain.append(word)
+    return plain, overrides
+
+
+def _help() -> str:
+    width = max(len(name) for name in COMMANDS)
+    lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: lit-od COMMAND [arguments]",
+            "",
+            "Detect outlier images: train with Lightning, export to ONNX, score anywhere without torch.",
+            "",
+            *lines,
+            "",
+            "lit-od COMMAND --help tells more; --debug shows the trace of an error.",
+        ]
+    )
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"lit-od: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

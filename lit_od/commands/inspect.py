@@ -1,0 +1,28 @@
+"""Print what a bundle is: images, backbone, detector, threshold, calibration, provenance."""
+
+import argparse
+
+from lit_od.bundle import Bundle
+from lit_od.card import model_card
+from lit_od.cli import DONE
+from lit_od.commands import no_overrides
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
+    parser.add_argument("--json", action="store_true", help="print the manifest as it is")
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Print the model card or the manifest."""
+    no_overrides(overrides)
+    bundle = Bundle.read(args.bundle)
+    if args.json:
+        print((bundle.path / "manifest.json").read_text(encoding="utf-8"), end="")
+    else:
+        print(model_card(bundle.manifest, bundle.calibration), end="")
+        print("\n| file | bytes | sha256 |\n|---|---|---|")
+        for name, entry in bundle.manifest.files.items():
+            print(f"| {name} | {entry.size:,} | {entry.sha256[:16]}... |")
+    return DONE

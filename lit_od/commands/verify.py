@@ -1,0 +1,42 @@
+"""Check a bundle: schema, every file's hash, and its golden images decoded, prepared and scored again."""
+
+import argparse
+from pathlib import Path
+
+from lit_od.bundle import MANIFEST, Bundle, golden_arrays
+from lit_od.cli import DONE, INCOMPLETE
+from lit_od.commands import no_overrides
+from lit_od.commands.score import add_session_arguments
+from lit_od.errors import BundleError
+from lit_od.golden import differences
+from lit_od.scorer import Scorer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
+    add_session_arguments(parser)
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Verify; 1 if something differs, with a line for each difference."""
+    no_overrides(overrides)
+    try:
+        bundle = Bundle.read(args.bundle)
+        scorer = Scorer.of(bundle, threads=args.threads, providers=[args.provider] if args.provider else None)
+        golden = golden_arrays(bundle)
+        found = differences(golden, scorer.preparation, scorer.backbone, scorer.detector, bundle.manifest.tolerance)
+    except BundleError as error:
+        if not (Path(args.bundle) / MANIFEST).exists():
+            raise
+        found = [str(error)]
+    for line in found:
+        print(f"{args.bundle}: {line}")
+    if not found:
+        allowed = bundle.manifest.tolerance
+        print(
+            f"{args.bundle}: {len(bundle.manifest.files)} files as their hashes say; {len(golden['scores'])} golden "
+            f"images score as they must (pixels within {allowed.pixels}/255, outputs within {allowed.outputs:g}, "
+            f"scores within {allowed.scores:g})"
+        )
+    return INCOMPLETE if found else DONE

@@ -1,0 +1,66 @@
+"""Covariances: shrinking, and the whitener that turns a Mahalanobis distance into a Euclidean one."""
+
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from lit_od.detectors.moments import ledoit_wolf_shrinkage
+from lit_od.errors import DataError
+from lit_od.types import Stats
+
+Shrinkage: TypeAlias = float | Literal["ledoit-wolf"]
+"""Weight of the scaled identity in a covariance, in [0, 1], or the rule that chooses it."""
+
+SINGULAR = 1e-12
+"""A feature is a combination of others if they leave less than this share of its variance: float32
+features carry seven digits, whose squares end near here."""
+
+
+def shrunk_covariance(count: int, scatter: Stats, quarts: float, shrinkage: Shrinkage) -> Stats:
+    """(1 - a) S / n + a mu I with mu the mean variance, shape (d, d) (Ledoit and Wolf 2004).
+
+    Args:
+        count: Number of rows, n.
+        scatter: Sum of y y^T about the mean, shape (d, d).
+        quarts: Sum of ||y||^4 about the mean, for the Ledoit-Wolf rule.
+        shrinkage: a, or the rule.
+
+    Raises:
+        DataError: If no feature varies.
+    """
+    if not np.trace(scatter) > 0:
+        raise DataError(
+            f"features must vary, but all {count} rows are equal (within their class). Pass different images."
+        )
+    weight = ledoit_wolf_shrinkage(count, scatter, quarts) if shrinkage == "ledoit-wolf" else shrinkage
+    covariance = scatter * ((1.0 - weight) / count)
+    covariance[np.diag_indices_from(covariance)] += weight * np.trace(scatter) / count / len(scatter)
+    return covariance
+
+
+def whitener(covariance: Stats, mend: str) -> Stats:
+    """L^-1 where L L^T is the covariance: lower triangular, shape (d, d).
+
+    Args:
+        covariance: Shape (d, d).
+        mend: What the user can do if the covariance is singular, one sentence.
+
+    Raises:
+        DataError: If the covariance is singular to working precision.
+    """
+    try:
+        factor = np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        singular = True
+    else:
+        # The squared pivot is the variance that the features before it leave unexplained.
+        singular = bool((factor.diagonal() ** 2 < SINGULAR * covariance.diagonal()).any())
+    if singular:
+        raise DataError(f"the covariance of {len(covariance)} features is singular. {mend}")
+    return np.tril(np.linalg.inv(factor))
+
+
+def squared_norms(rows: Stats) -> Stats:
+    """Squared Euclidean length of each row of (n, d), shape (n,)."""
+    squares: Stats = np.einsum("ij,ij->i", rows, rows)
+    return squares

@@ -1,0 +1,298 @@
+"""Gaussian mixture: negative log-likelihood of the inliers' density."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, Self, TypeAlias
+
+import numpy as np
+
+from lit_od.detectors.base import check_features, row_blocks
+from lit_od.detectors.gaussian import squared_norms, whitener
+from lit_od.detectors.moments import Moments
+from lit_od.detectors.options import integer, one_of, read_options, same_options
+from lit_od.detectors.rows import RowStore
+from lit_od.detectors.state import check_names, read_only, take
+from lit_od.errors import DataError, missing_extra
+from lit_od.types import Arrays, Features, Labels, Scores, Stats
+
+Covariance: TypeAlias = Literal["full", "tied", "diag", "spherical"]
+
+FLOOR = 1e-6
+"""Added to every variance, as scikit-learn's `reg_covar`."""
+
+
+@dataclass(frozen=True, slots=True)
+class GMMOptions:
+    """Options, checked: see `GMM.fit`."""
+
+    components: int = 1
+    covariance: Covariance = "full"
+    seed: int = 0
+    reservoir: int = 50_000
+
+    def __post_init__(self) -> None:
+        integer("components", self.components, least=1)
+        one_of("covariance", self.covariance, ("full", "tied", "diag", "spherical"))
+        integer("seed", self.seed, least=0, most=2**32 - 1)
+        integer("reservoir", self.reservoir, least=2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GMM:
+    r"""Negative log-likelihood under a mixture of Gaussians, in nats.
+
+    -log sum_k w_k N(x; m_k, L_k L_k^T) with
+
+        log N = log det W - d/2 log 2 pi - ||W (x - m)||^2 / 2,   W = L^-1.
+
+    One component is the mean and covariance of the rows in closed form. Several are fitted by
+    scikit-learn's expectation maximisation on a seeded reservoir of the rows, and scored without it.
+
+    Attributes:
+        settings: The options it was fitted with.
+        weights: w, shape (k,), summing to 1.
+        means: m, shape (k, d).
+        whiteners: W: (k, d, d) lower triangular for "full", (d, d) for "tied", its diagonals (k, d)
+            for "diag", one number a component, (k,), for "spherical".
+    """
+
+    kind: ClassVar[str] = "gmm"
+    reads: ClassVar[Literal["features"]] = "features"
+    options_type: ClassVar[type[GMMOptions]] = GMMOptions
+
+    settings: GMMOptions
+    weights: Stats
+    means: Stats
+    whiteners: Stats
+
+    @classmethod
+    def fit(
+        cls,
+        features: Features,
+        *,
+        components: int = 1,
+        covariance: Covariance = "full",
+        seed: int = 0,
+        reservoir: int = 50_000,
+    ) -> Self:
+        """Fit the mixture to inliers.
+
+        Args:
+            features: Shape (n, d).
+            components: Number of Gaussians.
+            covariance: "full", one matrix shared by all ("tied"), "diag" or "spherical".
+            seed: Of the start of several components, and of their reservoir.
+            reservoir: Rows, at most, that several components are fitted on; one uses every row.
+
+        Raises:
+            ConfigError: On an option out of range.
+            DataError: If the rows do not suffice, or a covariance is singular.
+            MissingExtra: If several components are asked for without scikit-learn.
+        """
+        gathered = cls.accumulator(components=components, covariance=covariance, seed=seed, reservoir=reservoir)
+        gathered.update(features)
+        return cls.from_accumulator(gathered)
+
+    @classmethod
+    def accumulator(
+        cls,
+        *,
+        components: int = 1,
+        covariance: Covariance = "full",
+        seed: int = 0,
+        reservoir: int = 50_000,
+        first_row: int = 0,
+    ) -> "GMMAccumulator":
+        """The same as a stream; first_row is the number of its first row among those of all accumulators.
+
+        Raises:
+            ConfigError: On an option out of range.
+        """
+        return cls.start(GMMOptions(components, covariance, seed, reservoir), first_row)
+
+    @classmethod
+    def start(cls, settings: GMMOptions, first_row: int = 0) -> "GMMAccumulator":
+        """An empty accumulator for checked options."""
+        return GMMAccumulator(settings, first_row)
+
+    @classmethod
+    def from_accumulator(cls, gathered: "GMMAccumulator") -> Self:
+        """Freeze what an accumulator has gathered.
+
+        Raises:
+            DataError: If the rows do not suffice, or a covariance is singular.
+            MissingExtra: If several components are asked for without scikit-learn.
+        """
+        settings, moments = gathered.settings, gathered.moments
+        least = max(2, settings.components)
+        count = moments.count if moments else gathered.store.seen
+        if count < least:
+            raise DataError(f"GMM needs at least {least} rows of features, got {count}. Pass more images.")
+        if moments is None:
+            fitted = _several(settings, gathered.store.rows().astype(np.float64))
+        else:
+            fitted = _one(settings.covariance, moments)
+        return cls(settings, *(read_only(array) for array in fitted))
+
+    @property
+    def width(self) -> int:
+        """Features an image, d."""
+        return int(self.means.shape[1])
+
+    def score(self, features: Features) -> Scores:
+        """Negative log-likelihoods of shape (n,), in nats; negative where the density exceeds 1.
+
+        Raises:
+            DataError: On a wrong width, or values that are not finite.
+        """
+        features = check_features(features, self.width)
+        scores = np.empty(len(features))
+        origin = self.means[0]
+        shared = self.settings.covariance == "tied"
+        for rows, block in row_blocks(features, 4 * self.width):
+            block -= origin
+            if shared:
+                block = block @ self.whiteners.T
+            joint = np.empty((len(self.means), len(block)))  # (k, rows)
+            for k, mean in enumerate(self.means - origin):
+                if shared:
+                    white, log_det = block - mean @ self.whiteners.T, np.log(self.whiteners.diagonal()).sum()
+                else:
+                    white, log_det = self._white(block - mean, self.whiteners[k])
+                joint[k] = log_det - 0.5 * squared_norms(white) + np.log(self.weights[k])
+            highest = joint.max(axis=0)
+            total = highest + np.log(np.exp(joint - highest).sum(axis=0))
+            scores[rows] = 0.5 * self.width * math.log(2 * math.pi) - total
+        return scores
+
+    def _white(self, block: Stats, whitener: Stats) -> tuple[Stats, float]:
+        """W (x - m), shape (n, d), and log det W."""
+        if self.settings.covariance == "full":
+            return block @ whitener.T, float(np.log(whitener.diagonal()).sum())
+        return block * whitener, float(np.log(np.broadcast_to(whitener, self.width)).sum())
+
+    def options(self) -> dict[str, Any]:
+        """The options it was fitted with."""
+        return asdict(self.settings)
+
+    def state(self) -> Arrays:
+        """Weights, means and whiteners."""
+        return {"weights": self.weights, "means": self.means, "whiteners": self.whiteners}
+
+    @classmethod
+    def from_state(cls, options: dict[str, Any], state: Arrays) -> Self:
+        """Rebuild from `options()` and `state()`.
+
+        Raises:
+            ConfigError: On options that do not exist or are out of range.
+            DataError: If the arrays do not fit the options or each other.
+        """
+        settings = read_options(cls.kind, GMMOptions, options)
+        check_names(cls.kind, state, ("weights", "means", "whiteners"))
+        means = take(state, "means", (settings.components, None))
+        k, d = means.shape
+        shape = {"full": (k, d, d), "tied": (d, d), "diag": (k, d), "spherical": (k,)}[settings.covariance]
+        weights, whiteners = take(state, "weights", (k,)), take(state, "whiteners", shape)
+        matrices = settings.covariance in ("full", "tied")
+        scales = np.diagonal(whiteners, axis1=-2, axis2=-1) if matrices else whiteners
+        if not ((weights > 0).all() and abs(weights.sum() - 1) < 1e-6 and (scales > 0).all()):
+            raise DataError(
+                "arrays 'weights' and 'whiteners' of the state must be positive, and the weights sum to 1; "
+                "fit the detector anew"
+            )
+        return cls(settings, weights, means, whiteners)
+
+
+class GMMAccumulator:
+    """Gathers moments for one component, a reservoir of rows for several.
+
+    Attributes:
+        settings: The options.
+        moments: The sums; None before the first batch, and for several components.
+        store: The reservoir; empty for one component.
+    """
+
+    __slots__ = ("moments", "settings", "store")
+
+    def __init__(self, settings: GMMOptions, first_row: int) -> None:
+        self.settings = settings
+        self.moments: Moments | None = None
+        self.store = RowStore(first_row, seed=settings.seed, limit=settings.reservoir)
+
+    def update(self, features: Features, labels: Labels | None = None) -> None:
+        """Take a batch of shape (n, d); labels play no part.
+
+        Raises:
+            DataError: On a wrong shape, or values that are not finite.
+        """
+        if self.settings.components > 1:
+            self.store.update(features)
+            return
+        if self.moments is None:
+            self.moments = Moments(check_features(features).shape[1])
+        self.moments.update(features)
+
+    def merge(self, other: Self) -> None:
+        """Take over what an accumulator with the same options has gathered from the rows after these.
+
+        Raises:
+            ConfigError: If the options differ.
+            DataError: If the widths differ, or the reservoir's rows do not follow.
+        """
+        same_options(self.settings, other.settings)
+        self.store.merge(other.store)
+        if other.moments is not None:
+            if self.moments is None:
+                self.moments = Moments(other.moments.width)
+            self.moments.merge(other.moments)
+
+    def finish(self) -> GMM:
+        """The fitted detector.
+
+        Raises:
+            DataError: If the rows do not suffice, or a covariance is singular.
+            MissingExtra: If several components are asked for without scikit-learn.
+        """
+        return GMM.from_accumulator(self)
+
+
+def _one(covariance: Covariance, moments: Moments) -> tuple[Stats, Stats, Stats]:
+    """Weight, mean and whitener of one Gaussian with the moments' mean and covariance."""
+    scatter = moments.scatter / moments.count
+    if not np.trace(scatter) > 0:
+        raise DataError(f"features must vary, but all {moments.count} rows are equal. Pass different images.")
+    variances = scatter.diagonal() + FLOOR
+    if covariance == "diag":
+        whiteners = 1 / np.sqrt(variances[None])
+    elif covariance == "spherical":
+        whiteners = 1 / np.sqrt(variances.mean(keepdims=True))
+    else:
+        np.fill_diagonal(scatter, variances)
+        whiteners = whitener(scatter, "Pass more images than features, or covariance='diag'.")
+        whiteners = whiteners[None] if covariance == "full" else whiteners
+    return np.ones(1), moments.mean[None], whiteners
+
+
+def _several(settings: GMMOptions, rows: Stats) -> tuple[Stats, Stats, Stats]:
+    """Weights, means and whiteners of several Gaussians, by expectation maximisation."""
+    try:
+        from sklearn.mixture import GaussianMixture
+    except ImportError:
+        missing_extra("scikit-learn", "train,cpu")
+    mixture = GaussianMixture(
+        settings.components,
+        covariance_type=settings.covariance,
+        reg_covar=FLOOR,
+        random_state=settings.seed,
+    )
+    try:
+        mixture.fit(rows)
+    except ValueError as error:
+        raise DataError(
+            f"{settings.components} components cannot be fitted to {len(rows)} rows: {error} "
+            "Pass more images, fewer components, or covariance='diag'."
+        ) from error
+    # scikit-learn keeps the transpose: precision = U U^T, x @ U = W x.
+    factors = mixture.precisions_cholesky_
+    matrices = settings.covariance in ("full", "tied")
+    return mixture.weights_, mixture.means_, np.swapaxes(factors, -1, -2) if matrices else factors

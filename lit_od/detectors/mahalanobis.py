@@ -1,0 +1,277 @@
+"""Mahalanobis distance, plain, class-conditional (Lee et al. 2018) and relative (Ren et al. 2021)."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from lit_od.detectors.base import check_features, check_labels, row_blocks
+from lit_od.detectors.gaussian import Shrinkage, shrunk_covariance, squared_norms, whitener
+from lit_od.detectors.moments import Moments
+from lit_od.detectors.options import flag, number, read_options, same_options
+from lit_od.detectors.state import check_names, read_only, take
+from lit_od.errors import ConfigError, DataError
+from lit_od.types import Arrays, Features, Labels, Scores, Stats
+
+
+@dataclass(frozen=True, slots=True)
+class MahalanobisOptions:
+    """Options, checked: see `Mahalanobis.accumulator`."""
+
+    class_conditional: bool = False
+    shrinkage: Shrinkage = "ledoit-wolf"
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        flag("class_conditional", self.class_conditional)
+        flag("relative", self.relative)
+        if isinstance(self.shrinkage, str):
+            if self.shrinkage != "ledoit-wolf":
+                raise ConfigError(f"shrinkage must be 'ledoit-wolf' or a number, got {self.shrinkage!r}")
+        else:
+            number("shrinkage", self.shrinkage, least=0, most=1)
+        if self.relative and not self.class_conditional:
+            raise ConfigError("relative=True needs classes. Pass labels, or class_conditional=True.")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mahalanobis:
+    """Mahalanobis distance to the inliers' mean, or to the nearest of their class means.
+
+    Plain: ||W (x - m)|| with W = L^-1, L L^T the shrunk covariance (divided by n). With classes: the
+    least distance over the class means under one covariance, that of the rows about their own class
+    mean. Relative: the least squared class distance minus ||W0 (x - m0)||^2, the squared distance
+    under one Gaussian fitted to all rows; this score can be negative.
+
+    Attributes:
+        settings: The options it was fitted with.
+        means: Class means in the order of `classes`, or the one mean, shape (classes or 1, d).
+        whitener: W, lower triangular, shape (d, d).
+        classes: Class labels, ascending, shape (classes,); empty without classes.
+        background_mean: m0, shape (d,); None unless relative.
+        background_whitener: W0, lower triangular, shape (d, d); None unless relative.
+    """
+
+    kind: ClassVar[str] = "mahalanobis"
+    reads: ClassVar[Literal["features"]] = "features"
+    options_type: ClassVar[type[MahalanobisOptions]] = MahalanobisOptions
+
+    settings: MahalanobisOptions
+    means: Stats
+    whitener: Stats
+    classes: Labels
+    background_mean: Stats | None
+    background_whitener: Stats | None
+
+    @classmethod
+    def fit(
+        cls,
+        features: Features,
+        *,
+        labels: Labels | None = None,
+        shrinkage: Shrinkage = "ledoit-wolf",
+        relative: bool = False,
+    ) -> Self:
+        """Learn means and covariance from inliers.
+
+        Args:
+            features: Shape (n, d).
+            labels: Class of each row, shape (n,); given, the detector is class-conditional.
+            shrinkage: Weight of the scaled identity in each covariance, in [0, 1], or the rule that
+                chooses it.
+            relative: Subtract the squared distance under the background Gaussian; needs labels.
+
+        Raises:
+            ConfigError: On an option out of range, or relative without labels.
+            DataError: If the rows do not suffice, or a covariance is singular.
+        """
+        gathered = cls.accumulator(class_conditional=labels is not None, shrinkage=shrinkage, relative=relative)
+        gathered.update(features, labels)
+        return cls.from_accumulator(gathered)
+
+    @classmethod
+    def accumulator(
+        cls,
+        *,
+        class_conditional: bool = False,
+        shrinkage: Shrinkage = "ledoit-wolf",
+        relative: bool = False,
+    ) -> "MahalanobisAccumulator":
+        """The same as a stream; class_conditional=True wants labels with every batch.
+
+        Raises:
+            ConfigError: On an option out of range, or relative without classes.
+        """
+        return cls.start(MahalanobisOptions(class_conditional, shrinkage, relative))
+
+    @classmethod
+    def start(cls, settings: MahalanobisOptions, first_row: int = 0) -> "MahalanobisAccumulator":
+        """An empty accumulator for checked options; row numbers play no part in it."""
+        del first_row
+        return MahalanobisAccumulator(settings)
+
+    @classmethod
+    def from_accumulator(cls, gathered: "MahalanobisAccumulator") -> Self:
+        """Freeze what an accumulator has gathered.
+
+        Raises:
+            DataError: If the rows do not suffice, or a covariance is singular.
+        """
+        settings, parts = gathered.settings, [gathered.moments[key] for key in sorted(gathered.moments)]
+        count = sum(part.count for part in parts)
+        if count < 2:
+            raise DataError(f"Mahalanobis needs at least 2 rows of features, got {count}. Pass more images.")
+        if settings.relative and len(parts) < 2:
+            raise DataError("relative=True needs at least 2 classes, got 1. Fit with relative=False.")
+        scatter = parts[0].scatter
+        for part in parts[1:]:
+            scatter += part.scatter
+        within = shrunk_covariance(count, scatter, sum(part.quarts for part in parts), settings.shrinkage)
+        background: tuple[Stats, Stats] | None = None
+        if settings.relative:
+            union = Moments(parts[0].width)
+            for part in parts:
+                union.merge(part)
+            total = shrunk_covariance(count, union.scatter, union.quarts, settings.shrinkage)
+            background = read_only(union.mean), read_only(whitener(total, _MEND))
+        return cls(
+            settings=settings,
+            means=read_only(np.stack([part.mean for part in parts])),
+            whitener=read_only(whitener(within, _MEND)),
+            classes=read_only(np.array(sorted(gathered.moments) if settings.class_conditional else [], dtype=np.int64)),
+            background_mean=background[0] if background else None,
+            background_whitener=background[1] if background else None,
+        )
+
+    @property
+    def width(self) -> int:
+        """Features an image, d."""
+        return len(self.whitener)
+
+    def score(self, features: Features) -> Scores:
+        """Distances of shape (n,), in standard deviations; squared differences where relative.
+
+        Raises:
+            DataError: On a wrong width, or values that are not finite.
+        """
+        features = check_features(features, self.width)
+        scores = np.empty(len(features))
+        # Everything is taken relative to one mean before the product, so that no digits cancel.
+        centres = (self.means[1:] - self.means[0]) @ self.whitener.T  # (classes - 1, d)
+        for rows, block in row_blocks(features, 4 * self.width):
+            white = (block - self.means[0]) @ self.whitener.T  # (rows, d)
+            least = squared_norms(white)
+            for centre in centres:
+                np.minimum(least, squared_norms(white - centre), out=least)
+            if self.background_mean is None or self.background_whitener is None:
+                scores[rows] = np.sqrt(least)
+            else:
+                block -= self.background_mean
+                scores[rows] = least - squared_norms(block @ self.background_whitener.T)
+        return scores
+
+    def options(self) -> dict[str, Any]:
+        """The options it was fitted with."""
+        return asdict(self.settings)
+
+    def state(self) -> Arrays:
+        """Means (k, d) and whitener (d, d); labels and the background's where there are any."""
+        arrays: Arrays = {"means": self.means, "whitener": self.whitener}
+        if self.settings.class_conditional:
+            arrays["classes"] = self.classes
+        if self.background_mean is not None and self.background_whitener is not None:
+            arrays["background_mean"] = self.background_mean
+            arrays["background_whitener"] = self.background_whitener
+        return arrays
+
+    @classmethod
+    def from_state(cls, options: dict[str, Any], state: Arrays) -> Self:
+        """Rebuild from `options()` and `state()`.
+
+        Raises:
+            ConfigError: On options that do not exist or are out of range.
+            DataError: If the arrays do not fit the options or each other.
+        """
+        settings = read_options(cls.kind, MahalanobisOptions, options)
+        names = ["means", "whitener"]
+        names += ["classes"] if settings.class_conditional else []
+        names += ["background_mean", "background_whitener"] if settings.relative else []
+        check_names(cls.kind, state, names)
+        means = take(state, "means", (None if settings.class_conditional else 1, None))
+        width = means.shape[1]
+        classes = np.array([], dtype=np.int64)
+        if settings.class_conditional:
+            classes = take(state, "classes", (len(means),), np.int64)
+            if (np.diff(classes) <= 0).any():
+                raise DataError("array 'classes' of the state must rise strictly; fit the detector anew")
+        return cls(
+            settings=settings,
+            means=means,
+            whitener=take(state, "whitener", (width, width)),
+            classes=read_only(classes),
+            background_mean=take(state, "background_mean", (width,)) if settings.relative else None,
+            background_whitener=(take(state, "background_whitener", (width, width)) if settings.relative else None),
+        )
+
+
+class MahalanobisAccumulator:
+    """Gathers moments: one set of sums a class, or a single one.
+
+    Attributes:
+        settings: The options.
+        moments: Sums by class label; the key is 0 where there are no classes.
+    """
+
+    __slots__ = ("moments", "settings")
+
+    def __init__(self, settings: MahalanobisOptions) -> None:
+        self.settings = settings
+        self.moments: dict[int, Moments] = {}
+
+    def update(self, features: Features, labels: Labels | None = None) -> None:
+        """Take a batch of shape (n, d), with labels of shape (n,) where the detector is class-conditional.
+
+        Raises:
+            DataError: On a wrong shape, values that are not finite, or missing labels.
+        """
+        features = check_features(features, self._width())
+        if not self.settings.class_conditional:
+            self._of(0, features.shape[1]).update(features)
+            return
+        if labels is None:
+            raise DataError("a class-conditional detector needs labels with every batch, got none")
+        labels = check_labels(labels, len(features))
+        for label in np.unique(labels):
+            self._of(int(label), features.shape[1]).update(features[labels == label])
+
+    def merge(self, other: Self) -> None:
+        """Take over what another accumulator with the same options has gathered, class by class.
+
+        Raises:
+            ConfigError: If the options differ.
+            DataError: If the widths differ.
+        """
+        same_options(self.settings, other.settings)
+        if self.moments and other.moments and self._width() != other._width():
+            raise DataError(f"accumulators to merge must have one width, got {self._width()} and {other._width()}")
+        for label, moments in other.moments.items():
+            self._of(label, moments.width).merge(moments)
+
+    def finish(self) -> Mahalanobis:
+        """The fitted detector.
+
+        Raises:
+            DataError: If the rows do not suffice, or a covariance is singular.
+        """
+        return Mahalanobis.from_accumulator(self)
+
+    def _width(self) -> int | None:
+        return next((moments.width for moments in self.moments.values()), None)
+
+    def _of(self, label: int, width: int) -> Moments:
+        if label not in self.moments:
+            self.moments[label] = Moments(width)
+        return self.moments[label]
+
+
+_MEND = "Pass more images than features, drop features that repeat others, or set shrinkage to a number such as 0.1."

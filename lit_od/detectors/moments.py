@@ -1,0 +1,217 @@
+r"""Mean, scatter and the higher sums that Ledoit-Wolf needs, of a stream of rows.
+
+The sums are those about the mean m: with y = x - m and r = ||y||,
+
+    S = sum y y^T,   C = sum r^2 y,   Q = sum r^4.
+
+Seen from another point, y' = y + s for all n rows, they become (sum y = 0)
+
+    S' = S + n s s^T
+    C' = C + s tr S + 2 S s + n |s|^2 s
+    Q' = Q + 4 s^T S s + n |s|^4 + 4 s . C + 2 |s|^2 tr S,
+
+so that two parts merge by shifting both to the common mean and adding (Chan, Golub and LeVeque 1983
+for S). Everything is float64; memory does not grow with the number of rows.
+"""
+
+from typing import Self
+
+import numpy as np
+
+from lit_od.detectors.base import check_features
+from lit_od.detectors.state import check_names, take
+from lit_od.errors import DataError
+from lit_od.types import Arrays, Features, Stats
+
+BLOCK_ROWS = 1024
+"""Rows gathered before a matrix product. Blocks are cut by row number, not by batch, so that any
+batch size gives the same bits, and small batches cost no more than large ones."""
+
+
+def ledoit_wolf_shrinkage(count: int, scatter: Stats, quarts: float) -> float:
+    """Ledoit and Wolf's (2004) optimal weight of the scaled identity, in [0, 1].
+
+    Args:
+        count: Number of rows, n.
+        scatter: Sum of y y^T about the mean, shape (d, d).
+        quarts: Sum of ||y||^4 about the mean.
+    """
+    width = len(scatter)
+    if width == 1:  # a multiple of the identity already
+        return 0.0
+    mu = float(np.trace(scatter)) / count / width
+    squared = float(np.vdot(scatter, scatter)) / count**2
+    distance = (squared - width * mu**2) / width
+    error = min((quarts / count - squared) / (width * count), distance)
+    return min(1.0, max(0.0, error / distance)) if error > 0 else 0.0
+
+
+class Moments:
+    """Accumulates count, mean and the sums above over batches of rows.
+
+    Args:
+        width: Values a row, d.
+    """
+
+    __slots__ = ("_count", "_cubes", "_filled", "_mean", "_pending", "_quarts", "_scatter", "width")
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self._count = 0
+        self._mean = np.zeros(width)
+        self._scatter = np.zeros((width, width))
+        self._cubes = np.zeros(width)
+        self._quarts = 0.0
+        self._pending = np.empty((BLOCK_ROWS, width))
+        self._filled = 0
+
+    @property
+    def count(self) -> int:
+        """Number of rows so far, n."""
+        return self._count + self._filled
+
+    @property
+    def mean(self) -> Stats:
+        """Mean of the rows, shape (d,); zeros before the first row."""
+        self._flush()
+        return self._mean.copy()
+
+    @property
+    def scatter(self) -> Stats:
+        """Sum of y y^T about the mean, shape (d, d). Divided by n it is the covariance."""
+        self._flush()
+        return self._scatter.copy()
+
+    @property
+    def scale(self) -> Stats:
+        """Standard deviations (divided by n), shape (d,); 1 for columns that do not vary.
+
+        A column counts as constant if it varies by less than float32 resolves at its mean.
+        """
+        self._flush()
+        deviations = np.sqrt(self._scatter.diagonal() / max(self._count, 1))
+        varies = deviations > np.finfo(np.float32).eps * np.abs(self._mean)
+        return np.where(varies, deviations, 1.0)
+
+    @property
+    def cubes(self) -> Stats:
+        """Sum of ||y||^2 y about the mean, shape (d,)."""
+        self._flush()
+        return self._cubes.copy()
+
+    @property
+    def quarts(self) -> float:
+        """Sum of ||y||^4 about the mean."""
+        self._flush()
+        return self._quarts
+
+    def update(self, batch: Features) -> None:
+        """Take rows of shape (n, d); n may be 0.
+
+        Raises:
+            DataError: On a wrong shape, or values that are not finite.
+        """
+        batch = check_features(batch, self.width)
+        start = 0
+        while start < len(batch):
+            rows = min(BLOCK_ROWS - self._filled, len(batch) - start)
+            self._pending[self._filled : self._filled + rows] = batch[start : start + rows]
+            self._filled += rows
+            start += rows
+            if self._filled == BLOCK_ROWS:
+                self._flush()
+
+    def merge(self, other: Self) -> None:
+        """Take over the rows that another accumulator has seen; the other keeps them too.
+
+        Raises:
+            DataError: If the other counts rows of another width.
+        """
+        if other.width != self.width:
+            raise DataError(f"moments to merge must have one width, got {self.width} and {other.width}")
+        self._flush()
+        other._flush()
+        self._absorb(other._count, other._mean, other._scatter.copy(), other._cubes, other._quarts)
+
+    def ledoit_wolf_shrinkage(self) -> float:
+        """Ledoit-Wolf shrinkage of the covariance of the rows so far, in [0, 1]."""
+        if self.count == 0:
+            raise DataError("shrinkage needs at least one row, got none")
+        self._flush()
+        return ledoit_wolf_shrinkage(self._count, self._scatter, self._quarts)
+
+    def state(self) -> Arrays:
+        """The sums as plain arrays, for another process or a file."""
+        return {
+            "count": np.array([self.count], dtype=np.int64),
+            "mean": self.mean,
+            "scatter": self.scatter,
+            "cubes": self.cubes,
+            "quarts": np.array([self.quarts]),
+        }
+
+    @classmethod
+    def from_state(cls, state: Arrays) -> Self:
+        """Rebuild from `state()`.
+
+        Raises:
+            DataError: If the arrays are not those of moments, or do not fit together.
+        """
+        check_names("moments", state, ("count", "mean", "scatter", "cubes", "quarts"))
+        mean = take(state, "mean", (None,))
+        moments = cls(len(mean))
+        moments._count = int(take(state, "count", (1,), np.int64)[0])
+        if moments._count < 0:
+            raise DataError(f"array 'count' of the state must not be negative, got {moments._count}")
+        moments._mean = mean.copy()
+        moments._scatter = take(state, "scatter", (len(mean), len(mean))).copy()
+        moments._cubes = take(state, "cubes", (len(mean),)).copy()
+        moments._quarts = float(take(state, "quarts", (1,))[0])
+        return moments
+
+    def _flush(self) -> None:
+        if self._filled == 0:
+            return
+        rows = self._pending[: self._filled]
+        self._filled = 0
+        # Taking the first row off first keeps every digit of the mean of rows far from the origin,
+        # and makes the scatter of a constant column exactly zero.
+        first = rows[0].copy()
+        rows -= first
+        mean = rows.mean(axis=0)
+        rows -= mean
+        squares = np.einsum("ij,ij->i", rows, rows)
+        self._absorb(len(rows), first + mean, rows.T @ rows, squares @ rows, float(squares @ squares))
+
+    def _absorb(self, count: int, mean: Stats, scatter: Stats, cubes: Stats, quarts: float) -> None:
+        """Add another part's sums about its own mean; `scatter` is overwritten."""
+        if count == 0:
+            return
+        if self._count == 0:
+            self._count, self._mean, self._scatter = count, mean.copy(), scatter
+            self._cubes, self._quarts = cubes.copy(), quarts
+            return
+        total = self._count + count
+        delta = mean - self._mean
+        mine = _seen_from(-delta * (count / total), self._count, self._scatter, self._cubes, self._quarts)
+        theirs = _seen_from(delta * (self._count / total), count, scatter, cubes, quarts)
+        self._scatter += scatter
+        np.multiply.outer(delta * (self._count * count / total), delta, out=scatter)
+        self._scatter += scatter
+        self._mean = self._mean + delta * (count / total)
+        self._cubes = mine[0] + theirs[0]
+        self._quarts = mine[1] + theirs[1]
+        self._count = total
+
+
+def _seen_from(shift: Stats, count: int, scatter: Stats, cubes: Stats, quarts: float) -> tuple[Stats, float]:
+    """C' and Q' of a part whose rows are all moved by `shift` (see the module's equations)."""
+    trace = float(np.trace(scatter))
+    turned = scatter @ shift
+    square = float(shift @ shift)
+    moved_cubes = cubes + shift * (trace + count * square) + 2.0 * turned
+    moved_quarts = (
+        quarts + 4.0 * float(shift @ turned) + count * square**2
+        + 4.0 * float(shift @ cubes) + 2.0 * square * trace
+    )  # fmt: skip
+    return moved_cubes, moved_quarts

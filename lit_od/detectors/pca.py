@@ -1,0 +1,221 @@
+"""Residual of a principal component analysis: what the inliers' main directions cannot explain."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from lit_od.detectors.base import check_features, row_blocks
+from lit_od.detectors.gaussian import squared_norms
+from lit_od.detectors.moments import Moments
+from lit_od.detectors.options import flag, integer, number, read_options, same_options
+from lit_od.detectors.state import check_names, read_only, take
+from lit_od.errors import DataError
+from lit_od.types import Arrays, Features, Labels, Scores, Stats
+
+
+@dataclass(frozen=True, slots=True)
+class PCAResidualOptions:
+    """Options, checked: see `PCAResidual.fit`."""
+
+    components: int | float = 0.9
+    whiten: bool = True
+
+    def __post_init__(self) -> None:
+        if type(self.components) is int:
+            integer("components", self.components, least=1)
+        else:
+            number("components, unless an integer,", self.components, above=0, below=1)
+        flag("whiten", self.whiten)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PCAResidual:
+    """Distance between the standardised features and their projection on the principal components.
+
+    With z the standardised features and C the k leading eigenvectors of their covariance as rows,
+    the score is ||z - C^T C z||. What z does within the components plays no part, so scaling them to
+    unit variance (scikit-learn's `whiten`) changes nothing here. `whiten` therefore scales the part
+    that is left: the distance is divided by sigma, sigma^2 the mean variance of the d - k directions
+    left out (the noise variance of probabilistic PCA, Tipping and Bishop 1999). The order of the
+    scores is the same either way; whitened ones have a unit, about sqrt(d - k) for inliers, and so
+    compare between layers and refits.
+
+    Attributes:
+        settings: The options it was fitted with.
+        mean: Mean of the inliers, shape (d,).
+        scale: Their standard deviations, 1 for constant features, shape (d,).
+        components: C, orthonormal rows, largest variance first, shape (k, d).
+        noise: sigma, shape (1,).
+    """
+
+    kind: ClassVar[str] = "pca_residual"
+    reads: ClassVar[Literal["features"]] = "features"
+    options_type: ClassVar[type[PCAResidualOptions]] = PCAResidualOptions
+
+    settings: PCAResidualOptions
+    mean: Stats
+    scale: Stats
+    components: Stats
+    noise: Stats
+
+    @classmethod
+    def fit(cls, features: Features, *, components: int | float = 0.9, whiten: bool = True) -> Self:
+        """Learn standardisation and components from inliers.
+
+        Args:
+            features: Shape (n, d).
+            components: Number of components k, or the share of the variance in (0, 1) that the
+                fewest components must explain.
+            whiten: Divide by the noise's standard deviation.
+
+        Raises:
+            ConfigError: On an option out of range.
+            DataError: If the rows do not suffice, or the components leave nothing over.
+        """
+        gathered = cls.accumulator(components=components, whiten=whiten)
+        gathered.update(features)
+        return cls.from_accumulator(gathered)
+
+    @classmethod
+    def accumulator(cls, *, components: int | float = 0.9, whiten: bool = True) -> "PCAResidualAccumulator":
+        """The same as a stream.
+
+        Raises:
+            ConfigError: On an option out of range.
+        """
+        return cls.start(PCAResidualOptions(components, whiten))
+
+    @classmethod
+    def start(cls, settings: PCAResidualOptions, first_row: int = 0) -> "PCAResidualAccumulator":
+        """An empty accumulator for checked options; row numbers play no part in it."""
+        del first_row
+        return PCAResidualAccumulator(settings)
+
+    @classmethod
+    def from_accumulator(cls, gathered: "PCAResidualAccumulator") -> Self:
+        """Freeze what an accumulator has gathered.
+
+        Raises:
+            DataError: If the rows do not suffice, or the components leave nothing over.
+        """
+        moments, settings = gathered.moments, gathered.settings
+        count = moments.count if moments else 0
+        if moments is None or count < 2:
+            raise DataError(f"PCAResidual needs at least 2 rows of features, got {count}. Pass more images.")
+        scale = moments.scale
+        covariance = moments.scatter / count / scale / scale[:, None]
+        if not np.trace(covariance) > 0:
+            raise DataError(f"features must vary, but all {count} rows are equal. Pass different images.")
+        variances, directions = np.linalg.eigh(covariance)
+        variances = np.maximum(variances[::-1], 0.0)
+        if isinstance(settings.components, int):
+            kept = settings.components
+        else:
+            explained = np.cumsum(variances) / variances.sum()
+            kept = int(np.searchsorted(explained, settings.components, side="right")) + 1
+        rank = int((variances > variances[0] * len(variances) * np.finfo(np.float64).eps).sum())
+        if kept >= rank:
+            raise DataError(
+                f"components={settings.components} keeps {kept} of the {rank} directions in which {count} rows "
+                "vary, which leaves no residual. Pass fewer components or more images."
+            )
+        return cls(
+            settings=settings,
+            mean=read_only(moments.mean),
+            scale=read_only(scale),
+            components=read_only(directions[:, ::-1].T[:kept]),
+            noise=read_only(np.sqrt([variances[kept:].mean()])),
+        )
+
+    @property
+    def width(self) -> int:
+        """Features an image, d."""
+        return len(self.mean)
+
+    def score(self, features: Features) -> Scores:
+        """Distances of shape (n,), in units of the noise where whitened, else of standardised features.
+
+        Raises:
+            DataError: On a wrong width, or values that are not finite.
+        """
+        features = check_features(features, self.width)
+        scores = np.empty(len(features))
+        for rows, block in row_blocks(features, 3 * self.width):
+            block -= self.mean
+            block /= self.scale
+            block -= (block @ self.components.T) @ self.components
+            scores[rows] = np.sqrt(squared_norms(block))
+        return scores / self.noise if self.settings.whiten else scores
+
+    def options(self) -> dict[str, Any]:
+        """The options it was fitted with."""
+        return asdict(self.settings)
+
+    def state(self) -> Arrays:
+        """Mean (d,), scale (d,), components (k, d) and noise (1,)."""
+        return {"mean": self.mean, "scale": self.scale, "components": self.components, "noise": self.noise}
+
+    @classmethod
+    def from_state(cls, options: dict[str, Any], state: Arrays) -> Self:
+        """Rebuild from `options()` and `state()`.
+
+        Raises:
+            ConfigError: On options that do not exist or are out of range.
+            DataError: If the arrays do not fit the options or each other.
+        """
+        settings = read_options(cls.kind, PCAResidualOptions, options)
+        check_names(cls.kind, state, ("mean", "scale", "components", "noise"))
+        mean = take(state, "mean", (None,))
+        kept = settings.components if isinstance(settings.components, int) else None
+        scale, noise = take(state, "scale", (len(mean),)), take(state, "noise", (1,))
+        if not ((scale > 0).all() and noise[0] > 0):
+            raise DataError("arrays 'scale' and 'noise' of the state must be positive; fit the detector anew")
+        return cls(settings, mean, scale, take(state, "components", (kept, len(mean))), noise)
+
+
+class PCAResidualAccumulator:
+    """Gathers moments.
+
+    Attributes:
+        settings: The options.
+        moments: The sums; None before the first batch.
+    """
+
+    __slots__ = ("moments", "settings")
+
+    def __init__(self, settings: PCAResidualOptions) -> None:
+        self.settings = settings
+        self.moments: Moments | None = None
+
+    def update(self, features: Features, labels: Labels | None = None) -> None:
+        """Take a batch of shape (n, d); labels play no part.
+
+        Raises:
+            DataError: On a wrong shape, or values that are not finite.
+        """
+        if self.moments is None:
+            self.moments = Moments(check_features(features).shape[1])
+        self.moments.update(features)
+
+    def merge(self, other: Self) -> None:
+        """Take over what another accumulator with the same options has gathered.
+
+        Raises:
+            ConfigError: If the options differ.
+            DataError: If the widths differ.
+        """
+        same_options(self.settings, other.settings)
+        if other.moments is None:
+            return
+        if self.moments is None:
+            self.moments = Moments(other.moments.width)
+        self.moments.merge(other.moments)
+
+    def finish(self) -> PCAResidual:
+        """The fitted detector.
+
+        Raises:
+            DataError: If the rows do not suffice, or the components leave nothing over.
+        """
+        return PCAResidual.from_accumulator(self)

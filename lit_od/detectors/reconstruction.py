@@ -1,0 +1,242 @@
+"""Reconstruction error of an autoencoder, as one score an image or one a pixel."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_od.detectors.base import row_blocks
+from lit_od.detectors.options import number, one_of, read_options, same_options
+from lit_od.detectors.state import check_names, take
+from lit_od.errors import DataError
+from lit_od.types import Arrays, Features, Labels, Scores, Stats
+
+Metric: TypeAlias = Literal["mse", "rmse"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReconstructionOptions:
+    """Options, checked: see `Reconstruction.accumulator`."""
+
+    metric: Metric = "mse"
+    outlier_perc: float = 100
+
+    def __post_init__(self) -> None:
+        one_of("metric", self.metric, ("mse", "rmse"))
+        number("outlier_perc", self.outlier_perc, above=0, most=100)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reconstruction:
+    """Mean of the largest squared errors of an image's reconstruction.
+
+    The `outlier_perc` % largest of the h * w * c squared errors are averaged, their number rounded
+    up; "rmse" is the root of that mean. A small percentage finds small defects in large images.
+    Nothing is learnt from inliers but the shape; the threshold comes from calibration.
+
+    Attributes:
+        settings: The options it was fitted with.
+        shape: Height, width and channels of the errors.
+    """
+
+    kind: ClassVar[str] = "reconstruction"
+    reads: ClassVar[Literal["errors"]] = "errors"
+    options_type: ClassVar[type[ReconstructionOptions]] = ReconstructionOptions
+
+    settings: ReconstructionOptions
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def fit(cls, errors: Features, *, metric: Metric = "mse", outlier_perc: float = 100) -> Self:
+        """Take the shape from the inliers' squared errors.
+
+        Args:
+            errors: Shape (n, h, w, c).
+            metric: "mse", or its root, "rmse".
+            outlier_perc: Share of the elements that count, the largest ones, in percent.
+
+        Raises:
+            ConfigError: On an option out of range.
+            DataError: On a wrong shape, no images, or values that are negative or not finite.
+        """
+        gathered = cls.accumulator(metric=metric, outlier_perc=outlier_perc)
+        gathered.update(errors)
+        return cls.from_accumulator(gathered)
+
+    @classmethod
+    def accumulator(cls, *, metric: Metric = "mse", outlier_perc: float = 100) -> "ReconstructionAccumulator":
+        """The same as a stream.
+
+        Raises:
+            ConfigError: On an option out of range.
+        """
+        return cls.start(ReconstructionOptions(metric, outlier_perc))
+
+    @classmethod
+    def start(cls, settings: ReconstructionOptions, first_row: int = 0) -> "ReconstructionAccumulator":
+        """An empty accumulator for checked options; row numbers play no part in it."""
+        del first_row
+        return ReconstructionAccumulator(settings)
+
+    @classmethod
+    def from_accumulator(cls, gathered: "ReconstructionAccumulator") -> Self:
+        """Freeze what an accumulator has gathered.
+
+        Raises:
+            DataError: If it has seen no images.
+        """
+        if gathered.shape is None or gathered.count == 0:
+            raise DataError("Reconstruction needs the errors of at least 1 image, got 0. Pass more images.")
+        return cls(gathered.settings, gathered.shape)
+
+    @property
+    def width(self) -> int:
+        """Errors an image, h * w * c."""
+        return math.prod(self.shape)
+
+    def score(self, features: Features) -> Scores:
+        """Scores of shape (n,) for squared errors of shape (n, h, w, c).
+
+        Raises:
+            DataError: On a wrong shape, or values that are negative or not finite.
+        """
+        errors = check_errors(features, self.shape)
+        scores = np.empty(len(errors))
+        # Multiplied before it is divided: 7 % of 100 elements are 7, though 0.07 * 100 > 7.
+        count = math.ceil(self.width * self.settings.outlier_perc / 100)
+        for rows, block in row_blocks(errors, 2 * self.width):
+            flat = block.reshape(len(block), -1)
+            if count < self.width:
+                flat = np.partition(flat, self.width - count, axis=1)[:, self.width - count :]
+            scores[rows] = flat.mean(axis=1)
+        return np.sqrt(scores) if self.settings.metric == "rmse" else scores
+
+    def options(self) -> dict[str, Any]:
+        """The options it was fitted with."""
+        return asdict(self.settings)
+
+    def state(self) -> Arrays:
+        """Height, width and channels."""
+        return {"shape": np.array(self.shape, dtype=np.int64)}
+
+    @classmethod
+    def from_state(cls, options: dict[str, Any], state: Arrays) -> Self:
+        """Rebuild from `options()` and `state()`.
+
+        Raises:
+            ConfigError: On options that do not exist or are out of range.
+            DataError: If the arrays are not those of this detector.
+        """
+        settings = read_options(cls.kind, ReconstructionOptions, options)
+        check_names(cls.kind, state, ("shape",))
+        height, width, channels = (int(length) for length in take(state, "shape", (3,), np.int64))
+        if min(height, width, channels) < 1:
+            raise DataError(f"array 'shape' of the state must be positive, got {height, width, channels}")
+        return cls(settings, (height, width, channels))
+
+
+class ReconstructionAccumulator:
+    """Checks batches of errors and remembers their shape.
+
+    Attributes:
+        settings: The options.
+        shape: Height, width and channels; None before the first batch.
+        count: Images so far.
+    """
+
+    __slots__ = ("count", "settings", "shape")
+
+    def __init__(self, settings: ReconstructionOptions) -> None:
+        self.settings = settings
+        self.shape: tuple[int, int, int] | None = None
+        self.count = 0
+
+    def update(self, features: Features, labels: Labels | None = None) -> None:
+        """Take squared errors of shape (n, h, w, c); labels play no part.
+
+        Raises:
+            DataError: On a wrong shape, or values that are negative or not finite.
+        """
+        errors = check_errors(features, self.shape)
+        self.shape = (errors.shape[1], errors.shape[2], errors.shape[3])
+        self.count += len(errors)
+
+    def merge(self, other: Self) -> None:
+        """Take over what another accumulator with the same options has gathered.
+
+        Raises:
+            ConfigError: If the options differ.
+            DataError: If the shapes differ.
+        """
+        same_options(self.settings, other.settings)
+        if self.shape and other.shape and self.shape != other.shape:
+            raise DataError(f"accumulators to merge must have one shape, got {self.shape} and {other.shape}")
+        self.shape = self.shape or other.shape
+        self.count += other.count
+
+    def finish(self) -> Reconstruction:
+        """The fitted detector.
+
+        Raises:
+            DataError: If there were no images.
+        """
+        return Reconstruction.from_accumulator(self)
+
+
+def check_errors(errors: Features, shape: tuple[int, int, int] | None = None) -> Features:
+    """Squared errors of shape (n, h, w, c) as they are, or a DataError that says what is wrong."""
+    errors = np.asarray(errors)
+    if errors.ndim != 4 or 0 in errors.shape[1:]:
+        raise DataError(f"squared errors must have shape (n, h, w, c), got {errors.shape}")
+    if errors.dtype.kind != "f":
+        raise DataError(f"squared errors must be floating point, got {errors.dtype}")
+    if shape is not None and errors.shape[1:] != shape:
+        raise DataError(f"squared errors must have shape (n, {str(shape)[1:]}, got {errors.shape}")
+    fine = np.isfinite(errors)
+    if not fine.all():
+        bad = int((~fine.reshape(len(errors), -1)).any(axis=1).sum())
+        raise DataError(f"squared errors must be finite, but {bad} of {len(errors)} rows hold NaN or infinity")
+    if errors.size and errors.min() < 0:
+        raise DataError(f"squared errors must not be negative, got {errors.min():g}. Square them first.")
+    return errors
+
+
+def pixel_scores(errors: Features, *, metric: Metric = "mse") -> Stats:
+    """Score of every pixel, shape (n, h, w), higher is more outlying.
+
+    Args:
+        errors: Squared errors, shape (n, h, w, c); their mean over channels is the score.
+        metric: "mse", or its root, "rmse".
+
+    Raises:
+        ConfigError: On an unknown metric.
+        DataError: On a wrong shape, or values that are negative or not finite.
+    """
+    one_of("metric", metric, ("mse", "rmse"))
+    scores: Stats = check_errors(errors).mean(axis=3, dtype=np.float64)
+    return np.sqrt(scores) if metric == "rmse" else scores
+
+
+def pixel_threshold(scores: Stats, *, q: float = 99) -> float:
+    """The q-th percentile of inliers' pixel scores: a pixel above it is called an outlier.
+
+    Args:
+        scores: What `pixel_scores` gives for held-out inliers, shape (n, h, w).
+        q: Percent of the inliers' pixels at or below the threshold.
+
+    Raises:
+        ConfigError: If q is not in [0, 100].
+        DataError: If there are no scores, or they are not finite.
+    """
+    number("q", q, least=0, most=100)
+    if scores.ndim != 3 or scores.size == 0 or not np.isfinite(scores).all():
+        raise DataError(f"pixel scores must be finite and have shape (n, h, w), got {scores.shape}")
+    return float(np.percentile(scores, q))
+
+
+def pixel_verdicts(scores: Stats, threshold: float) -> NDArray[np.bool_]:
+    """Which pixels are called outliers, shape (n, h, w)."""
+    verdicts: NDArray[np.bool_] = scores > threshold
+    return verdicts

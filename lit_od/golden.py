@@ -1,0 +1,145 @@
+"""Golden images: a few encoded files that a bundle carries, with all that they must give.
+
+They are real images of the calibration part, written as other sizes, modes and formats than the
+backbone's, so that `verify` proves decoding, preparation, graph and detector on the machine at hand.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from lit_od.backbone import Backbone
+from lit_od.detectors import Detector
+from lit_od.errors import BundleError, LitODError
+from lit_od.images import Preparation, open_image, prepare
+from lit_od.manifest import Tolerance
+from lit_od.sources import Source
+from lit_od.types import Arrays
+
+MAX_SIDE = 512
+"""Larger originals are shrunk to this side, lest a bundle grow with them."""
+
+_FILE = "file."
+
+
+def make(sources: Sequence[Source], how: Preparation, backbone: Backbone, detector: Detector) -> Arrays:
+    """Encode some of the sources and note what they give.
+
+    Returns:
+        `file.0` ... (bytes as uint8), `pixels` (n, h, w, c), `outputs` (n, ...) and `scores` (n,).
+    """
+    chosen = [sources[row] for row in np.linspace(0, len(sources) - 1, len(_ENCODERS)).astype(int)]
+    files = [encode(_small(each.decode(), how)) for each, encode in zip(chosen, _ENCODERS, strict=True)]
+    pixels = np.stack([prepare(open_image(file), how) for file in files])
+    outputs = backbone(pixels)
+    arrays: Arrays = {f"{_FILE}{row}": np.frombuffer(file, dtype=np.uint8) for row, file in enumerate(files)}
+    return {**arrays, "pixels": pixels, "outputs": outputs, "scores": detector.score(outputs)}
+
+
+def differences(
+    golden: Arrays, how: Preparation, backbone: Backbone, detector: Detector, allowed: Tolerance
+) -> list[str]:
+    """Decode, prepare and score the golden images again; a line for each thing that differs.
+
+    Raises:
+        BundleError: If the arrays are not golden images.
+    """
+    files, pixels, outputs, scores = _checked(golden, how)
+    found = []
+    for row, file in enumerate(files):
+        try:
+            off = int(np.abs(prepare(open_image(file), how).astype(int) - pixels[row]).max())
+        except LitODError as error:
+            found.append(f"golden image {row} cannot be read: {error}")
+            continue
+        if off > allowed.pixels:
+            found.append(f"golden image {row}: pixels differ by {off} of 255, allowed {allowed.pixels}")
+    for name, limit, want, compute in (
+        ("outputs", allowed.outputs, outputs, lambda: backbone(pixels)),
+        ("scores", allowed.scores, scores, lambda: detector.score(outputs)),
+    ):
+        gap = relative_difference(want, compute())
+        if not gap <= limit:
+            found.append(f"golden {name} differ by {gap:.3g} relative, allowed {limit:g}")
+    return found
+
+
+def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
+    """Max |a - b| / max |a|; infinite where the shapes differ, 0 where both are all zero."""
+    if a.shape != b.shape:
+        return float("inf")
+    gap = float(np.abs(a - b).max(initial=0.0))
+    return 0.0 if gap == 0 else gap / float(np.abs(a).max() or np.finfo(float).tiny)
+
+
+def _checked(golden: Arrays, how: Preparation) -> tuple[list[bytes], np.ndarray, np.ndarray, np.ndarray]:
+    try:
+        pixels, outputs, scores = golden["pixels"], golden["outputs"], golden["scores"]
+        files = [golden[f"{_FILE}{row}"].tobytes() for row in range(len(golden) - 3)]
+    except KeyError as error:
+        raise BundleError(f"golden.safetensors lacks the array {error}") from None
+    rows = len(files)
+    if (
+        rows == 0
+        or pixels.shape != (rows, *how.shape)
+        or pixels.dtype != np.uint8
+        or scores.shape != (rows,)
+        or len(outputs) != rows
+    ):
+        raise BundleError("golden.safetensors: its arrays do not fit each other")
+    return files, pixels, outputs, scores
+
+
+def _small(image: Image.Image, how: Preparation) -> Image.Image:
+    least = max(*how.size, *(how.crop or (1, 1)))
+    side = max(MAX_SIDE, 2 * least)
+    if max(image.size) > side:
+        image = image.copy()
+        image.thumbnail((side, side))
+    return image
+
+
+def _saved(image: Image.Image, form: str, exif: Image.Exif | None = None) -> bytes:
+    buffer = io.BytesIO()
+    if form == "JPEG":
+        image.save(buffer, form, quality=90, exif=exif or Image.Exif())
+    else:
+        image.save(buffer, form)
+    return buffer.getvalue()
+
+
+def _larger_png(image: Image.Image) -> bytes:
+    return _saved(image.convert("RGB").resize((image.width * 2 + 1, image.height * 2)), "PNG")
+
+
+def _palette_png(image: Image.Image) -> bytes:
+    return _saved(image.convert("RGB").quantize(64), "PNG")
+
+
+def _alpha_png(image: Image.Image) -> bytes:
+    opaque = image.convert("RGBA")
+    opaque.putalpha(Image.linear_gradient("L").resize(image.size))
+    return _saved(opaque, "PNG")
+
+
+def _sixteen_bit_png(image: Image.Image) -> bytes:
+    return _saved(Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257), "PNG")
+
+
+def _turned_jpeg(image: Image.Image) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: to be turned by 90 degrees clockwise
+    return _saved(image.convert("RGB").transpose(Image.Transpose.ROTATE_90), "JPEG", exif)
+
+
+_ENCODERS: tuple[Callable[[Image.Image], bytes], ...] = (
+    lambda image: _saved(image.convert("RGB"), "PNG"),
+    lambda image: _saved(image.convert("RGB"), "JPEG"),
+    _larger_png,
+    _palette_png,
+    _alpha_png,
+    _sixteen_bit_png,
+    _turned_jpeg,
+)

@@ -1,0 +1,222 @@
+"""From an image, wherever it lies, to uint8 pixels of shape (h, w, c): decode, orient, convert, crop, resize.
+
+This is the only such code: training, calibration and scoring all prepare their images here.
+`lit_od.sources` finds images; `lit_od.loading` prepares many of them ahead of who needs them.
+
+How every kind of image becomes 8-bit grey or RGB:
+    - EXIF orientation is applied; of an animated file the first frame is taken.
+    - 16-bit grey: value / 257, rounded, so that 65535 is 255. 32-bit integers must lie in 0..65535
+      and go the same way. Floating point must lie in [0, 1] and is multiplied by 255.
+      16-bit colour PNG: the high byte, as Pillow decodes it.
+    - Alpha, in whatever form, is laid over white. Palettes, CMYK, YCbCr, LAB and HSV become RGB.
+    - Grey from colour is Pillow's luma (0.299 R + 0.587 G + 0.114 B), or luminosity
+      (0.21 R + 0.72 G + 0.07 B) where the preparation says so; colour from grey repeats it.
+"""
+
+import io
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from lit_od.errors import ConfigError, DataError, ImageError
+from lit_od.types import Images
+
+MAX_PIXELS = 89_478_485
+"""Images with more pixels are refused unread (1 GiB of RGBA / 12): a guard against decompression bombs."""
+
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_LUMINOSITY = np.array([0.21, 0.72, 0.07], dtype=np.float32)
+
+
+class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How an image is brought to the backbone's size and colours.
+
+    Attributes:
+        size: Height and width that the backbone takes, in pixels.
+        mode: "grey" (c = 1) or "rgb" (c = 3).
+        resize: Pillow's filter, antialiased when it shrinks.
+        crop: Height and width, in pixels of the image as it comes, of a centred box that is cut out
+            before resizing. None takes the whole image. A smaller image is refused.
+        crop_fraction: Share, in (0, 1], of the largest centred box that has the proportions of `size`;
+            it is cut out before resizing. None keeps the whole image and lets its proportions change.
+        grey: How colour becomes grey: "pillow" or "luminosity".
+    """
+
+    size: tuple[int, int]
+    mode: Literal["grey", "rgb"] = "rgb"
+    resize: Literal["bilinear", "bicubic"] = "bilinear"
+    crop: tuple[int, int] | None = None
+    crop_fraction: float | None = None
+    grey: Literal["pillow", "luminosity"] = "pillow"
+
+    def __post_init__(self) -> None:
+        for name, pair in (("size", self.size), ("crop", self.crop)):
+            if pair is not None and not all(1 <= side <= 16_384 for side in pair):
+                raise ConfigError(f"{name} must be height and width in 1..16384, got {list(pair)}")
+        if self.crop is not None and self.crop_fraction is not None:
+            raise ConfigError("crop and crop_fraction exclude each other: give one of them")
+        if self.crop_fraction is not None and not 0 < self.crop_fraction <= 1:
+            raise ConfigError(f"crop_fraction must lie in (0, 1], got {self.crop_fraction:g}")
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for RGB."""
+        return 1 if self.mode == "grey" else 3
+
+    @property
+    def crops(self) -> bool:
+        """Whether a part of the image is cut out before resizing."""
+        return self.crop is not None or self.crop_fraction is not None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of a prepared image: (h, w, c)."""
+        return (*self.size, self.channels)
+
+
+def open_image(file: Path | bytes) -> Image.Image:
+    """Decode an image file, or the bytes of one, upright and whole.
+
+    Raises:
+        ImageError: If it cannot be read; the message holds the cause, not the path.
+    """
+    try:
+        with Image.open(file if isinstance(file, Path) else io.BytesIO(file)) as image:
+            return loaded(image)
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError("no such file") from None
+    except PermissionError:
+        raise ImageError("permission denied") from None
+    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
+        if isinstance(file, Path) and file.is_dir():
+            raise ImageError("is a folder, wanted an image file") from None
+        if (file.stat().st_size if isinstance(file, Path) else len(file)) == 0:
+            raise ImageError("empty file") from None
+        raise ImageError(_cause(error)) from error
+
+
+def loaded(image: Image.Image) -> Image.Image:
+    """An image that Pillow has opened, decoded and upright.
+
+    Raises:
+        ImageError: If it cannot be decoded, or has more than MAX_PIXELS pixels.
+    """
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"{image.width}x{image.height} pixels exceed the limit of {MAX_PIXELS:,}")
+    try:
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # as in open_image
+        raise ImageError(_cause(error)) from error
+
+
+def prepare(image: Image.Image | NDArray[np.uint8], how: Preparation) -> Images:
+    """Convert, crop and resize an upright image to pixels of shape (h, w, c), uint8.
+
+    An array is a decoded image of shape (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), uint8.
+
+    Raises:
+        ImageError: If the values of a float or 32-bit image leave their range, or the image is smaller
+            than the crop.
+        DataError: If an array has another shape or type.
+    """
+    if isinstance(image, np.ndarray):
+        if image.shape == how.shape and image.dtype == np.uint8 and not how.crops:
+            return image
+        image = from_array(image)
+    image = _in_colour(_in_eight_bits(image), how)
+    box = _crop_box(image, how)
+    size = (how.size[1], how.size[0])  # Pillow: width first
+    if box is not None and _whole_pixels(box, size):
+        image, box = image.crop((int(box[0]), int(box[1]), int(box[2]), int(box[3]))), None
+    if box is not None or image.size != size:
+        image = image.resize(size, _RESAMPLING[how.resize], box=box)
+    return np.asarray(image, dtype=np.uint8).reshape(how.shape)
+
+
+def _cause(error: Exception) -> str:
+    """One line that says what is wrong with an image that Pillow could not decode."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image that can be decoded"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"its pixels exceed the limit of {MAX_PIXELS:,}"
+    lines = str(error).strip().splitlines()
+    return f"damaged image: {lines[0] if lines else type(error).__name__}"
+
+
+def from_array(pixels: NDArray[np.uint8]) -> Image.Image:
+    """An image from pixels of shape (h, w) or (h, w, 1 | 3 | 4), uint8. Raises DataError on another."""
+    if pixels.dtype != np.uint8:
+        raise DataError(f"an image array must be uint8 (0 to 255), got {pixels.dtype}")
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))) or pixels.size == 0:
+        raise DataError(f"an image array must have shape (h, w) or (h, w, 1 | 3 | 4), got {pixels.shape}")
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    """An image of 8 bits a channel: L, LA, RGB, RGBA or a mode that Pillow converts to them."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(_halved(np.asarray(image)))
+    if image.mode == "I":
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65_535:
+            raise ImageError("32-bit integers must lie in 0..65535")
+        return Image.fromarray(_halved(values))
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+            raise ImageError("floating-point values must lie in [0, 1]")
+        return Image.fromarray(np.rint(values * 255).astype(np.uint8))
+    return image
+
+
+def _halved(values: NDArray[np.integer]) -> NDArray[np.uint8]:
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _in_colour(image: Image.Image, how: Preparation) -> Image.Image:
+    """The image in mode L or RGB, as the preparation wants it."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    if how.mode == "rgb":
+        return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode in ("L", "1"):
+        return image.convert("L")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    if how.grey == "pillow":
+        return image.convert("L")
+    return Image.fromarray(np.rint(np.asarray(image) @ _LUMINOSITY).astype(np.uint8))
+
+
+def _crop_box(image: Image.Image, how: Preparation) -> tuple[float, float, float, float] | None:
+    """Left, upper, right, lower of what is cut out; None for the whole image."""
+    if how.crop is not None:
+        height, width = how.crop
+        if image.height < height or image.width < width:
+            raise ImageError(
+                f"a crop of {height}x{width} (h x w) needs a larger image than {image.height}x{image.width}"
+            )
+        left, upper = (image.width - width) // 2, (image.height - height) // 2
+        return (left, upper, left + width, upper + height)
+    if how.crop_fraction is not None:
+        scale = how.crop_fraction * min(image.height / how.size[0], image.width / how.size[1])
+        tall, wide = how.size[0] * scale, how.size[1] * scale
+        margin_x, margin_y = max((image.width - wide) / 2, 0.0), max((image.height - tall) / 2, 0.0)
+        return (margin_x, margin_y, image.width - margin_x, image.height - margin_y)
+    return None
+
+
+def _whole_pixels(box: tuple[float, float, float, float], size: tuple[int, int]) -> bool:
+    """Whether a box of this size can be cut out without any resampling."""
+    fits = box[2] - box[0] == size[0] and box[3] - box[1] == size[1]
+    return fits and all(float(edge).is_integer() for edge in box)

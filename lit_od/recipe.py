@@ -1,0 +1,239 @@
+"""Recipes: a YAML file that describes a whole run, the overrides of a command line, and their checks.
+
+Every key is known and typed; an unknown key, a wrong type and an impossible value are refused with
+the key's path. What a model's, a trainer's or a detector's own options may be, those say themselves.
+"""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from lit_od.errors import ConfigError
+from lit_od.images import Preparation
+
+PACKAGED_DATA = "lit_od:assets"
+"""The data root that stands for the images which ship with the package."""
+
+
+class Augment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Random changes of training images, drawn anew for each image, as Keras' generator means them.
+
+    Attributes:
+        rotation: Largest angle, degrees, either way.
+        shift: Largest shift, as a share of height and of width, either way.
+        zoom: Height and width are each scaled by a factor in [1 - zoom, 1 + zoom].
+        shear: Largest shear angle, degrees, either way.
+        brightness: Range of the factor that multiplies the pixels (0 to 255, clipped).
+        flip: Whether half of the images are mirrored left to right.
+    """
+
+    rotation: float = 0.0
+    shift: float = 0.0
+    zoom: float = 0.0
+    shear: float = 0.0
+    brightness: tuple[float, float] = (1.0, 1.0)
+    flip: bool = False
+
+
+class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Shares of the training source that are set aside, stratified by class, seeded.
+
+    Attributes:
+        validation: For early stopping, checkpoints and every other choice.
+        calibration: For thresholds and p-values, and nothing else.
+        test: For evaluation, where the data have no test source of their own.
+    """
+
+    validation: float = 0.1
+    calibration: float = 0.1
+    test: float = 0.0
+
+
+class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the images are and how they are prepared.
+
+    Attributes:
+        train: PATH of the inliers, relative to root.
+        prepare: How every image is prepared.
+        root: Data root. None takes LIT_OD_DATA, else the working folder; "lit_od:assets" the packaged images.
+        test: PATH of inliers that are kept for evaluation; None leaves it to `split.test`.
+        outlier_classes: Labels held out of training, validation and calibration.
+        classes: Labels to use, all others left out; None uses all.
+        split: Shares set aside from `train`.
+        batch_size: Images a training step and process.
+        augment: Changes of training images; None leaves them as they are.
+        limit: Images of `train` to use at most, drawn by seed; None uses all.
+        memory: Prepared images are kept in memory up to this size, in MiB.
+    """
+
+    train: str
+    prepare: Preparation
+    root: str | None = None
+    test: str | None = None
+    outlier_classes: list[str] = []
+    classes: list[str] | None = None
+    split: Split = Split()
+    batch_size: int = 32
+    augment: Augment | None = None
+    limit: int | None = None
+    memory: int = 4096
+
+
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The LightningModule: its import path and what it is made with."""
+
+    class_path: str
+    init_args: dict[str, Any] = {}
+
+
+class ExportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the backbone becomes ONNX."""
+
+    opset: int = 20
+
+
+class EvaluationSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A set of images to evaluate on; `prepare` overrides single fields of the data's preparation."""
+
+    path: str
+    prepare: dict[str, Any] = {}
+
+
+class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The sets that evaluate and report use when none are named.
+
+    Attributes:
+        inliers: None takes the data's own test part.
+        outliers: Sets by name.
+    """
+
+    inliers: EvaluationSet | None = None
+    outliers: dict[str, EvaluationSet] = {}
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A whole run.
+
+    Attributes:
+        name: Name of the run and of its bundle.
+        data: Images and their preparation.
+        description: One line for `lit-od recipes`.
+        seed: Seed of every split, draw and weight.
+        model: What is trained. None where the backbone is an ONNX file.
+        backbone: An ONNX file to use as it is; excludes `model`.
+        trainer: Arguments of lightning.Trainer.
+        early_stopping: Epochs without a better validation loss after which training stops; None never stops.
+        detector: `kind` and its options.
+        calibration: `rule` and its options.
+        evaluation: Sets to evaluate on.
+        export: How the backbone becomes ONNX.
+    """
+
+    name: str
+    data: DataConfig
+    description: str = ""
+    seed: int = 0
+    model: ModelConfig | None = None
+    backbone: str | None = None
+    trainer: dict[str, Any] = {}
+    early_stopping: int | None = 6
+    detector: dict[str, Any] = msgspec.field(default_factory=lambda: {"kind": "mahalanobis"})
+    calibration: dict[str, Any] = msgspec.field(default_factory=lambda: {"rule": "percentile", "q": 99})
+    evaluation: Evaluation = Evaluation()
+    export: ExportConfig = ExportConfig()
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.backbone is None):
+            raise ConfigError("a recipe needs either `model` (trained) or `backbone` (an ONNX file)")
+        for part, key in ((self.detector, "kind"), (self.calibration, "rule")):
+            if not isinstance(part.get(key), str):
+                raise ConfigError(f"a recipe's `{'detector' if key == 'kind' else 'calibration'}` needs `{key}`")
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that ship with the package, by bare name."""
+    folder = Path(str(resources.files("lit_od") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def read(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from a shipped recipe's bare name or a YAML file, with a command line's overrides applied.
+
+    Args:
+        name: `mnist-digits`, or the path of a YAML file.
+        overrides: `--data.root DIR` or `--data.root=DIR`, values in YAML.
+
+    Raises:
+        ConfigError: If there is no such recipe, or a key or a value cannot be.
+    """
+    tree = read_tree(name)
+    for path, value in parse_overrides(overrides):
+        _set(tree, path, value)
+    return from_tree(tree, str(name))
+
+
+def read_tree(name: str | Path) -> dict[str, Any]:
+    """A recipe's YAML as plain dictionaries, unchecked."""
+    known = shipped()
+    file = known.get(str(name), Path(name))
+    if not file.is_file():
+        close = get_close_matches(str(name), known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else f"; shipped are {', '.join(known)}"
+        raise ConfigError(f"no recipe {str(name)!r}: wanted a YAML file or a shipped recipe{hint}")
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file} must hold a mapping of keys, got {type(tree).__name__}")
+    return tree
+
+
+def from_tree(tree: dict[str, Any], where: str) -> Recipe:
+    """Check a recipe's dictionaries. Raises ConfigError with the path of the key that is wrong."""
+    try:
+        return msgspec.convert(tree, Recipe, strict=True)
+    except msgspec.ValidationError as error:
+        message = str(error).replace("`$.", "`").replace("Object contains unknown field", "unknown key")
+        raise ConfigError(f"recipe {where}: {message}") from None
+
+
+def to_tree(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain dictionaries: what `from_tree` takes."""
+    tree: dict[str, Any] = msgspec.to_builtins(recipe)
+    return tree
+
+
+def parse_overrides(words: Sequence[str]) -> Iterable[tuple[str, Any]]:
+    """Key paths and YAML values of `--key.path VALUE` and `--key.path=VALUE` words."""
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or len(word) == 2:
+            raise ConfigError(f"expected an override such as --trainer.max_epochs 3, got {word!r}")
+        path, equals, text = word[2:].partition("=")
+        if not equals:
+            if not rest:
+                raise ConfigError(f"--{path} needs a value, as in --{path} VALUE")
+            text = rest.pop(0)
+        try:
+            yield path, yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--{path}: {text!r} is not a YAML value") from None
+
+
+def _set(tree: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    here: Any = tree
+    for key in parents:
+        if here.get(key) is None:
+            here[key] = {}
+        here = here[key]
+        if not isinstance(here, dict):
+            raise ConfigError(f"--{path}: {key!r} holds a value, not further keys")
+    here[last] = value

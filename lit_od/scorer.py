@@ -1,0 +1,191 @@
+"""A bundle and images in, verdicts out."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lit_od.backbone import Backbone
+from lit_od.bundle import BACKBONE, Bundle
+from lit_od.calibration import Calibration
+from lit_od.detectors import Detector
+from lit_od.errors import BundleError, DataError
+from lit_od.extraction import BATCH_SIZE, extract, require_fitting
+from lit_od.images import Preparation
+from lit_od.loading import Batch
+from lit_od.sources import ImageArray, ImageFile, OpenImage, Source, find
+from lit_od.types import Features, Images, Scores
+
+ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
+"""A path, a Pillow image, or uint8 pixels of shape (h, w), (h, w, 1 | 3 | 4)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """Verdicts on n images, in the order in which they were given.
+
+    Attributes:
+        name: Path or name of each, length n.
+        score: Outlier scores, (n,) float64, higher is more outlying; NaN where the image could not be read.
+        p_value: Conformal p-values in (0, 1], (n,); NaN where the image could not be read.
+        is_outlier: Whether the score is above the threshold, (n,); False where there is no score.
+        error: Why an image could not be read; None where it could, length n.
+    """
+
+    name: Sequence[str]
+    score: Scores
+    p_value: NDArray[np.float64]
+    is_outlier: NDArray[np.bool_]
+    error: Sequence[str | None]
+
+    def __len__(self) -> int:
+        return len(self.name)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scorer:
+    """A loaded bundle. It holds no state that scoring changes; several threads may share it.
+
+    Attributes:
+        backbone: The ONNX Runtime session.
+        detector: The fitted detector.
+        calibration: Calibration scores and threshold.
+        preparation: How images are prepared.
+        threads: Threads of decoding and of the session; None is one a core.
+    """
+
+    backbone: Backbone
+    detector: Detector
+    calibration: Calibration
+    preparation: Preparation
+    threads: int | None = None
+
+    @classmethod
+    def load(cls, bundle: str | Path, *, threads: int | None = None, providers: Sequence[str] | None = None) -> Self:
+        """Read a bundle, check every byte of it, and make it ready.
+
+        Args:
+            bundle: Its folder.
+            threads: Threads for decoding, ONNX Runtime and FAISS. None takes one a core.
+            providers: Execution providers, as `Backbone.load` takes them.
+
+        Raises:
+            BundleError: If the folder is no bundle or anything in it is not as its manifest says.
+            ConfigError: If a provider is absent.
+            MissingExtra: If no ONNX Runtime is installed.
+        """
+        return cls.of(Bundle.read(bundle), threads=threads, providers=providers)
+
+    @classmethod
+    def of(cls, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] | None = None) -> Self:
+        """Make a bundle that has been read ready; raises as `load`."""
+        backbone = Backbone.load(bundle.files[BACKBONE], threads=threads, providers=providers)
+        require_fitting(backbone, bundle.manifest.preparation)
+        if backbone.output != bundle.detector.reads:
+            raise BundleError(
+                f"the graph gives {backbone.output}, its {bundle.detector.kind} detector reads {bundle.detector.reads}"
+            )
+        return cls(backbone, bundle.detector, bundle.calibration, bundle.manifest.preparation, threads)
+
+    def score(self, images: Sequence[ImageLike] | ImageLike, *, batch_size: int = BATCH_SIZE) -> Result:
+        """Score images at hand.
+
+        Args:
+            images: One image or a list of them: paths, Pillow images, uint8 arrays of shape (h, w) or
+                (h, w, 3); or one array of shape (n, h, w, c).
+            batch_size: Images a run of the graph.
+
+        Returns:
+            Verdicts in the order of the images.
+
+        Raises:
+            DataError: If an array is no image.
+        """
+        if _is_prepared(images, self.preparation):
+            return self._score_prepared(np.asarray(images), batch_size)
+        sources = [source for row, image in enumerate(_as_list(images)) for source in _sources(image, row)]
+        return _joined(list(self.stream(sources, batch_size=batch_size)))
+
+    def stream(self, images: Iterable[str | Path | Source], *, batch_size: int = BATCH_SIZE) -> Iterator[Result]:
+        """Score images as they come, in bounded memory, decoding ahead of the graph.
+
+        Args:
+            images: PATHs (an image, a folder, a list, an .npz: see `lit_od.sources.find`) or sources.
+            batch_size: Images a result.
+
+        Yields:
+            Verdicts on the next images, in their order.
+        """
+        for batch, outputs in extract(
+            self.backbone, _expanded(images), self.preparation, batch_size=batch_size, threads=self.threads
+        ):
+            yield self._verdicts(batch, outputs)
+
+    def _score_prepared(self, images: Images, batch_size: int) -> Result:
+        scores = np.empty(len(images), dtype=np.float64)
+        for start in range(0, len(images), batch_size):
+            chunk = slice(start, start + batch_size)
+            scores[chunk] = self.detector.score(self.backbone(images[chunk]))
+        names = [f"#{row}" for row in range(len(images))]
+        return self._result(names, scores, [None] * len(images))
+
+    def _verdicts(self, batch: Batch, outputs: Features) -> Result:
+        scores = np.full(len(batch.sources), np.nan)
+        if len(outputs):
+            scores[batch.rows] = self.detector.score(outputs)
+        errors: list[str | None] = [None] * len(batch.sources)
+        for row, error in batch.errors.items():
+            errors[row] = str(error)
+        return self._result([source.name for source in batch.sources], scores, errors)
+
+    def _result(self, names: Sequence[str], scores: Scores, errors: Sequence[str | None]) -> Result:
+        p_values = np.where(np.isnan(scores), np.nan, self.calibration.p_values(scores))
+        return Result(names, scores, p_values, self.calibration.is_outlier(scores), errors)
+
+
+def _is_prepared(images: object, how: Preparation) -> bool:
+    """Whether images are already what the preparation would make of them."""
+    return (
+        isinstance(images, np.ndarray) and images.shape[1:] == how.shape and images.dtype == np.uint8 and not how.crops
+    )
+
+
+def _as_list(images: Sequence[ImageLike] | ImageLike) -> Sequence[ImageLike]:
+    if isinstance(images, str | Path | Image.Image | np.ndarray):
+        return [images]
+    return images
+
+
+def _sources(image: ImageLike, row: int) -> list[Source]:
+    match image:
+        case str() | Path():
+            return [ImageFile(Path(image), str(image))]
+        case Image.Image():
+            return [OpenImage(image, f"#{row}")]
+        case np.ndarray() if image.ndim == 4:
+            return [ImageArray(pixels, f"#{row}.{part}") for part, pixels in enumerate(image)]
+        case np.ndarray():
+            return [ImageArray(image, f"#{row}")]
+    raise DataError(f"wanted a path, a Pillow image or a uint8 array, got {type(image).__name__}")
+
+
+def _expanded(images: Iterable[str | Path | Source]) -> Iterator[Source]:
+    for image in images:
+        if isinstance(image, str | Path):
+            yield from find([image])
+        else:
+            yield image
+
+
+def _joined(results: list[Result]) -> Result:
+    return Result(
+        [name for result in results for name in result.name],
+        np.concatenate([np.empty(0), *(result.score for result in results)]),
+        np.concatenate([np.empty(0), *(result.p_value for result in results)]),
+        np.concatenate([np.empty(0, dtype=bool), *(result.is_outlier for result in results)]),
+        [error for result in results for error in result.error],
+    )

@@ -1,0 +1,263 @@
+"""Find images: files, folders, lists, arrays, standard input, and the sets that a caller knows by name.
+
+A source is one image with a name to report it by and, where it is known, a class label. Finding
+opens no image; a file that turns out to be missing or broken becomes an error when it is read.
+"""
+
+import csv
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lit_od.errors import DataError, ImageError
+from lit_od.images import Preparation, from_array, loaded, open_image, prepare
+from lit_od.types import Images
+
+EXTENSIONS = frozenset(
+    ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
+)
+"""Endings, in any case, that a folder is searched for. A file that is named outright may have any ending."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image in a file of its own."""
+
+    path: Path
+    name: str
+    label: str | None = None
+
+    def prepare(self, how: Preparation) -> Images:
+        """Pixels of shape (h, w, c). Raises ImageError where the file cannot be read."""
+        return prepare(self.decode(), how)
+
+    def decode(self) -> Image.Image:
+        """The image, upright. Raises ImageError where the file cannot be read."""
+        return open_image(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageArray:
+    """An image that is already decoded."""
+
+    pixels: NDArray[np.uint8] = field(repr=False)
+    name: str
+    label: str | None = None
+
+    def prepare(self, how: Preparation) -> Images:
+        """Pixels of shape (h, w, c)."""
+        return prepare(self.pixels, how)
+
+    def decode(self) -> Image.Image:
+        """The image."""
+        return from_array(self.pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenImage:
+    """An image that Pillow has open."""
+
+    image: Image.Image = field(repr=False)
+    name: str
+    label: str | None = None
+
+    def prepare(self, how: Preparation) -> Images:
+        """Pixels of shape (h, w, c). Raises ImageError where it cannot be read."""
+        return prepare(self.decode(), how)
+
+    def decode(self) -> Image.Image:
+        """The image, upright. Raises ImageError where it cannot be read."""
+        return loaded(self.image)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """The bytes of an image file."""
+
+    data: bytes = field(repr=False)
+    name: str
+    label: str | None = None
+
+    def prepare(self, how: Preparation) -> Images:
+        """Pixels of shape (h, w, c). Raises ImageError where the bytes cannot be read."""
+        return prepare(self.decode(), how)
+
+    def decode(self) -> Image.Image:
+        """The image, upright. Raises ImageError where the bytes cannot be read."""
+        return open_image(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An image that is known to be missing or broken before it is opened."""
+
+    name: str
+    cause: str
+    label: str | None = None
+
+    def prepare(self, how: Preparation) -> Images:
+        """Raise ImageError with the cause."""
+        raise ImageError(self.cause)
+
+    def decode(self) -> Image.Image:
+        """Raise ImageError with the cause."""
+        raise ImageError(self.cause)
+
+
+Source: TypeAlias = ImageFile | ImageArray | OpenImage | EncodedImage | Unreadable
+
+SetOpener: TypeAlias = Callable[[str], "list[Source] | None"]
+"""Takes a PATH; returns the images of the set that it names, or None where it names no set."""
+
+
+def find(paths: Iterable[str | Path], *, root: Path | None = None, sets: SetOpener | None = None) -> list[Source]:
+    """Every image that the given PATHs name, in their order; a folder's in the order of their names.
+
+    Args:
+        paths: Each an image file; a folder, searched through (hidden files and folders are left out;
+            the first folder below it is an image's label); a `.txt` list, a path a line, `#` comments;
+            a `.csv` with a `path` and perhaps a `label` column; an `.npz`, as `file.npz`,
+            `file.npz:ARRAY` or `file.npz:ARRAY:CLASSES`; `-` for a list on standard input.
+            Paths in a list are relative to the list.
+        root: Folder that relative PATHs start from. None is the working folder.
+        sets: Knows further sets by name, such as `mnist:test:8,9`.
+
+    Raises:
+        DataError: If a PATH does not exist, a list or an array cannot be read, or nothing was found.
+    """
+    found: list[Source] = []
+    for path in paths:
+        images = _find_one(str(path), root, sets)
+        if not images:
+            raise DataError(f"no image found in {path}. Looked for {' '.join(sorted(EXTENSIONS))}")
+        found += images
+    if not found:
+        raise DataError("no PATH given: name an image, a folder, a list, an .npz, or - for standard input")
+    return found
+
+
+def of_classes(sources: Sequence[Source], classes: Iterable[str]) -> list[Source]:
+    """The images whose label is one of the classes. Raises DataError for a class that no image has."""
+    wanted = list(classes)
+    known = {source.label for source in sources}
+    for name in wanted:
+        if name not in known:
+            labels = ", ".join(sorted(label for label in known if label is not None)) or "none at all"
+            raise DataError(f"no image of class {name!r}: the labels here are {labels}")
+    return [source for source in sources if source.label in wanted]
+
+
+def _find_one(path: str, root: Path | None, sets: SetOpener | None) -> list[Source]:
+    if path == "-":
+        return list(_listed(sys.stdin, Path(), "standard input"))
+    if sets is not None and (named := sets(path)) is not None:
+        return named
+    where = root / path if root is not None else Path(path)
+    if where.is_dir():
+        return list(_in_folder(where))
+    archive, array, classes = _split_npz(str(where))
+    if archive is not None:
+        return _in_npz(archive, array, classes)
+    if not where.exists():
+        raise DataError(f"{where} does not exist: wanted an image, a folder, a list, an .npz or -")
+    match where.suffix.lower():
+        case ".txt":
+            with where.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+                return list(_listed(lines, where.parent, str(where)))
+        case ".csv":
+            return list(_in_csv(where))
+        case _:
+            return [ImageFile(where, str(where))]
+
+
+def _in_folder(folder: Path) -> Iterator[Source]:
+    """Images below a folder, sorted; links to folders are followed once."""
+    seen: set[str] = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        below = Path(here).relative_to(folder).parts
+        for name in sorted(files):
+            if Path(name).suffix.lower() in EXTENSIONS and not name.startswith("."):
+                path = Path(here, name)
+                yield ImageFile(path, str(path), below[0] if below else None)
+
+
+def _listed(lines: Iterable[str], base: Path, where: str) -> Iterator[Source]:
+    try:
+        for raw in lines:
+            line = raw.rstrip("\r\n")
+            if line.strip() and not line.lstrip().startswith("#"):
+                yield ImageFile(base / line, str(base / line))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where} is not a text list of paths: {error.reason}") from None
+
+
+def _in_csv(table: Path) -> Iterator[Source]:
+    with table.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        rows = csv.DictReader(lines)
+        try:
+            if "path" not in (rows.fieldnames or ()):
+                raise DataError(f"{table} needs a column named path, its columns are {rows.fieldnames}")
+            for row in rows:
+                if row["path"]:
+                    path = table.parent / row["path"]
+                    yield ImageFile(path, str(path), row.get("label") or None)
+        except csv.Error as error:
+            raise DataError(f"{table} line {rows.line_num} is not CSV: {error}") from None
+
+
+def _split_npz(path: str) -> tuple[Path | None, str | None, list[str] | None]:
+    """The archive, array and classes of `file.npz:ARRAY:CLASSES`; no archive where it is not one."""
+    head, ending, tail = path.partition(".npz")
+    if not ending or (tail and not tail.startswith(":")):
+        return None, None, None
+    array, _, classes = tail[1:].partition(":")
+    return Path(head + ending), array or None, classes.split(",") if classes else None
+
+
+def _in_npz(archive: Path, array: str | None, classes: list[str] | None) -> list[Source]:
+    if not archive.exists():
+        raise DataError(f"{archive} does not exist")
+    try:
+        with np.load(archive, allow_pickle=False) as arrays:
+            names = list(arrays.files)
+            if array is None:
+                array = _only_images(archive, names)
+            elif array not in names:
+                raise DataError(f"{archive} holds no array {array!r}, it holds {', '.join(names)}")
+            images = arrays[array]
+            labels_name = array.removesuffix("images") + "labels"
+            labels = arrays[labels_name].reshape(-1) if labels_name in names and labels_name != array else None
+    except DataError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy each have their own for a damaged archive
+        raise DataError(f"{archive} cannot be read as .npz: {error}") from error
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise DataError(f"{archive}:{array} must be uint8 (n, h, w) or (n, h, w, c), got {images.dtype} {images.shape}")
+    if labels is not None and len(labels) != len(images):
+        raise DataError(f"{archive}: {labels_name} has {len(labels)} rows for {len(images)} images")
+    rows: list[Source] = [
+        ImageArray(pixels, f"{archive}#{row}", None if labels is None else str(labels[row]))
+        for row, pixels in enumerate(images)
+    ]
+    return rows if classes is None else of_classes(rows, classes)
+
+
+def _only_images(archive: Path, names: list[str]) -> str:
+    """The array that holds the images, where only one can."""
+    images = [name for name in names if name.endswith("images")] or names
+    if len(images) != 1:
+        raise DataError(f"{archive} holds several arrays: name one, as {archive}:{images[0] if images else 'ARRAY'}")
+    return images[0]

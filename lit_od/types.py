@@ -1,0 +1,28 @@
+"""The arrays that cross module borders: their shapes and their direction, stated once.
+
+A *score* is one float64 per image, and **a higher score means more outlying**: for every
+detector, in every file, on every page.
+"""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Images: TypeAlias = NDArray[np.uint8]
+"""Prepared images, shape (n, h, w, c), 0 to 255, c is 1 (grey) or 3 (RGB)."""
+
+Features: TypeAlias = NDArray[np.floating[Any]]
+"""What the backbone computes, float32: one vector an image, shape (n, d)."""
+
+Labels: TypeAlias = NDArray[np.integer[Any]]
+"""Class of each image, shape (n,)."""
+
+Scores: TypeAlias = NDArray[np.float64]
+"""Outlier scores, shape (n,). Higher is more outlying."""
+
+Stats: TypeAlias = NDArray[np.float64]
+"""A fitted statistic; its attribute's docstring gives the shape."""
+
+Arrays: TypeAlias = dict[str, NDArray[Any]]
+"""Named arrays, as a safetensors file holds them."""

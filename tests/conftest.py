@@ -1,0 +1,80 @@
+"""Fixtures that everybody shares: real images that ship with the package, and a small graph that needs no torch."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from lit_od.bundle import Bundle
+from lit_od.fit import Origin, fit_bundle
+from lit_od.images import Preparation
+from lit_od.recipe import shipped
+from lit_od.sources import Source, find
+
+ASSETS = Path(__file__).parents[1] / "lit_od" / "assets"
+GREY = Preparation(size=(28, 28), mode="grey")
+
+
+@pytest.fixture(scope="session")
+def digits() -> list[Source]:
+    """The packaged training digits of classes 0 to 7."""
+    return find([f"{ASSETS}/digits.npz:train_images:0,1,2,3,4,5,6,7"])
+
+
+@pytest.fixture(scope="session")
+def garments() -> list[Source]:
+    return find([f"{ASSETS}/garments.npz:images"])
+
+
+@pytest.fixture(scope="session")
+def small_graph() -> bytes:
+    """A backbone: 28x28 grey pixels, averaged over 4x4 blocks, to 16 features by fixed random weights."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(49, 16)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
+            helper.make_node("AveragePool", ["planes"], ["pooled"], kernel_shape=[4, 4], strides=[4, 4]),
+            helper.make_node("Flatten", ["pooled"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weights"], ["sums"]),
+            helper.make_node("Mul", ["sums", "scale"], ["scaled"]),
+            helper.make_node("Tanh", ["scaled"], ["features"]),
+        ],
+        "small",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 28, 28, 1])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 16])],
+        [
+            numpy_helper.from_array(weights, "weights"),
+            numpy_helper.from_array(np.float32(1 / 500), "scale"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+@pytest.fixture(scope="session")
+def made_bundle(small_graph: bytes, digits: list[Source], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle over the small graph; tests that change one copy it first."""
+    out = tmp_path_factory.mktemp("bundles") / "digits"
+    return fit_bundle(
+        out,
+        model=small_graph,
+        preparation=GREY,
+        fit=digits[:800],
+        calibration=digits[800:1200],
+        detector={"kind": "mahalanobis"},
+        rule={"rule": "percentile", "q": 99},
+        origin=Origin(name="digits", seed=0),
+        opset=20,
+        threads=2,
+    )
+
+
+@pytest.fixture(scope="session")
+def recipes() -> dict[str, Path]:
+    return shipped()
