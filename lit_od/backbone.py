@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from lit_od.errors import BackboneError, ConfigError, missing_extra
-from lit_od.loading import available_threads
+from lit_od.loading import thread_count
 from lit_od.types import Features, Images
 
 PROVIDERS = {
@@ -58,13 +58,13 @@ class Backbone:
 
         Raises:
             BackboneError: If the graph cannot be loaded or is no backbone.
-            ConfigError: If a provider is unknown or absent; there is no silent fall back.
+            ConfigError: If a provider is unknown or absent (there is no silent fall back), or threads is below 1.
             MissingExtra: If no ONNX Runtime is installed.
         """
         runtime = _runtime()
         wanted = _providers(providers, runtime.get_available_providers())
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads or available_threads()
+        options.intra_op_num_threads = thread_count(threads)
         options.log_severity_level = _SEVERITY_ERROR
         try:
             session = runtime.InferenceSession(

@@ -130,7 +130,7 @@ def require_replaceable(out: Path) -> None:
         return
     if out.is_dir():
         names = {entry.name for entry in out.iterdir()}
-        if not names or (MANIFEST in names and names <= {MANIFEST} | _REQUIRED | _OPTIONAL):
+        if not names or {MANIFEST, BACKBONE} <= names <= {MANIFEST} | _REQUIRED | _OPTIONAL:
             return
         raise ConfigError(f"--out {out} is a folder but no bundle: name another, or remove it yourself")
     raise ConfigError(f"--out {out} is a file: name a folder that is free, or a bundle to replace")

@@ -21,9 +21,13 @@ COMMANDS = {
     "score": "score images: a row an image",
     "evaluate": "how well a bundle tells inliers from outliers",
     "threshold": "show or set a bundle's threshold",
+    "refit": "new statistics from new normal images, same backbone",
+    "check": "read every image once: a clean list, and the refused with reasons",
     "verify": "check a bundle's files and score its golden images again",
     "inspect": "what a bundle is",
+    "bench": "how fast a bundle scores here, beside the bare graph",
     "recipes": "the shipped recipes",
+    "reproduce": "run a published experiment from end to end",
 }
 """Every command with its line of help."""
 
@@ -109,9 +113,11 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
     rest = list(words)
     while rest:
         word = rest.pop(0)
+        if word == "--":  # what follows are paths, whatever they look like
+            return [*plain, word, *rest], overrides
         if word.startswith("--") and "." in word.partition("=")[0]:
             overrides.append(word)
-            if "=" not in word and rest:
+            if "=" not in word and rest and not rest[0].startswith("--"):
                 overrides.append(rest.pop(0))
         else:
             plain.append(word)

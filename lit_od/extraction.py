@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+
 from lit_od.backbone import Backbone
 from lit_od.errors import BackboneError
 from lit_od.images import Preparation
@@ -24,11 +26,14 @@ def extract(
     """What the backbone computes from each batch of sources, in their order, in bounded memory.
 
     Yields:
-        The batch, and outputs of shape (m, ...) for its m readable images.
+        The batch, and outputs of shape (m, ...) for its m readable images; (0, 0) where there are none.
     """
     require_fitting(backbone, how)
     for batch in batches(sources, how, batch_size=batch_size, threads=threads):
-        yield batch, backbone(batch.images)
+        if len(batch.images):
+            yield batch, backbone(batch.images)
+        else:
+            yield batch, np.empty((0, 0), dtype=np.float32)  # a graph need not know what to do with no image
 
 
 def require_fitting(backbone: Backbone, how: Preparation) -> None:

@@ -46,6 +46,9 @@ VERSIONED = (
 )
 """Distributions whose versions a bundle's provenance states, where they are installed."""
 
+_ANY_NAME = "surrogateescape"
+"""How names that are not Unicode are hashed: as the bytes they are."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
@@ -205,12 +208,14 @@ def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
     for source in sources:
         match source:
             case ImageFile():
-                digest.update(f"{source.path.name}\0{source.label}\0{source.path.stat().st_size}\n".encode())
+                digest.update(
+                    f"{source.path.name}\0{source.label}\0{source.path.stat().st_size}\n".encode(errors=_ANY_NAME)
+                )
             case ImageArray():
-                digest.update(f"{source.label}\0{source.pixels.shape}\0".encode())
+                digest.update(f"{source.label}\0{source.pixels.shape}\0".encode(errors=_ANY_NAME))
                 digest.update(source.pixels.tobytes())
             case _:
-                digest.update(f"{source.name}\0{source.label}\n".encode())
+                digest.update(f"{source.name}\0{source.label}\n".encode(errors=_ANY_NAME))
     return {"images": len(sources), "sha256": digest.hexdigest()}
 
 

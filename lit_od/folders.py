@@ -23,6 +23,7 @@ _ASIDE = ".{name}.lit-od-old"
 
 def recover(target: Path) -> None:
     """Put back a folder that an interrupted replacement has left aside."""
+    target = target.resolve()  # as replacing() does: the folder left aside lies beside what a link points to
     aside = target.parent / _ASIDE.format(name=target.name)
     if aside.is_dir() and not os.path.lexists(target):
         aside.rename(target)
@@ -59,7 +60,8 @@ def replacing(target: Path, *, replaceable: Callable[[Path], None]) -> Iterator[
         _flush_folder(target.parent)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(target.parent / _ASIDE.format(name=target.name), ignore_errors=True)
+        if os.path.lexists(target):  # else what lies aside is the only whole folder, for `recover` to put back
+            shutil.rmtree(target.parent / _ASIDE.format(name=target.name), ignore_errors=True)
 
 
 def _exchange(fresh: Path, target: Path) -> None:
@@ -98,14 +100,14 @@ def _sweep(target: Path) -> None:
     prefix = _TEMPORARY.format(name=target.name)
     for left in target.parent.iterdir():
         owner = left.name.removeprefix(prefix).split("-")[0]
-        if left.name.startswith(prefix) and owner.isdigit() and not _alive(int(owner)):
+        if left.name.startswith(prefix) and owner.isdecimal() and not _alive(int(owner)):
             shutil.rmtree(left, ignore_errors=True)
 
 
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

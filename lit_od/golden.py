@@ -5,6 +5,7 @@ backbone's, so that `verify` proves decoding, preparation, graph and detector on
 """
 
 import io
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from lit_od.backbone import Backbone
 from lit_od.detectors import Detector
 from lit_od.errors import BundleError, LitODError
-from lit_od.images import Preparation, open_image, prepare
+from lit_od.images import Preparation, eight_bits, open_image, prepare
 from lit_od.manifest import Tolerance
 from lit_od.sources import Source
 from lit_od.types import Arrays
@@ -70,7 +71,8 @@ def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
     """Max |a - b| / max |a|; infinite where the shapes differ, 0 where both are all zero."""
     if a.shape != b.shape:
         return float("inf")
-    gap = float(np.abs(a - b).max(initial=0.0))
+    with np.errstate(invalid="ignore", over="ignore"):  # infinity and NaN differ from everything, without a warning
+        gap = float(np.abs(a - b).max(initial=0.0))
     return 0.0 if gap == 0 else gap / float(np.abs(a).max() or np.finfo(float).tiny)
 
 
@@ -86,18 +88,20 @@ def _checked(golden: Arrays, how: Preparation) -> tuple[list[bytes], np.ndarray,
         or pixels.shape != (rows, *how.shape)
         or pixels.dtype != np.uint8
         or scores.shape != (rows,)
-        or len(outputs) != rows
+        or outputs.shape[:1] != (rows,)
     ):
         raise BundleError("golden.safetensors: its arrays do not fit each other")
     return files, pixels, outputs, scores
 
 
 def _small(image: Image.Image, how: Preparation) -> Image.Image:
-    least = max(*how.size, *(how.crop or (1, 1)))
-    side = max(MAX_SIDE, 2 * least)
-    if max(image.size) > side:
-        image = image.copy()
-        image.thumbnail((side, side))
+    """The image in 8 bits, and no larger than it need be; both sides stay at least as long as the crop's."""
+    image = eight_bits(image)
+    height, width = how.crop or (1, 1)
+    side = max(MAX_SIDE, 2 * max(*how.size, height, width))
+    scale = max(side / max(image.size), width / image.width, height / image.height)
+    if scale < 1:
+        image = image.convert("RGB").resize((math.ceil(image.width * scale), math.ceil(image.height * scale)))
     return image
 
 
@@ -125,7 +129,7 @@ def _alpha_png(image: Image.Image) -> bytes:
 
 
 def _sixteen_bit_png(image: Image.Image) -> bytes:
-    return _saved(Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257), "PNG")
+    return _saved(Image.fromarray(np.asarray(image.convert("RGB").convert("L")).astype(np.uint16) * 257), "PNG")
 
 
 def _turned_jpeg(image: Image.Image) -> bytes:

@@ -14,6 +14,8 @@ How every kind of image becomes 8-bit grey or RGB:
 """
 
 import io
+import math
+import stat
 from pathlib import Path
 from typing import Literal
 
@@ -85,19 +87,15 @@ def open_image(file: Path | bytes) -> Image.Image:
         ImageError: If it cannot be read; the message holds the cause, not the path.
     """
     try:
+        if (_file_size(file) if isinstance(file, Path) else len(file)) == 0:
+            raise ImageError("empty file")
         with Image.open(file if isinstance(file, Path) else io.BytesIO(file)) as image:
             return loaded(image)
     except ImageError:
         raise
     except FileNotFoundError:
         raise ImageError("no such file") from None
-    except PermissionError:
-        raise ImageError("permission denied") from None
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
-        if isinstance(file, Path) and file.is_dir():
-            raise ImageError("is a folder, wanted an image file") from None
-        if (file.stat().st_size if isinstance(file, Path) else len(file)) == 0:
-            raise ImageError("empty file") from None
         raise ImageError(_cause(error)) from error
 
 
@@ -105,8 +103,10 @@ def loaded(image: Image.Image) -> Image.Image:
     """An image that Pillow has opened, decoded and upright.
 
     Raises:
-        ImageError: If it cannot be decoded, or has more than MAX_PIXELS pixels.
+        ImageError: If it cannot be decoded, or has no pixels, or more than MAX_PIXELS.
     """
+    if image.width * image.height == 0:
+        raise ImageError(f"{image.width}x{image.height} pixels, wanted at least one")
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(f"{image.width}x{image.height} pixels exceed the limit of {MAX_PIXELS:,}")
     try:
@@ -130,12 +130,12 @@ def prepare(image: Image.Image | NDArray[np.uint8], how: Preparation) -> Images:
         if image.shape == how.shape and image.dtype == np.uint8 and not how.crops:
             return image
         image = from_array(image)
-    image = _in_colour(_in_eight_bits(image), how)
+    image = _in_colour(eight_bits(image), how)
     box = _crop_box(image, how)
+    if box is not None:
+        image, box = _cut(image, box)
     size = (how.size[1], how.size[0])  # Pillow: width first
-    if box is not None and _whole_pixels(box, size):
-        image, box = image.crop((int(box[0]), int(box[1]), int(box[2]), int(box[3]))), None
-    if box is not None or image.size != size:
+    if image.size != size or box not in (None, (0, 0, *size)):
         image = image.resize(size, _RESAMPLING[how.resize], box=box)
     return np.asarray(image, dtype=np.uint8).reshape(how.shape)
 
@@ -146,8 +146,23 @@ def _cause(error: Exception) -> str:
         return "not an image that can be decoded"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"its pixels exceed the limit of {MAX_PIXELS:,}"
+    if isinstance(error, OSError) and error.strerror:  # the system's, not a decoder's
+        return error.strerror.lower()
     lines = str(error).strip().splitlines()
     return f"damaged image: {lines[0] if lines else type(error).__name__}"
+
+
+def _file_size(file: Path) -> int:
+    """Bytes of a file. Raises ImageError where it is none: opening a pipe would wait for its writer."""
+    try:
+        status = file.stat()
+    except ValueError:  # a name that no file can have
+        raise ImageError("no such file") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError("is a folder, wanted an image file")
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError("is a pipe or a device, wanted an image file")
+    return status.st_size
 
 
 def from_array(pixels: NDArray[np.uint8]) -> Image.Image:
@@ -161,8 +176,12 @@ def from_array(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def _in_eight_bits(image: Image.Image) -> Image.Image:
-    """An image of 8 bits a channel: L, LA, RGB, RGBA or a mode that Pillow converts to them."""
+def eight_bits(image: Image.Image) -> Image.Image:
+    """An image of 8 bits a channel: L, LA, RGB, RGBA or a mode that Pillow converts to them.
+
+    Raises:
+        ImageError: If the values of a float or 32-bit image leave their range.
+    """
     if image.mode.startswith("I;16"):
         return Image.fromarray(_halved(np.asarray(image)))
     if image.mode == "I":
@@ -185,6 +204,7 @@ def _halved(values: NDArray[np.integer]) -> NDArray[np.uint8]:
 def _in_colour(image: Image.Image, how: Preparation) -> Image.Image:
     """The image in mode L or RGB, as the preparation wants it."""
     if image.has_transparency_data:
+        image = image.convert("LA") if image.mode == "La" else image  # Pillow knows no other way from there
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     if how.mode == "rgb":
@@ -216,7 +236,10 @@ def _crop_box(image: Image.Image, how: Preparation) -> tuple[float, float, float
     return None
 
 
-def _whole_pixels(box: tuple[float, float, float, float], size: tuple[int, int]) -> bool:
-    """Whether a box of this size can be cut out without any resampling."""
-    fits = box[2] - box[0] == size[0] and box[3] - box[1] == size[1]
-    return fits and all(float(edge).is_integer() for edge in box)
+def _cut(
+    image: Image.Image, box: tuple[float, float, float, float]
+) -> tuple[Image.Image, tuple[float, float, float, float]]:
+    """The whole pixels that a box touches, and the box in them: resize() alone would look beyond its edges."""
+    left, upper = math.floor(box[0]), math.floor(box[1])
+    image = image.crop((left, upper, math.ceil(box[2]), math.ceil(box[3])))
+    return image, (box[0] - left, box[1] - upper, box[2] - left, box[3] - upper)

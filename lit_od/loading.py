@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.errors import DataError, ImageError
+from lit_od.errors import ConfigError, DataError, ImageError
 from lit_od.images import Preparation
 from lit_od.sources import Source
 from lit_od.types import Images
@@ -46,6 +46,13 @@ def available_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def thread_count(threads: int | None) -> int:
+    """The number of threads that a caller asked for, by default one a core. Raises ConfigError below 1."""
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads must be at least 1, got {threads}")
+    return available_threads() if threads is None else threads
+
+
 def batches(
     sources: Iterable[Source], how: Preparation, *, batch_size: int, threads: int | None = None
 ) -> Iterator[Batch]:
@@ -56,9 +63,14 @@ def batches(
         how: The preparation of every image.
         batch_size: Images a batch.
         threads: Decoding threads. None takes one a core.
+
+    Raises:
+        ConfigError: If batch_size or threads is less than 1.
     """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     stream = iter(sources)
-    workers = threads or available_threads()
+    workers = thread_count(threads)
     with ThreadPoolExecutor(workers, thread_name_prefix="lit_od-decode") as pool:
         waiting: deque[tuple[list[Source], Images, list[Future[dict[int, ImageError]]]]] = deque()
         try:

@@ -120,7 +120,7 @@ def decode(raw: bytes) -> Manifest:
         raise BundleError("manifest.json does not match its own sha256: it was changed or damaged")
     try:
         return msgspec.convert(tree, Manifest, strict=True)
-    except (msgspec.ValidationError, ValueError) as error:
+    except (msgspec.ValidationError, ValueError, RecursionError) as error:
         raise BundleError(f"manifest.json: {error}") from None
 
 

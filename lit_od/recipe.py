@@ -4,6 +4,7 @@ Every key is known and typed; an unknown key, a wrong type and an impossible val
 the key's path. What a model's, a trainer's or a detector's own options may be, those say themselves.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import resources
@@ -155,6 +156,15 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 raise ConfigError(f"a recipe's `{'detector' if key == 'kind' else 'calibration'}` needs `{key}`")
 
 
+class _Loader(yaml.SafeLoader):
+    """The safe loader, and 1e-3 is a number: YAML 1.1, which PyYAML reads, wants 1.0e-3 and takes it for a word."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def shipped() -> dict[str, Path]:
     """The recipes that ship with the package, by bare name."""
     folder = Path(str(resources.files("lit_od") / "recipes"))
@@ -177,6 +187,16 @@ def read(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return from_tree(tree, str(name))
 
 
+def override(recipe: Recipe, overrides: Sequence[str], *, detector: str | None = None) -> Recipe:
+    """A recipe with a command line's overrides applied, and perhaps another detector with its defaults."""
+    tree = to_tree(recipe)
+    if detector is not None:
+        tree["detector"] = {"kind": detector}
+    for path, value in parse_overrides(overrides):
+        _set(tree, path, value)
+    return from_tree(tree, recipe.name)
+
+
 def read_tree(name: str | Path) -> dict[str, Any]:
     """A recipe's YAML as plain dictionaries, unchecked."""
     known = shipped()
@@ -186,7 +206,7 @@ def read_tree(name: str | Path) -> dict[str, Any]:
         hint = f"; did you mean {close[0]}?" if close else f"; shipped are {', '.join(known)}"
         raise ConfigError(f"no recipe {str(name)!r}: wanted a YAML file or a shipped recipe{hint}")
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+        tree = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
@@ -218,11 +238,11 @@ def parse_overrides(words: Sequence[str]) -> Iterable[tuple[str, Any]]:
             raise ConfigError(f"expected an override such as --trainer.max_epochs 3, got {word!r}")
         path, equals, text = word[2:].partition("=")
         if not equals:
-            if not rest:
+            if not rest or rest[0].startswith("--"):
                 raise ConfigError(f"--{path} needs a value, as in --{path} VALUE")
             text = rest.pop(0)
         try:
-            yield path, yaml.safe_load(text)
+            yield path, yaml.load(text, Loader=_Loader)
         except yaml.YAMLError:
             raise ConfigError(f"--{path}: {text!r} is not a YAML value") from None
 

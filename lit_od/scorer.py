@@ -13,7 +13,7 @@ from lit_od.backbone import Backbone
 from lit_od.bundle import BACKBONE, Bundle
 from lit_od.calibration import Calibration
 from lit_od.detectors import Detector
-from lit_od.errors import BundleError, DataError
+from lit_od.errors import BundleError, ConfigError, DataError
 from lit_od.extraction import BATCH_SIZE, extract, require_fitting
 from lit_od.images import Preparation
 from lit_od.loading import Batch
@@ -104,6 +104,7 @@ class Scorer:
 
         Raises:
             DataError: If an array is no image.
+            ConfigError: If batch_size is less than 1.
         """
         if _is_prepared(images, self.preparation):
             return self._score_prepared(np.asarray(images), batch_size)
@@ -126,6 +127,8 @@ class Scorer:
             yield self._verdicts(batch, outputs)
 
     def _score_prepared(self, images: Images, batch_size: int) -> Result:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         scores = np.empty(len(images), dtype=np.float64)
         for start in range(0, len(images), batch_size):
             chunk = slice(start, start + batch_size)
@@ -155,6 +158,8 @@ def _is_prepared(images: object, how: Preparation) -> bool:
 
 
 def _as_list(images: Sequence[ImageLike] | ImageLike) -> Sequence[ImageLike]:
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        return list(images)
     if isinstance(images, str | Path | Image.Image | np.ndarray):
         return [images]
     return images

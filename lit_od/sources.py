@@ -7,6 +7,7 @@ opens no image; a file that turns out to be missing or broken becomes an error w
 import csv
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,10 @@ EXTENSIONS = frozenset(
     ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
 )
 """Endings, in any case, that a folder is searched for. A file that is named outright may have any ending."""
+
+
+_OPEN_LOCKS = tuple(threading.Lock() for _ in range(32))
+"""Pillow must not decode one open image on two threads, as happens where a list names it twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,8 @@ class OpenImage:
 
     def decode(self) -> Image.Image:
         """The image, upright. Raises ImageError where it cannot be read."""
-        return loaded(self.image)
+        with _OPEN_LOCKS[id(self.image) // 64 % len(_OPEN_LOCKS)]:
+            return loaded(self.image)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +162,8 @@ def of_classes(sources: Sequence[Source], classes: Iterable[str]) -> list[Source
 
 def _find_one(path: str, root: Path | None, sets: SetOpener | None) -> list[Source]:
     if path == "-":
+        if hasattr(sys.stdin, "reconfigure"):
+            sys.stdin.reconfigure(errors="surrogateescape")  # names that are not Unicode, as in a list
         return list(_listed(sys.stdin, Path(), "standard input"))
     if sets is not None and (named := sets(path)) is not None:
         return named
@@ -178,9 +186,10 @@ def _find_one(path: str, root: Path | None, sets: SetOpener | None) -> list[Sour
 
 
 def _in_folder(folder: Path) -> Iterator[Source]:
-    """Images below a folder, sorted; links to folders are followed once."""
+    """Images below a folder, sorted; links to folders are followed once. A folder that cannot be listed is a row."""
     seen: set[str] = set()
-    for here, folders, files in os.walk(folder, followlinks=True):
+    closed: list[OSError] = []
+    for here, folders, files in os.walk(folder, followlinks=True, onerror=closed.append):
         real = os.path.realpath(here)
         if real in seen:
             folders.clear()
@@ -192,12 +201,16 @@ def _in_folder(folder: Path) -> Iterator[Source]:
             if Path(name).suffix.lower() in EXTENSIONS and not name.startswith("."):
                 path = Path(here, name)
                 yield ImageFile(path, str(path), below[0] if below else None)
+    for error in closed:
+        yield Unreadable(str(error.filename), f"the folder cannot be listed: {str(error.strerror).lower()}")
 
 
 def _listed(lines: Iterable[str], base: Path, where: str) -> Iterator[Source]:
     try:
-        for raw in lines:
+        for number, raw in enumerate(lines):
             line = raw.rstrip("\r\n")
+            if number == 0:
+                line = line.removeprefix("\ufeff")  # standard input keeps the mark that a file's reader takes off
             if line.strip() and not line.lstrip().startswith("#"):
                 yield ImageFile(base / line, str(base / line))
     except UnicodeDecodeError as error:
@@ -206,7 +219,7 @@ def _listed(lines: Iterable[str], base: Path, where: str) -> Iterator[Source]:
 
 def _in_csv(table: Path) -> Iterator[Source]:
     with table.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        rows = csv.DictReader(lines)
+        rows = csv.DictReader(lines, strict=True)  # else a quote that is never closed swallows the rest
         try:
             if "path" not in (rows.fieldnames or ()):
                 raise DataError(f"{table} needs a column named path, its columns are {rows.fieldnames}")
@@ -214,6 +227,8 @@ def _in_csv(table: Path) -> Iterator[Source]:
                 if row["path"]:
                     path = table.parent / row["path"]
                     yield ImageFile(path, str(path), row.get("label") or None)
+                elif any(row.values()):
+                    raise DataError(f"{table} line {rows.line_num} has no path")
         except csv.Error as error:
             raise DataError(f"{table} line {rows.line_num} is not CSV: {error}") from None
 
@@ -246,6 +261,8 @@ def _in_npz(archive: Path, array: str | None, classes: list[str] | None) -> list
         raise DataError(f"{archive} cannot be read as .npz: {error}") from error
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise DataError(f"{archive}:{array} must be uint8 (n, h, w) or (n, h, w, c), got {images.dtype} {images.shape}")
+    if images.ndim == 4 and images.shape[3] not in (1, 3, 4):
+        raise DataError(f"{archive}:{array} must have 1, 3 or 4 channels, last of its axes, got shape {images.shape}")
     if labels is not None and len(labels) != len(images):
         raise DataError(f"{archive}: {labels_name} has {len(labels)} rows for {len(images)} images")
     rows: list[Source] = [
@@ -258,6 +275,8 @@ def _in_npz(archive: Path, array: str | None, classes: list[str] | None) -> list
 def _only_images(archive: Path, names: list[str]) -> str:
     """The array that holds the images, where only one can."""
     images = [name for name in names if name.endswith("images")] or names
+    if not images:
+        raise DataError(f"{archive} holds no array")
     if len(images) != 1:
-        raise DataError(f"{archive} holds several arrays: name one, as {archive}:{images[0] if images else 'ARRAY'}")
+        raise DataError(f"{archive} holds several arrays: name one, as {archive}:{images[0]}")
     return images[0]

@@ -1,13 +1,19 @@
 """Fixtures that everybody shares: real images that ship with the package, and a small graph that needs no torch."""
 
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lit_od.bundle import Bundle
+from lit_od import cli
+from lit_od.bundle import MANIFEST, Bundle
 from lit_od.fit import Origin, fit_bundle
 from lit_od.images import Preparation
 from lit_od.recipe import shipped
@@ -78,3 +84,57 @@ def made_bundle(small_graph: bytes, digits: list[Source], tmp_path_factory: pyte
 @pytest.fixture(scope="session")
 def recipes() -> dict[str, Path]:
     return shipped()
+
+
+@pytest.fixture(scope="session")
+def digit_files(digits: list[Source], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty packaged digits as PNG files in a folder for each class; tests only read it."""
+    folder = tmp_path_factory.mktemp("digits")
+    for row, source in enumerate(digits[1200:1240]):
+        (folder / str(source.label)).mkdir(exist_ok=True)
+        source.decode().save(folder / str(source.label) / f"{row:02}.png")
+    return folder
+
+
+@pytest.fixture
+def own_bundle(made_bundle: Bundle, tmp_path: Path) -> Path:
+    """A copy of the bundle, to be changed."""
+    return Path(shutil.copytree(made_bundle.path, tmp_path / "own"))
+
+
+@pytest.fixture
+def seal() -> Callable[..., None]:
+    """Writes a bundle's manifest anew after its files were changed, with hashes that match."""
+
+    def seal_folder(folder: Path, change: Callable[[dict[str, Any]], None] = lambda tree: None) -> None:
+        tree = json.loads((folder / MANIFEST).read_bytes())
+        for name in tree["files"]:
+            data = (folder / name).read_bytes()
+            tree["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        change(tree)
+        tree.pop("sha256", None)
+        canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
+        tree["sha256"] = hashlib.sha256(canonical.encode()).hexdigest()
+        (folder / MANIFEST).write_text(json.dumps(tree))
+
+    return seal_folder
+
+
+class Outcome(NamedTuple):
+    """What a command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs `lit-od` with the given words in this process."""
+
+    def run(*words: object) -> Outcome:
+        capsys.readouterr()
+        status = cli.main([str(word) for word in words])
+        return Outcome(status, *capsys.readouterr())
+
+    return run

@@ -9,6 +9,8 @@ from typing import Any
 
 from lit_od.detectors.base import Accumulator, Detector
 from lit_od.detectors.gmm import GMM
+from lit_od.detectors.knn import KNN
+from lit_od.detectors.lof import LOF
 from lit_od.detectors.mahalanobis import Mahalanobis
 from lit_od.detectors.options import read_options, suggest
 from lit_od.detectors.pca import PCAResidual
@@ -19,6 +21,8 @@ from lit_od.types import Arrays
 __all__ = [
     "DETECTORS",
     "GMM",
+    "KNN",
+    "LOF",
     "Accumulator",
     "Detector",
     "Mahalanobis",
@@ -29,7 +33,7 @@ __all__ = [
 ]
 
 DETECTORS: dict[str, type[Any]] = {
-    detector.kind: detector for detector in (Mahalanobis, GMM, PCAResidual, Reconstruction)
+    detector.kind: detector for detector in (Mahalanobis, KNN, LOF, GMM, PCAResidual, Reconstruction)
 }
 """Every detector by its kind."""
 

@@ -1,8 +1,13 @@
 """How good the scores are: figures with their intervals, tables and pictures.
 
 counts.py       inliers and outliers counted at each distinct score: what every figure comes from
-metrics.py      AUROC, AUPR, FPR at 95 % TPR, rates at a threshold; a metric for Lightning's loops
+rates.py        TPR, FPR, precision, F1 and balanced accuracy at a threshold
+metrics.py      AUROC, AUPR, FPR at 95 % TPR; all of it as a metric for Lightning's loops
 intervals.py    how far to trust them: bootstrap, DeLong, exact binomial
 evaluate.py     sets of scores to a table and to JSON
-plots.py        pictures: each function takes data and returns a figure
+plots.py        pictures of scores and curves: each function takes data and returns a figure
+panels.py       the same for a training's course and for images
+style.py        how all pictures look, and an axis for scores of any range
+
+Of these only metrics.py, for its Lightning metric, loads torch.
 """

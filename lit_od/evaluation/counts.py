@@ -75,7 +75,7 @@ def check_scores(scores: Scores, name: str) -> Scores:
     if array.ndim != 1:
         raise DataError(f"{name} scores must have shape (n,), got {array.shape}")
     if array.size == 0:
-        raise DataError(f"{name} scores are empty: a metric needs at least one inlier and one outlier")
+        raise DataError(f"{name} scores are empty, wanted at least one")
     if array.dtype.kind not in "fiu":
         raise DataError(f"{name} scores must be real numbers, got {array.dtype}")
     array = array.astype(np.float64)

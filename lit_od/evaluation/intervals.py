@@ -219,9 +219,7 @@ def _placements(inlier_scores: Scores, outlier_scores: Scores) -> tuple[Stats, S
     """  # noqa: D205
     inliers, outliers = check_scores(inlier_scores, "inlier"), check_scores(outlier_scores, "outlier")
     if min(inliers.size, outliers.size) < 2:
-        raise DataError(
-            f"DeLong's variance needs two inliers and two outliers, got {inliers.size} and {outliers.size}"
-        )
+        raise DataError(f"DeLong's variance needs two inliers and two outliers, got {inliers.size} and {outliers.size}")
     return 1 - _share_below(inliers, outliers), _share_below(outliers, inliers)
 
 

@@ -112,7 +112,8 @@ def test_fpr95_says_which_class_is_found():
     assert fpr_at_tpr(inliers, outliers, positives="inliers") == pytest.approx(1 / 3)
 
 
-def test_summary_names_each_figure(sets=(np.array([1.0, 2.0, 3.0]), np.array([2.5, 4.0]))):
+def test_summary_names_each_figure():
+    sets = np.array([1.0, 2.0, 3.0]), np.array([2.5, 4.0])
     assert summary(*sets) == {
         "auroc": auroc(*sets),
         "aupr_outliers": aupr(*sets),

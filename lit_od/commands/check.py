@@ -1,0 +1,63 @@
+"""Read every image once: a clean list of those that can be read, and a list of the others with reasons.
+
+clean.csv (path, label) serves as a PATH to every other command; refused.csv holds path and error.
+"""
+
+import argparse
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lit_od.cli import DONE, INCOMPLETE
+from lit_od.commands import no_overrides
+from lit_od.images import Preparation
+from lit_od.loading import batches
+from lit_od.sources import ImageFile, Source, find
+
+PROBE = Preparation(size=(32, 32))
+"""Any preparation decodes the whole image, which is what is checked."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="what to check")
+    parser.add_argument("--out", metavar="DIR", help="write clean.csv and refused.csv there")
+    parser.add_argument("--threads", metavar="N", type=int, help="decoding threads (one a core)")
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Check; 1 if some image cannot be read."""
+    no_overrides(overrides)
+    sources = find(args.paths)
+    clean: list[Source] = []
+    refused: list[tuple[str, str]] = []
+    with tqdm(total=len(sources), unit="img", disable=None, leave=False) as bar:
+        for batch in batches(sources, PROBE, batch_size=64, threads=args.threads):
+            for row, source in enumerate(batch.sources):
+                if row in batch.errors:
+                    refused.append((source.name, str(batch.errors[row])))
+                else:
+                    clean.append(source)
+            bar.update(len(batch.sources))
+    for name, error in refused:
+        print(f"{name}: {error}")
+    print(f"{len(clean):,} images can be read, {len(refused):,} cannot")
+    if args.out:
+        _write(Path(args.out), clean, refused)
+    return INCOMPLETE if refused else DONE
+
+
+def _write(folder: Path, clean: Sequence[Source], refused: Sequence[tuple[str, str]]) -> None:
+    """The two lists; paths are absolute, since a list's paths are relative to the list. Only files have paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [(str(source.path.absolute()), source.label or "") for source in clean if isinstance(source, ImageFile)]
+    _table(folder / "clean.csv", ("path", "label"), files)
+    _table(folder / "refused.csv", ("path", "error"), refused)
+    print(f"{folder}: clean.csv, refused.csv")
+
+
+def _table(file: Path, columns: tuple[str, str], rows: Iterable[tuple[str, str]]) -> None:
+    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
+        csv.writer(out, lineterminator="\n").writerows([columns, *rows])

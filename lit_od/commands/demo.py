@@ -1,0 +1,77 @@
+"""The quick tour, offline: train on packaged digits 0 to 7, then score digits 8 and 9 and garments without torch."""
+
+import argparse
+import csv
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from lit_od.cli import DONE
+from lit_od.commands.fit import written
+from lit_od.errors import LitODError, missing_extra
+from lit_od.recipe import read
+from lit_od.roots import data_root
+from lit_od.types import Scores
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--out", metavar="DIR", default="runs/demo", help="folder for all that it makes (runs/demo)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed (0)")
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Train, export, score in another process, print the table, write the histogram."""
+    try:
+        from lit_od.evaluation import plots
+        from lit_od.evaluation.evaluate import evaluate
+        from lit_od.training.pipeline import fit
+    except ModuleNotFoundError as error:
+        missing_extra(str(error.name), "train,cpu")
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    recipe = read("demo", [*overrides, f"--seed={args.seed}"])
+    print("1. Train a small network on real digits 0 to 7, export it, fit a Mahalanobis detector, write a bundle")
+    started = time.perf_counter()
+    bundle = fit(recipe, out / "bundle", run=out / "run")
+    print(f"   {written(bundle, time.perf_counter() - started).splitlines()[0]}")
+    print("2. Score digits and garments in a process that has no torch")
+    assets = data_root(recipe.data.root)
+    paths = {
+        "digits 0-7": f"{assets}/digits.npz:test_images:0,1,2,3,4,5,6,7",
+        **{name: f"{assets}/{each.path}" for name, each in recipe.evaluation.outliers.items()},
+    }
+    scores = {name: _score(bundle.path, path, out / f"{name.replace(' ', '-')}.csv") for name, path in paths.items()}
+    inliers = scores["digits 0-7"]
+    outliers = {name: each for name, each in scores.items() if name != "digits 0-7"}
+    print("3. How well the scores tell them apart")
+    print(evaluate(inliers, outliers, threshold=bundle.calibration.threshold).table())
+    picture = out / "histogram.png"
+    plots.save(plots.score_histograms(scores, bundle.calibration.threshold), picture)
+    print(f"Histogram with the threshold: {picture}\nThe bundle: {bundle.path} (lit-od inspect {bundle.path})")
+    return DONE
+
+
+def _score(bundle: Path, path: str, rows: Path) -> Scores:
+    """Scores of a PATH by `lit-od score` in a process of its own, which must not have loaded torch."""
+    code = (
+        "import sys; from lit_od.cli import main; status = main(sys.argv[1:]);"
+        "sys.exit('torch was loaded' if 'torch' in sys.modules else status)"
+    )
+    words = [sys.executable, "-c", code, "score", str(bundle), path, "--out", str(rows)]
+    started = time.perf_counter()
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LitODError(f"scoring {path} failed: {done.stderr.strip()}")
+    with rows.open(encoding="utf-8", newline="") as table:
+        scores = _column(csv.DictReader(table))
+    print(f"   {rows}: {len(scores):,} images, {time.perf_counter() - started:.1f} s from start to end")
+    return scores
+
+
+def _column(rows: Iterable[dict[str, str]]) -> Scores:
+    return np.array([float(row["score"]) for row in rows])

@@ -1,0 +1,42 @@
+"""A bundle from a checkpoint: export, fit a detector, calibrate, prove and write; nothing is trained.
+
+The checkpoint holds the recipe that it was trained by; --detector KIND and overrides change it:
+--detector.shrinkage 0.1, --calibration.rule mean_std, --data.root DIR ...
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from lit_od.bundle import require_replaceable
+from lit_od.cli import DONE
+from lit_od.commands.fit import written
+from lit_od.errors import missing_extra
+from lit_od.recipe import override
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="best.ckpt of a run")
+    parser.add_argument("--detector", metavar="KIND", help="another detector than the recipe's, with its defaults")
+    parser.add_argument("--out", metavar="BUNDLE", required=True, help="folder of the bundle; a bundle is replaced")
+    parser.add_argument("--threads", metavar="N", type=int, help="threads of decoding and ONNX Runtime (one a core)")
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Write the bundle and say what it is."""
+    out = Path(args.out)
+    require_replaceable(out)
+    started = time.perf_counter()
+    try:
+        from lit_od.training.data import ImageData
+        from lit_od.training.pipeline import export_bundle
+        from lit_od.training.checkpoints import read_checkpoint, rebuild
+    except ModuleNotFoundError as error:
+        missing_extra(str(error.name), "train,cpu")
+    checkpoint = read_checkpoint(Path(args.checkpoint))
+    module, recipe = rebuild(checkpoint), checkpoint.recipe
+    recipe = override(recipe, overrides, detector=args.detector)
+    bundle = export_bundle(module, ImageData(recipe.data, seed=recipe.seed), recipe, out, threads=args.threads)
+    print(written(bundle, time.perf_counter() - started))
+    return DONE

@@ -1,0 +1,79 @@
+"""Options of memory banks, for every detector that keeps one."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from lit_od.detectors import faiss_index
+from lit_od.detectors.coreset import parse_size
+from lit_od.detectors.options import flag, integer, number, one_of
+from lit_od.errors import ConfigError
+
+Metric: TypeAlias = Literal["l2", "cosine"]
+Precision: TypeAlias = Literal["fp32", "fp16"]
+Method: TypeAlias = Literal["k-centre", "sample"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BankOptions:
+    """How rows are kept, searched and compared, checked.
+
+    Attributes:
+        metric: "l2", or "cosine": 1 minus the cosine; a row of zeros is at 1 from every other.
+        index: "flat" (exhaustive), or any FAISS factory string, such as "HNSW32" or "IVF256,Flat".
+        search: The index' search settings, such as {"efSearch": 64} or {"nprobe": 16}.
+        precision: Of the bank's rows, in memory and on disk.
+        standardise: Divide each feature, less its mean, by its standard deviation.
+        coreset: Keep this many rows (an integer), or this share of them (a float below 1).
+        memory_budget: Keep as many rows as fit, for instance "20MB"; a flat index only.
+        seed: Of the coreset.
+    """
+
+    metric: Metric = "l2"
+    index: str = "flat"
+    search: dict[str, int | float] | None = None
+    precision: Precision = "fp32"
+    standardise: bool = False
+    coreset: int | float | None = None
+    memory_budget: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        one_of("metric", self.metric, ("l2", "cosine"))
+        if type(self.index) is not str or not self.index:
+            raise ConfigError(f"index must be 'flat' or a FAISS factory string, got {self.index!r}")
+        if self.search is not None:
+            if type(self.search) is not dict or not all(type(name) is str for name in self.search):
+                raise ConfigError(f"search must be settings by name, as efSearch: 64, got {self.search!r}")
+            for name, value in self.search.items():
+                number(f"search setting {name}", value, least=0)
+            if self.search and faiss_index.is_flat(self.index):
+                raise ConfigError(f"search={self.search!r} needs an index such as HNSW32; 'flat' has no settings")
+        one_of("precision", self.precision, ("fp32", "fp16"))
+        flag("standardise", self.standardise)
+        if type(self.coreset) is int:
+            integer("coreset", self.coreset, least=1)
+        elif self.coreset is not None:
+            number("coreset, unless a number of rows,", self.coreset, above=0, below=1)
+        if self.memory_budget is not None:
+            if type(self.memory_budget) is not str:
+                raise ConfigError(f"memory_budget must be a size such as 20MB, got {self.memory_budget!r}")
+            parse_size(self.memory_budget)
+            if self.coreset is not None:
+                raise ConfigError("coreset and memory_budget both set the bank's size. Pass one of them.")
+            if not faiss_index.is_flat(self.index):
+                raise ConfigError(f"memory_budget counts the rows of a flat bank, got index={self.index!r}")
+        integer("seed", self.seed, least=0, most=2**32 - 1)
+
+    def method_of(self) -> Method:
+        """How a smaller bank is chosen."""
+        return "sample"
+
+    def rows_that_fit(self, width: int) -> int | None:
+        """Rows within the memory budget; None without one."""
+        if self.memory_budget is None:
+            return None
+        row = width * (2 if self.precision == "fp16" else 4)
+        rows = parse_size(self.memory_budget) // row
+        if rows < 1:
+            raise ConfigError(f"memory_budget={self.memory_budget} is less than one row of {row} bytes")
+        return rows

@@ -1,0 +1,125 @@
+"""Smaller memory banks: greedy k-centre, budgets in bytes, and what the missing rows cost."""
+
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_od.errors import ConfigError, DataError
+from lit_od.types import Scores, Stats
+
+PROJECTED = 128
+"""Random directions that stand in for wider rows (Johnson and Lindenstrauss)."""
+
+POOL = 2048
+"""Farthest rows among which centres are chosen before all distances are brought up to date."""
+
+BLOCK_ROWS = 4096
+
+UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as "20MB" or "1.5GiB".
+
+    Raises:
+        ConfigError: On anything else.
+    """
+    match = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})", text)
+    if match is None or float(match[1]) == 0:
+        raise ConfigError(f"a size must be a number and one of {', '.join(UNITS)}, as in 20MB, got {text!r}")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def greedy_k_centre(rows: NDArray[np.float32], count: int, seed: int) -> NDArray[np.intp]:
+    """Rows that cover all others: each next one is the farthest from those chosen (Gonzalez 1985).
+
+    Distances are those of a seeded random projection where rows are wider than `PROJECTED`. Rows far
+    from every centre are few, so centres are chosen within a pool of the farthest as long as none
+    outside can be farther; then one matrix product brings the distances of all rows up to date. The
+    choice is the same as one at a time.
+
+    Args:
+        rows: Shape (m, d).
+        count: Rows to choose, at most m.
+        seed: Of the projection and the first centre.
+
+    Returns:
+        Their numbers, ascending, shape (count,).
+    """
+    from tqdm import tqdm
+
+    generator = np.random.default_rng(seed)
+    points = _projected(rows, generator)
+    norms = np.einsum("ij,ij->i", points, points)
+    chosen = np.empty(count, dtype=np.intp)
+    farness = np.full(len(rows), np.inf, dtype=np.float32)  # squared distance to the nearest centre
+    chosen[0] = generator.integers(len(rows))
+    done, fresh = 1, 0
+    with tqdm(total=count, initial=1, desc="coreset", unit="row", leave=False, disable=None) as progress:
+        while done < count:
+            _bring_up_to_date(points, norms, chosen[fresh:done], farness)
+            farness[chosen[:done]] = -1.0
+            fresh = done
+            size = min(POOL, len(rows))
+            pool = np.sort(np.argpartition(farness, len(rows) - size)[len(rows) - size :])
+            outside = np.partition(farness, len(rows) - size - 1)[-size - 1] if size < len(rows) else -np.inf
+            near, pool_points, pool_norms = farness[pool], points[pool], norms[pool]
+            while done < count:
+                best = int(near.argmax())
+                if near[best] < outside and done > fresh:
+                    break
+                chosen[done] = pool[best]
+                done += 1
+                distances = pool_norms + pool_norms[best] - 2 * (pool_points @ pool_points[best])
+                np.minimum(near, np.maximum(distances, 0), out=near)
+                near[best] = -1.0
+            progress.update(done - fresh)
+    return np.sort(chosen)
+
+
+def _projected(rows: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
+    if rows.shape[1] <= PROJECTED:
+        return rows
+    directions = generator.standard_normal((rows.shape[1], PROJECTED)).astype(np.float32)
+    return rows @ (directions / np.float32(np.sqrt(PROJECTED)))
+
+
+def _bring_up_to_date(
+    points: NDArray[np.float32],
+    norms: NDArray[np.float32],
+    centres: NDArray[np.intp],
+    farness: NDArray[np.float32],
+) -> None:
+    """Lower `farness`, (m,), to the squared distance to the nearest of the new centres."""
+    for start in range(0, len(points), BLOCK_ROWS):
+        block = slice(start, start + BLOCK_ROWS)
+        distances = points[block] @ points[centres].T
+        distances *= -2
+        distances += norms[centres]
+        nearest = np.maximum(distances.min(axis=1) + norms[block], 0)
+        np.minimum(farness[block], nearest, out=farness[block])
+
+
+def rank_agreement(scores: Scores, others: Scores) -> float:
+    """Spearman's rank correlation of two sets of scores of the same images, in [-1, 1]; ties averaged.
+
+    Raises:
+        DataError: If the shapes differ, or a set holds fewer than two different scores.
+    """
+    if scores.shape != others.shape or scores.ndim != 1:
+        raise DataError(f"rank agreement needs two sets of scores (n,), got {scores.shape} and {others.shape}")
+    first, second = _ranks(scores), _ranks(others)
+    first -= first.mean()
+    second -= second.mean()
+    spread = np.sqrt((first @ first) * (second @ second))
+    if not spread > 0:
+        raise DataError("rank agreement needs different scores in each set. Pass more images.")
+    return float(first @ second / spread)
+
+
+def _ranks(scores: Scores) -> Stats:
+    """Ranks from 0, ties averaged, shape (n,)."""
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts + 1) / 2)[inverse]

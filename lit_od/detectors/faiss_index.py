@@ -1,0 +1,185 @@
+"""FAISS: the one home of its calls. Candidates come from here; their distances are decided elsewhere.
+
+FAISS is imported when it is first used, since importing it costs a fifth of a second.
+"""
+
+import ctypes
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_od.errors import ConfigError, DataError
+
+DIRECT = 16
+"""Queries at a time for which FAISS takes differences, which keep their digits; for 20 and more it
+expands the square, which loses those of rows that are near each other and far from the origin."""
+
+DECODED_VALUES = 1 << 22
+"""Half-precision values that are widened to float32 at once: 16 MB."""
+
+
+def is_flat(factory: str) -> bool:
+    """Whether a factory string asks for exhaustive search, which needs no index."""
+    return factory.lower() == "flat"
+
+
+def check_factory(factory: str, width: int, search: Mapping[str, float] | None) -> None:
+    """Raise ConfigError unless FAISS can make this index for rows of this width, with these settings."""
+    import faiss
+
+    if is_flat(factory):
+        return
+    try:
+        index = faiss.index_factory(width, factory, faiss.METRIC_L2)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"index={factory!r} is no FAISS factory string for {width} features: {_reason(error)}"
+        ) from error
+    _set(index, factory, search)
+
+
+def build(factory: str, rows: NDArray[np.float32], search: Mapping[str, float] | None) -> Any:
+    """A trained index over rows of shape (m, d).
+
+    Raises:
+        ConfigError: If the factory string or a search setting does not exist.
+        DataError: If there are too few rows to train it.
+    """
+    import faiss
+
+    check_factory(factory, rows.shape[1], search)
+    index = faiss.index_factory(rows.shape[1], factory, faiss.METRIC_L2)
+    threads = faiss.omp_get_max_threads()
+    try:
+        # Several threads link a graph's nodes in an order that differs from run to run.
+        if any(graph in factory for graph in ("HNSW", "NSG", "NNDescent")):
+            faiss.omp_set_num_threads(1)
+        index.train(rows)
+        index.add(rows)
+    except RuntimeError as error:
+        raise DataError(
+            f"index={factory!r} cannot be trained on {len(rows)} rows: {_reason(error)}. "
+            "Pass more images, or index='flat'."
+        ) from error
+    finally:
+        faiss.omp_set_num_threads(threads)
+    _set(index, factory, search)
+    return index
+
+
+def to_bytes(index: Any) -> NDArray[np.uint8]:
+    """FAISS' own serialisation, shape (bytes,)."""
+    import faiss
+
+    serialised: NDArray[np.uint8] = faiss.serialize_index(index)
+    return serialised
+
+
+def from_bytes(
+    serialised: NDArray[np.uint8], factory: str, rows: int, width: int, search: Mapping[str, float] | None
+) -> Any:
+    """The index of a bank of shape (rows, width), after it has been checked against the bank.
+
+    Raises:
+        ConfigError: If the factory string or a search setting does not exist.
+        DataError: If the bytes are no such index.
+    """
+    import faiss
+
+    check_factory(factory, width, search)
+    try:
+        index = faiss.deserialize_index(serialised)
+    except (RuntimeError, MemoryError, ValueError) as error:
+        raise DataError(
+            f"array 'index' of the state is no FAISS index: {_reason(error)}; fit the detector anew"
+        ) from error
+    wanted = faiss.index_factory(width, factory, faiss.METRIC_L2)
+    if type(index) is not type(wanted) or index.metric_type != wanted.metric_type:
+        raise DataError(
+            f"array 'index' of the state must be a {type(wanted).__name__} ({factory}), "
+            f"got a {type(index).__name__}; fit the detector anew"
+        )
+    if (index.ntotal, index.d, bool(index.is_trained)) != (rows, width, True):
+        raise DataError(
+            f"array 'index' of the state must hold {rows} rows of {width} features, as the bank does, "
+            f"got {index.ntotal} of {index.d}; fit the detector anew"
+        )
+    _set(index, factory, search)
+    return index
+
+
+def half_index(rows: NDArray[np.float16]) -> tuple[Any, NDArray[np.float16]]:
+    """An index that holds the rows in half precision, and the rows as a view of its memory."""
+    import faiss
+
+    index = faiss.IndexScalarQuantizer(rows.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2)
+    step = max(1, DECODED_VALUES // rows.shape[1])
+    index.train(rows[:1].astype(np.float32))
+    for start in range(0, len(rows), step):
+        index.add(rows[start : start + step].astype(np.float32))
+    address = faiss.rev_swig_ptr(index.codes.data(), index.codes.size()).ctypes.data
+    memory = (ctypes.c_uint8 * index.codes.size()).from_address(address)
+    memory.owner = index  # type: ignore[attr-defined]  # keeps the memory alive as long as any view of it
+    return index, np.frombuffer(memoryview(memory), dtype=np.float16).reshape(rows.shape)
+
+
+def propose(index: Any, queries: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """Row numbers of candidates from a trained index, shape (n, count); -1 where it found no more."""
+    try:
+        ids: NDArray[np.int64] = index.search(queries, count)[1]
+    except RuntimeError as error:
+        raise DataError(f"the FAISS index cannot be searched: {_reason(error)}; fit it anew") from error
+    return ids
+
+
+def propose_all(
+    rows: NDArray[Any], half: Any, queries: NDArray[np.float32], count: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The nearest rows by exhaustive search: squared distances, ascending, and row numbers, (n, count).
+
+    Args:
+        rows: Bank of shape (m, d), float32 or float16.
+        half: The index of `half_index` for a float16 bank, where there is one: it is the quickest for
+            few queries. Many are cheaper with blocks of rows widened to float32.
+        queries: Shape (n, d).
+        count: Number of rows wanted, at most m.
+    """
+    import faiss
+
+    if rows.dtype == np.float32:
+        found: tuple[NDArray[np.float32], NDArray[np.int64]] = faiss.knn(queries, rows, count)
+        return found
+    if half is not None and len(queries) <= DIRECT:
+        distances, ids = half.search(queries, count)
+        return distances, ids
+    step = max(count, DECODED_VALUES // rows.shape[1])
+    distances = np.empty((len(queries), 0), dtype=np.float32)
+    ids = np.empty((len(queries), 0), dtype=np.int64)
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step].astype(np.float32)
+        near, near_ids = faiss.knn(queries, block, min(count, len(block)))
+        distances = np.concatenate([distances, near], axis=1)
+        ids = np.concatenate([ids, np.where(near_ids < 0, -1, near_ids + start)], axis=1)
+        best = np.argsort(distances, axis=1, kind="stable")[:, :count]
+        distances = np.take_along_axis(distances, best, axis=1)
+        ids = np.take_along_axis(ids, best, axis=1)
+    return distances, ids
+
+
+def _set(index: Any, factory: str, search: Mapping[str, float] | None) -> None:
+    import faiss
+
+    for name, value in (search or {}).items():
+        try:
+            faiss.ParameterSpace().set_index_parameter(index, name, value)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"index={factory!r} has no search setting {name!r}: HNSW has efSearch, IVF nprobe"
+            ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """FAISS' own words without the place in its source, in one line."""
+    return " ".join(str(error).rsplit(": ", 1)[-1].split()).rstrip(".") or type(error).__name__

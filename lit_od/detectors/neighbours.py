@@ -1,0 +1,303 @@
+"""A memory bank and its nearest rows: what KNN and LOF share.
+
+FAISS proposes a few more rows than are asked for; their distances are recomputed in float64, sorted
+anew, ties by row number. So scores do not depend on the batch, and a row is at distance 0 from itself.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_od.detectors import faiss_index
+from lit_od.detectors.bank_options import BankOptions, Metric
+from lit_od.detectors.base import check_features
+from lit_od.detectors.coreset import greedy_k_centre
+from lit_od.detectors.options import same_options
+from lit_od.detectors.rows import RowStore
+from lit_od.detectors.state import read_only, take
+from lit_od.errors import DataError
+from lit_od.types import Arrays, Features, Labels, Stats
+
+Ids: TypeAlias = NDArray[np.int64]
+
+CACHED_VALUES = 1 << 16
+"""Float64 values that stay in a core's cache while distances are recomputed: 512 kB."""
+
+BLOCK = 8192
+"""Rows that are prepared at once; cut by row number, so that sums do not depend on batches."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bank:
+    """Rows in the order of the data, ready to be compared.
+
+    Attributes:
+        settings: How they are kept and searched.
+        rows: (x - centre) / scale, of length 1 for the cosine, float32 or float16, shape (m, d).
+        centre: Shape (d,); zeros for the cosine of features that are not standardised.
+        scale: Shape (d,); ones unless standardised.
+        index: The FAISS index; for a flat bank None, or the half-precision rows' home.
+        reach: Largest squared length of a row.
+    """
+
+    settings: BankOptions
+    rows: NDArray[Any]
+    centre: Stats
+    scale: Stats
+    index: Any
+    reach: float
+
+    @classmethod
+    def build(cls, settings: BankOptions, kept: NDArray[np.float32]) -> Self:
+        """The bank of rows of shape (n, d), reduced to the coreset where one is asked for.
+
+        Raises:
+            DataError: If the rows do not suit the precision or the index.
+        """
+        centre, scale = _standard(kept)
+        if not settings.standardise:
+            scale = np.ones_like(scale)
+            if settings.metric == "cosine":
+                centre = np.zeros_like(centre)
+        prepared = _prepare(kept, centre, scale, settings.metric)
+        count = len(kept)
+        if (fit := settings.rows_that_fit(kept.shape[1])) is not None:
+            count = min(count, fit)
+        elif settings.coreset is not None:
+            share = settings.coreset
+            count = min(count, share if isinstance(share, int) else max(1, round(share * count)))
+        if count < len(kept) and settings.method_of() == "k-centre":
+            prepared = prepared[greedy_k_centre(prepared, count, settings.seed)]
+        if settings.precision == "fp16":
+            with np.errstate(over="ignore"):
+                prepared = prepared.astype(np.float16)
+            if not np.isfinite(prepared).all():
+                raise DataError("features reach beyond 65,504, which fp16 holds. Pass standardise=True.")
+        index = None
+        if not faiss_index.is_flat(settings.index):
+            index = faiss_index.build(settings.index, _single(prepared), settings.search)
+        return cls._of(settings, prepared, centre, scale, index)
+
+    @classmethod
+    def _of(cls, settings: BankOptions, rows: NDArray[Any], centre: Stats, scale: Stats, index: Any) -> Self:
+        if index is None and rows.dtype == np.float16:
+            index, rows = faiss_index.half_index(rows)
+        reach = max(float(np.einsum("ij,ij->i", block, block).max()) for block in map(_single, _blocks(rows)))
+        return cls(settings, read_only(rows), read_only(centre), read_only(scale), index, reach)
+
+    @property
+    def width(self) -> int:
+        """Features an image, d."""
+        return len(self.centre)
+
+    def prepare(self, features: Features) -> NDArray[np.float32]:
+        """Features of shape (n, d) as the bank's rows are, in float32.
+
+        Raises:
+            DataError: On a wrong width, or values that are not finite.
+        """
+        return _prepare(check_features(features, self.width), self.centre, self.scale, self.settings.metric)
+
+    def nearest(self, queries: NDArray[np.float32], k: int, skip: Ids | None = None) -> tuple[Stats, Ids]:
+        """Distances, ascending, and row numbers of the k nearest rows, each of shape (n, k).
+
+        Args:
+            queries: Prepared features, shape (n, d).
+            k: Number of rows, less than the bank's if some are skipped.
+            skip: A row of the bank that does not count, for each query: itself; shape (n,).
+
+        Raises:
+            DataError: If the queries lie too far away to be measured.
+        """
+        distances = np.empty((len(queries), k))
+        ids = np.empty((len(queries), k), dtype=np.int64)
+        wanted = k + (skip is not None)
+        count = min(len(self.rows), wanted + max(4, k // 5))
+        step = max(1, CACHED_VALUES // (count * self.width))
+        proposed = self._propose(queries, wanted, count)
+        for start in range(0, len(queries), step):
+            part = slice(start, start + step)
+            exact = self._distances(queries[part], proposed[part])
+            if skip is not None:
+                exact[proposed[part] == skip[part, None]] = np.inf
+            order = np.lexsort((proposed[part], exact), axis=-1)[:, :k]
+            distances[part] = np.take_along_axis(exact, order, axis=1)
+            ids[part] = np.take_along_axis(proposed[part], order, axis=1)
+        return distances, ids
+
+    def _propose(self, queries: NDArray[np.float32], wanted: int, count: int) -> Ids:
+        """Row numbers of candidates, shape (n, count), for the nearest `wanted`."""
+        if faiss_index.is_flat(self.settings.index):
+            return self._propose_flat(queries, wanted, count)
+        ids = faiss_index.propose(self.index, queries, count)
+        if ids.size and (ids.max() >= len(self.rows) or ids.min() < -1):
+            raise DataError("the FAISS index names rows that the bank does not hold; fit the detector anew")
+        short = np.flatnonzero((ids < 0).any(axis=1))  # an inverted list that holds too few
+        if len(short):
+            ids[short] = self._propose_flat(queries[short], wanted, count)
+        return ids
+
+    def _propose_flat(self, queries: NDArray[np.float32], wanted: int, count: int) -> Ids:
+        half = self.index if faiss_index.is_flat(self.settings.index) else None
+        distances, ids = faiss_index.propose_all(self.rows, half, queries, count)
+        if len(queries) > faiss_index.DIRECT and count < len(self.rows):
+            # FAISS expanded the square here. Unless the last candidate is farther than the last one
+            # wanted by more than that can be wrong, the query is repeated with plain differences.
+            lengths = np.sqrt(np.einsum("ij,ij->i", queries, queries)) + np.sqrt(self.reach)
+            error = 16 * np.finfo(np.float32).eps * lengths**2
+            doubtful = np.flatnonzero(~(distances[:, -1] - distances[:, wanted - 1] > 2 * error))
+            for start in range(0, len(doubtful), faiss_index.DIRECT):
+                some = doubtful[start : start + faiss_index.DIRECT]
+                ids[some] = faiss_index.propose_all(self.rows, half, queries[some], count)[1]
+        if (ids < 0).any():
+            raise DataError("features lie too far from the bank to be measured in float32. Check their scale.")
+        return ids
+
+    def _distances(self, queries: NDArray[np.float32], ids: Ids) -> Stats:
+        """Exact distances of queries (n, d) to the rows named by ids (n, c), shape (n, c)."""
+        rows = self.rows[ids].astype(np.float64)  # (n, c, d)
+        points = queries.astype(np.float64)[:, None]  # (n, 1, d)
+        if self.settings.metric == "l2":
+            rows -= points
+            distances: Stats = np.sqrt(np.einsum("ncd,ncd->nc", rows, rows))
+            return distances
+        row_lengths = np.sqrt(np.einsum("ncd,ncd->nc", rows, rows))
+        lengths = np.sqrt(np.einsum("ncd,ncd->nc", points, points))
+        zero = (row_lengths == 0) | (lengths == 0)
+        rows /= np.where(row_lengths == 0, 1, row_lengths)[..., None]
+        rows -= points / np.where(lengths == 0, 1, lengths)[..., None]
+        # |u - v|^2 / 2 is 1 - u . v for vectors of length 1, without its cancellation.
+        halves: Stats = np.einsum("ncd,ncd->nc", rows, rows) / 2
+        return np.where(zero, 1.0, halves)
+
+    def state(self) -> Arrays:
+        """The bank, its standardisation, and the index unless flat."""
+        arrays: Arrays = {"bank": self.rows, "centre": self.centre, "scale": self.scale}
+        if not faiss_index.is_flat(self.settings.index):
+            arrays["index"] = faiss_index.to_bytes(self.index)
+        return arrays
+
+    @staticmethod
+    def names(settings: BankOptions) -> list[str]:
+        """The arrays of a bank's state."""
+        return ["bank", "centre", "scale"] + ([] if faiss_index.is_flat(settings.index) else ["index"])
+
+    @classmethod
+    def from_state(cls, settings: BankOptions, state: Arrays) -> Self:
+        """Rebuild from the arrays.
+
+        Raises:
+            DataError: If they do not fit the options or each other.
+        """
+        dtype = np.float16 if settings.precision == "fp16" else np.float32
+        rows = take(state, "bank", (None, None), dtype)
+        centre = take(state, "centre", (rows.shape[1],))
+        scale = take(state, "scale", (rows.shape[1],))
+        if not (scale > 0).all():
+            raise DataError("array 'scale' of the state must be positive; fit the detector anew")
+        index = None
+        if not faiss_index.is_flat(settings.index):
+            serialised = take(state, "index", (None,), np.uint8)
+            index = faiss_index.from_bytes(serialised, settings.index, len(rows), rows.shape[1], settings.search)
+        return cls._of(settings, rows, centre, scale, index)
+
+
+class BankAccumulator:
+    """Gathers rows for a bank: all of them for k-centre, else the seeded sample alone.
+
+    Attributes:
+        settings: The options.
+        store: The rows.
+    """
+
+    __slots__ = ("settings", "store")
+
+    def __init__(self, settings: BankOptions, first_row: int) -> None:
+        self.settings = settings
+        share = settings.coreset
+        sampled = settings.method_of() == "sample"
+        self.store = RowStore(
+            first_row,
+            seed=settings.seed,
+            limit=share if sampled and isinstance(share, int) else None,
+            share=share if sampled and isinstance(share, float) else None,
+        )
+
+    def update(self, features: Features, labels: Labels | None = None) -> None:
+        """Take a batch of shape (n, d); labels play no part.
+
+        Raises:
+            ConfigError: If the index or the memory budget cannot serve features of this width.
+            DataError: On a wrong shape, or values that are not finite.
+        """
+        if self.store.width is None:
+            width = check_features(features).shape[1]
+            faiss_index.check_factory(self.settings.index, width, self.settings.search)
+            fit = self.settings.rows_that_fit(width)
+            if fit is not None and self.settings.method_of() == "sample":
+                self.store.limit = fit
+        self.store.update(features)
+
+    def merge(self, other: Self) -> None:
+        """Take over the rows of an accumulator with the same options that has seen the rows after these.
+
+        Raises:
+            ConfigError: If the options differ.
+            DataError: If the widths differ, or a sample's rows do not follow.
+        """
+        same_options(self.settings, other.settings)
+        if self.store.width is None:
+            self.store.limit = other.store.limit
+        self.store.merge(other.store)
+
+    def bank(self, kind: str, least: int) -> Bank:
+        """The bank of the rows so far.
+
+        Raises:
+            DataError: If it would hold fewer than `least` rows.
+        """
+        kept = self.store.rows()
+        if len(kept) < least:
+            raise DataError(
+                f"{kind} needs at least {least} rows of features, got {len(kept)} of {self.store.seen}. "
+                "Pass more images, a lower k or a larger bank."
+            )
+        bank = Bank.build(self.settings, kept)
+        if len(bank.rows) < least:
+            raise DataError(
+                f"{kind} needs a bank of at least {least} rows, got one of {len(bank.rows)}. "
+                "Pass a lower k or a larger bank."
+            )
+        return bank
+
+
+def _blocks(rows: NDArray[Any]) -> list[NDArray[Any]]:
+    return [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+
+
+def _single(rows: NDArray[Any]) -> NDArray[np.float32]:
+    return rows.astype(np.float32, copy=False)
+
+
+def _standard(rows: NDArray[np.float32]) -> tuple[Stats, Stats]:
+    """Mean and standard deviation, 1 for constant features, in two passes over blocks cut by row number."""
+    first = rows[0].astype(np.float64)
+    mean = sum((block - first).sum(axis=0) for block in _blocks(rows)) / len(rows) + first
+    variance = sum(((block - mean) ** 2).sum(axis=0) for block in _blocks(rows)) / len(rows)
+    deviation = np.sqrt(variance)
+    varies = deviation > np.finfo(np.float32).eps * np.abs(mean)
+    return mean, np.where(varies, deviation, 1.0)
+
+
+def _prepare(features: Features, centre: Stats, scale: Stats, metric: Metric) -> NDArray[np.float32]:
+    prepared = np.empty(features.shape, dtype=np.float32)
+    for start in range(0, len(features), BLOCK):
+        block = (features[start : start + BLOCK] - centre) / scale
+        if metric == "cosine":
+            lengths = np.sqrt(np.einsum("ij,ij->i", block, block))
+            block /= np.where(lengths == 0, 1, lengths)[:, None]
+        with np.errstate(over="ignore"):
+            prepared[start : start + BLOCK] = block
+    return prepared

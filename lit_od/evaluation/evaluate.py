@@ -1,0 +1,234 @@
+"""Scores of inliers and of sets of outliers, turned into figures with their intervals, a table, and JSON."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lit_od.errors import DataError
+from lit_od.evaluation.counts import FIGURES, Tally, check_scores, check_share, figures_of
+from lit_od.evaluation.intervals import Draws, Interval, bootstrap_draws, exact_binomial, percentile_interval
+from lit_od.evaluation.rates import Rates, best_balanced_accuracy, best_f1, rates
+from lit_od.types import Scores
+
+WIDTH = 100
+"""Columns that a table takes at most."""
+
+_TITLES = {"auroc": "AUROC", "aupr_outliers": "AUPR out", "aupr_inliers": "AUPR in", "fpr95": "FPR95"}
+
+
+@dataclass(frozen=True, slots=True)
+class SetSummary:
+    """The scores of one set.
+
+    Attributes:
+        n: Number of images.
+        mean: Mean score.
+        sd: Standard deviation of the scores, divided by n.
+        flagged: Share above the threshold, with its exact binomial interval. Of inliers it is the
+            false-positive rate.
+    """
+
+    n: int
+    mean: float
+    sd: float
+    flagged: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class SetFigures:
+    """One set of outliers against the inliers.
+
+    Attributes:
+        scores: Summary of its scores.
+        figures: AUROC, AUPR with outliers and with inliers as positives, and FPR at 95 % TPR (outliers
+            as positives) by name, with bootstrap intervals.
+        at_threshold: Rates at the given threshold.
+        best_f1: Rates at the threshold with the best F1 on these very scores: a bound, not a choice.
+        best_balanced_accuracy: The same for balanced accuracy.
+    """
+
+    scores: SetSummary
+    figures: dict[str, Interval]
+    at_threshold: Rates
+    best_f1: Rates
+    best_balanced_accuracy: Rates
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How well scores tell inliers from outliers.
+
+    Attributes:
+        threshold: An image is flagged if `score > threshold`.
+        level: Confidence level of all intervals.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
+        inliers: Summary of the inliers' scores.
+        outliers: Figures by set of outliers, in the order given.
+        macro: Means of the figures over the sets. Its intervals resample the inliers, which the sets
+            share, once for all sets.
+    """
+
+    threshold: float
+    level: float
+    resamples: int
+    seed: int
+    inliers: SetSummary
+    outliers: dict[str, SetFigures]
+    macro: dict[str, Interval]
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures as plain dictionaries and numbers, as shares of 1."""
+        return asdict(self)
+
+    def table(self) -> str:
+        """A plain-text table of at most `WIDTH` columns: shares in percent, intervals in brackets."""
+        figures = [
+            [name, *(_percent(figures[key]) for key in FIGURES)]
+            for name, figures in (*((name, each.figures) for name, each in self.outliers.items()), ("mean", self.macro))
+        ]
+        sets = [("inliers", self.inliers), *((name, each.scores) for name, each in self.outliers.items())]
+        scores = [
+            [name, f"{each.n:,}", f"{each.mean:#.4g}", f"{each.sd:#.4g}", _percent(each.flagged)] for name, each in sets
+        ]
+        decisions = [
+            [
+                name,
+                *(_digits(rate) for rate in _shares(each.at_threshold)),
+                f"{_digits(each.best_f1.f1)} above {each.best_f1.threshold:#.4g}",
+                f"{_digits(each.best_balanced_accuracy.balanced_accuracy)}"
+                f" above {each.best_balanced_accuracy.threshold:#.4g}",
+            ]
+            for name, each in self.outliers.items()
+        ]
+        parts = [
+            f"In percent, with {100 * self.level:g} % intervals "
+            f"({self.resamples:,} bootstrap resamples, seed {self.seed})",
+            *_columns(["outliers", *(_TITLES[name] for name in FIGURES)], figures, rule_before_last=True),
+            "",
+            f"Scores, and what is flagged above the threshold {self.threshold:.6g} (exact binomial intervals)",
+            *_columns(["set", "n", "mean", "sd", "flagged %"], scores),
+            "",
+            "At that threshold, in percent, and at the thresholds that would have been best here",
+            *_columns(["outliers", "TPR", "FPR", "prec.", "F1", "bal.acc", "best F1", "best bal.acc"], decisions),
+        ]
+        return "\n".join(parts)
+
+
+def evaluate(
+    inliers: Scores,
+    outliers: Mapping[str, Scores],
+    *,
+    threshold: float,
+    seed: int = 0,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> Evaluation:
+    """Figures of each set of outliers against the inliers, and their means over the sets.
+
+    Args:
+        inliers: Scores of shape (n,), used for neither fitting nor calibration.
+        outliers: Scores of shape (m,) by name of their set.
+        threshold: The calibrated threshold.
+        seed: Of the bootstrap.
+        resamples: Number of bootstrap resamples.
+        level: Confidence level of all intervals.
+
+    Raises:
+        ConfigError: If `level` is not between 0 and 1.
+        DataError: If there is no set of outliers, a set is empty or holds NaN or infinity, the threshold
+            is not finite, or `resamples` is less than 1.
+        MissingExtra: If scipy is not installed.
+    """
+    check_share(level, "level")
+    if not outliers:
+        raise DataError("an evaluation needs at least one set of outliers, got none")
+    if not np.isfinite(threshold):
+        raise DataError(f"threshold must be finite, got {threshold}")
+    results, all_draws = {}, []
+    for number, (name, scores) in enumerate(outliers.items(), start=1):
+        draws, result = _one_set(inliers, scores, threshold, (seed, number), resamples, level)
+        results[name] = result
+        all_draws.append(draws)
+    macro = {
+        name: percentile_interval(
+            float(np.mean([each.figures[name].value for each in results.values()])),
+            np.mean([draws[name] for draws in all_draws], axis=0),
+            level,
+        )
+        for name in FIGURES
+    }
+    return Evaluation(
+        threshold=float(threshold),
+        level=level,
+        resamples=resamples,
+        seed=seed,
+        inliers=summarise(inliers, threshold, name="inlier", level=level),
+        outliers=results,
+        macro=macro,
+    )
+
+
+def summarise(scores: Scores, threshold: float, *, name: str = "the", level: float = 0.95) -> SetSummary:
+    """Number, mean, standard deviation and share flagged of scores of shape (n,).
+
+    Raises:
+        ConfigError: If `level` is not between 0 and 1.
+        DataError: If there are no scores, or one is NaN or infinite.
+        MissingExtra: If scipy is not installed.
+    """
+    scores = check_scores(scores, name)
+    flagged = exact_binomial(int(np.count_nonzero(scores > threshold)), scores.size, level=level)
+    return SetSummary(n=scores.size, mean=float(scores.mean()), sd=float(scores.std()), flagged=flagged)
+
+
+def _one_set(
+    inliers: Scores, outliers: Scores, threshold: float, seed: tuple[int, int], resamples: int, level: float
+) -> tuple[Draws, SetFigures]:
+    tally = Tally.of(inliers, outliers)
+    draws = bootstrap_draws(
+        tally,
+        inlier_rng=np.random.default_rng([seed[0], 0]),  # the same inliers for every set
+        outlier_rng=np.random.default_rng(seed),
+        resamples=resamples,
+    )
+    values = figures_of(tally.inliers, tally.outliers)
+    return draws, SetFigures(
+        scores=summarise(outliers, threshold, name="outlier", level=level),
+        figures={name: percentile_interval(float(values[name]), draws[name], level) for name in FIGURES},
+        at_threshold=rates(inliers, outliers, threshold),
+        best_f1=best_f1(inliers, outliers),
+        best_balanced_accuracy=best_balanced_accuracy(inliers, outliers),
+    )
+
+
+def _percent(interval: Interval) -> str:
+    return f"{_digits(interval.value)} [{_digits(interval.low)} {_digits(interval.high)}]"
+
+
+def _digits(share: float) -> str:
+    """Percent in at most five characters, which leaves room for the sets' names."""
+    return f"{100 * share:.2f}" if share < 0.99995 else "100.0"
+
+
+def _shares(at: Rates) -> tuple[float, ...]:
+    return (at.tpr, at.fpr, at.precision, at.f1, at.balanced_accuracy)
+
+
+def _columns(titles: Sequence[str], rows: Sequence[Sequence[str]], *, rule_before_last: bool = False) -> list[str]:
+    """Lines with the first column on the left and the others on the right; long names are cut to fit."""
+    cells = [titles, *rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]
+    widths[0] = max(8, min(widths[0], WIDTH - sum(widths[1:]) - 2 * len(widths[1:])))
+    lines = []
+    for row in cells:
+        name = row[0] if len(row[0]) <= widths[0] else row[0][: widths[0] - 1] + "…"
+        rest = "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        lines.append(f"{name:<{widths[0]}}{rest}")
+    rule = "-" * len(lines[0])
+    lines.insert(1, rule)
+    if rule_before_last:
+        lines.insert(-1, rule)
+    return lines

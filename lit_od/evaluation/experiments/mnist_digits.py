@@ -1,0 +1,186 @@
+"""The Mahalanobis notebook: a small network on digits 0 to 7; outliers are 8 and 9, garments and photographs.
+
+The network and its training are the notebook's (recipe mnist-digits). Three detectors read its features:
+- the notebook's own: one Gaussian, no shrinkage, fitted on augmented training rows, threshold mean + 2
+  standard deviations of the scores of those same rows;
+- one Gaussian on the training rows as they are, and its class-conditional form, both with Ledoit-Wolf
+  shrinkage and calibrated on held-out inliers.
+"""
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from lit_od.backbone import Backbone
+from lit_od.bundle import BACKBONE
+from lit_od.calibration import Calibration
+from lit_od.detectors import Detector, Mahalanobis
+from lit_od.evaluation import plots
+from lit_od.evaluation.experiments import Options, Report
+from lit_od.evaluation.metrics import auroc
+from lit_od.evaluation.sets import ImageSet, sets_of_recipe
+from lit_od.extraction import extract
+from lit_od.loading import load
+from lit_od.recipe import Recipe, override, read
+from lit_od.training.augmentation import augment, step_generator
+from lit_od.training.data import ImageData
+from lit_od.training.pipeline import export_bundle
+from lit_od.training.train import TrainingRun, train
+from lit_od.types import Features, Scores
+
+DETECTORS: dict[str, dict[str, Any]] = {
+    "one Gaussian": {"kind": "mahalanobis"},
+    "class-conditional": {"kind": "mahalanobis", "class_conditional": True},
+}
+NOTEBOOK = "notebook's own"
+RULE = {"rule": "mean_std", "n": 2}
+BLOCK = 1024
+"""Images that are augmented at once."""
+
+
+def run(options: Options) -> Report:
+    """Train once a seed, fit the three detectors, score all sets."""
+    overrides = [f"--data.root={options.root}"] if options.root else []
+    if options.quick:
+        overrides += ["--trainer.max_epochs=1", "--data.limit=4000"]
+    seeds = options.seeds[:1] if options.quick else options.seeds
+    runs = [_one_seed(override(read("mnist-digits"), [*overrides, f"--seed={seed}"]), options) for seed in seeds]
+    tables = [_notebook_table(title, runs[0][key]) for title, key in _TABLES]
+    return Report("\n\n".join([_summary(runs), *tables]), {"runs": runs, "median": _median(runs)})
+
+
+_TABLES = (
+    ("Notebook's table, its own threshold (mean + 2 sd of the augmented training rows), first seed", "own_threshold"),
+    ("The same detector, threshold mean + 2 sd of held-out calibration rows, first seed", "held_out_threshold"),
+)
+
+
+def _one_seed(recipe: Recipe, options: Options) -> dict[str, Any]:
+    out = options.out / f"seed-{recipe.seed}"
+    started = time.perf_counter()
+    trained = train(recipe, out / "run")
+    seconds = time.perf_counter() - started
+    bundles = {
+        name: export_bundle(
+            trained.module,
+            trained.data,
+            msgspec.structs.replace(recipe, detector=detector),
+            out / name.replace(" ", "-"),
+            metrics=trained.metrics,
+            threads=options.threads,
+        )
+        for name, detector in DETECTORS.items()
+    }
+    backbone = Backbone.load(bundles["one Gaussian"].files[BACKBONE], threads=options.threads)
+    sets = sets_of_recipe(recipe, recipe.data.prepare)
+    train_set = ImageSet("training", trained.data.sources("train"), recipe.data.prepare)
+    held_out = ImageSet("calibration", trained.data.sources("calibration"), recipe.data.prepare)
+    features = {
+        each.name: _features(backbone, each, options.threads)
+        for each in (train_set, held_out, sets.inliers, *sets.outliers)
+    }
+    augmented = _augmented_features(backbone, train_set, recipe, options.threads)
+    own = Mahalanobis.fit(augmented, shrinkage=0.0)
+    detectors: dict[str, Detector] = {NOTEBOOK: own, **{name: each.detector for name, each in bundles.items()}}
+    scores = {
+        name: {each: detector.score(rows) for each, rows in features.items()} for name, detector in detectors.items()
+    }
+    plots.save(
+        plots.score_histograms(
+            {name: each for name, each in scores["class-conditional"].items() if name != "calibration"},
+            bundles["class-conditional"].calibration.threshold,
+        ),
+        out / "histogram.png",
+    )
+    return {
+        "seed": recipe.seed,
+        "accuracy": _accuracy(trained),
+        "training_seconds": round(seconds, 1),
+        "auroc": {
+            name: {each.name: auroc(found[sets.inliers.name], found[each.name]) for each in sets.outliers}
+            for name, found in scores.items()
+        },
+        "own_threshold": _rows(scores[NOTEBOOK], own.score(augmented)),
+        "held_out_threshold": _rows(scores[NOTEBOOK], scores[NOTEBOOK]["calibration"]),
+    }
+
+
+def _features(backbone: Backbone, images: ImageSet, threads: int | None) -> Features:
+    chunks = []
+    for batch, outputs in extract(backbone, images.sources, images.preparation, batch_size=256, threads=threads):
+        batch.require_readable()
+        chunks.append(outputs)
+    return np.concatenate(chunks)
+
+
+def _augmented_features(backbone: Backbone, images: ImageSet, recipe: Recipe, threads: int | None) -> Features:
+    """Features of the training images, each augmented once, as the notebook's generator feeds its detector."""
+    pixels = load(images.sources, images.preparation, threads=threads)
+    if recipe.data.augment is None:
+        return backbone(pixels)
+    chunks = []
+    for step, start in enumerate(range(0, len(pixels), BLOCK)):
+        block = torch.from_numpy(pixels[start : start + BLOCK])
+        changed = augment(block, recipe.data.augment, step_generator(recipe.seed, 0, step))
+        chunks.append(backbone(changed.numpy()))
+    return np.concatenate(chunks)
+
+
+def _accuracy(trained: TrainingRun) -> float:
+    """Share of the test part's images whose class the trained network names."""
+    data: ImageData = trained.data
+    pixels, labels = load(data.sources("test"), data.config.prepare), torch.from_numpy(data.labels("test"))
+    module, was_training = trained.module, trained.module.training
+    module.eval()
+    with torch.inference_mode():
+        named = torch.cat([module(block).argmax(dim=1) for block in torch.from_numpy(pixels).split(BLOCK)])
+    module.train(was_training)
+    return float((named == labels).float().mean())
+
+
+def _rows(scores: Mapping[str, Scores], threshold_from: Scores) -> dict[str, Any]:
+    """The notebook's last table: n, mean, standard deviation and share flagged, by set."""
+    threshold = Calibration.from_inliers(threshold_from, RULE).threshold
+    rows = {
+        name: {
+            "n": len(each),
+            "mean": float(each.mean()),
+            "sd": float(each.std()),
+            "flagged": float((each > threshold).mean()),
+        }
+        for name, each in scores.items()
+    }
+    return {"threshold": threshold, "sets": rows}
+
+
+def _median(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "accuracy": statistics.median(each["accuracy"] for each in runs),
+        "auroc": {
+            detector: {name: statistics.median(each["auroc"][detector][name] for each in runs) for name in sets}
+            for detector, sets in runs[0]["auroc"].items()
+        },
+    }
+
+
+def _summary(runs: Sequence[dict[str, Any]]) -> str:
+    names = list(next(iter(runs[0]["auroc"].values())))
+    lines = [f"{'AUROC %':20}{'seed':>8}" + "".join(f"{name:>15}" for name in names) + f"{'accuracy %':>13}"]
+    middle = _median(runs)
+    for detector in runs[0]["auroc"]:
+        for label, each in (*((str(each["seed"]), each) for each in runs), ("median", middle)):
+            figures = "".join(f"{100 * each['auroc'][detector][name]:>15.2f}" for name in names)
+            lines.append(f"{detector:20}{label:>8}{figures}{100 * each['accuracy']:>13.2f}")
+    return "\n".join(lines)
+
+
+def _notebook_table(title: str, table: Mapping[str, Any]) -> str:
+    lines = [f"{title}: {table['threshold']:.3f}", f"{'':16}{'n':>8}{'mean':>10}{'sd':>10}{'flagged':>10}"]
+    for name, row in table["sets"].items():
+        lines.append(f"{name:16}{row['n']:>8,}{row['mean']:>10.3f}{row['sd']:>10.3f}{row['flagged']:>10.2%}")
+    return "\n".join(lines)

@@ -1,0 +1,136 @@
+"""What watches and steers a training besides its objective."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lit_od.detectors.mahalanobis import Mahalanobis
+from lit_od.errors import DataError
+from lit_od.evaluation.metrics import auroc
+from lit_od.loading import load
+from lit_od.sources import Source
+from lit_od.training.augmentation import step_generator
+from lit_od.training.data import EVALUATION_BATCH, ImageData
+from lit_od.types import Features
+
+NO_STEP = 2**32 - 1
+"""A step that no epoch reaches, so that the network's draws and the augmentation's stay apart."""
+
+
+class OutlierWatch(Callback):
+    """Logs val_outlier_auroc after every validation; nothing is ever chosen by it.
+
+    A Mahalanobis detector is fitted on a sample of training images, as they are, and tells validation
+    images from the classes held out. Every process computes the same, so that none waits for another.
+    """
+
+    def __init__(self, data: ImageData, *, images: int = 2000) -> None:
+        """Watch at most `images` of each kind; data must have outliers in the training source."""
+        self.data, self.images = data, images
+        self._pixels: list[Tensor] = []
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fit, score, log. NaN where the features admit no detector yet."""
+        if trainer.sanity_checking:
+            return
+        if not self._pixels:
+            parts = (self.data.sources("train"), self.data.sources("validation"), self.data.watched_outliers())
+            self._pixels = [self._sample(part) for part in parts]
+        network = pl_module.backbone()  # type: ignore[operator]  # only modules that have one are watched
+        fitted, inliers, outliers = (_features(network, pixels, pl_module.device) for pixels in self._pixels)
+        try:
+            detector = Mahalanobis.fit(fitted)
+            figure = auroc(detector.score(inliers), detector.score(outliers))
+        except DataError:
+            figure = float("nan")
+        pl_module.log("val_outlier_auroc", figure)
+
+    def _sample(self, sources: list[Source]) -> Tensor:
+        """At most so many images, evenly over their order, which is the same in every run."""
+        rows = np.unique(np.linspace(0, len(sources) - 1, min(self.images, len(sources))).astype(int))
+        return torch.from_numpy(load([sources[row] for row in rows], self.data.config.prepare))
+
+
+def _features(network: nn.Module, pixels: Tensor, device: torch.device) -> Features:
+    """Features (n, d) of images (n, h, w, c); validation has put the network into evaluation mode."""
+    with torch.no_grad():
+        rows = [network(batch.to(device)).float().cpu() for batch in torch.split(pixels, EVALUATION_BATCH)]
+    features: Features = torch.cat(rows).numpy()
+    return features
+
+
+class FiniteLoss(Callback):
+    """Stops at a loss that is no number, before it reaches the weights."""
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Raise DataError that names the step."""
+        if not torch.isfinite(loss):
+            raise DataError(
+                f"the loss became {loss.item():g} at step {trainer.global_step} of epoch {trainer.current_epoch}; "
+                "the best checkpoint so far is kept. Lower the learning rate, or use full precision"
+            )
+
+
+class SeededEpochs(Callback):
+    """Seeds torch at the start of every epoch, so that a resumed run draws what an unbroken one does.
+
+    Dropout and whatever else a network draws come from torch's own generators; the caller restores them.
+    """
+
+    def __init__(self, seed: int) -> None:
+        """Take the run's seed."""
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seed by (seed, epoch, rank)."""
+        generator = step_generator(self.seed, trainer.current_epoch, NO_STEP, trainer.global_rank)
+        torch.manual_seed(generator.initial_seed())
+
+
+class Provenance(Callback):
+    """Writes into every checkpoint what it takes to make its module again."""
+
+    def __init__(self, origin: dict[str, Any]) -> None:
+        """Take plain values alone: checkpoints are read without unpickling anything else."""
+        self.origin = origin
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add them under "lit_od"."""
+        checkpoint["lit_od"] = self.origin
+
+
+class Progress(Callback):
+    """A bar an epoch, on standard error where that is a terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the epoch's bar."""
+        if trainer.is_global_zero:
+            title = f"epoch {trainer.current_epoch + 1}"
+            # disable=None: quiet where standard error is no terminal
+            self._bar = tqdm(total=int(trainer.num_training_batches), desc=title, unit="batch", disable=None)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """One batch further."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the bar with the validation's figures."""
+        if self._bar is not None:
+            figures = trainer.callback_metrics
+            self._bar.set_postfix({name: f"{float(value):.4f}" for name, value in figures.items()})
+            self._bar.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the terminal on a line of its own."""
+        if self._bar is not None:
+            self._bar.close()

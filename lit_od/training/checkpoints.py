@@ -1,0 +1,86 @@
+"""Checkpoints that say what they are: the module's class, its arguments and the recipe lie inside."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule
+from torch import Tensor
+
+from lit_od.errors import DataError
+from lit_od.recipe import Recipe, from_tree, to_tree
+from lit_od.training.imports import check_accepted, imported
+from lit_od.training.weights import load_state, read_tensors
+
+SCHEMA = 1
+"""Version of what `origin` writes; another one is refused."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """What a checkpoint holds, besides what Lightning needs to go on.
+
+    Attributes:
+        path: The file.
+        class_path: Import path of the LightningModule.
+        init_args: What it was made with.
+        recipe: The run that it comes from.
+        state: Its weights by name.
+    """
+
+    path: Path
+    class_path: str
+    init_args: dict[str, Any]
+    recipe: Recipe
+    state: dict[str, Tensor]
+
+
+def origin(class_path: str, init_args: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """What a checkpoint carries so that it can be read without anything beside it: plain values."""
+    return {
+        "schema": SCHEMA,
+        "class_path": class_path,
+        "init_args": dict(init_args),
+        "recipe": to_tree(recipe),
+    }
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint that `train` wrote, without unpickling code.
+
+    Raises:
+        ConfigError: If its recipe is none.
+        DataError: If there is no such file, it is damaged, or another program wrote it.
+    """
+    found = read_tensors(path)
+    about, state = found.get("lit_od"), found.get("state_dict")
+    if not isinstance(about, dict) or not isinstance(state, dict):
+        raise DataError(f"{path} was not written by lit-od train: it does not say what it is a checkpoint of")
+    if about.get("schema") != SCHEMA:
+        raise DataError(f"{path} has schema {about.get('schema')!r}, this version reads {SCHEMA}. Train anew")
+    recipe = from_tree(about["recipe"], f"in {path}")
+    return Checkpoint(path, about["class_path"], about["init_args"], recipe, state)
+
+
+def load_module(checkpoint: Path) -> LightningModule:
+    """The trained module of a checkpoint, on the CPU.
+
+    Raises:
+        ConfigError: If its class cannot be imported or made.
+        DataError: If the file cannot be read, or its weights are of another architecture.
+    """
+    return rebuild(read_checkpoint(checkpoint))
+
+
+def rebuild(checkpoint: Checkpoint) -> LightningModule:
+    """As `load_module`, from a checkpoint that has been read."""
+    arguments = dict(checkpoint.init_args)
+    # The weights are in the checkpoint; nothing is fetched for them a second time.
+    arguments |= {
+        name: value for name, value in (("pretrained", False), ("checkpoint_path", None)) if name in arguments
+    }
+    kind = imported(checkpoint.class_path, LightningModule, "class_path")
+    check_accepted(kind, arguments, "init_args")
+    module = kind(**arguments)
+    load_state(module, checkpoint.state, checkpoint.path)
+    return module

@@ -1,0 +1,185 @@
+"""A classifier of inliers, trained for its penultimate features."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lit_od.errors import ConfigError
+from lit_od.training.networks import SMALL_CNN, build_network, glorot
+
+Batch: TypeAlias = tuple[Tensor, Tensor]
+"""Images (b, h, w, c), uint8, and class indices (b,), int64."""
+
+
+class LitClassifier(LightningModule):
+    """Features of a network, a linear layer and cross-entropy.
+
+    The loss, in training and validation alike, is the mean cross-entropy plus l2 * sum(w^2) over the
+    weights, not the biases, of all convolutions and dense layers.
+
+    Attributes:
+        network: Images to features.
+        head: Features to class logits.
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: int,
+        network: str = SMALL_CNN,
+        channels: int = 1,
+        image_size: Sequence[int] = (28, 28),
+        pretrained: bool = False,
+        checkpoint_path: str | None = None,
+        dropout: float = 0.2,
+        optimizer: Literal["adam", "adamw", "sgd"] = "adam",
+        learning_rate: float = 1e-3,
+        l2: float = 1e-4,
+        lr_factor: float = 0.1**0.5,
+        lr_patience: int = 5,
+        lr_floor: float = 0.5e-6,
+    ) -> None:
+        """Build the network; every argument is saved with the checkpoint.
+
+        Args:
+            classes: Number of classes, at least 2.
+            network: "small-cnn", a timm model, or the import path of an nn.Module.
+            channels: Channels of the images, 1 or 3.
+            image_size: Height and width of the images.
+            pretrained: Start from timm's published weights.
+            checkpoint_path: Start from the weights in this file.
+            dropout: Share of inputs of the last layers that are dropped in training.
+            optimizer: "adam", "adamw" (without decay of its own) or "sgd" (momentum 0.9).
+            learning_rate: At the start.
+            l2: Factor of the sum of squared weights.
+            lr_factor: What the learning rate is multiplied by when the validation loss stays.
+            lr_patience: Epochs without a validation loss lower by 1e-4 after which that happens.
+            lr_floor: Least learning rate.
+
+        Raises:
+            ConfigError: If an argument cannot be.
+            DataError: If weights cannot be had.
+        """
+        super().__init__()
+        if classes < 2:
+            raise ConfigError(f"a classifier needs at least 2 classes of inliers, got {classes}. Use class folders")
+        if optimizer not in ("adam", "adamw", "sgd"):
+            raise ConfigError(f"optimizer must be adam, adamw or sgd, got {optimizer!r}")
+        if not learning_rate > 0 or l2 < 0 or not 0 <= dropout < 1:
+            raise ConfigError(
+                "wanted learning_rate > 0, l2 >= 0 and dropout in [0, 1), "
+                f"got {learning_rate:g}, {l2:g} and {dropout:g}"
+            )
+        if not 0 < lr_factor < 1 or lr_patience < 1:
+            raise ConfigError(f"wanted lr_factor in (0, 1) and lr_patience >= 1, got {lr_factor:g} and {lr_patience}")
+        image_size = [int(side) for side in image_size]
+        if len(image_size) != 2:
+            raise ConfigError(f"image_size must be height and width, got {image_size}")
+        self.save_hyperparameters()
+        self.network = build_network(
+            network,
+            channels=channels,
+            image_size=(image_size[0], image_size[1]),
+            pretrained=pretrained,
+            checkpoint_path=checkpoint_path,
+            dropout=dropout,
+        )
+        self.head = nn.Linear(self.network.num_features, classes)
+        glorot(self.head)
+        self._penalised = [
+            layer.weight for layer in self.modules() if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
+        ]
+        self._sums: dict[str, Tensor] = {}  # by stage: validation runs inside a training epoch
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class logits (b, classes) of images (b, h, w, c), uint8."""
+        logits: Tensor = self.head(self.network(images))
+        return logits
+
+    def backbone(self) -> nn.Module:
+        """What is exported: uint8 images (n, h, w, c) to features (n, d)."""
+        return self.network
+
+    def penalty(self) -> Tensor:
+        """l2 * sum(w^2), a scalar."""
+        total = torch.stack([weight.square().sum() for weight in self._penalised]).sum()
+        return float(self.hparams["l2"]) * total
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a batch."""
+        images, labels = batch
+        loss = F.cross_entropy(self(images).float(), labels) + self.penalty()
+        self._add("train", loss.detach() * len(labels), loss.new_tensor(len(labels)))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log train_loss, the mean over the epoch's images on all processes."""
+        loss, images = self._totals("train")
+        self.log("train_loss", loss / images)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count a validation batch."""
+        self._evaluate("val", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log val_loss and val_accuracy, over all images on all processes."""
+        self._log_evaluation("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count a test batch."""
+        self._evaluate("test", batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log test_loss and test_accuracy, over all images on all processes."""
+        self._log_evaluation("test")
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser, and the plateau rule on val_loss."""
+        options = self.hparams
+        learning_rate = float(options["learning_rate"])
+        # one kernel for all weights; in mixed precision it would not let the Trainer clip gradients
+        fused = self._trainer is None or self._trainer.gradient_clip_val is None
+        optimizer: Optimizer
+        match options["optimizer"]:
+            case "sgd":
+                optimizer = torch.optim.SGD(self.parameters(), learning_rate, momentum=0.9, fused=fused)
+            case "adamw":
+                optimizer = torch.optim.AdamW(self.parameters(), learning_rate, eps=1e-7, weight_decay=0.0, fused=fused)
+            case _:
+                optimizer = torch.optim.Adam(self.parameters(), learning_rate, eps=1e-7, fused=fused)
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer,
+            factor=options["lr_factor"],
+            patience=options["lr_patience"] - 1,  # torch waits for one epoch more than it is told
+            threshold=1e-4,
+            threshold_mode="abs",
+            min_lr=options["lr_floor"],
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
+
+    def _evaluate(self, stage: str, batch: Batch) -> None:
+        images, labels = batch
+        logits = self(images).float()
+        correct = (logits.argmax(dim=1) == labels).sum()
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        self._add(stage, loss, loss.new_tensor(len(labels)), correct.to(loss.dtype))
+
+    def _log_evaluation(self, stage: str) -> None:
+        loss, images, correct = self._totals(stage)
+        self.log(f"{stage}_loss", loss / images + self.penalty().detach())
+        self.log(f"{stage}_accuracy", correct / images)
+
+    def _add(self, stage: str, *values: Tensor) -> None:
+        # one sum kept here costs a tenth of Lightning's own bookkeeping of a value logged in every step
+        batch = torch.stack(values)
+        self._sums[stage] = self._sums[stage] + batch if stage in self._sums else batch
+
+    def _totals(self, stage: str) -> Tensor:
+        """The sums of an epoch over all processes, and a fresh start."""
+        total = self.trainer.strategy.reduce(self._sums.pop(stage), reduce_op="sum")
+        return torch.as_tensor(total)

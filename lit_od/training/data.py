@@ -1,0 +1,172 @@
+"""The images of a run as Lightning takes them: found, divided, prepared, batched and augmented."""
+
+import hashlib
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+
+from lit_od.errors import ConfigError, DataError
+from lit_od.loading import load
+from lit_od.recipe import DataConfig
+from lit_od.roots import data_root
+from lit_od.sources import Source, find
+from lit_od.training.augmentation import augment, check_augment, step_generator
+from lit_od.training.loaders import DecodingLoader, MemoryLoader, Sampler
+from lit_od.training.samplers import EvaluationBatches, TrainingBatches
+from lit_od.training.sets import open_set
+from lit_od.training.splits import divide
+from lit_od.types import Labels
+
+Part: TypeAlias = Literal["train", "validation", "calibration", "test", "outliers"]
+Loader: TypeAlias = MemoryLoader | DecodingLoader
+
+EVALUATION_BATCH = 256
+"""Images a batch where no gradient is taken; no result depends on it."""
+
+
+class ImageData(LightningDataModule):
+    """Images by part; batches are (uint8 (b, h, w, c), int64 (b,)).
+
+    The parts are a function of the seed and of the order in which the images are found; training
+    batches and their augmentation of (seed, epoch, step, rank). A Trainer must run this with
+    `use_distributed_sampler=False`, since the batches know their process themselves.
+
+    Attributes:
+        config: Where the images are, and how they are prepared.
+        seed: Of splits, order and augmentation.
+        class_names: Classes of the inliers; a label is a position in it.
+    """
+
+    def __init__(self, config: DataConfig, *, seed: int = 0) -> None:
+        """Find and divide the images; none is opened yet.
+
+        Args:
+            config: The `data` part of a recipe.
+            seed: At least 0.
+
+        Raises:
+            ConfigError: On an option that cannot be.
+            DataError: If images or classes are missing, or a class has too few images.
+        """
+        super().__init__()
+        if seed < 0:
+            raise ConfigError(f"seed must be at least 0, got {seed}")
+        if config.batch_size < 1:
+            raise ConfigError(f"data.batch_size must be at least 1, got {config.batch_size}")
+        if config.augment is not None:
+            check_augment(config.augment)
+        self.config, self.seed = config, seed
+        self.root = data_root(config.root)
+        sets = open_set(self.root)
+        tests = find([config.test], root=self.root, sets=sets) if config.test else None
+        self._parts = divide(find([config.train], root=self.root, sets=sets), tests, config, seed=seed)
+        self.class_names = self._parts.class_names
+        self._kept: dict[Part, Tensor] = {}
+        self._budget = config.memory * 2**20  # bytes
+
+    def sources(self, part: Part) -> list[Source]:
+        """The images of a part, in the order in which they were found."""
+        parts: dict[Part, list[Source]] = {
+            "train": self._parts.train,
+            "validation": self._parts.validation,
+            "calibration": self._parts.calibration,
+            "test": self._parts.test,
+            "outliers": self._parts.outliers,
+        }
+        return list(parts[part])
+
+    def watched_outliers(self) -> list[Source]:
+        """Images of the classes held out that lie in the training source: to look at while training."""
+        return self._parts.outliers[: self._parts.watched]
+
+    def labels(self, part: Part) -> Labels:
+        """Position in `class_names` of each image of a part, shape (n,), int64; -1 for outliers."""
+        sources = self.sources(part)
+        if part == "outliers":
+            return np.full(len(sources), -1, dtype=np.int64)
+        if len(self.class_names) == 1:
+            return np.zeros(len(sources), dtype=np.int64)
+        index = {name: position for position, name in enumerate(self.class_names)}
+        return np.array([index[source.label or ""] for source in sources], dtype=np.int64)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256, hexadecimal, of each part's names (below the data root) and labels, not of the pixels.
+
+        It tells whether two runs divided the same files alike; a file that was overwritten goes unseen.
+        """
+        digest = hashlib.sha256()
+        base = f"{self.root}/"
+        for part in ("train", "validation", "calibration", "test", "outliers"):
+            sources = self.sources(part)
+            digest.update(f"{part}\0{len(sources)}\n".encode())
+            for source in sources:
+                line = f"{source.name.removeprefix(base)}\0{source.label or ''}\n"
+                digest.update(line.encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+    def train_dataloader(self) -> Loader:
+        """Shuffled batches of the training part."""
+        rank, world = self._place()
+        rows = len(self._parts.train)
+        batches = TrainingBatches(rows, self.config.batch_size, seed=self.seed, rank=rank, world=world)
+        return self._loader("train", batches)
+
+    def val_dataloader(self) -> Loader | list[Loader]:
+        """Batches of the validation part, in order; no loader where the part is empty."""
+        return self._in_order("validation")
+
+    def test_dataloader(self) -> Loader | list[Loader]:
+        """Batches of the test part, in order; no loader where the part is empty."""
+        return self._in_order("test")
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Augment a training batch on the device that it has arrived on."""
+        del dataloader_idx
+        trainer = self.trainer
+        if self.config.augment is None or trainer is None or not trainer.training:
+            return batch
+        images, labels = batch
+        step = trainer.fit_loop.batch_idx + 1  # Lightning counts a batch up once it has arrived
+        generator = step_generator(self.seed, trainer.current_epoch, step, trainer.global_rank)
+        return augment(images, self.config.augment, generator), labels
+
+    def _place(self) -> tuple[int, int]:
+        """Rank of this process, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _in_order(self, part: Part) -> Loader | list[Loader]:
+        rows = len(self.sources(part))
+        if not rows:
+            return []
+        rank, world = self._place()
+        if rows < world:
+            raise DataError(f"{rows} {part} images cannot be shared by {world} processes. Use fewer devices")
+        return self._loader(part, EvaluationBatches(rows, EVALUATION_BATCH, rank=rank, world=world))
+
+    def _loader(self, part: Part, sampler: Sampler) -> Loader:
+        labels = torch.from_numpy(self.labels(part))
+        pixels = self._pixels(part)
+        if pixels is not None:
+            return MemoryLoader(pixels, labels, sampler)
+        return DecodingLoader(self.sources(part), labels, sampler, self.config.prepare)
+
+    def _pixels(self, part: Part) -> Tensor | None:
+        """Prepared images of a part, (n, h, w, c) uint8, or None where the memory budget is spent."""
+        if part not in self._kept:
+            sources = self.sources(part)
+            size = len(sources) * int(np.prod(self.config.prepare.shape))
+            if size > self._budget:
+                return None
+            self._kept[part] = torch.from_numpy(load(sources, self.config.prepare))
+            self._budget -= size
+        return self._kept[part]
+
+
+def check_trainable(data: ImageData) -> None:
+    """Raise DataError where the images cannot train a network: there are none to choose it by."""
+    if not data.sources("validation"):
+        raise DataError("training needs validation images: set data.split.validation above 0, 0.1 for instance")

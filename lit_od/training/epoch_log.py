@@ -1,0 +1,58 @@
+"""`metrics.csv`: a row an epoch."""
+
+import csv
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class EpochLog(Logger):
+    """Lightning's logger that keeps one row an epoch, also over a resumed run.
+
+    Attributes:
+        file: The CSV file, rewritten after each epoch.
+        rows: Figures by epoch; in processes other than the first it stays empty.
+    """
+
+    def __init__(self, file: Path, *, resume: bool = False) -> None:
+        """Start a file, or go on with the rows of one that is there."""
+        super().__init__()
+        self.file = file
+        self.rows: dict[int, dict[str, float]] = {}
+        if resume and file.is_file():
+            with file.open(encoding="utf-8", newline="") as lines:
+                for row in csv.DictReader(lines):
+                    figures = {name: float(text) for name, text in row.items() if text}
+                    self.rows[int(figures.pop("epoch"))] = figures
+
+    @property
+    def name(self) -> str:
+        """Lightning's name of the log."""
+        return self.file.stem
+
+    @property
+    def version(self) -> str:
+        """A run folder holds one log."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Hyper-parameters are in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add figures to their epoch's row and write the file."""
+        figures = {name: float(value) for name, value in metrics.items() if name != "epoch"}
+        if "epoch" not in metrics or not figures:
+            return
+        self.rows.setdefault(int(metrics["epoch"]), {}).update(figures)
+        columns = sorted({name for row in self.rows.values() for name in row})
+        with self.file.open("w", encoding="utf-8", newline="") as lines:
+            table = csv.DictWriter(lines, ["epoch", *columns], restval="", lineterminator="\n")
+            table.writeheader()
+            for epoch, row in sorted(self.rows.items()):
+                table.writerow({"epoch": epoch, **row})

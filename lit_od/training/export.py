@@ -1,0 +1,301 @@
+"""A torch module as one ONNX file, proven to compute what the module computes before it is kept.
+
+Scaling and normalisation are the module's own, so that they are in the graph: it takes uint8
+(n, h, w, c) and gives "features" (n, d) or "errors" (n, h, w, c), float32, for any n. The file is
+written beside its place and moved there once ONNX Runtime has given what torch gives, on real images
+and at several batch sizes.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from lit_od.backbone import Backbone
+from lit_od.errors import BackboneError, ConfigError, DataError, ExportError, missing_extra
+from lit_od.types import Features, Images
+
+BATCH_SIZES = (1, 2, 3, 64)
+"""Batch sizes of the proof: a graph that has taken in the example's size fails at another one."""
+
+TOLERANCE = 1e-4
+"""Largest max|a - b| / max|a| between torch, a, and ONNX Runtime, b."""
+
+OPSETS = range(18, 24)
+"""From the oldest that the exporter writes without down-conversion to the newest that ONNX Runtime 1.20 runs."""
+
+LIMIT_BYTES = 2**31 - 1
+"""Protobuf's limit for one file."""
+
+_HINT = (
+    "Look for randomness, or for Python code in the module's forward that depends on values or on the "
+    "batch size: len(x) is a constant to the exporter, x.shape[0] is not."
+)
+
+_NOISY = ("torch.onnx", "torch.export", "torch.fx", "torch._dynamo", "onnxscript", "onnx_ir")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What was exported and how well it agrees with torch.
+
+    Attributes:
+        differences: Largest relative difference between torch and ONNX Runtime by batch size.
+        opset: ONNX operator set of the graph.
+        nodes: Number of nodes of the graph.
+        size: Bytes of the file.
+        image_shape: (h, w, c) that the graph takes.
+        output: Name of the output.
+        output_shape: Shape of one image's output, (d,) or (h, w, c).
+    """
+
+    differences: dict[int, float]
+    opset: int
+    nodes: int
+    size: int
+    image_shape: tuple[int, ...]
+    output: str
+    output_shape: tuple[int, ...]
+
+
+def export_backbone(
+    module: nn.Module,
+    path: Path,
+    images: Images,
+    *,
+    opset: int = 20,
+    output: Literal["features", "errors"] = "features",
+) -> ExportReport:
+    """Write a module as an ONNX backbone, or leave nothing behind.
+
+    The module is exported in evaluation mode on the device where it is, and left in the modes and on the
+    device in which it came.
+
+    Args:
+        module: Takes uint8 (n, h, w, c), returns float32 (n, d), or (n, h, w, c) for "errors".
+        path: The file to write; an old one is replaced once the new one is proven.
+        images: Real prepared images for the proof, (n, h, w, c) uint8, n at least 1; repeated where a
+            batch needs more.
+        opset: ONNX operator set, one of `OPSETS`.
+        output: Name of the output: "features" or "errors".
+
+    Raises:
+        ConfigError: If the opset or the output's name cannot be.
+        DataError: If the images are not uint8 (n, h, w, c) with n at least 1.
+        ExportError: If the module returns something else, is larger than 2 GiB, cannot be exported, or
+            the graph does not compute what the module computes.
+        MissingExtra: If onnxscript or ONNX Runtime is not installed.
+    """
+    if opset not in OPSETS:
+        raise ConfigError(f"opset must lie in {OPSETS[0]}..{OPSETS[-1]}, got {opset}")
+    if output not in ("features", "errors"):
+        raise ConfigError(f'output must be "features" or "errors", got {output!r}')
+    _check_images(images)
+    size = sum(each.nbytes for each in chain(module.parameters(), module.buffers()))
+    if size > LIMIT_BYTES:
+        raise ExportError(
+            f"an ONNX file holds at most {LIMIT_BYTES:,} bytes, but the module's weights are {size:,}. "
+            "Choose a smaller backbone."
+        )
+    with _evaluating(module):
+        shape = _output_shape(module, images, output)
+        program = _exported(module, images, opset, output)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            _save(program, partial)
+            differences = check_parity(module, partial, images)
+            written = partial.stat().st_size
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return ExportReport(
+        differences=differences,
+        opset=opset,
+        nodes=sum(1 for _ in program.model.graph.all_nodes()),
+        size=written,
+        image_shape=images.shape[1:],
+        output=output,
+        output_shape=shape,
+    )
+
+
+def check_parity(
+    module: nn.Module,
+    model: Path | bytes,
+    images: Images,
+    *,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    tolerance: float = TOLERANCE,
+) -> dict[int, float]:
+    """Compare a module in evaluation mode with an ONNX graph on real images.
+
+    Args:
+        module: Takes uint8 (n, h, w, c), returns one tensor.
+        model: The ONNX file, or its bytes.
+        images: (n, h, w, c) uint8, n at least 1; repeated where a batch needs more.
+        batch_sizes: Batch sizes to compare at.
+        tolerance: Largest relative difference, max|a - b| / max|a| with torch's values a.
+
+    Returns:
+        The relative difference by batch size.
+
+    Raises:
+        DataError: If the images are not uint8 (n, h, w, c) with n at least 1.
+        ExportError: If the graph is no backbone, fails at a batch size, or differs by more.
+        MissingExtra: If no ONNX Runtime is installed.
+    """
+    _check_images(images)
+    try:
+        backbone = Backbone.load(model, providers=["cpu"])
+    except BackboneError as error:
+        raise ExportError(f"the exported graph is no backbone: {error}. {_HINT}") from error
+    differences = {}
+    with _evaluating(module):
+        for size in batch_sizes:
+            batch = images[np.arange(size) % len(images)]
+            wanted = _run(module, batch).numpy()
+            try:
+                got = backbone(batch)
+            except BackboneError as error:
+                raise ExportError(f"the exported graph fails at batch size {size}: {error}") from error
+            differences[size] = _difference(wanted, got, backbone.output, size, tolerance)
+    return differences
+
+
+def _difference(wanted: Features, got: Features, output: str, size: int, tolerance: float) -> float:
+    if got.shape != wanted.shape:
+        raise ExportError(
+            f"the exported graph differs from torch at batch size {size}: output {output!r} has shape "
+            f"{got.shape}, torch gives {wanted.shape}"
+        )
+    for values, whose in ((wanted, "torch's"), (got, "the exported graph's")):
+        if not np.isfinite(values).all():
+            raise ExportError(f"{whose} output {output!r} holds NaN or infinity at batch size {size}")
+    gap, scale = np.abs(wanted - got), float(np.abs(wanted).max())
+    difference = float(gap.max()) / scale if scale > 0 else float(gap.max() > 0)
+    if difference > tolerance:
+        image = int(np.argmax(gap.reshape(size, -1).max(axis=1)))
+        raise ExportError(
+            f"the exported graph differs from torch at batch size {size}: output {output!r}, image {image}, "
+            f"relative difference {difference:.2g}, at most {tolerance:g} is allowed. {_HINT}"
+        )
+    return difference
+
+
+def _check_images(images: Images) -> None:
+    if images.ndim != 4 or len(images) == 0 or images.dtype != np.uint8:
+        raise DataError(f"the proof needs uint8 images (n, h, w, c), n at least 1, got {images.dtype} {images.shape}")
+
+
+def _output_shape(module: nn.Module, images: Images, output: str) -> tuple[int, ...]:
+    """Shape of one image's output. Raises ExportError where it is not what a backbone gives."""
+    result = _run(module, images[:1])
+    fits = result.ndim == 2 if output == "features" else result.shape == images[:1].shape
+    if not fits or len(result) != 1 or result.dtype != torch.float32:
+        wanted = "(n, d)" if output == "features" else f"(n, {', '.join(map(str, images.shape[1:]))})"
+        raise ExportError(
+            f"for {output!r} the module must return float32 {wanted}, got {result.dtype} {tuple(result.shape)} "
+            "for one image"
+        )
+    return tuple(result.shape[1:])
+
+
+def _run(module: nn.Module, batch: Images) -> torch.Tensor:
+    with torch.no_grad():
+        result = module(_on_device(module, batch))
+    if not isinstance(result, torch.Tensor):
+        raise ExportError(f"the module must return one tensor, got {type(result).__name__}")
+    return result.cpu()
+
+
+def _on_device(module: nn.Module, batch: Images) -> torch.Tensor:
+    weight = next(chain(module.parameters(), module.buffers()), torch.empty(0))
+    return torch.from_numpy(np.ascontiguousarray(batch)).to(weight.device)
+
+
+def _exported(module: nn.Module, images: Images, opset: int, output: str) -> torch.onnx.ONNXProgram:
+    example = images[np.arange(2) % len(images)]  # one image would be taken for a constant
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.onnx.export(
+                module,
+                (_on_device(module, example),),
+                dynamo=True,
+                input_names=["images"],
+                output_names=[output],
+                opset_version=opset,
+                dynamic_shapes=({0: torch.export.Dim("n")},),
+                external_data=False,
+                verbose=False,
+            )
+    except ImportError as error:
+        missing_extra(error.name or "onnxscript", "train,cpu")
+    except Exception as error:  # whatever the module's own code makes the exporter raise
+        raise ExportError(f"the module cannot be exported: {_reason(error)}") from error
+    if program is None:
+        raise ExportError("the module cannot be exported: torch.onnx gave no graph")
+    got = program.model.opset_imports[""]
+    if got != opset:
+        raise ExportError(f"the exporter wrote opset {got} instead of {opset}. Choose opset={got}.")
+    return program
+
+
+def _save(program: torch.onnx.ONNXProgram, path: Path) -> None:
+    graph = program.model.graph
+    # the exporter notes each node's stack trace, with the paths of the machine where it ran
+    for node in graph.all_nodes():
+        node.metadata_props.clear()
+    made = chain.from_iterable(node.outputs for node in graph.all_nodes())
+    for value in chain(graph.inputs, graph.initializers.values(), made):
+        value.metadata_props.clear()
+    graph.metadata_props.clear()
+    program.save(path, external_data=False)
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and each part's own mode again afterwards."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's warnings and log lines; its errors come as exceptions.
+
+    `torch.export` prints a graph that it cannot capture to standard error and has no switch for it.
+    """
+    loggers = [logging.getLogger(name) for name in _NOISY]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the exception that began it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines: list[Any] = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

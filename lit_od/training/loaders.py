@@ -1,0 +1,60 @@
+"""Batches for Lightning: from pixels in memory, or decoded on threads a few batches ahead.
+
+They take the place of torch's DataLoader, whose worker processes cost more than they bring here:
+Pillow decodes without holding the interpreter's lock, and pixels in memory need no worker at all.
+Lightning finds `sampler` and tells it the epoch; where there is one it reads `batch_sampler` too.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from lit_od.errors import DataError
+from lit_od.images import Preparation
+from lit_od.loading import batches
+from lit_od.sources import Source
+from lit_od.training.samplers import EvaluationBatches, TrainingBatches
+
+Sampler: TypeAlias = TrainingBatches | EvaluationBatches
+
+
+class MemoryLoader:
+    """Batches of prepared pixels: (uint8 (b, h, w, c), int64 (b,))."""
+
+    batch_sampler: None = None
+
+    def __init__(self, images: Tensor, labels: Tensor, sampler: Sampler) -> None:
+        """Take images (n, h, w, c) and labels (n,); both stay where they are."""
+        self.images, self.labels, self.sampler = images, labels, sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in self.sampler:
+            index = torch.from_numpy(rows)
+            yield self.images.index_select(0, index), self.labels.index_select(0, index)
+
+
+class DecodingLoader:
+    """The same from sources that are too many for the memory."""
+
+    batch_sampler: None = None
+
+    def __init__(self, sources: Sequence[Source], labels: Tensor, sampler: Sampler, how: Preparation) -> None:
+        """Take sources and their labels (n,); images are opened while the batches are drawn."""
+        self.sources, self.labels, self.sampler, self.how = sources, labels, sampler, how
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        epoch = list(self.sampler)
+        ahead = (self.sources[row] for rows in epoch for row in rows)
+        ready = batches(ahead, self.how, batch_size=self.sampler.batch_size)
+        for rows, batch in zip(epoch, ready, strict=True):
+            for row, error in batch.errors.items():
+                raise DataError(f"{batch.sources[row].name}: {error}. Run lit-od check for a list without such files")
+            yield torch.from_numpy(batch.images), self.labels.index_select(0, torch.from_numpy(rows))

@@ -1,0 +1,207 @@
+"""Networks that turn images into features: the small CNN, timm's, and the user's own.
+
+All are wrapped alike: uint8 images in, features out, normalisation inside, so that what is exported
+needs no preprocessing beside it.
+"""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_od.errors import ConfigError
+from lit_od.training.imports import accepted, imported
+from lit_od.training.weights import load_weights
+
+SMALL_CNN = "small-cnn"
+
+
+class FeatureNetwork(nn.Module):
+    """Uint8 images (n, h, w, c) to features (n, d), normalisation included.
+
+    Attributes:
+        body: Normalised float pixels (n, c, h, w) to features (n, d).
+        num_features: d.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, body: nn.Module, *, num_features: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Wrap a body that wants (pixel / 255 - mean) / std, one mean and std a channel."""
+        super().__init__()
+        self.body = body
+        self.num_features = num_features
+        spread = torch.tensor(std).view(1, -1, 1, 1)
+        self.register_buffer("scale", 1 / (255 * spread))
+        self.register_buffer("shift", torch.tensor(mean).view(1, -1, 1, 1) / spread)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (n, d) of images (n, h, w, c), uint8."""
+        pixels = images.permute(0, 3, 1, 2).to(self.scale.dtype)
+        features: Tensor = self.body(pixels * self.scale - self.shift)
+        return features
+
+
+class SmallCNN(nn.Module):
+    """Three convolutions with average pooling, then 64 sigmoid features.
+
+    Attributes:
+        num_features: 64.
+    """
+
+    num_features = 64
+
+    def __init__(self, *, channels: int, image_size: tuple[int, int], dropout: float = 0.2) -> None:
+        """Lay out the layers for images of a channel count and (height, width)."""
+        super().__init__()
+        widths = (channels, 32, 64, 128)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths)
+        )
+        height, width = image_size
+        for _ in self.convolutions:
+            height, width = -(-height // 2), -(-width // 2)
+        self.dropout = nn.Dropout(dropout)
+        self.dense = nn.Linear(widths[-1] * height * width, self.num_features)
+        for layer in (*self.convolutions, self.dense):
+            glorot(layer)
+        self.to(memory_format=torch.channels_last)  # images come so; a tenth to a third faster on a CPU
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features (n, 64), in (0, 1), of pixels (n, c, h, w) in [-1, 1]."""
+        for convolution in self.convolutions:
+            pixels = F.relu(convolution(pixels), inplace=True)
+            # a last odd row or column is averaged over the pixels that are there
+            pixels = F.avg_pool2d(pixels, 2, ceil_mode=True, count_include_pad=False)
+        return torch.sigmoid(self.dense(self.dropout(pixels.flatten(1))))
+
+
+def glorot(layer: nn.Module) -> None:
+    """Uniform weights in +-sqrt(6 / (fan in + fan out)), biases zero: Keras' initial values."""
+    if isinstance(layer, nn.Conv2d | nn.Linear):
+        nn.init.xavier_uniform_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def build_network(
+    name: str,
+    *,
+    channels: int,
+    image_size: tuple[int, int],
+    pretrained: bool = False,
+    checkpoint_path: str | None = None,
+    dropout: float = 0.2,
+) -> FeatureNetwork:
+    """The network that a recipe names.
+
+    Args:
+        name: "small-cnn"; a timm model; or the import path of an nn.Module, `package.module:Class`. That
+            class is made with those of channels, image_size and dropout that it takes, and turns pixels
+            (n, c, h, w) in [-1, 1] into features (n, d); a FeatureNetwork is used as it is.
+        channels: 1 or 3.
+        image_size: (height, width).
+        pretrained: Take timm's published weights, which may have to be downloaded.
+        checkpoint_path: File with weights under timm's names, in their place.
+        dropout: Share of the inputs of the last layers that are dropped in training.
+
+    Raises:
+        ConfigError: If there is no such network, or it does not fit the images.
+        DataError: If the weights cannot be had.
+    """
+    if name == SMALL_CNN or _is_import_path(name):
+        if pretrained or checkpoint_path is not None:
+            raise ConfigError(f"network {name!r} has no published weights: leave out pretrained and checkpoint_path")
+        if name != SMALL_CNN:
+            return _own(name, channels, image_size, dropout)
+        body = SmallCNN(channels=channels, image_size=image_size, dropout=dropout)
+        return FeatureNetwork(body, num_features=64, mean=[0.5] * channels, std=[0.5] * channels)
+    return _timm(name, channels, image_size, pretrained, checkpoint_path, dropout)
+
+
+def _is_import_path(name: str) -> bool:
+    """Whether a name is no model of timm's, whose tags have dots too, but a path to import."""
+    if ":" in name:
+        return not name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
+    if "." not in name:
+        return False
+    import timm  # over a second to import, which the small CNN does not need
+
+    return not timm.is_model(name)
+
+
+def _own(path: str, channels: int, image_size: tuple[int, int], dropout: float) -> FeatureNetwork:
+    kind = imported(path, nn.Module, "network")
+    names, _ = accepted(kind)
+    offered: dict[str, Any] = {"channels": channels, "image_size": image_size, "dropout": dropout}
+    try:
+        body = kind(**{key: value for key, value in offered.items() if key in names})
+    except TypeError as error:
+        raise ConfigError(
+            f"network {path} cannot be made from {', '.join(offered)}: {error}. Give its other arguments defaults"
+        ) from error
+    if isinstance(body, FeatureNetwork):
+        return body
+    width = _feature_count(body, path, channels, image_size)
+    return FeatureNetwork(body, num_features=width, mean=[0.5] * channels, std=[0.5] * channels)
+
+
+def _timm(
+    name: str,
+    channels: int,
+    image_size: tuple[int, int],
+    pretrained: bool,
+    checkpoint_path: str | None,
+    dropout: float,
+) -> FeatureNetwork:
+    import timm  # over a second to import, which the small CNN does not need
+
+    if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(name):
+        near = get_close_matches(name, [SMALL_CNN, *timm.list_models()], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"no network {name!r}: wanted {SMALL_CNN}, a timm model or package.module:Class{hint}")
+    options: dict[str, Any] = {"in_chans": channels, "num_classes": 0, "drop_rate": dropout}
+    settings = timm.get_pretrained_cfg(name)
+    if settings is not None and settings.fixed_input_size:
+        options["img_size"] = image_size
+    try:
+        body: nn.Module = timm.create_model(name, pretrained=pretrained and checkpoint_path is None, **options)
+    except Exception as error:  # the hub, the network and the model's own code each raise their own
+        cause = " ".join(str(error).split()) or type(error).__name__
+        mend = "Give checkpoint_path, a file with its weights" if pretrained else "Choose another network"
+        raise ConfigError(f"network {name!r} cannot be made: {cause}. {mend}") from error
+    config: dict[str, Any] = body.pretrained_cfg  # type: ignore[assignment]  # nn.Module's attributes are untyped
+    if checkpoint_path is not None:
+        load_weights(body, checkpoint_path, channels=channels, first=config.get("first_conv"))
+    mean, std = config["mean"], config["std"]
+    if len(mean) != channels:
+        mean, std = [sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels
+    width = _feature_count(body, name, channels, image_size)
+    return FeatureNetwork(body, num_features=width, mean=mean, std=std)
+
+
+def _feature_count(body: nn.Module, name: str, channels: int, image_size: tuple[int, int]) -> int:
+    """What the network really returns for an image: its own statement may mean another layer."""
+    modes = {part: part.training for part in body.modules()}
+    body.eval()
+    try:
+        with torch.no_grad():
+            features = body(torch.zeros(1, channels, *image_size))
+    except Exception as error:  # whatever the network's own code raises
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"network {name} fails on one image of {channels} channels and {image_size[0]}x{image_size[1]} "
+            f"(h x w): {cause}. Change data.prepare"
+        ) from error
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ConfigError(f"network {name} must return features of shape (n, d), got {shape} for one image")
+    return int(features.shape[1])

@@ -1,0 +1,159 @@
+"""Train a recipe's model into a run folder."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from lit_od.errors import ConfigError
+from lit_od.loading import load
+from lit_od.recipe import Recipe, to_tree
+from lit_od.training.augmentation import augment, step_generator
+from lit_od.training.callbacks import FiniteLoss, OutlierWatch, Progress, Provenance, SeededEpochs
+from lit_od.training.checkpoints import load_module, origin, read_checkpoint
+from lit_od.training.data import ImageData, check_trainable
+from lit_od.training.epoch_log import EpochLog
+from lit_od.training.pictures import learning_curves, sample_grid
+from lit_od.training.trainer import (
+    make_module,
+    make_trainer,
+    module_arguments,
+    quiet,
+    seeded,
+    trainer_arguments,
+)
+from lit_od.training.weights import load_state
+
+BEST, LAST = "best.ckpt", "last.ckpt"
+SAMPLES = 16
+"""Images in the picture of samples."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingRun:
+    """What a training leaves.
+
+    Attributes:
+        checkpoint: The best checkpoint by validation loss.
+        module: The module loaded from it, on the CPU.
+        data: The images that it was trained on, divided.
+        metrics: Figures of the best epoch by name, and its number, counted from 0; empty in processes
+            other than the first.
+    """
+
+    checkpoint: Path
+    module: LightningModule
+    data: ImageData
+    metrics: dict[str, float]
+
+
+def train(recipe: Recipe, out: Path, *, resume: Path | None = None) -> TrainingRun:
+    """Train, keep the best, and write best.ckpt, last.ckpt, metrics.csv, config.yaml and two pictures.
+
+    Args:
+        recipe: What to train on what.
+        out: The run's folder, without another run's checkpoint in it, unless that is resumed.
+        resume: A checkpoint to go on from, with the data and the seed that it was trained with.
+
+    Raises:
+        ConfigError: If the recipe cannot be carried out, or `out` holds a run.
+        DataError: If the images do not suffice, the loss becomes NaN or infinite, or `resume` is of
+            another architecture.
+    """
+    if recipe.model is None:
+        raise ConfigError("the recipe trains nothing: its backbone is an ONNX file. Use lit-od fit")
+    if resume is None and (out / BEST).exists():
+        raise ConfigError(f"{out} holds a run already: choose another folder, or resume {out / LAST}")
+    arguments = trainer_arguments(recipe.trainer)
+    data = ImageData(recipe.data, seed=recipe.seed)
+    check_trainable(data)
+    kind, init_args = module_arguments(recipe.model, data)
+    with quiet(), seeded(recipe.seed):
+        module = make_module(kind, init_args)
+        if resume is not None:
+            _check_resumable(module, recipe, resume)
+        log = EpochLog(out / "metrics.csv", resume=resume is not None)
+        best = ModelCheckpoint(
+            dirpath=out,
+            filename=Path(BEST).stem,
+            monitor="val_loss",
+            save_last=True,
+            enable_version_counter=False,
+        )
+        callbacks = [*_callbacks(recipe, data, module), Provenance(origin(recipe.model.class_path, init_args, recipe))]
+        trainer = make_trainer(
+            arguments,
+            callbacks=[*callbacks, best],
+            logger=log,
+            default_root_dir=out,
+            enable_progress_bar=False,
+            use_distributed_sampler=False,
+        )
+        if trainer.is_global_zero:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "config.yaml").write_text(yaml.safe_dump(to_tree(recipe), sort_keys=False), encoding="utf-8")
+            _draw_samples(data, out / "samples.png")
+        _fit(trainer, module, data, resume)
+        if trainer.is_global_zero:
+            learning_curves(log.rows, out / "learning_curves.png")
+        trainer.strategy.barrier()
+        if not best.best_model_path:
+            raise ConfigError("the training took no step: raise trainer.max_epochs")
+        return TrainingRun(out / BEST, load_module(out / BEST), data, _best_row(log))
+
+
+def _callbacks(recipe: Recipe, data: ImageData, module: LightningModule) -> list[Callback]:
+    callbacks: list[Callback] = [SeededEpochs(recipe.seed), FiniteLoss(), Progress()]
+    if data.watched_outliers() and hasattr(module, "backbone"):
+        callbacks.append(OutlierWatch(data))
+    if recipe.early_stopping is not None:
+        # a loss that is no number stops the run elsewhere, with its step
+        callbacks.append(EarlyStopping("val_loss", patience=recipe.early_stopping, check_finite=False))
+    return callbacks
+
+
+def _fit(trainer: Trainer, module: LightningModule, data: ImageData, resume: Path | None) -> None:
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    except MisconfigurationException as error:
+        raise ConfigError(f"{type(module).__name__} cannot be trained: {' '.join(str(error).split())}") from error
+
+
+def _check_resumable(module: LightningModule, recipe: Recipe, resume: Path) -> None:
+    """Raise where a checkpoint is of another architecture, or of another division of the images."""
+    checkpoint = read_checkpoint(resume)
+    load_state(module, checkpoint.state, resume)
+    if checkpoint.recipe.seed != recipe.seed:
+        raise ConfigError(f"{resume} was trained with seed {checkpoint.recipe.seed}, the recipe has {recipe.seed}")
+    before, now = to_tree(checkpoint.recipe)["data"], to_tree(recipe)["data"]
+    for name in now:
+        if name not in ("root", "memory") and before[name] != now[name]:
+            raise ConfigError(f"{resume} was trained with data.{name} {before[name]}, the recipe has {now[name]}")
+
+
+def _draw_samples(data: ImageData, path: Path) -> None:
+    """Draw training images as they are, and as the first step's augmentation would change them."""
+    sources = data.sources("train")
+    rows = np.unique(np.linspace(0, len(sources) - 1, min(SAMPLES, len(sources))).astype(int))
+    images = load([sources[row] for row in rows], data.config.prepare)
+    changes = data.config.augment
+    if changes is None:
+        sample_grid(images, None, path)
+    else:
+        generator = step_generator(data.seed, 0, 0)
+        sample_grid(images, augment(torch.from_numpy(images), changes, generator).numpy(), path)
+
+
+def _best_row(log: EpochLog) -> dict[str, float]:
+    """Figures of the epoch with the least validation loss."""
+    rows = {epoch: row for epoch, row in log.rows.items() if "val_loss" in row}
+    if not rows:
+        return {}
+    epoch = min(rows, key=lambda each: rows[each]["val_loss"])
+    return {"epoch": float(epoch)} | {name: value for name, value in rows[epoch].items() if math.isfinite(value)}

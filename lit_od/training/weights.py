@@ -1,0 +1,80 @@
+"""Weights from a file, without running anything that the file says."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lit_od.errors import DataError
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """What a `.safetensors` file or a torch checkpoint of tensors and plain values holds.
+
+    Raises:
+        DataError: If there is no such file, or it holds anything else.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: wanted a file with weights")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zipfile, the unpickler and safetensors each have their own
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise DataError(f"{path} is no file of weights that can be read safely: {lines[0]}") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} must hold tensors by name, got {type(found).__name__}")
+    return found
+
+
+def load_weights(module: nn.Module, path: str, *, channels: int, first: str | tuple[str, ...] | None) -> None:
+    """Load weights that bear timm's names; what the file holds beyond them is left out.
+
+    Args:
+        module: A timm model without a classifier.
+        path: The file; weights may lie under "state_dict".
+        channels: Channels of the model's input; three input channels of the file are summed into one.
+        first: Names of the layers that see the image.
+
+    Raises:
+        DataError: If the file cannot be read, or is of another architecture.
+    """
+    found = read_tensors(Path(path))
+    found = found.get("state_dict", found)
+    wanted = module.state_dict()
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise DataError(
+            f"{path} is of another architecture: {len(missing)} of {len(wanted)} weights are not in it, "
+            f"the first is {missing[0]}"
+        )
+    chosen: dict[str, Tensor] = {name: found[name] for name in wanted}
+    for layer in (first,) if isinstance(first, str) else first or ():
+        weight = chosen[f"{layer}.weight"]
+        if channels == 1 and weight.ndim == 4 and weight.shape[1] == 3:
+            chosen[f"{layer}.weight"] = weight.sum(1, keepdim=True)  # grey repeated in three channels
+    load_state(module, chosen, path)
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
+    """Load a whole state. Raises DataError, in one line, where it is of another architecture."""
+    wanted = module.state_dict()
+    differing = [
+        name
+        for name in sorted(wanted.keys() | state.keys())
+        if name not in wanted or name not in state or wanted[name].shape != state[name].shape
+    ]
+    if differing:
+        name = differing[0]
+        sides = [
+            f"{tuple(side[name].shape)} in the {where}" if name in side else f"not in the {where}"
+            for side, where in ((wanted, "network"), (state, "file"))
+        ]
+        raise DataError(
+            f"{path} is of another architecture: {len(differing)} weights differ, the first is {name}, "
+            f"{' and '.join(sides)}"
+        )
+    module.load_state_dict(state)

@@ -1,0 +1,37 @@
+# Sourced by scripts/demo and scripts/test: makes or reuses .venv, from any folder.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+
+say() { printf '\033[1m== %s\033[0m\n' "$*"; }
+
+# The newest Python at hand that the package takes; PYTHON names another.
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-}" python3 python3.11 python3.12 python3.13 python; do
+        if [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 &&
+            "$candidate" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    echo "lit-od: wanted Python 3.11 or later with venv, found none; set PYTHON to one" >&2
+    exit 2
+}
+
+# What was installed is noted in the environment, so that a second run installs nothing.
+ensure_environment() {
+    local wanted
+    if [ ! -x .venv/bin/python ]; then
+        say "Making .venv with $(find_python)"
+        "$(find_python)" -m venv .venv
+    fi
+    wanted=$(cksum <pyproject.toml)
+    if [ "$(cat .venv/lit-od-installed 2>/dev/null)" != "$wanted" ]; then
+        say "Installing lit-od with everything that trains and tests (several minutes the first time)"
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[train,cpu,dev]'
+        echo "$wanted" >.venv/lit-od-installed
+    else
+        say "Using .venv as it is"
+    fi
+}
