@@ -106,7 +106,9 @@ def write(
     contents = {**files, DETECTOR: safetensors.numpy.save(arrays)}
     if index is not None:
         contents[INDEX] = index.tobytes()
-    contents[CARD] = model_card(manifest, calibration).encode()
+    contents[CARD] = model_card(manifest, calibration).encode(
+        errors="backslashreplace"
+    )  # a folder's name may be no Unicode
     entries = {name: _entry(data) for name, data in sorted(contents.items())}
     contents[MANIFEST] = manifests.encode(_with_files(manifest, entries))
     try:

@@ -98,6 +98,8 @@ def _run(words: list[str]) -> int:
     from PIL import Image
 
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # our own limit says it
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names that are not Unicode go out as the bytes they are
     command: Command = import_module(f"lit_od.commands.{name}")
     parser = _Parser(prog=f"lit-od {name}", description=command.__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from lit_od import bundle as bundles
 from lit_od.backbone import Backbone
 from lit_od.bundle import Bundle
-from lit_od.calibration import Calibration
+from lit_od.calibration import Calibration, check_rule
 from lit_od.detectors import Detector, accumulator
 from lit_od.errors import DataError
 from lit_od.extraction import extract
@@ -103,6 +103,7 @@ def fit_bundle(
         DataError: If the images do not suffice, or one cannot be read.
     """
     bundles.require_replaceable(out)
+    check_rule(rule)  # before the work, not after it
     if not calibration:
         raise DataError("no calibration images: give split.calibration a larger share, or pass more images")
     backbone = Backbone.load(model, threads=threads, providers=providers)

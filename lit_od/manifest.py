@@ -105,7 +105,7 @@ def decode(raw: bytes) -> Manifest:
             or does not match its own hash.
     """
     try:
-        tree = json.loads(raw, object_pairs_hook=_no_twins, parse_constant=_no_constant)
+        tree = json.loads(raw, object_pairs_hook=_no_twins, parse_int=_integer, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"manifest.json is damaged: {error}") from None
     if not isinstance(tree, dict):
@@ -138,6 +138,13 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(tree) != len(pairs):
         raise ValueError("a key stands twice")
     return tree
+
+
+def _integer(digits: str) -> int:
+    value = int(digits)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"an integer of {len(digits)} digits does not fit into 64 bits")
+    return value
 
 
 def _no_constant(name: str) -> float:

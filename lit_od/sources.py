@@ -230,7 +230,7 @@ def _in_csv(table: Path) -> Iterator[Source]:
                 elif any(row.values()):
                     raise DataError(f"{table} line {rows.line_num} has no path")
         except csv.Error as error:
-            raise DataError(f"{table} line {rows.line_num} is not CSV: {error}") from None
+            raise DataError(f"{table} line {rows.reader.line_num} is not CSV: {error}") from None
 
 
 def _split_npz(path: str) -> tuple[Path | None, str | None, list[str] | None]:
@@ -246,7 +246,7 @@ def _in_npz(archive: Path, array: str | None, classes: list[str] | None) -> list
     if not archive.exists():
         raise DataError(f"{archive} does not exist")
     try:
-        with np.load(archive, allow_pickle=False) as arrays:
+        with archive.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             names = list(arrays.files)
             if array is None:
                 array = _only_images(archive, names)

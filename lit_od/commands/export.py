@@ -29,9 +29,9 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     require_replaceable(out)
     started = time.perf_counter()
     try:
+        from lit_od.training.checkpoints import read_checkpoint, rebuild
         from lit_od.training.data import ImageData
         from lit_od.training.pipeline import export_bundle
-        from lit_od.training.checkpoints import read_checkpoint, rebuild
     except ModuleNotFoundError as error:
         missing_extra(str(error.name), "train,cpu")
     checkpoint = read_checkpoint(Path(args.checkpoint))

@@ -6,10 +6,9 @@ outlying), p_value (small is outlying), is_outlier (score above the threshold), 
 """
 
 import argparse
-import csv
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -70,7 +69,7 @@ def _output(file: str | None) -> Iterator[TextIO]:
     """Standard output or a file; names that are not Unicode go out as the bytes they are."""
     if file is None:
         if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="surrogateescape", newline="")
+            sys.stdout.reconfigure(newline="")
         yield sys.stdout
         return
     try:
@@ -81,9 +80,8 @@ def _output(file: str | None) -> Iterator[TextIO]:
 
 
 def _writer(out: TextIO, form: str) -> Callable[[Result], None]:
-    rows = csv.writer(out, lineterminator="\n")
     if form == "csv":
-        rows.writerow(COLUMNS)
+        out.write(csv_row(COLUMNS))
 
     def write(result: Result) -> None:
         for name, score, p_value, is_outlier, error in zip(
@@ -94,6 +92,12 @@ def _writer(out: TextIO, form: str) -> Callable[[Result], None]:
                 out.write(json.dumps(dict(zip(COLUMNS, (name, *values, error), strict=True))) + "\n")
             else:
                 shown = ["" if value is None else str(value).lower() for value in values]
-                rows.writerow([name, *shown, error or ""])
+                out.write(csv_row([name, *shown, error or ""]))
 
     return write
+
+
+def csv_row(fields: Sequence[str]) -> str:
+    """A line of CSV (RFC 4180, but ending in a line feed): csv.writer of Python 3.12 leaves carriage returns bare."""
+    quoted = ('"' + each.replace('"', '""') + '"' if set(each) & set(',"\r\n') else each for each in fields)
+    return ",".join(quoted) + "\n"

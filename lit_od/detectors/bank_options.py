@@ -45,7 +45,7 @@ class BankOptions:
             if type(self.search) is not dict or not all(type(name) is str for name in self.search):
                 raise ConfigError(f"search must be settings by name, as efSearch: 64, got {self.search!r}")
             for name, value in self.search.items():
-                number(f"search setting {name}", value, least=0)
+                number(f"search setting {name}", value, above=0)
             if self.search and faiss_index.is_flat(self.index):
                 raise ConfigError(f"search={self.search!r} needs an index such as HNSW32; 'flat' has no settings")
         one_of("precision", self.precision, ("fp32", "fp16"))

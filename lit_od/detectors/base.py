@@ -16,6 +16,9 @@ from lit_od.types import Arrays, Features, Labels, Scores, Stats
 BLOCK_VALUES = 1 << 22
 """Float64 values that scoring holds at once for one block of rows: 32 MB."""
 
+CACHED_VALUES = 1 << 16
+"""Float64 values that stay in a core's cache, for arithmetic without matrix products: 512 kB."""
+
 
 @runtime_checkable
 class Detector(Protocol):
@@ -101,17 +104,18 @@ def check_labels(labels: Labels, rows: int) -> Labels:
     return labels
 
 
-def row_blocks(features: Features, values_a_row: int) -> Iterator[tuple[slice, Stats]]:
+def row_blocks(features: Features, values_a_row: int, values: int = BLOCK_VALUES) -> Iterator[tuple[slice, Stats]]:
     """The rows in float64, in blocks that bound the memory of scoring.
 
     Args:
         features: Shape (n, ...).
         values_a_row: Float64 values that the caller's arithmetic needs for one row.
+        values: Float64 values that a block may need.
 
     Yields:
         The rows' slice, and the rows as a float64 array of their own, which the caller may change.
     """
-    step = max(1, BLOCK_VALUES // values_a_row)
+    step = max(1, values // values_a_row)
     for start in range(0, len(features), step):
         rows = slice(start, min(start + step, len(features)))
         yield rows, features[rows].astype(np.float64)

@@ -4,6 +4,7 @@ FAISS is imported when it is first used, since importing it costs a fifth of a s
 """
 
 import ctypes
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,12 +13,15 @@ from numpy.typing import NDArray
 
 from lit_od.errors import ConfigError, DataError
 
-DIRECT = 16
-"""Queries at a time for which FAISS takes differences, which keep their digits; for 20 and more it
-expands the square, which loses those of rows that are near each other and far from the origin."""
+DIRECT = 4
+"""Queries up to which plain differences cost no more than a matrix product over the whole bank."""
 
 DECODED_VALUES = 1 << 22
 """Half-precision values that are widened to float32 at once: 16 MB."""
+
+
+_SWITCHES = threading.Lock()
+"""FAISS' switches belong to the whole process: whoever sets them holds this, and sets them back."""
 
 
 def is_flat(factory: str) -> bool:
@@ -135,23 +139,22 @@ def propose(index: Any, queries: NDArray[np.float32], count: int) -> NDArray[np.
 
 
 def propose_all(
-    rows: NDArray[Any], half: Any, queries: NDArray[np.float32], count: int
+    rows: NDArray[Any], half: Any, queries: NDArray[np.float32], count: int, *, direct: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The nearest rows by exhaustive search: squared distances, ascending, and row numbers, (n, count).
 
     Args:
         rows: Bank of shape (m, d), float32 or float16.
-        half: The index of `half_index` for a float16 bank, where there is one: it is the quickest for
-            few queries. Many are cheaper with blocks of rows widened to float32.
+        half: The index of `half_index` for a float16 bank, where there is one.
         queries: Shape (n, d).
         count: Number of rows wanted, at most m.
+        direct: Take differences, which keep their digits, instead of expanding the square into a
+            matrix product, which is far quicker for many queries, but loses the digits of rows that
+            are near each other and far from the origin.
     """
-    import faiss
-
     if rows.dtype == np.float32:
-        found: tuple[NDArray[np.float32], NDArray[np.int64]] = faiss.knn(queries, rows, count)
-        return found
-    if half is not None and len(queries) <= DIRECT:
+        return _knn(queries, rows, count, direct)
+    if direct and half is not None:
         distances, ids = half.search(queries, count)
         return distances, ids
     step = max(count, DECODED_VALUES // rows.shape[1])
@@ -159,13 +162,37 @@ def propose_all(
     ids = np.empty((len(queries), 0), dtype=np.int64)
     for start in range(0, len(rows), step):
         block = rows[start : start + step].astype(np.float32)
-        near, near_ids = faiss.knn(queries, block, min(count, len(block)))
+        near, near_ids = _knn(queries, block, min(count, len(block)), direct)
         distances = np.concatenate([distances, near], axis=1)
         ids = np.concatenate([ids, np.where(near_ids < 0, -1, near_ids + start)], axis=1)
         best = np.argsort(distances, axis=1, kind="stable")[:, :count]
         distances = np.take_along_axis(distances, best, axis=1)
         ids = np.take_along_axis(ids, best, axis=1)
     return distances, ids
+
+
+def _knn(
+    queries: NDArray[np.float32], rows: NDArray[np.float32], count: int, direct: bool
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    import faiss
+
+    wanted = {
+        # FAISS would choose between the two by a size that differs from release to release.
+        "distance_compute_blas_threshold": 2**31 - 1 if direct else 1,
+        # Larger blocks of the bank than FAISS' own 1024 take a third to two thirds of the time.
+        "distance_compute_blas_database_bs": 8192,
+        "distance_compute_blas_query_bs": 1024,
+    }
+    with _SWITCHES:
+        before = {name: getattr(faiss.cvar, name) for name in wanted}
+        try:
+            for name, value in wanted.items():
+                setattr(faiss.cvar, name, value)
+            found: tuple[NDArray[np.float32], NDArray[np.int64]] = faiss.knn(queries, rows, count)
+        finally:
+            for name, value in before.items():
+                setattr(faiss.cvar, name, value)
+    return found
 
 
 def _set(index: Any, factory: str, search: Mapping[str, float] | None) -> None:

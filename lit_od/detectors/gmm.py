@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 
-from lit_od.detectors.base import check_features, row_blocks
+from lit_od.detectors.base import BLOCK_VALUES, CACHED_VALUES, check_features, row_blocks
 from lit_od.detectors.gaussian import squared_norms, whitener
 from lit_od.detectors.moments import Moments
 from lit_od.detectors.options import integer, one_of, read_options, same_options
@@ -147,29 +147,33 @@ class GMM:
         """
         features = check_features(features, self.width)
         scores = np.empty(len(features))
-        origin = self.means[0]
-        shared = self.settings.covariance == "tied"
-        for rows, block in row_blocks(features, 4 * self.width):
-            block -= origin
-            if shared:
-                block = block @ self.whiteners.T
-            joint = np.empty((len(self.means), len(block)))  # (k, rows)
-            for k, mean in enumerate(self.means - origin):
-                if shared:
-                    white, log_det = block - mean @ self.whiteners.T, np.log(self.whiteners.diagonal()).sum()
-                else:
-                    white, log_det = self._white(block - mean, self.whiteners[k])
-                joint[k] = log_det - 0.5 * squared_norms(white) + np.log(self.weights[k])
+        matrices = self.settings.covariance in ("full", "tied")
+        for rows, block in row_blocks(features, 3 * self.width, BLOCK_VALUES if matrices else 2 * CACHED_VALUES):
+            joint = self._log_joint(block)
             highest = joint.max(axis=0)
             total = highest + np.log(np.exp(joint - highest).sum(axis=0))
             scores[rows] = 0.5 * self.width * math.log(2 * math.pi) - total
         return scores
 
-    def _white(self, block: Stats, whitener: Stats) -> tuple[Stats, float]:
-        """W (x - m), shape (n, d), and log det W."""
-        if self.settings.covariance == "full":
-            return block @ whitener.T, float(np.log(whitener.diagonal()).sum())
-        return block * whitener, float(np.log(np.broadcast_to(whitener, self.width)).sum())
+    def _log_joint(self, rows: Stats) -> Stats:
+        """Log w_k N(x; m_k, L_k L_k^T) + d/2 log 2 pi for rows (n, d), shape (k, n)."""
+        covariance, white = self.settings.covariance, np.empty_like(rows)
+        joint = np.empty((len(self.means), len(rows)))
+        if covariance == "tied":  # one product serves all components
+            rows = (rows - self.means[0]) @ self.whiteners.T
+        for k, mean in enumerate(self.means):
+            if covariance == "tied":
+                np.subtract(rows, (mean - self.means[0]) @ self.whiteners.T, out=white)
+                scales = self.whiteners.diagonal()
+            elif covariance == "full":
+                np.matmul(rows - mean, self.whiteners[k].T, out=white)
+                scales = self.whiteners[k].diagonal()
+            else:
+                np.subtract(rows, mean, out=white)
+                white *= self.whiteners[k]
+                scales = np.broadcast_to(self.whiteners[k], self.width)
+            joint[k] = np.log(self.weights[k]) + np.log(scales).sum() - 0.5 * squared_norms(white)
+        return joint
 
     def options(self) -> dict[str, Any]:
         """The options it was fitted with."""

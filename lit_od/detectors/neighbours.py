@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lit_od.detectors import faiss_index
 from lit_od.detectors.bank_options import BankOptions, Metric
-from lit_od.detectors.base import check_features
+from lit_od.detectors.base import CACHED_VALUES, check_features
 from lit_od.detectors.coreset import greedy_k_centre
 from lit_od.detectors.options import same_options
 from lit_od.detectors.rows import RowStore
@@ -21,9 +21,6 @@ from lit_od.errors import DataError
 from lit_od.types import Arrays, Features, Labels, Stats
 
 Ids: TypeAlias = NDArray[np.int64]
-
-CACHED_VALUES = 1 << 16
-"""Float64 values that stay in a core's cache while distances are recomputed: 512 kB."""
 
 BLOCK = 8192
 """Rows that are prepared at once; cut by row number, so that sums do not depend on batches."""
@@ -39,7 +36,6 @@ class Bank:
         centre: Shape (d,); zeros for the cosine of features that are not standardised.
         scale: Shape (d,); ones unless standardised.
         index: The FAISS index; for a flat bank None, or the half-precision rows' home.
-        reach: Largest squared length of a row.
     """
 
     settings: BankOptions
@@ -47,7 +43,6 @@ class Bank:
     centre: Stats
     scale: Stats
     index: Any
-    reach: float
 
     @classmethod
     def build(cls, settings: BankOptions, kept: NDArray[np.float32]) -> Self:
@@ -84,8 +79,7 @@ class Bank:
     def _of(cls, settings: BankOptions, rows: NDArray[Any], centre: Stats, scale: Stats, index: Any) -> Self:
         if index is None and rows.dtype == np.float16:
             index, rows = faiss_index.half_index(rows)
-        reach = max(float(np.einsum("ij,ij->i", block, block).max()) for block in map(_single, _blocks(rows)))
-        return cls(settings, read_only(rows), read_only(centre), read_only(scale), index, reach)
+        return cls(settings, read_only(rows), read_only(centre), read_only(scale), index)
 
     @property
     def width(self) -> int:
@@ -111,21 +105,18 @@ class Bank:
         Raises:
             DataError: If the queries lie too far away to be measured.
         """
-        distances = np.empty((len(queries), k))
-        ids = np.empty((len(queries), k), dtype=np.int64)
         wanted = k + (skip is not None)
         count = min(len(self.rows), wanted + max(4, k // 5))
+        ids = self._propose(queries, wanted, count)
+        distances = np.empty(ids.shape)
         step = max(1, CACHED_VALUES // (count * self.width))
-        proposed = self._propose(queries, wanted, count)
         for start in range(0, len(queries), step):
             part = slice(start, start + step)
-            exact = self._distances(queries[part], proposed[part])
-            if skip is not None:
-                exact[proposed[part] == skip[part, None]] = np.inf
-            order = np.lexsort((proposed[part], exact), axis=-1)[:, :k]
-            distances[part] = np.take_along_axis(exact, order, axis=1)
-            ids[part] = np.take_along_axis(proposed[part], order, axis=1)
-        return distances, ids
+            distances[part] = self._distances(queries[part], ids[part])
+        if skip is not None:
+            distances[ids == skip[:, None]] = np.inf
+        order = np.lexsort((ids, distances), axis=-1)[:, :k]
+        return np.take_along_axis(distances, order, axis=1), np.take_along_axis(ids, order, axis=1)
 
     def _propose(self, queries: NDArray[np.float32], wanted: int, count: int) -> Ids:
         """Row numbers of candidates, shape (n, count), for the nearest `wanted`."""
@@ -141,16 +132,19 @@ class Bank:
 
     def _propose_flat(self, queries: NDArray[np.float32], wanted: int, count: int) -> Ids:
         half = self.index if faiss_index.is_flat(self.settings.index) else None
-        distances, ids = faiss_index.propose_all(self.rows, half, queries, count)
-        if len(queries) > faiss_index.DIRECT and count < len(self.rows):
-            # FAISS expanded the square here. Unless the last candidate is farther than the last one
-            # wanted by more than that can be wrong, the query is repeated with plain differences.
-            lengths = np.sqrt(np.einsum("ij,ij->i", queries, queries)) + np.sqrt(self.reach)
-            error = 16 * np.finfo(np.float32).eps * lengths**2
-            doubtful = np.flatnonzero(~(distances[:, -1] - distances[:, wanted - 1] > 2 * error))
-            for start in range(0, len(doubtful), faiss_index.DIRECT):
-                some = doubtful[start : start + faiss_index.DIRECT]
-                ids[some] = faiss_index.propose_all(self.rows, half, queries[some], count)[1]
+        direct = len(queries) <= faiss_index.DIRECT
+        distances, ids = faiss_index.propose_all(self.rows, half, queries, count, direct=direct)
+        if not direct and count < len(self.rows):
+            # An expanded square is wrong by up to 5.3 eps (|q| + |x|)^2, measured up to d = 4096, and a
+            # row that is missing has |x| < |q| + d_k. Unless the last candidate is farther than the last
+            # one wanted by more than both can be wrong, the query is repeated with plain differences.
+            last = distances[:, wanted - 1]
+            lengths = np.sqrt(np.einsum("ij,ij->i", queries, queries))
+            error = 6 * np.finfo(np.float32).eps * (2 * lengths + np.sqrt(last)) ** 2
+            doubtful = np.flatnonzero(~(distances[:, -1] - last > 2 * error))
+            if len(doubtful):
+                again = faiss_index.propose_all(self.rows, half, queries[doubtful], count, direct=True)
+                ids[doubtful] = again[1]
         if (ids < 0).any():
             raise DataError("features lie too far from the bank to be measured in float32. Check their scale.")
         return ids
@@ -293,11 +287,13 @@ def _standard(rows: NDArray[np.float32]) -> tuple[Stats, Stats]:
 
 def _prepare(features: Features, centre: Stats, scale: Stats, metric: Metric) -> NDArray[np.float32]:
     prepared = np.empty(features.shape, dtype=np.float32)
-    for start in range(0, len(features), BLOCK):
-        block = (features[start : start + BLOCK] - centre) / scale
+    step = max(1, CACHED_VALUES // features.shape[1])
+    for start in range(0, len(features), step):
+        block = features[start : start + step] - centre
+        block /= scale
         if metric == "cosine":
             lengths = np.sqrt(np.einsum("ij,ij->i", block, block))
             block /= np.where(lengths == 0, 1, lengths)[:, None]
         with np.errstate(over="ignore"):
-            prepared[start : start + BLOCK] = block
+            prepared[start : start + step] = block
     return prepared

@@ -29,15 +29,13 @@ def take(
 
     Args:
         state: The arrays by name.
-        name: Which of them.
+        name: Which of them; `check_names` has found it there.
         shape: The wanted shape; None stands for any length of at least 1.
         dtype: The wanted dtype, native byte order.
 
     Raises:
         DataError: If the array is not what is wanted.
     """
-    if name not in state:
-        raise DataError(f"the state lacks the array {name!r}; fit the detector anew")
     array = np.asarray(state[name])
     fits = array.ndim == len(shape) and all(
         got >= 1 if want is None else got == want for got, want in zip(array.shape, shape, strict=True)

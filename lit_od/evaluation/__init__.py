@@ -8,6 +8,9 @@ evaluate.py     sets of scores to a table and to JSON
 plots.py        pictures of scores and curves: each function takes data and returns a figure
 panels.py       the same for a training's course and for images
 style.py        how all pictures look, and an axis for scores of any range
+sets.py         the sets of images that a bundle is evaluated on, and their scores
+experiments/    published experiments, run again
 
-Of these only metrics.py, for its Lightning metric, loads torch.
+Figures, tables and pictures are numpy and Matplotlib; torch is loaded by metrics.py, for its Lightning
+metric, and by what trains or opens torchvision's sets.
 """

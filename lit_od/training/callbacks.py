@@ -20,6 +20,12 @@ from lit_od.types import Features
 NO_STEP = 2**32 - 1
 """A step that no epoch reaches, so that the network's draws and the augmentation's stay apart."""
 
+TINY = 1e-30
+"""Weights below this are zero; the least normal number of float32 and bfloat16 is 1.2e-38."""
+
+SWEEP_STEPS = 64
+"""Steps between two sweeps; a moment that decays by 0.9 a step falls by a factor of 1e-3 in them."""
+
 
 class OutlierWatch(Callback):
     """Logs val_outlier_auroc after every validation; nothing is ever chosen by it.
@@ -89,6 +95,36 @@ class SeededEpochs(Callback):
         """Seed by (seed, epoch, rank)."""
         generator = step_generator(self.seed, trainer.current_epoch, NO_STEP, trainer.global_rank)
         torch.manual_seed(generator.initial_seed())
+
+
+class NoSubnormals(Callback):
+    """Sets weights and optimiser states that have shrunk below any meaning to zero.
+
+    Weight decay drives the weights of units that have died towards zero without end. Once they are
+    subnormal (below 1.2e-38 in float32), a CPU multiplies them in microcode: measured after three epochs
+    of the small CNN, a training step takes six times as long, and so would scoring with the exported
+    graph. The limit lies far below anything that changes a result, and far above the subnormal numbers.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Sweep every `SWEEP_STEPS` steps."""
+        if trainer.global_step % SWEEP_STEPS:
+            return
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                for weight in group["params"]:
+                    zero_tiny(weight)
+                    for state in optimizer.state.get(weight, {}).values():
+                        if isinstance(state, Tensor) and state.ndim:
+                            zero_tiny(state)
+
+
+@torch.no_grad()
+def zero_tiny(values: Tensor) -> None:
+    """Set values nearer to zero than `TINY` to zero, in place."""
+    values.masked_fill_(values.abs() < TINY, 0.0)
 
 
 class Provenance(Callback):

@@ -60,9 +60,7 @@ class SmallCNN(nn.Module):
         """Lay out the layers for images of a channel count and (height, width)."""
         super().__init__()
         widths = (channels, 32, 64, 128)
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths)
-        )
+        self.convolutions = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths))
         height, width = image_size
         for _ in self.convolutions:
             height, width = -(-height // 2), -(-width // 2)

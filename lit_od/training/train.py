@@ -15,7 +15,7 @@ from lit_od.errors import ConfigError
 from lit_od.loading import load
 from lit_od.recipe import Recipe, to_tree
 from lit_od.training.augmentation import augment, step_generator
-from lit_od.training.callbacks import FiniteLoss, OutlierWatch, Progress, Provenance, SeededEpochs
+from lit_od.training.callbacks import FiniteLoss, NoSubnormals, OutlierWatch, Progress, Provenance, SeededEpochs
 from lit_od.training.checkpoints import load_module, origin, read_checkpoint
 from lit_od.training.data import ImageData, check_trainable
 from lit_od.training.epoch_log import EpochLog
@@ -109,12 +109,13 @@ def train(recipe: Recipe, out: Path, *, resume: Path | None = None) -> TrainingR
 
 
 def _callbacks(recipe: Recipe, data: ImageData, module: LightningModule) -> list[Callback]:
-    callbacks: list[Callback] = [SeededEpochs(recipe.seed), FiniteLoss(), Progress()]
+    callbacks: list[Callback] = [SeededEpochs(recipe.seed), FiniteLoss(), NoSubnormals(), Progress()]
     if data.watched_outliers() and hasattr(module, "backbone"):
         callbacks.append(OutlierWatch(data))
     if recipe.early_stopping is not None:
-        # a loss that is no number stops the run elsewhere, with its step
-        callbacks.append(EarlyStopping("val_loss", patience=recipe.early_stopping, check_finite=False))
+        # a loss that is no number, or that is not logged, is refused elsewhere, and in one line
+        stop = EarlyStopping("val_loss", patience=recipe.early_stopping, check_finite=False, strict=False)
+        callbacks.append(stop)
     return callbacks
 
 

@@ -166,6 +166,8 @@ def test_wrong_input_is_refused(case):
             use(rows[:, :-1])
         with pytest.raises(DataError, match="must have shape"):
             use(rows[0])
+        with pytest.raises(DataError, match=r"must have shape|must be 6 wide"):
+            use(rows[..., :0])
         with pytest.raises(DataError, match="must be floating point, got int64"):
             use(rows.astype(np.int64))
     same(gathered.finish().score(rows), detector.score(rows))
@@ -223,6 +225,12 @@ def test_an_accumulator_goes_on_after_finish(case):
     gathered.update(rows[60:], labels[60:])
     same(gathered.finish().score(rows), case.fit(rows, labels).score(rows))
     np.testing.assert_array_equal(first.score(rows), before)
+
+
+@every_case
+def test_no_features_are_refused(case):
+    with pytest.raises(DataError, match="must have shape"):
+        accumulator(case.kind, case.options).update(case.rows(ROWS)[..., :0], np.zeros(ROWS, int))
 
 
 @every_case

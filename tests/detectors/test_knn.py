@@ -1,3 +1,4 @@
+import faiss
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
@@ -178,6 +179,7 @@ def test_options_are_strict(inliers):
         ({"memory_budget": "20MB", "coreset": 5}, "coreset and memory_budget both set the bank's size"),
         ({"memory_budget": "20MB", "index": "HNSW32"}, "memory_budget counts the rows of a flat bank"),
         ({"search": {"nprobe": 3}}, "needs an index such as HNSW32; 'flat' has no settings"),
+        ({"search": {"nprobe": 0}, "index": "IVF4,Flat"}, r"search setting nprobe must be a number in \(0, inf"),
         ({"search": {"nprobe": "3"}, "index": "IVF4,Flat"}, "search setting nprobe must be a number"),
         ({"index": ""}, "index must be 'flat' or a FAISS factory string, got ''"),
     ]:
@@ -234,6 +236,49 @@ def test_a_foreign_index_is_refused(inliers):
             KNN.from_state(options, state | {"index": index})
     with pytest.raises(ConfigError, match="no FAISS factory string"):
         KNN.from_state(options | {"index": "nonsense"}, state)
+
+
+@pytest.mark.parametrize(("field", "value"), [("neighbors", 10**6), ("neighbors", -5), ("levels", 100)])
+def test_a_graph_that_leads_out_of_the_bank_is_refused(inliers, field, value):
+    detector = KNN.fit(inliers, index="HNSW8")
+    index = faiss.deserialize_index(detector.state()["index"])
+    vector = getattr(index.hnsw, field)
+    faiss.rev_swig_ptr(vector.data(), vector.size())[:200] = value
+    with pytest.raises(DataError, match=f"is no FAISS index: HNSW {field}.* out of range"):
+        KNN.from_state(detector.options(), detector.state() | {"index": faiss.serialize_index(index)})
+
+
+def test_no_flipped_bit_of_an_index_goes_unnoticed_into_a_crash(inliers, queries):
+    """Each is refused, or harms recall alone: distances come from the bank."""
+    detector = KNN.fit(inliers, index="IVF4,Flat")
+    state, rng = detector.state(), np.random.default_rng(0)
+    refused = 0
+    for place in [*range(60), *rng.integers(0, len(state["index"]), 40)]:
+        damaged = state["index"].copy()
+        damaged[place] ^= 1 << rng.integers(8)
+        try:
+            scores = KNN.from_state(detector.options(), state | {"index": damaged}).score(queries)
+        except DataError:
+            refused += 1
+        else:
+            assert (scores >= KNN.fit(inliers).score(queries) - 1e-6).all()
+    assert refused >= 20
+
+
+def test_an_index_that_cannot_be_searched_is_refused(inliers, queries):
+    detector = KNN.fit(inliers, index="IVF4,Flat")
+    index = faiss.deserialize_index(detector.state()["index"])
+    index.nprobe = 0
+    state = detector.state() | {"index": faiss.serialize_index(index)}
+    with pytest.raises(DataError, match=r"the FAISS index cannot be searched: .*nprobe.*; fit it anew"):
+        KNN.from_state(detector.options(), state).score(queries)
+
+
+def test_scoring_leaves_the_switches_of_faiss_alone(inliers, queries):
+    names = [f"distance_compute_blas_{name}" for name in ("threshold", "database_bs", "query_bs")]
+    before = [getattr(faiss.cvar, name) for name in names]
+    KNN.fit(inliers).score(queries)
+    assert [getattr(faiss.cvar, name) for name in names] == before
 
 
 def test_a_bank_that_does_not_suit_is_refused(inliers):

@@ -108,8 +108,8 @@ def test_the_data_root_is_the_given_then_the_variable_then_the_working_folder(tm
 
 
 def test_a_data_root_that_is_no_folder_is_refused(tmp_path, monkeypatch):
-    with pytest.raises(DataError, match="data.root .*missing is not a folder"):
+    with pytest.raises(DataError, match=r"data\.root .*missing is not a folder"):
         data_root(str(tmp_path / "missing"))
     monkeypatch.setenv("LIT_OD_DATA", str(tmp_path / "gone"))
-    with pytest.raises(DataError, match="LIT_OD_DATA .*gone is not a folder"):
+    with pytest.raises(DataError, match=r"LIT_OD_DATA .*gone is not a folder"):
         data_root(None)

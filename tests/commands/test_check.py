@@ -1,0 +1,42 @@
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lit_od.cli import main
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three good images, one of them with a newline in its name, and three that cannot be read."""
+    images = tmp_path / "images"
+    (images / "a class").mkdir(parents=True)
+    for row, name in enumerate(("plain.png", "a class/line\nbreak.png", "naïve «ü».jpg")):
+        Image.fromarray(np.full((8, 9), 40 * row, np.uint8)).save(images / name)
+    (images / "empty.png").touch()
+    (images / "text.jpg").write_text("no image")
+    whole = (images / "plain.png").read_bytes()
+    (images / "cut.png").write_bytes(whole[:60])
+    return images
+
+
+def test_check_lists_the_clean_and_the_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "lists"
+    assert main(["check", str(folder), "--out", str(out)]) == 1
+    assert "3 images can be read, 3 cannot" in capsys.readouterr().out
+    with (out / "refused.csv").open(newline="", encoding="utf-8") as table:
+        refused = {Path(row["path"]).name: row["error"] for row in csv.DictReader(table)}
+    assert refused.keys() == {"empty.png", "text.jpg", "cut.png"}
+    assert refused["empty.png"] == "empty file"
+    with (out / "clean.csv").open(newline="", encoding="utf-8") as table:
+        clean = {Path(row["path"]).name: row["label"] for row in csv.DictReader(table)}
+    assert clean == {"plain.png": "", "line\nbreak.png": "a class", "naïve «ü».jpg": ""}
+
+
+def test_the_clean_list_is_a_path(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "lists"
+    main(["check", str(folder), "--out", str(out)])
+    assert main(["check", str(out / "clean.csv")]) == 0
+    assert "3 images can be read, 0 cannot" in capsys.readouterr().out

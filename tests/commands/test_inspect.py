@@ -1,0 +1,46 @@
+"""`lit-od inspect`: the card and the files, or the manifest."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lit_od.bundle import CARD, MANIFEST, Bundle
+
+Command = Callable[..., Any]
+
+
+def test_the_card_and_the_files(made_bundle: Bundle, command: Command) -> None:
+    status, out, err = command("inspect", made_bundle.path)
+    assert (status, err) == (0, "")
+    assert out.startswith(made_bundle.files[CARD].decode())
+    for name, entry in made_bundle.manifest.files.items():
+        assert f"| {name} | {entry.size:,} | {entry.sha256[:16]}... |\n" in out
+
+
+def test_the_manifest_as_it_is(made_bundle: Bundle, command: Command) -> None:
+    status, out, _ = command("inspect", made_bundle.path, "--json")
+    assert status == 0
+    assert out.encode() == (made_bundle.path / MANIFEST).read_bytes()
+    assert json.loads(out) == json.loads(msgspec.json.encode(made_bundle.manifest))
+
+
+def test_a_damaged_bundle_is_refused(own_bundle: Path, command: Command) -> None:
+    (own_bundle / CARD).write_text("changed")
+    status, out, err = command("inspect", own_bundle)
+    assert (status, out) == (2, "")
+    assert err.startswith("lit-od: README.md has 7 bytes, its manifest says ")
+
+
+def test_a_folder_whose_name_is_no_unicode(made_bundle: Bundle, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"\xff")
+    shutil.copytree(made_bundle.path, odd)
+    for name in ("inspect", "verify", "threshold"):
+        run = subprocess.run([sys.executable, "-m", "lit_od.cli", name, odd], capture_output=True, check=False)
+        assert (run.returncode, run.stderr) == (0, b"")

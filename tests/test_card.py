@@ -1,0 +1,68 @@
+"""The model card says what the bundle is."""
+
+import re
+
+import msgspec
+import pytest
+
+from lit_od.bundle import CARD, Bundle
+from lit_od.card import model_card
+from lit_od.images import Preparation
+from lit_od.manifest import Provenance
+
+
+def rows(card: str) -> dict[str, str]:
+    table = re.findall(r"^\| ([a-z][^|]*?) \| ([^|\n]*) \|$", card, flags=re.MULTILINE)
+    return dict(table)
+
+
+def test_it_states_the_manifests_facts(made_bundle: Bundle) -> None:
+    card = model_card(made_bundle.manifest, made_bundle.calibration)
+    assert made_bundle.files[CARD].decode() == card
+    assert card.startswith("# digits\n")
+    facts = rows(card)
+    assert facts["images"] == "28x28 grey, bilinear"
+    assert facts["backbone"] == "(n, 28, 28, 1) uint8 to features (n, 16), opset 20"
+    assert facts["detector"].startswith("mahalanobis (class_conditional False, shrinkage ledoit-wolf, relative False)")
+    assert facts["detector"].endswith("fitted on 800 images")
+    threshold = made_bundle.calibration.threshold
+    assert facts["threshold"] == f"{threshold:.6g} by percentile (q 99)"
+    assert facts["calibration"].endswith("1.00% above the threshold")
+    assert facts["calibration"].startswith("400 inliers, scores ")
+    assert facts["made"] == f"{made_bundle.manifest.provenance.created}, seed 0"
+    assert "onnxruntime" in facts["versions"]
+    assert "metrics" not in facts
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"crop": (20, 24)}, "centre crop 20x24, then 28x28 rgb, bilinear"),
+        ({"crop_fraction": 0.875, "resize": "bicubic"}, "centre crop of 88%, then 28x28 rgb, bicubic"),
+    ],
+)
+def test_crops_are_stated(made_bundle: Bundle, options: dict[str, object], line: str) -> None:
+    how = Preparation(size=(28, 28), **options)  # type: ignore[arg-type]
+    manifest = msgspec.structs.replace(made_bundle.manifest, preparation=how)
+    assert rows(model_card(manifest, made_bundle.calibration))["images"] == line
+
+
+def test_what_is_not_known_is_left_out(made_bundle: Bundle) -> None:
+    manifest = msgspec.structs.replace(
+        made_bundle.manifest,
+        provenance=Provenance(created="then"),
+        model=msgspec.structs.replace(made_bundle.manifest.model, opset=None),
+    )
+    facts = rows(model_card(manifest, made_bundle.calibration))
+    assert facts["made"] == "then"
+    assert facts["backbone"].endswith("(n, 16)")
+    assert not facts.keys() & {"data", "metrics", "versions"}
+
+
+def test_strange_values_keep_the_table_whole(made_bundle: Bundle) -> None:
+    provenance = Provenance(created="then", data={"root": "a|b\nc" + "x" * 500}, metrics={"auroc": 0.123456789})
+    manifest = msgspec.structs.replace(made_bundle.manifest, provenance=provenance)
+    facts = rows(model_card(manifest, made_bundle.calibration))
+    assert facts["data"].startswith("root a/b cxxx")
+    assert len(facts["data"]) < 100
+    assert facts["metrics"] == "auroc 0.123457"

@@ -1,0 +1,254 @@
+"""A folder in the place of another: the old or the new one is there, whole, at whatever moment it ends."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lit_od import folders
+from lit_od.folders import recover, replacing
+
+
+class Crash(BaseException):
+    """The process ends here: nothing after it is carried out, cleaning up neither."""
+
+
+def anything(target: Path) -> None:
+    """Every folder may be replaced."""
+
+
+def write(target: Path, text: str) -> None:
+    with replacing(target, replaceable=anything) as folder:
+        (folder / "content").write_text(text)
+
+
+def read(target: Path) -> str:
+    return (target / "content").read_text()
+
+
+@pytest.fixture(params=["exchange", "fallback"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the system's exchange of two folders, and as on systems that have none."""
+    if request.param == "fallback":
+        monkeypatch.setattr(folders, "_rename_exchange", lambda one, other: False)
+
+
+@pytest.mark.usefixtures("both_ways")
+def test_a_folder_is_written_and_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "er" / "target"
+    write(target, "old")
+    assert read(target) == "old"
+    (target / "extra").touch()
+    write(target, "new")
+    assert read(target) == "new"
+    assert [entry.name for entry in target.iterdir()] == ["content"]
+    assert [entry.name for entry in target.parent.iterdir()] == ["target"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="renameat2 is Linux'")
+def test_two_folders_are_exchanged_in_one_step(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    other.mkdir()
+    (one / "content").write_text("1")
+    (other / "content").write_text("2")
+    assert folders._rename_exchange(one, other)
+    assert (read(one), read(other)) == ("2", "1")
+    with pytest.raises(FileNotFoundError):
+        folders._rename_exchange(one, tmp_path / "missing")
+
+
+def test_systems_without_the_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not folders._rename_exchange(tmp_path, tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(folders.ctypes, "CDLL", lambda *args, **kwargs: object())  # a C library of old
+    assert not folders._rename_exchange(tmp_path, tmp_path)
+
+
+@pytest.mark.usefixtures("both_ways")
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, SystemExit])
+def test_a_block_that_raises_changes_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    def spoiled(target: Path) -> None:
+        with replacing(target, replaceable=anything) as folder:
+            (folder / "content").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        spoiled(tmp_path / "free")
+    assert list(tmp_path.iterdir()) == []
+    write(tmp_path / "target", "old")
+    with pytest.raises(error):
+        spoiled(tmp_path / "target")
+    assert read(tmp_path / "target") == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["target"]
+
+
+def test_what_must_not_be_replaced_is_asked_for_before_and_after(tmp_path: Path) -> None:
+    def never(target: Path) -> None:
+        raise ValueError(f"{target.name} stays")
+
+    def late(target: Path) -> None:
+        with replacing(target, replaceable=never) as folder:
+            (folder / "content").write_text("new")
+            target.mkdir()  # somebody else's, made meanwhile
+            (target / "precious").touch()
+
+    write(tmp_path / "target", "old")
+    with pytest.raises(ValueError, match="target stays"), replacing(tmp_path / "target", replaceable=never):
+        raise AssertionError("the block must not begin")
+    assert read(tmp_path / "target") == "old"
+    with pytest.raises(ValueError, match="late stays"):
+        late(tmp_path / "late")
+    assert [entry.name for entry in (tmp_path / "late").iterdir()] == ["precious"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["late", "target"]
+
+
+def test_a_crash_between_the_two_renames_is_mended_by_recover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "target"
+    write(target, "old")
+    rename = Path.rename
+
+    def last(self: Path, to: Path) -> Path:
+        rename(self, to)
+        raise Crash
+
+    with monkeypatch.context() as patched:
+        patched.setattr(folders, "_rename_exchange", lambda one, other: False)
+        patched.setattr(Path, "rename", last)
+        patched.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
+        with pytest.raises(Crash):
+            write(target, "new")
+    assert not target.exists()
+    recover(target)
+    assert read(target) == "old"
+    recover(target)
+    assert read(target) == "old"
+    write(target, "newer")
+    assert read(target) == "newer"
+
+
+def test_the_next_writer_recovers_too(tmp_path: Path) -> None:
+    target, aside = tmp_path / "target", tmp_path / ".target.lit-od-old"
+    write(aside, "old")
+    asked = []
+    with replacing(target, replaceable=asked.append) as folder:
+        assert read(target) == "old"
+        (folder / "content").write_text("new")
+    assert asked == [target, target]
+    assert read(target) == "new"
+    assert not aside.exists()
+
+
+def test_a_second_rename_that_fails_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "target"
+    write(target, "old")
+    rename = Path.rename
+
+    def failing(self: Path, to: Path) -> Path:
+        if ".lit-od-new-" in self.name:
+            raise OSError(5, "Input/output error")
+        return rename(self, to)
+
+    monkeypatch.setattr(folders, "_rename_exchange", lambda one, other: False)
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        write(target, "new")
+    assert read(target) == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["target"]
+
+
+def test_the_old_folder_outlives_a_rename_that_cannot_be_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "target"
+    write(target, "old")
+    rename = Path.rename
+
+    def failing(self: Path, to: Path) -> Path:
+        if to == target:
+            raise OSError(5, "Input/output error")
+        return rename(self, to)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(folders, "_rename_exchange", lambda one, other: False)
+        patched.setattr(Path, "rename", failing)
+        with pytest.raises(OSError, match="Input/output error"):
+            write(target, "new")
+    assert not target.exists()
+    recover(target)
+    assert read(target) == "old"
+
+
+def test_recover_leaves_a_folder_that_is_there(tmp_path: Path) -> None:
+    write(tmp_path / "target", "new")
+    write(tmp_path / ".target.lit-od-old", "old")
+    recover(tmp_path / "target")
+    assert read(tmp_path / "target") == "new"
+    recover(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.fixture
+def dead() -> Iterator[int]:
+    """The number of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+        yield process.pid
+
+
+def test_leftovers_of_dead_writers_are_swept(tmp_path: Path, dead: int) -> None:
+    stale, alive = tmp_path / f".target.lit-od-new-{dead}-abc", tmp_path / f".target.lit-od-new-{os.getpid()}-abc"
+    parent = tmp_path / f".target.lit-od-new-{os.getppid()}-abc"
+    others = [
+        ".target.lit-od-new-x-abc",
+        f".other.lit-od-new-{dead}-abc",
+        f"target-{dead}-abc",
+        ".target.lit-od-new-²-a",
+    ]
+    far = tmp_path / f".target.lit-od-new-{10**30}-abc"
+    for folder in (stale, alive, parent, far, *(tmp_path / name for name in others)):
+        folder.mkdir()
+        (folder / "content").touch()
+    write(tmp_path / "target", "new")
+    left = {entry.name for entry in tmp_path.iterdir()}
+    assert left == {"target", alive.name, parent.name, *others}
+
+
+def test_a_writer_of_another_user_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(process: int, signal: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert folders._alive(1)
+
+
+@pytest.mark.usefixtures("both_ways")
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    real, link = tmp_path / "store" / "real", tmp_path / "link"
+    write(real, "old")
+    link.symlink_to(real)
+    write(link, "new")
+    assert link.is_symlink()
+    assert read(real) == read(link) == "new"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link", "store"]
+    assert [entry.name for entry in real.parent.iterdir()] == ["real"]
+
+
+def test_recover_follows_a_link(tmp_path: Path) -> None:
+    real, link = tmp_path / "store" / "real", tmp_path / "link"
+    write(tmp_path / "store" / ".real.lit-od-old", "old")
+    link.symlink_to(real)
+    recover(link)
+    assert read(link) == "old"
+
+
+def test_a_folder_beside_its_name_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path("target"), "new")
+    assert read(tmp_path / "target") == "new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["target"]

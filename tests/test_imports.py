@@ -1,0 +1,104 @@
+"""The boundary: only `lit_od.training` and `lit_od.evaluation` load torch; and the probe can see it."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import lit_od
+from lit_od import cli
+
+PACKAGE = Path(lit_od.__file__).parent
+HEAVY = "torch lightning torchvision timm torchmetrics sklearn scipy matplotlib onnx pandas".split()
+"""What a scorer must not load; onnx and pandas come with the training extra too."""
+
+PROBE = """
+import json, sys
+loaded = {}
+for name in sys.argv[2:]:
+    __import__(name)
+    loaded[name] = [heavy for heavy in sys.argv[1].split() if heavy in sys.modules]
+    if loaded[name]:
+        break  # what comes after it would be blamed for it
+print(json.dumps(loaded))
+"""
+
+
+def heavy_after_importing(*names: str, path: Path | None = None) -> dict[str, list[str]]:
+    """Import modules in a fresh process, one after the other; what each of them has loaded by then."""
+    environment = {**os.environ, "PYTHONPATH": str(path)} if path else None
+    words = [sys.executable, "-c", PROBE, " ".join(HEAVY), *names]
+    run = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
+    loaded: dict[str, list[str]] = json.loads(run.stdout)
+    return loaded
+
+
+def light_modules() -> list[str]:
+    """Every module of the package outside training/ and evaluation/."""
+    names = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+        if parts[1] not in ("training", "evaluation"):
+            names.append(".".join(parts).removesuffix(".__init__"))
+    return names
+
+
+def test_nothing_outside_training_and_evaluation_loads_torch() -> None:
+    names = light_modules()
+    assert {"lit_od", "lit_od.scorer", "lit_od.detectors.mahalanobis", "lit_od.commands.score"} <= set(names)
+    assert not any(name.startswith(("lit_od.training", "lit_od.evaluation")) for name in names)
+    loaded = heavy_after_importing(*names)
+    assert loaded == {name: [] for name in names}
+
+
+def test_the_probe_can_see_torch() -> None:
+    assert "torch" in heavy_after_importing("lit_od", "lit_od.training")["lit_od.training"]
+
+
+def test_the_probe_can_see_each_of_them(tmp_path: Path) -> None:
+    """Stand-ins, imported by way of another module, as a careless import would be."""
+    for heavy in HEAVY:
+        (tmp_path / f"{heavy}.py").touch()
+        (tmp_path / f"careless_{heavy}.py").write_text(f"import {heavy}\n")
+        loaded = heavy_after_importing("json", f"careless_{heavy}", path=tmp_path)
+        assert loaded == {"json": [], f"careless_{heavy}": [heavy]}
+
+
+def test_no_module_but_training_and_evaluation_names_torch_anywhere() -> None:
+    """The same boundary in the source, so that an import inside a function or a condition is found too."""
+    barred = {*HEAVY, "torchaudio", "faiss.contrib.torch_utils", "pickle"}
+    for name in light_modules():
+        spec = find_spec(name)
+        assert spec is not None
+        assert spec.origin is not None
+        for node in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))):
+            roots = set()
+            if isinstance(node, ast.Import):
+                roots = {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                roots = {str(node.module).split(".")[0]}
+            # scikit-learn fits mixtures of several components, and is imported when that is asked for.
+            assert roots & barred <= {"sklearn"}, f"{name} imports {roots & barred}"
+
+
+def test_the_public_names() -> None:
+    assert lit_od.__all__ == ["Bundle", "LitODError", "Preparation", "Result", "Scorer", "__version__"]
+    for name in lit_od.__all__:
+        assert getattr(lit_od, name) is not None
+    assert len(lit_od.__all__) <= 8
+
+
+def test_every_module_says_what_it_is() -> None:
+    for name in light_modules():
+        spec = find_spec(name)
+        assert spec is not None
+        assert spec.origin is not None
+        assert ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))), name
+
+
+def test_every_command_is_a_module_and_every_module_a_command() -> None:
+    files = {file.stem for file in (PACKAGE / "commands").glob("*.py")} - {"__init__"}
+    assert files == set(cli.COMMANDS)

@@ -1,0 +1,200 @@
+"""Recipes: the shipped ones, overrides of a command line, and each refusal with the path of its key."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lit_od.calibration import check_rule
+from lit_od.detectors import accumulator
+from lit_od.errors import ConfigError
+from lit_od.images import Preparation
+from lit_od.recipe import Recipe, from_tree, override, parse_overrides, read, read_tree, shipped, to_tree
+
+SMALL = """
+name: mine
+data:
+  train: images
+  prepare: {size: [28, 30], mode: grey}
+backbone: net.onnx
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    file = tmp_path / "mine.yaml"
+    file.write_text(SMALL)
+    return file
+
+
+def test_a_recipe_and_its_defaults(small: Path) -> None:
+    recipe = read(small)
+    assert recipe.name == "mine"
+    assert recipe.data.prepare == Preparation(size=(28, 30), mode="grey")
+    assert recipe.backbone == "net.onnx"
+    assert recipe.model is None
+    assert recipe.detector == {"kind": "mahalanobis"}
+    assert recipe.calibration == {"rule": "percentile", "q": 99}
+    assert (recipe.data.split.validation, recipe.data.split.calibration, recipe.data.split.test) == (0.1, 0.1, 0.0)
+    assert from_tree(to_tree(recipe), "again") == recipe
+
+
+def test_defaults_are_not_shared(small: Path) -> None:
+    one = read(small)
+    one.detector["kind"] = "other"
+    one.trainer["x"] = 1
+    assert read(small).detector == {"kind": "mahalanobis"}
+    assert read(small).trainer == {}
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_recipes_are_valid(name: str) -> None:
+    recipe = read(name)
+    assert recipe.name == name
+    assert recipe.description
+    assert "\n" not in recipe.description
+    check_rule(recipe.calibration)
+    options = dict(recipe.detector)
+    accumulator(options.pop("kind"), options)
+    for each in recipe.evaluation.outliers.values():
+        Preparation(**{**to_tree(recipe)["data"]["prepare"], **each.prepare})
+    assert from_tree(yaml.safe_load(yaml.safe_dump(to_tree(recipe))), name) == recipe
+
+
+# Overrides
+
+
+def test_overrides_in_both_forms(small: Path) -> None:
+    words = [
+        "--trainer.max_epochs",
+        "3",
+        "--data.root=/some where",
+        "--detector.kind=knn",
+        "--detector.k",
+        "7",
+        "--seed=4",
+    ]
+    recipe = read(small, words)
+    assert recipe.trainer == {"max_epochs": 3}
+    assert recipe.data.root == "/some where"
+    assert recipe.detector == {"kind": "knn", "k": 7}
+    assert recipe.seed == 4
+    assert override(read(small), words) == recipe
+    assert override(recipe, ["--detector.components", "2"], detector="gmm").detector == {"kind": "gmm", "components": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("-1", -1),
+        ("1e-3", 0.001),
+        ("1E5", 100_000.0),
+        ("-2.5e+3", -2500.0),
+        (".5", 0.5),
+        ("e5", "e5"),
+        ("1e", "1e"),
+        ("true", True),
+        ("null", None),
+        ("", None),
+        ("a=b", "a=b"),
+        ("[0.7, 1e0]", [0.7, 1.0]),
+        ("{lr: 1e-4}", {"lr": 0.0001}),
+        ("16-mixed", "16-mixed"),
+        ('"3"', "3"),
+        ("日本", "日本"),
+    ],
+)
+def test_values_are_yaml(text: str, value: object) -> None:
+    assert list(parse_overrides([f"--a.b={text}"])) == [("a.b", value)]
+    if text:
+        assert list(parse_overrides(["--a.b", text])) == [("a.b", value)]
+
+
+def test_numbers_in_files_may_have_an_exponent_alone(small: Path) -> None:
+    small.write_text(SMALL + "trainer: {gradient_clip_val: 1e-3, name: v1e3}\n")
+    assert read(small).trainer == {"gradient_clip_val": 0.001, "name": "v1e3"}
+
+
+@given(value=st.floats(allow_nan=False, allow_infinity=False))
+def test_every_number_that_python_writes_is_read(value: float) -> None:
+    ((_, came),) = parse_overrides([f"--x.y={value!r}"])
+    assert math.isclose(came, value, rel_tol=0, abs_tol=0)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["stray"], r"expected an override such as --trainer\.max_epochs 3, got 'stray'"),
+        (["--"], "expected an override"),
+        (["--data.root"], r"--data\.root needs a value, as in --data\.root VALUE"),
+        (["--data.root", "--seed=1"], r"--data\.root needs a value"),
+        (["--data.root=[1"], r"--data\.root: '\[1' is not a YAML value"),
+        (["--data.rot=x"], r"recipe .*mine\.yaml: unknown key `rot` - at `data`"),
+        (["--name.x=1"], r"--name\.x: 'name' holds a value, not further keys"),
+        (["--data.batch_size=many"], r"Expected `int`, got `str` - at `data\.batch_size`"),
+        (["--data.split.test=x"], r"Expected `float`, got `str` - at `data\.split\.test`"),
+    ],
+)
+def test_overrides_that_cannot_be_are_refused(small: Path, words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read(small, words)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extra": 1}, "recipe here: unknown key `extra`"),
+        ({"data": {"train": "x", "prepare": {"size": [8, 8]}, "extra": 1}}, "unknown key `extra` - at `data`"),
+        ({"data": {"train": "x"}}, "missing required field `prepare` - at `data`"),
+        ({"data": {"train": "x", "prepare": {"size": [0, 8]}}}, r"size must be height and width in 1\.\.16384"),
+        ({"data": {"train": "x", "prepare": {"size": 8}}}, r"Expected `array`, got `int` - at `data\.prepare\.size`"),
+        ({"seed": "0"}, "Expected `int`, got `str` - at `seed`"),
+        ({"seed": True}, "Expected `int`, got `bool` - at `seed`"),
+        ({"model": {"class_path": "a.B"}}, "needs either `model`"),
+        ({"backbone": None}, "needs either `model`"),
+        ({"detector": {}}, "a recipe's `detector` needs `kind`"),
+        ({"calibration": {"q": 3}}, "a recipe's `calibration` needs `rule`"),
+        ({1: 2}, "recipe here: "),
+    ],
+)
+def test_recipes_that_cannot_be_are_refused(change: dict[Any, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_tree({**yaml.safe_load(SMALL), **change}, "here")
+
+
+def test_files_that_are_no_recipe_are_refused(tmp_path: Path) -> None:
+    for text, message in (
+        ("a: [1", r"x\.yaml is not YAML: .*"),
+        ("- 1\n- 2\n", r"x\.yaml must hold a mapping of keys, got list"),
+        ("", r"x\.yaml must hold a mapping of keys, got NoneType"),
+        ("!!python/object/apply:os.system [id]", r"is not YAML: could not determine a constructor"),
+    ):
+        (tmp_path / "x.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=message) as caught:
+            read_tree(tmp_path / "x.yaml")
+        assert "\n" not in str(caught.value)
+    (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"x\.yaml is not YAML"):
+        read_tree(tmp_path / "x.yaml")
+
+
+def test_a_name_that_is_almost_one(recipes: dict[str, Path]) -> None:
+    name = next(iter(recipes))
+    with pytest.raises(ConfigError, match=rf"no recipe '{name}s': .*; did you mean {name}\?"):
+        read_tree(f"{name}s")
+    with pytest.raises(ConfigError, match=rf"no recipe 'zzzzzz': .*; shipped are .*{name}"):
+        read_tree("zzzzzz")
+
+
+def test_no_option_is_an_object_of_python(small: Path) -> None:
+    recipe = read(small)
+    assert isinstance(recipe, Recipe)
+    assert yaml.safe_load(yaml.safe_dump(to_tree(recipe)))["data"]["prepare"]["size"] == [28, 30]
