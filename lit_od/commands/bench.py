@@ -18,7 +18,7 @@ import numpy as np
 from lit_od.bundle import Bundle, golden_arrays
 from lit_od.cli import DONE
 from lit_od.commands import no_overrides
-from lit_od.commands.score import add_session_arguments
+from lit_od.commands.score import add_batch_argument, add_session_arguments
 from lit_od.errors import LitODError
 from lit_od.scorer import Scorer
 from lit_od.sources import EncodedImage
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument("--runs", metavar="N", type=int, default=9, help="runs of each figure, interleaved (9)")
     parser.add_argument("--json", action="store_true", help="print one JSON line instead of the table")
+    add_batch_argument(parser)
     add_session_arguments(parser)
 
 

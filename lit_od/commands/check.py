@@ -4,7 +4,6 @@ clean.csv (path, label) serves as a PATH to every other command; refused.csv hol
 """
 
 import argparse
-import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from lit_od.cli import DONE, INCOMPLETE
 from lit_od.commands import no_overrides
+from lit_od.commands.score import csv_row
 from lit_od.images import Preparation
 from lit_od.loading import batches
 from lit_od.sources import ImageFile, Source, find
@@ -60,4 +60,4 @@ def _write(folder: Path, clean: Sequence[Source], refused: Sequence[tuple[str, s
 
 def _table(file: Path, columns: tuple[str, str], rows: Iterable[tuple[str, str]]) -> None:
     with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
-        csv.writer(out, lineterminator="\n").writerows([columns, *rows])
+        out.writelines(csv_row(row) for row in (columns, *rows))

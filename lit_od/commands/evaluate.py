@@ -11,6 +11,7 @@ from pathlib import Path
 from lit_od.bundle import Bundle
 from lit_od.cli import DONE
 from lit_od.commands import no_overrides
+from lit_od.commands.score import add_session_arguments
 from lit_od.errors import ConfigError, missing_extra
 from lit_od.recipe import override, parse_overrides
 from lit_od.roots import data_root
@@ -25,8 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--outliers", metavar="NAME=PATH", action="append", default=[], help="outliers under a name; may be repeated"
     )
     parser.add_argument("--out", metavar="DIR", help="write metrics.json, table.txt and histogram.png there")
-    parser.add_argument("--threads", metavar="N", type=int, help="threads (one a core)")
-    parser.add_argument("--provider", metavar="NAME", help="execution provider: cpu, cuda, ...")
+    add_session_arguments(parser)
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:

@@ -14,6 +14,7 @@ from lit_od.bundle import BACKBONE, Bundle, require_replaceable
 from lit_od.cli import DONE
 from lit_od.commands import no_overrides
 from lit_od.commands.fit import written
+from lit_od.commands.score import add_session_arguments
 from lit_od.errors import ConfigError
 from lit_od.fit import Origin, fit_bundle
 from lit_od.recipe import parse_overrides
@@ -31,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detector", metavar="KIND", help="another detector than the bundle's, with its defaults")
     parser.add_argument("--labels", choices=("folders",), help="classes are the folders below each PATH")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the split (0)")
-    parser.add_argument("--threads", metavar="N", type=int, help="threads (one a core)")
-    parser.add_argument("--provider", metavar="NAME", help="execution provider: cpu, cuda, ...")
+    add_session_arguments(parser)
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:

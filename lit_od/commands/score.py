@@ -31,12 +31,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", metavar="PATH", nargs="+", help="what to score")
     parser.add_argument("--out", metavar="FILE", help="write the rows there instead of standard output")
     parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="form of the rows (csv)")
+    add_batch_argument(parser)
     add_session_arguments(parser)
+
+
+def add_batch_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the batch size of a command whose user may choose it."""
+    parser.add_argument("--batch-size", metavar="N", type=_positive, default=BATCH_SIZE, help="images a run")
 
 
 def add_session_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of every command that runs a backbone."""
-    parser.add_argument("--batch-size", metavar="N", type=_positive, default=BATCH_SIZE, help="images a run")
     parser.add_argument("--threads", metavar="N", type=_positive, help="threads (one a core)")
     parser.add_argument("--provider", metavar="NAME", help="execution provider: cpu, cuda, ...")
 

@@ -6,12 +6,15 @@ processes or machines, and freezes into the same object that `fit` on all rows g
 """
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from lit_od.errors import DataError
 from lit_od.types import Arrays, Features, Labels, Scores, Stats
+
+Reads: TypeAlias = Literal["features", "errors"]
+"""The backbone outputs that detectors score: features (n, d), or squared errors (n, h, w, c)."""
 
 BLOCK_VALUES = 1 << 22
 """Float64 values that scoring holds at once for one block of rows: 32 MB."""
@@ -30,7 +33,7 @@ class Detector(Protocol):
     """
 
     kind: ClassVar[str]
-    reads: ClassVar[Literal["features", "errors"]]
+    reads: ClassVar[Reads]
 
     @property
     def width(self) -> int:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 
-from lit_od.detectors.base import BLOCK_VALUES, CACHED_VALUES, check_features, row_blocks
+from lit_od.detectors.base import BLOCK_VALUES, CACHED_VALUES, Reads, check_features, row_blocks
 from lit_od.detectors.gaussian import squared_norms, whitener
 from lit_od.detectors.moments import Moments
 from lit_od.detectors.options import integer, one_of, read_options, same_options
@@ -57,7 +57,7 @@ class GMM:
     """
 
     kind: ClassVar[str] = "gmm"
-    reads: ClassVar[Literal["features"]] = "features"
+    reads: ClassVar[Reads] = "features"
     options_type: ClassVar[type[GMMOptions]] = GMMOptions
 
     settings: GMMOptions

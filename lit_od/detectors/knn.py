@@ -50,7 +50,7 @@ class KNN:
     """
 
     kind: ClassVar[str] = "knn"
-    reads: ClassVar[Literal["features"]] = "features"
+    reads: ClassVar[Reads] = "features"
     options_type: ClassVar[type[KNNOptions]] = KNNOptions
 
     settings: KNNOptions

@@ -1,7 +1,7 @@
 """Local outlier factor (Breunig et al. 2000), for images that were not among the inliers."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class LOF:
     """
 
     kind: ClassVar[str] = "lof"
-    reads: ClassVar[Literal["features"]] = "features"
+    reads: ClassVar[Reads] = "features"
     options_type: ClassVar[type[LOFOptions]] = LOFOptions
 
     settings: LOFOptions

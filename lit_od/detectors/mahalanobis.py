@@ -1,11 +1,11 @@
 """Mahalanobis distance, plain, class-conditional (Lee et al. 2018) and relative (Ren et al. 2021)."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from lit_od.detectors.base import check_features, check_labels, row_blocks
+from lit_od.detectors.base import Reads, check_features, check_labels, row_blocks
 from lit_od.detectors.gaussian import Shrinkage, shrunk_covariance, squared_norms, whitener
 from lit_od.detectors.moments import Moments
 from lit_od.detectors.options import flag, number, read_options, same_options
@@ -53,7 +53,7 @@ class Mahalanobis:
     """
 
     kind: ClassVar[str] = "mahalanobis"
-    reads: ClassVar[Literal["features"]] = "features"
+    reads: ClassVar[Reads] = "features"
     options_type: ClassVar[type[MahalanobisOptions]] = MahalanobisOptions
 
     settings: MahalanobisOptions

@@ -1,11 +1,11 @@
 """Residual of a principal component analysis: what the inliers' main directions cannot explain."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from lit_od.detectors.base import check_features, row_blocks
+from lit_od.detectors.base import Reads, check_features, row_blocks
 from lit_od.detectors.gaussian import squared_norms
 from lit_od.detectors.moments import Moments
 from lit_od.detectors.options import flag, integer, number, read_options, same_options
@@ -50,7 +50,7 @@ class PCAResidual:
     """
 
     kind: ClassVar[str] = "pca_residual"
-    reads: ClassVar[Literal["features"]] = "features"
+    reads: ClassVar[Reads] = "features"
     options_type: ClassVar[type[PCAResidualOptions]] = PCAResidualOptions
 
     settings: PCAResidualOptions

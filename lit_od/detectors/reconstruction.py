@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.detectors.base import row_blocks
+from lit_od.detectors.base import Reads, row_blocks
 from lit_od.detectors.options import number, one_of, read_options, same_options
 from lit_od.detectors.state import check_names, take
 from lit_od.errors import DataError
@@ -42,7 +42,7 @@ class Reconstruction:
     """
 
     kind: ClassVar[str] = "reconstruction"
-    reads: ClassVar[Literal["errors"]] = "errors"
+    reads: ClassVar[Reads] = "errors"
     options_type: ClassVar[type[ReconstructionOptions]] = ReconstructionOptions
 
     settings: ReconstructionOptions

@@ -42,7 +42,7 @@ class FeatureNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (n, d) of images (n, h, w, c), uint8."""
-        pixels = images.permute(0, 3, 1, 2).to(self.scale.dtype)
+        pixels = images.permute(0, 3, 1, 2).contiguous().to(self.scale.dtype)
         features: Tensor = self.body(pixels * self.scale - self.shift)
         return features
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from lit_od.evaluation import panels
+from lit_od.evaluation.plots import save
 from lit_od.types import Images
 
 COLUMNS = 8
@@ -15,18 +15,16 @@ COLUMNS = 8
 
 
 def learning_curves(rows: Mapping[int, Mapping[str, float]], path: Path) -> None:
-    """Draw losses on the left, and on the right what lies in 0 to 1, against epochs.
+    """Draw losses and other figures against epochs.
 
     Args:
         rows: Figures by epoch, counted from 0.
         path: The .png to write.
     """
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _curves(left, rows, {"train_loss": "training", "val_loss": "validation"}, "loss")
-    shares = {"val_accuracy": "accuracy (validation)", "val_outlier_auroc": "AUROC against held-out classes"}
-    _curves(right, rows, shares, "share")
-    figure.savefig(path, dpi=120)
+    epochs = sorted(rows)
+    names = sorted({name for row in rows.values() for name in row})
+    columns = {name: [rows[epoch].get(name, np.nan) for epoch in epochs] for name in names}
+    save(panels.learning_curves({"epoch": epochs, **columns}), path)
 
 
 def sample_grid(before: Images, after: Images | None, path: Path) -> None:
@@ -50,16 +48,3 @@ def sample_grid(before: Images, after: Images | None, path: Path) -> None:
             if position % COLUMNS == 0:
                 axis.set_title(("as they are", "augmented")[place], fontsize=7, loc="left")
     figure.savefig(path, dpi=120)
-
-
-def _curves(axis: Axes, rows: Mapping[int, Mapping[str, float]], curves: Mapping[str, str], title: str) -> None:
-    epochs = sorted(rows)
-    for name, label in curves.items():
-        values = np.array([rows[epoch].get(name, np.nan) for epoch in epochs])
-        if np.isfinite(values).any():
-            axis.plot([epoch + 1 for epoch in epochs], values, marker="o", markersize=3, label=label)
-    if axis.lines:
-        axis.legend(frameon=False)
-    axis.set_xlabel("epoch")
-    axis.set_ylabel(title)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))

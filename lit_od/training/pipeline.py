@@ -8,6 +8,8 @@ import lightning
 import numpy as np
 
 from lit_od.bundle import Bundle, require_replaceable
+from lit_od.calibration import check_rule
+from lit_od.detectors import accumulator
 from lit_od.errors import ConfigError, DataError
 from lit_od.fit import Origin, fit_bundle
 from lit_od.loading import load
@@ -35,6 +37,8 @@ def fit(recipe: Recipe, out: Path, *, run: Path | None = None, threads: int | No
         ExportError: If the exported graph does not compute what the module computes.
     """
     require_replaceable(out)
+    check_rule(recipe.calibration)  # before the training, not after it
+    accumulator(str(recipe.detector["kind"]), {key: each for key, each in recipe.detector.items() if key != "kind"})
     with tempfile.TemporaryDirectory(prefix="lit_od-run-") as temporary:
         trained = train(recipe, run or Path(temporary))
         return export_bundle(trained.module, trained.data, recipe, out, metrics=trained.metrics, threads=threads)
@@ -62,7 +66,8 @@ def export_bundle(
         providers: Execution providers, as `Backbone.load` takes them.
     """
     require_replaceable(out)
-    if not hasattr(module, "backbone"):
+    backbone = getattr(module, "backbone", None)
+    if not callable(backbone):
         raise ConfigError(f"{type(module).__name__} has no backbone(): wanted the module that is to be exported")
     fit_sources, calibration_sources = data.sources("train"), data.sources("calibration")
     if not calibration_sources:
@@ -71,7 +76,7 @@ def export_bundle(
     images = load([calibration_sources[row] for row in rows], recipe.data.prepare, threads=threads)
     with tempfile.TemporaryDirectory(prefix="lit_od-export-") as folder:
         graph = Path(folder) / "backbone.onnx"
-        report = export_backbone(module.backbone(), graph, images, opset=recipe.export.opset)
+        report = export_backbone(backbone(), graph, images, opset=recipe.export.opset)
         model = graph.read_bytes()
     origin = Origin(
         name=out.name,

@@ -59,7 +59,8 @@ def train(recipe: Recipe, out: Path, *, resume: Path | None = None) -> TrainingR
     Args:
         recipe: What to train on what.
         out: The run's folder, without another run's checkpoint in it, unless that is resumed.
-        resume: A checkpoint to go on from, with the data and the seed that it was trained with.
+        resume: A checkpoint in `out` to go on from, with the data and the seed that it was trained with;
+            last.ckpt goes on where the run ended.
 
     Raises:
         ConfigError: If the recipe cannot be carried out, or `out` holds a run.
@@ -77,19 +78,14 @@ def train(recipe: Recipe, out: Path, *, resume: Path | None = None) -> TrainingR
     with quiet(), seeded(recipe.seed):
         module = make_module(kind, init_args)
         if resume is not None:
-            _check_resumable(module, recipe, resume)
+            _check_resumable(module, recipe, out, resume)
         log = EpochLog(out / "metrics.csv", resume=resume is not None)
-        best = ModelCheckpoint(
-            dirpath=out,
-            filename=Path(BEST).stem,
-            monitor="val_loss",
-            save_last=True,
-            enable_version_counter=False,
-        )
+        best = ModelCheckpoint(out, Path(BEST).stem, monitor="val_loss", enable_version_counter=False)
+        last = ModelCheckpoint(out, Path(LAST).stem, enable_version_counter=False)
         callbacks = [*_callbacks(recipe, data, module), Provenance(origin(recipe.model.class_path, init_args, recipe))]
         trainer = make_trainer(
             arguments,
-            callbacks=[*callbacks, best],
+            callbacks=[*callbacks, best, last],
             logger=log,
             default_root_dir=out,
             enable_progress_bar=False,
@@ -126,8 +122,8 @@ def _fit(trainer: Trainer, module: LightningModule, data: ImageData, resume: Pat
         raise ConfigError(f"{type(module).__name__} cannot be trained: {' '.join(str(error).split())}") from error
 
 
-def _check_resumable(module: LightningModule, recipe: Recipe, resume: Path) -> None:
-    """Raise where a checkpoint is of another architecture, or of another division of the images."""
+def _check_resumable(module: LightningModule, recipe: Recipe, out: Path, resume: Path) -> None:
+    """Raise where a checkpoint is of another run, another architecture, or another division of the images."""
     checkpoint = read_checkpoint(resume)
     load_state(module, checkpoint.state, resume)
     if checkpoint.recipe.seed != recipe.seed:
@@ -136,6 +132,8 @@ def _check_resumable(module: LightningModule, recipe: Recipe, resume: Path) -> N
     for name in now:
         if name not in ("root", "memory") and before[name] != now[name]:
             raise ConfigError(f"{resume} was trained with data.{name} {before[name]}, the recipe has {now[name]}")
+    if resume.resolve().parent != out.resolve():
+        raise ConfigError(f"a run goes on in its own folder: give {resume.parent}, where {resume.name} lies, not {out}")
 
 
 def _draw_samples(data: ImageData, path: Path) -> None:

@@ -52,8 +52,10 @@ def main() -> None:
     runs = [(once(SCORER, args.bundle), once(BARE, args.bundle)) for _ in range(args.runs)]
     scorer_s, bare_s = (statistics.median(run[side][0] for run in runs) for side in (0, 1))
     scorer_mb, bare_mb = (statistics.median(run[side][1] for run in runs) for side in (0, 1))
-    print(f"start to first score: {scorer_s:.2f} s and {scorer_mb:.0f} MB; bare ONNX Runtime {bare_s:.2f} s and "
-          f"{bare_mb:.0f} MB; ratio {scorer_s / bare_s:.2f}")
+    print(
+        f"start to first score: {scorer_s:.2f} s and {scorer_mb:.0f} MB; bare ONNX Runtime {bare_s:.2f} s and "
+        f"{bare_mb:.0f} MB; ratio {scorer_s / bare_s:.2f}"
+    )
     print(json.dumps({"seconds": scorer_s, "megabytes": scorer_mb, "bare_seconds": bare_s, "bare_megabytes": bare_mb}))
 
 

@@ -84,6 +84,7 @@ def test_a_run_folder_holds_what_it_promises(run):
     tree = yaml.safe_load((out / "config.yaml").read_text())
     assert from_tree(tree, "config.yaml") == demo()
     rows = rows_of(out)
+    assert torch.load(out / "last.ckpt", weights_only=True)["epoch"] == 1
     assert [row["epoch"] for row in rows] == ["0", "1"]
     assert {"epoch", "train_loss", "val_loss", "val_accuracy", "val_outlier_auroc"} == set(rows[0])
     best = min(rows, key=lambda row: float(row["val_loss"]))
@@ -137,6 +138,8 @@ def test_what_does_not_go_on_is_not_resumed(run, tmp_path):
         DataError, match=r"is of another architecture: .* the first is .* in the network and .* in the file"
     ):
         train(demo("--model.init_args.network=test_resnet.r160_in1k"), tmp_path, resume=run.checkpoint)
+    with pytest.raises(ConfigError, match=r"a run goes on in its own folder: give .*, where best\.ckpt lies, not"):
+        train(demo(), tmp_path, resume=run.checkpoint)
     other = tmp_path / "other.ckpt"
     torch.save({"state_dict": {}}, other)
     with pytest.raises(DataError, match="was not written by lit-od train"):
@@ -203,6 +206,8 @@ def test_early_stopping_counts_epochs(tmp_path):
     recipe = demo("--trainer.max_epochs=6", "--early_stopping=1", "--model.init_args.learning_rate=1.0e-30")
     train(recipe, tmp_path)
     assert len(rows_of(tmp_path)) == 2
+    epochs = {name: torch.load(tmp_path / name, weights_only=True)["epoch"] for name in ("best.ckpt", "last.ckpt")}
+    assert epochs == {"best.ckpt": 0, "last.ckpt": 1}
 
 
 def test_an_unlabelled_folder_cannot_train_a_classifier(tmp_path):

@@ -7,9 +7,11 @@ The network and its training are the notebook's (recipe mnist-digits). Three det
   shrinkage and calibrated on held-out inliers.
 """
 
+import csv
+import shutil
 import statistics
-import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,6 +22,7 @@ from lit_od.backbone import Backbone
 from lit_od.bundle import BACKBONE
 from lit_od.calibration import Calibration
 from lit_od.detectors import Detector, Mahalanobis
+from lit_od.errors import ConfigError
 from lit_od.evaluation import plots
 from lit_od.evaluation.experiments import Options, Report
 from lit_od.evaluation.metrics import auroc
@@ -28,6 +31,7 @@ from lit_od.extraction import extract
 from lit_od.loading import load
 from lit_od.recipe import Recipe, override, read
 from lit_od.training.augmentation import augment, step_generator
+from lit_od.training.checkpoints import read_checkpoint, rebuild
 from lit_od.training.data import ImageData
 from lit_od.training.pipeline import export_bundle
 from lit_od.training.train import TrainingRun, train
@@ -62,9 +66,7 @@ _TABLES = (
 
 def _one_seed(recipe: Recipe, options: Options) -> dict[str, Any]:
     out = options.out / f"seed-{recipe.seed}"
-    started = time.perf_counter()
-    trained = train(recipe, out / "run")
-    seconds = time.perf_counter() - started
+    trained = _trained(recipe, out / "run")
     bundles = {
         name: export_bundle(
             trained.module,
@@ -86,7 +88,8 @@ def _one_seed(recipe: Recipe, options: Options) -> dict[str, Any]:
     }
     augmented = _augmented_features(backbone, train_set, recipe, options.threads)
     own = Mahalanobis.fit(augmented, shrinkage=0.0)
-    detectors: dict[str, Detector] = {NOTEBOOK: own, **{name: each.detector for name, each in bundles.items()}}
+    detectors: dict[str, Detector] = {NOTEBOOK: own}
+    detectors |= {name: each.detector for name, each in bundles.items()}
     scores = {
         name: {each: detector.score(rows) for each, rows in features.items()} for name, detector in detectors.items()
     }
@@ -100,7 +103,7 @@ def _one_seed(recipe: Recipe, options: Options) -> dict[str, Any]:
     return {
         "seed": recipe.seed,
         "accuracy": _accuracy(trained),
-        "training_seconds": round(seconds, 1),
+        "epochs": len(_epochs(out / "run")),
         "auroc": {
             name: {each.name: auroc(found[sets.inliers.name], found[each.name]) for each in sets.outliers}
             for name, found in scores.items()
@@ -108,6 +111,24 @@ def _one_seed(recipe: Recipe, options: Options) -> dict[str, Any]:
         "own_threshold": _rows(scores[NOTEBOOK], own.score(augmented)),
         "held_out_threshold": _rows(scores[NOTEBOOK], scores[NOTEBOOK]["calibration"]),
     }
+
+
+def _trained(recipe: Recipe, run: Path) -> TrainingRun:
+    """Train, or take up a run of this recipe that has come to its end here before."""
+    curves = run / "learning_curves.png"  # the last thing that a training writes
+    if not curves.exists():
+        shutil.rmtree(run, ignore_errors=True)
+        return train(recipe, run)
+    checkpoint = read_checkpoint(run / "best.ckpt")
+    if checkpoint.recipe != recipe:
+        raise ConfigError(f"{run} holds a run of another recipe: remove it, or name another --out")
+    data = ImageData(recipe.data, seed=recipe.seed)
+    return TrainingRun(run / "best.ckpt", rebuild(checkpoint), data, min(_epochs(run), key=lambda row: row["val_loss"]))
+
+
+def _epochs(run: Path) -> list[dict[str, float]]:
+    with (run / "metrics.csv").open(encoding="utf-8", newline="") as table:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(table)]
 
 
 def _features(backbone: Backbone, images: ImageSet, threads: int | None) -> Features:
@@ -138,7 +159,7 @@ def _accuracy(trained: TrainingRun) -> float:
     module, was_training = trained.module, trained.module.training
     module.eval()
     with torch.inference_mode():
-        named = torch.cat([module(block).argmax(dim=1) for block in torch.from_numpy(pixels).split(BLOCK)])
+        named = torch.cat([module(block).argmax(dim=1) for block in torch.split(torch.from_numpy(pixels), BLOCK)])
     module.train(was_training)
     return float((named == labels).float().mean())
 
