@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 from lit_od.detectors.bank_options import BankOptions, Method, Metric, Precision
+from lit_od.detectors.base import Reads
 from lit_od.detectors.coreset import rank_agreement
 from lit_od.detectors.neighbours import Bank, BankAccumulator
 from lit_od.detectors.options import integer, one_of, read_options

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from lit_od.detectors.bank_options import BankOptions, Metric, Precision
+from lit_od.detectors.base import Reads
 from lit_od.detectors.neighbours import Bank, BankAccumulator
 from lit_od.detectors.options import integer, read_options
 from lit_od.detectors.state import check_names, read_only, take
