@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning
 import numpy as np
@@ -13,7 +14,7 @@ from lit_od.detectors import accumulator
 from lit_od.errors import ConfigError, DataError
 from lit_od.fit import Origin, fit_bundle
 from lit_od.loading import load
-from lit_od.recipe import Recipe, to_tree
+from lit_od.recipe import PACKAGED_DATA, Recipe, to_tree
 from lit_od.training.data import ImageData
 from lit_od.training.export import export_backbone
 from lit_od.training.train import train
@@ -42,6 +43,14 @@ def fit(recipe: Recipe, out: Path, *, run: Path | None = None, threads: int | No
     with tempfile.TemporaryDirectory(prefix="lit_od-run-") as temporary:
         trained = train(recipe, run or Path(temporary))
         return export_bundle(trained.module, trained.data, recipe, out, metrics=trained.metrics, threads=threads)
+
+
+def portable_tree(recipe: Recipe) -> dict[str, Any]:
+    """A recipe's tree without the folder where this machine keeps its data."""
+    tree = to_tree(recipe)
+    if recipe.data.root != PACKAGED_DATA:
+        tree["data"]["root"] = None
+    return tree
 
 
 def export_bundle(
@@ -80,7 +89,7 @@ def export_bundle(
         model = graph.read_bytes()
     origin = Origin(
         name=out.name,
-        recipe=to_tree(recipe),
+        recipe=portable_tree(recipe),
         seed=recipe.seed,
         metrics={**(metrics or {}), "export_parity": max(report.differences.values())},
     )

@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
     (images / "empty.png").touch()
     (images / "text.jpg").write_text("no image")
     whole = (images / "plain.png").read_bytes()
-    (images / "cut.png").write_bytes(whole[:60])
+    (images / "cut.png").write_bytes(whole[:45])
     return images
 
 
