@@ -66,8 +66,6 @@ class Backbone:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = thread_count(threads)
         options.log_severity_level = _SEVERITY_ERROR
-        # Weights that decayed below 1.2e-38 make every product with them many times slower.
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
         try:
             session = runtime.InferenceSession(
                 model if isinstance(model, bytes) else str(model), options, providers=wanted

@@ -96,7 +96,7 @@ def train(recipe: Recipe, out: Path, *, resume: Path | None = None) -> TrainingR
             (out / "config.yaml").write_text(yaml.safe_dump(to_tree(recipe), sort_keys=False), encoding="utf-8")
             _draw_samples(data, out / "samples.png")
         _fit(trainer, module, data, resume)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and log.rows:
             learning_curves(log.rows, out / "learning_curves.png")
         trainer.strategy.barrier()
         if not best.best_model_path:

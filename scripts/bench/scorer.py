@@ -30,7 +30,6 @@ def main() -> None:
     scorer = Scorer.load(args.bundle, threads=args.threads)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = args.threads
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     bare = onnxruntime.InferenceSession(
         str(Path(args.bundle) / "backbone.onnx"), options, providers=["CPUExecutionProvider"]
     )
