@@ -182,8 +182,7 @@ def read(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         ConfigError: If there is no such recipe, or a key or a value cannot be.
     """
     tree = read_tree(name)
-    for path, value in parse_overrides(overrides):
-        _set(tree, path, value)
+    _apply(tree, overrides)
     return from_tree(tree, str(name))
 
 
@@ -192,9 +191,20 @@ def override(recipe: Recipe, overrides: Sequence[str], *, detector: str | None =
     tree = to_tree(recipe)
     if detector is not None:
         tree["detector"] = {"kind": detector}
-    for path, value in parse_overrides(overrides):
-        _set(tree, path, value)
+    _apply(tree, overrides)
     return from_tree(tree, recipe.name)
+
+
+def require_same_division(trained: Recipe, changed: Recipe) -> None:
+    """Raise ConfigError where an override would let images that trained a model calibrate its detector."""
+    if trained.seed != changed.seed:
+        raise ConfigError(f"the checkpoint was trained with seed {trained.seed}, which divides its images: keep it")
+    for name in ("train", "classes", "outlier_classes", "split", "limit", "prepare"):
+        if getattr(trained.data, name) != getattr(changed.data, name):
+            raise ConfigError(
+                f"--data.{name} would divide or prepare the images otherwise than the training did, and images that "
+                "trained the model would calibrate it: train anew, or lit-od refit a bundle on other images"
+            )
 
 
 def read_tree(name: str | Path) -> dict[str, Any]:
@@ -245,6 +255,26 @@ def parse_overrides(words: Sequence[str]) -> Iterable[tuple[str, Any]]:
             yield path, yaml.load(text, Loader=_Loader)
         except yaml.YAMLError:
             raise ConfigError(f"--{path}: {text!r} is not a YAML value") from None
+
+
+_CHOICES = {"detector.kind": "detector", "calibration.rule": "calibration"}
+"""Overrides that choose what a part is; the options of another choice go with it."""
+
+
+def _apply(tree: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Apply overrides, choices first, whatever the order of the words."""
+    for path, value in sorted(parse_overrides(overrides), key=lambda each: each[0] not in _CHOICES):
+        part, key = _CHOICES.get(path), path.rpartition(".")[2]
+        if part is not None and isinstance(tree.get(part), dict) and tree[part].get(key) != value:
+            tree[part] = {}
+        _set(tree, path, value)
+
+
+def folder(name: str, value: Any) -> str | None:
+    """The value of an override that names a folder. Raises ConfigError if YAML made something else of it."""
+    if value is not None and not isinstance(value, str):
+        raise ConfigError(f"--{name} must name a folder, got {value!r}: quote it for YAML, as '\"{value}\"'")
+    return value
 
 
 def _set(tree: dict[str, Any], path: str, value: Any) -> None:

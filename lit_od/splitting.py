@@ -23,9 +23,11 @@ def fit_and_calibration(
         share: Share of the images that calibrate, rounded to a whole number and at least one.
 
     Raises:
-        ConfigError: If the share is outside (0, 1).
+        ConfigError: If the share is outside (0, 1), or the seed is negative.
         DataError: If there are fewer than 3 images: two fit, one calibrates.
     """
+    if seed < 0:
+        raise ConfigError(f"seed must be at least 0, got {seed}")
     if not 0 < share < 1:
         raise ConfigError(f"the calibration share must lie in (0, 1), got {share:g}")
     if len(sources) < 3:

@@ -10,7 +10,7 @@ find_python() {
     local candidate
     for candidate in "${PYTHON:-}" python3 python3.11 python3.12 python3.13 python; do
         if [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 &&
-            "$candidate" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             command -v "$candidate"
             return
         fi
@@ -21,10 +21,11 @@ find_python() {
 
 # What was installed is noted in the environment, so that a second run installs nothing.
 ensure_environment() {
-    local wanted
-    if [ ! -x .venv/bin/python ]; then
-        say "Making .venv with $(find_python)"
-        "$(find_python)" -m venv .venv
+    local python wanted
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+        python=$(find_python) || exit 2
+        say "Making .venv with $python"
+        "$python" -m venv --clear .venv
     fi
     wanted=$(cksum <pyproject.toml)
     if [ "$(cat .venv/lit-od-installed 2>/dev/null)" != "$wanted" ]; then

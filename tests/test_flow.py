@@ -133,3 +133,24 @@ def test_refit_needs_labels_for_classes(trained: Path, tmp_path: Path, capsys: p
     words[1] = str(tmp_path / "c")
     assert main([*words, "--detector.class_conditional", "false"]) == 2
     assert "set by hand" in capsys.readouterr().err
+
+
+def test_the_demo_runs_twice_in_the_same_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for _ in range(2):
+        assert main(["demo", "--out", str(tmp_path), *QUICK]) == 0
+        assert "garments" in capsys.readouterr().out
+    assert (tmp_path / "histogram.png").stat().st_size > 1000
+    assert main(["verify", str(tmp_path / "bundle")]) == 0
+
+
+def test_an_export_cannot_divide_the_images_anew(trained: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["export", str(trained / "run" / "best.ckpt"), "--out", str(trained / "leaky")]
+    assert main([*words, "--data.split.calibration", "0.3"]) == 2
+    assert "would calibrate it" in capsys.readouterr().err
+    assert not (trained / "leaky").exists()
+
+
+def test_inliers_is_no_name_for_outliers(trained: Path, capsys: pytest.CaptureFixture[str]):
+    sets = ["--inliers", f"{ASSETS}/digits.npz:test_images", "--outliers", f"inliers={ASSETS}/garments.npz"]
+    assert main(["evaluate", str(trained / "bundle"), *sets]) == 2
+    assert "another name" in capsys.readouterr().err

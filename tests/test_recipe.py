@@ -198,3 +198,17 @@ def test_no_option_is_an_object_of_python(small: Path) -> None:
     recipe = read(small)
     assert isinstance(recipe, Recipe)
     assert yaml.safe_load(yaml.safe_dump(to_tree(recipe)))["data"]["prepare"]["size"] == [28, 30]
+
+
+@pytest.mark.parametrize(
+    "words", [["--detector.k=3", "--detector.kind=knn"], ["--detector.kind=knn", "--detector.k=3"]]
+)
+def test_another_kind_or_rule_leaves_the_old_options_behind(words: list[str]):
+    recipe = read("demo", [*words, "--calibration.rule=mean_std"])
+    assert recipe.detector == {"kind": "knn", "k": 3}
+    assert recipe.calibration == {"rule": "mean_std"}
+
+
+def test_the_same_kind_keeps_the_options_of_the_recipe():
+    recipe = read("demo", ["--detector.kind=mahalanobis", "--detector.shrinkage=0.5"])
+    assert recipe.detector == {"kind": "mahalanobis", "class_conditional": True, "shrinkage": 0.5}

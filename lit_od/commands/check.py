@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from lit_od.cli import DONE, INCOMPLETE
 from lit_od.commands import no_overrides
-from lit_od.commands.score import csv_row
+from lit_od.commands.score import csv_row, positive
 from lit_od.images import Preparation
 from lit_od.loading import batches
 from lit_od.sources import ImageFile, Source, find
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("paths", metavar="PATH", nargs="+", help="what to check")
     parser.add_argument("--out", metavar="DIR", help="write clean.csv and refused.csv there")
-    parser.add_argument("--threads", metavar="N", type=int, help="decoding threads (one a core)")
+    parser.add_argument("--threads", metavar="N", type=positive, help="decoding threads (one a core)")
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import shutil
 import subprocess
 import sys
 import time
@@ -37,6 +38,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     recipe = read("demo", [*overrides, f"--seed={args.seed}"])
     print("1. Train a small network on real digits 0 to 7, export it, fit a Mahalanobis detector, write a bundle")
     started = time.perf_counter()
+    if (out / "run" / "config.yaml").exists():
+        shutil.rmtree(out / "run")  # an earlier tour's
     bundle = fit(recipe, out / "bundle", run=out / "run")
     print(f"   {written(bundle, time.perf_counter() - started).splitlines()[0]}")
     print("2. Score digits and garments in a process that has no torch")

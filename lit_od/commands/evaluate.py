@@ -13,7 +13,7 @@ from lit_od.cli import DONE
 from lit_od.commands import no_overrides
 from lit_od.commands.score import add_session_arguments
 from lit_od.errors import ConfigError, missing_extra
-from lit_od.recipe import override, parse_overrides
+from lit_od.recipe import folder, override, parse_overrides
 from lit_od.roots import data_root
 from lit_od.scorer import Scorer
 
@@ -42,14 +42,14 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         raise ConfigError("--inliers and --outliers go together: give both, or neither for the recipe's own sets")
     if args.inliers:
         values = dict(parse_overrides(overrides))
-        where = data_root(values.pop("data.root", None))
+        where = data_root(folder("data.root", values.pop("data.root", None)))
         no_overrides([f"--{path}" for path in values])
         images = sets.sets_of_paths(args.inliers, _by_name(args.outliers), where, scorer.preparation)
     else:
         recipe = override(sets.recipe_of(bundle), overrides)
         images = sets.sets_of_recipe(recipe, scorer.preparation)
-    scores = {each.name: sets.score_set(scorer, each) for each in (images.inliers, *images.outliers)}
-    inliers = scores.pop(images.inliers.name)
+    inliers = sets.score_set(scorer, images.inliers)
+    scores = {each.name: sets.score_set(scorer, each) for each in images.outliers}
     found = evaluate(inliers, scores, threshold=bundle.calibration.threshold)
     print(found.table())
     if args.out:

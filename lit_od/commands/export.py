@@ -11,8 +11,9 @@ from pathlib import Path
 from lit_od.bundle import require_replaceable
 from lit_od.cli import DONE
 from lit_od.commands.fit import written
+from lit_od.commands.score import positive
 from lit_od.errors import missing_extra
-from lit_od.recipe import override
+from lit_od.recipe import override, require_same_division
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="best.ckpt of a run")
     parser.add_argument("--detector", metavar="KIND", help="another detector than the recipe's, with its defaults")
     parser.add_argument("--out", metavar="BUNDLE", required=True, help="folder of the bundle; a bundle is replaced")
-    parser.add_argument("--threads", metavar="N", type=int, help="threads of decoding and ONNX Runtime (one a core)")
+    parser.add_argument("--threads", metavar="N", type=positive, help="threads (one a core)")
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
@@ -36,7 +37,9 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         missing_extra(str(error.name), "train,cpu")
     checkpoint = read_checkpoint(Path(args.checkpoint))
     module, recipe = rebuild(checkpoint), checkpoint.recipe
-    recipe = override(recipe, overrides, detector=args.detector)
+    changed = override(recipe, overrides, detector=args.detector)
+    require_same_division(recipe, changed)
+    recipe = changed
     bundle = export_bundle(module, ImageData(recipe.data, seed=recipe.seed), recipe, out, threads=args.threads)
     print(written(bundle, time.perf_counter() - started))
     return DONE

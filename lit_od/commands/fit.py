@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lit_od.bundle import Bundle, require_replaceable
 from lit_od.cli import DONE
-from lit_od.errors import missing_extra
+from lit_od.commands.score import positive
+from lit_od.errors import ConfigError, missing_extra
 from lit_od.recipe import Recipe, read
 
 
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_recipe_arguments(parser)
     parser.add_argument("--out", metavar="BUNDLE", required=True, help="folder of the bundle; a bundle is replaced")
+    parser.add_argument("--threads", metavar="N", type=positive, help="threads (one a core)")
     parser.add_argument("--run", metavar="RUN", help="keep checkpoint, log and curves in this folder")
 
 
@@ -25,7 +27,6 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of every command that takes a recipe."""
     parser.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name or a YAML file")
     parser.add_argument("--seed", metavar="N", type=int, help="seed of every split, draw and weight")
-    parser.add_argument("--threads", metavar="N", type=int, help="threads of decoding and ONNX Runtime (one a core)")
 
 
 def recipe_of(args: argparse.Namespace, overrides: list[str]) -> Recipe:
@@ -39,6 +40,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     recipe = recipe_of(args, overrides)
     out = Path(args.out)
     require_replaceable(out)
+    if recipe.model is None:
+        raise ConfigError("recipes over an ONNX backbone are not carried out yet: give a recipe with a `model`")
     started = time.perf_counter()
     try:
         from lit_od.training.pipeline import fit

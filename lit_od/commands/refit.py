@@ -69,9 +69,9 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 def _options(bundle: Bundle, kind: str | None, overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Detector and rule of the bundle, changed as the command line says."""
     entry = bundle.manifest.detector
-    detector = {"kind": entry.kind, **entry.options} if kind in (None, entry.kind) else {"kind": kind}
+    detector = {"kind": entry.kind, **entry.options} if kind is None else {"kind": kind}
     rule = dict(bundle.calibration.rule)
-    for path, value in parse_overrides(overrides):
+    for path, value in sorted(parse_overrides(overrides), key=lambda each: each[0] != "calibration.rule"):
         part, _, key = path.partition(".")
         if part == "detector" and key and key != "kind":
             detector[key] = value

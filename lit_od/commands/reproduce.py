@@ -11,8 +11,9 @@ from pathlib import Path
 
 from lit_od.cli import DONE
 from lit_od.commands import no_overrides
+from lit_od.commands.score import positive
 from lit_od.errors import missing_extra
-from lit_od.recipe import parse_overrides
+from lit_od.recipe import folder, parse_overrides
 
 EXPERIMENTS = {"mnist-digits": "lit_od.evaluation.experiments.mnist_digits"}
 """Every experiment and the module that runs it."""
@@ -24,13 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="folder for bundles, tables and pictures (runs/NAME)")
     parser.add_argument("--seeds", metavar="N", type=int, nargs="+", default=[0, 1, 2], help="a run each (0 1 2)")
     parser.add_argument("--quick", action="store_true", help="a smoke run whose figures prove nothing")
-    parser.add_argument("--threads", metavar="N", type=int, help="threads of decoding and ONNX Runtime (one a core)")
+    parser.add_argument("--threads", metavar="N", type=positive, help="threads of decoding and ONNX Runtime")
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Run the experiment, print its tables, keep them beside its bundles."""
     values = dict(parse_overrides(overrides))
-    root = values.pop("data.root", None)
+    root = folder("data.root", values.pop("data.root", None))
     no_overrides([f"--{path}" for path in values])
     try:
         from lit_od.evaluation.experiments import Options

@@ -37,12 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_batch_argument(parser: argparse.ArgumentParser) -> None:
     """Declare the batch size of a command whose user may choose it."""
-    parser.add_argument("--batch-size", metavar="N", type=_positive, default=BATCH_SIZE, help="images a run")
+    parser.add_argument("--batch-size", metavar="N", type=positive, default=BATCH_SIZE, help="images a run")
 
 
 def add_session_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of every command that runs a backbone."""
-    parser.add_argument("--threads", metavar="N", type=_positive, help="threads (one a core)")
+    parser.add_argument("--threads", metavar="N", type=positive, help="threads (one a core)")
     parser.add_argument("--provider", metavar="NAME", help="execution provider: cpu, cuda, ...")
 
 
@@ -63,7 +63,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     return INCOMPLETE if failed else DONE
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number of at least 1, from the command line."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)

@@ -31,10 +31,18 @@ class ImageSet:
 
 @dataclass(frozen=True, slots=True)
 class ImageSets:
-    """Inliers, and outliers by set."""
+    """Inliers, and outliers by set.
+
+    Raises:
+        ConfigError: If a set of outliers has the inliers' name.
+    """
 
     inliers: ImageSet
     outliers: Sequence[ImageSet]
+
+    def __post_init__(self) -> None:
+        if self.inliers.name in {each.name for each in self.outliers}:
+            raise ConfigError(f"a set of outliers cannot be called {self.inliers.name!r}: give it another name")
 
 
 def recipe_of(bundle: Bundle) -> Recipe:
