@@ -4,8 +4,9 @@ A backbone is an ONNX graph with one input, uint8 (n, h, w, c), and one output, 
 "features" (n, d) or "errors" (n, h, w, c). Scaling and normalisation are inside the graph.
 """
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -26,6 +27,7 @@ PROVIDERS = {
 """Short names of ONNX Runtime's execution providers; the long ones are taken too."""
 
 _SEVERITY_ERROR = 3
+_SINGLE = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +40,8 @@ class Backbone:
         output: What it computes: "features" or "errors".
         image_shape: (h, w, c) that it takes; None where it takes any.
         provider: The execution provider that runs it.
+        threads: Threads of a run.
+        model: The ONNX file or its bytes.
     """
 
     session: Any
@@ -45,6 +49,9 @@ class Backbone:
     output: Literal["features", "errors"]
     image_shape: tuple[int | None, int | None, int | None]
     provider: str
+    threads: int
+    model: Path | bytes = field(repr=False)
+    _single: "list[Backbone]" = field(default_factory=list, init=False, repr=False)
 
     @classmethod
     def load(cls, model: Path | bytes, *, threads: int | None = None, providers: Sequence[str] | None = None) -> Self:
@@ -61,20 +68,21 @@ class Backbone:
             ConfigError: If a provider is unknown or absent (there is no silent fall back), or threads is below 1.
             MissingExtra: If no ONNX Runtime is installed.
         """
-        runtime = _runtime()
-        wanted = _providers(providers, runtime.get_available_providers())
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = thread_count(threads)
-        options.log_severity_level = _SEVERITY_ERROR
-        try:
-            session = runtime.InferenceSession(
-                model if isinstance(model, bytes) else str(model), options, providers=wanted
-            )
-        except Exception as error:  # onnxruntime's exceptions share no base of their own
-            raise BackboneError(f"the graph cannot be loaded: {_first_line(error)}") from error
-        if wanted[0] not in session.get_providers():
-            raise ConfigError(f"provider {wanted[0]} did not start; it needs its drivers and libraries")
-        return cls(session, *_interface(session), provider=wanted[0])
+        session, provider, count = open_session(model, threads=threads, providers=providers)
+        return cls(session, *_interface(session), provider=provider, threads=count, model=model)
+
+    def single(self) -> Self:
+        """The same graph with one thread a run, for callers that run several batches at once.
+
+        Two batches on a core each take less time than one after the other on two cores: a convolution's
+        parts wait for each other. The session is made when it is first wanted.
+        """
+        if self.threads == 1:
+            return self
+        with _SINGLE:
+            if not self._single:
+                self._single.append(type(self).load(self.model, threads=1, providers=[self.provider]))
+            return self._single[0]  # type: ignore[return-value]  # made by type(self) just above
 
     def __call__(self, images: Images) -> Features:
         """Run a batch.
@@ -95,11 +103,35 @@ class Backbone:
             raise BackboneError(
                 f"the graph takes uint8 (n, {_shape(self.image_shape)}), got {images.dtype} {images.shape}"
             )
-        try:
-            result: Features = self.session.run([self.output], {self.input: images})[0]
-        except Exception as error:  # as above
-            raise BackboneError(f"the graph failed: {_first_line(error)}") from error
-        return result
+        return run_session(self.session, [self.output], {self.input: images})[0]
+
+
+def open_session(
+    model: Path | bytes, *, threads: int | None = None, providers: Sequence[str] | None = None
+) -> tuple[Any, str, int]:
+    """A session of any graph, the provider that runs it, and its threads; arguments and errors as `Backbone.load`."""
+    runtime = _runtime()
+    wanted = _providers(providers, runtime.get_available_providers())
+    options = runtime.SessionOptions()
+    count = thread_count(threads)
+    options.intra_op_num_threads = count
+    options.log_severity_level = _SEVERITY_ERROR
+    try:
+        session = runtime.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=wanted)
+    except Exception as error:  # onnxruntime's exceptions share no base of their own
+        raise BackboneError(f"the graph cannot be loaded: {_first_line(error)}") from error
+    if wanted[0] not in session.get_providers():
+        raise ConfigError(f"provider {wanted[0]} did not start; it needs its drivers and libraries")
+    return session, wanted[0], count
+
+
+def run_session(session: Any, outputs: Sequence[str], given: dict[str, Images]) -> list[Features]:
+    """What a session computes, in the order of the outputs. Raises BackboneError where it fails."""
+    try:
+        results: list[Features] = session.run(list(outputs), given)
+    except Exception as error:  # onnxruntime's exceptions share no base of their own
+        raise BackboneError(f"the graph failed: {_first_line(error)}") from error
+    return results
 
 
 def _runtime() -> Any:

@@ -3,22 +3,23 @@
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import msgspec
 import numpy as np
-import safetensors.numpy
 
+from lit_od import arrays as safetensors
 from lit_od import manifest as manifests
 from lit_od.calibration import Calibration, check_rule
 from lit_od.card import model_card
+from lit_od.contents import check_backbone, check_detector, check_golden, check_graph
 from lit_od.detectors import Detector, detector_from_state
 from lit_od.errors import BundleError, ConfigError, DataError
 from lit_od.folders import recover, replacing
-from lit_od.manifest import FileEntry, Manifest
+from lit_od.manifest import FileEntry, Manifest, one_line
 from lit_od.types import Arrays
 
 MANIFEST = "manifest.json"
@@ -28,6 +29,9 @@ INDEX = "index.faiss"
 MAPS = "maps.onnx"
 GOLDEN = "golden.safetensors"
 CARD = "README.md"
+
+MAX_SCORE = 1e150
+"""Calibration scores stay below, so that their variance is a number."""
 
 _REQUIRED = frozenset({BACKBONE, DETECTOR, GOLDEN, CARD})
 _OPTIONAL = frozenset({INDEX, MAPS})
@@ -63,21 +67,39 @@ class Bundle:
                 or not what it should be.
         """
         folder = Path(path)
-        recover(folder)
-        manifest = manifests.decode(_manifest_bytes(folder))
-        files = _checked_files(folder, manifest)
         try:
-            arrays = safetensors.numpy.load(files[DETECTOR])
-        except Exception as error:  # safetensors' own error and KeyError for a dtype that numpy lacks
-            raise BundleError(f"{DETECTOR} cannot be read: {error}") from None
+            recover(folder)
+            manifest = manifests.decode(_manifest_bytes(folder))
+            _check_names(manifest, {entry.name for entry in folder.iterdir()} - {MANIFEST})
+            files = {name: _file_bytes(folder / name, entry) for name, entry in manifest.files.items()}
+        except OSError as error:
+            raise BundleError(f"{error.filename or folder} cannot be read: {error.strerror or error}") from None
+        return cls.of_files(folder, manifest, files)
+
+    @classmethod
+    def of_files(cls, path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Self:
+        """A bundle from a decoded manifest and the bytes of all other files; `path` is only noted.
+
+        Raises:
+            BundleError: As `read`.
+        """
+        _check_names(manifest, files.keys())
+        for name, entry in manifest.files.items():
+            _check_bytes(name, files[name], entry)
+        check_backbone(BACKBONE, check_graph(BACKBONE, files[BACKBONE]), manifest)
+        if MAPS in files:
+            check_graph(MAPS, files[MAPS])
+        check_golden(GOLDEN, files[GOLDEN], manifest)
         try:
+            arrays = safetensors.load(files[DETECTOR])
             calibration = _read_calibration(arrays, manifest)
             detector = detector_from_state(
                 manifest.detector.kind, manifest.detector.options, _read_state(arrays, files.get(INDEX))
             )
+            check_detector(detector, manifest)
         except (DataError, ConfigError) as error:
-            raise BundleError(f"{DETECTOR}: {error}") from None
-        return cls(folder, manifest, detector, calibration, files)
+            raise BundleError(f"{DETECTOR}: {one_line(error)}") from None
+        return cls(path, manifest, detector, calibration, files)
 
 
 def write(
@@ -98,19 +120,22 @@ def write(
 
     Raises:
         ConfigError: If there is something else than a bundle at `out`, or it cannot be written.
+        BundleError: If what is to be written could not be read again; nothing is written then.
     """
     state = detector.state()
     index = state.pop(_INDEX_STATE, None)
-    arrays = {_STATE + name: np.ascontiguousarray(array) for name, array in state.items()}
+    arrays = {_STATE + name: array for name, array in state.items()}
     arrays[_CALIBRATION] = np.array(calibration.scores)
-    contents = {**files, DETECTOR: safetensors.numpy.save(arrays)}
+    contents = {**files, DETECTOR: safetensors.save(arrays)}
     if index is not None:
         contents[INDEX] = index.tobytes()
     contents[CARD] = model_card(manifest, calibration).encode(
         errors="backslashreplace"
     )  # a folder's name may be no Unicode
     entries = {name: _entry(data) for name, data in sorted(contents.items())}
-    contents[MANIFEST] = manifests.encode(_with_files(manifest, entries))
+    encoded = manifests.encode(msgspec.structs.replace(manifest, files=entries))
+    Bundle.of_files(out, manifests.decode(encoded), contents)
+    contents[MANIFEST] = encoded
     try:
         with replacing(out, replaceable=require_replaceable) as folder:
             for name, data in contents.items():
@@ -140,21 +165,16 @@ def require_replaceable(out: Path) -> None:
 
 def golden_bytes(arrays: Arrays) -> bytes:
     """Golden images as the file holds them."""
-    data: bytes = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    return data
+    return safetensors.save(arrays)
 
 
 def golden_arrays(bundle: Bundle) -> Arrays:
-    """Golden images as arrays. Raises BundleError where the file is none of ours."""
-    try:
-        arrays: Arrays = safetensors.numpy.load(bundle.files[GOLDEN])
-    except Exception as error:  # as in Bundle.read
-        raise BundleError(f"{GOLDEN} cannot be read: {error}") from None
+    """Golden images as arrays. Raises BundleError where they hold NaN or infinity."""
+    arrays = safetensors.load(bundle.files[GOLDEN])
+    for name in ("outputs", "scores"):
+        if not np.isfinite(arrays[name]).all():
+            raise BundleError(f"{GOLDEN}: array {name!r} must be finite, but it holds NaN or infinity")
     return arrays
-
-
-def _with_files(manifest: Manifest, files: dict[str, FileEntry]) -> Manifest:
-    return msgspec.structs.replace(manifest, files=files)
 
 
 def _entry(data: bytes) -> FileEntry:
@@ -175,28 +195,37 @@ def _manifest_bytes(folder: Path) -> bytes:
     return _read(file)
 
 
-def _checked_files(folder: Path, manifest: Manifest) -> dict[str, bytes]:
-    """The bytes of every file, each of the size and hash that the manifest names, and no file besides."""
+def _check_names(manifest: Manifest, there: Collection[str]) -> None:
+    """Raise BundleError unless the manifest names the files that are there, and those are a bundle's."""
     named = manifest.files.keys()
     if missing := sorted(_REQUIRED - named):
         raise BundleError(f"{MANIFEST} does not name {missing[0]}")
     if foreign := sorted(named - _REQUIRED - _OPTIONAL):
-        raise BundleError(f"{MANIFEST} names a file that no bundle has: {foreign[0]!r}")
-    there = {entry.name for entry in folder.iterdir()}
-    if missing := sorted(named - there):
+        raise BundleError(f"{MANIFEST} names a file that no bundle has: {one_line(repr(foreign[0]))}")
+    if missing := sorted(named - set(there)):
         raise BundleError(f"{missing[0]} is missing")
-    if extra := sorted(there - named - {MANIFEST}):
-        raise BundleError(f"extra file {extra[0]!r}: a bundle holds what its manifest names and nothing else")
-    files = {}
-    for name, entry in manifest.files.items():
-        _require_plain(folder / name)
-        size = (folder / name).stat().st_size
-        if size != entry.size:
-            raise BundleError(f"{name} has {size:,} bytes, its manifest says {entry.size:,}")
-        files[name] = _read(folder / name)
-        if hashlib.sha256(files[name]).hexdigest() != entry.sha256:
-            raise BundleError(f"{name} does not match its sha256: it was changed or damaged")
-    return files
+    if extra := sorted(set(there) - named):
+        raise BundleError(
+            f"extra file {one_line(repr(extra[0]))}: a bundle holds what its manifest names and nothing else"
+        )
+
+
+def _file_bytes(file: Path, entry: FileEntry) -> bytes:
+    """The bytes of a plain file, read only if it has the size that the manifest names."""
+    _require_plain(file)
+    _check_size(file.name, file.stat().st_size, entry)
+    return _read(file)
+
+
+def _check_bytes(name: str, data: bytes, entry: FileEntry) -> None:
+    _check_size(name, len(data), entry)
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise BundleError(f"{name} does not match its sha256: it was changed or damaged")
+
+
+def _check_size(name: str, size: int, entry: FileEntry) -> None:
+    if size != entry.size:
+        raise BundleError(f"{name} has {size:,} bytes, its manifest says {entry.size:,}")
 
 
 def _require_plain(file: Path) -> None:
@@ -215,8 +244,10 @@ def _read_calibration(arrays: Arrays, manifest: Manifest) -> Calibration:
     scores = arrays.pop(_CALIBRATION, None)
     if scores is None or scores.ndim != 1 or scores.dtype != np.float64 or scores.size == 0:
         raise DataError(f"{_CALIBRATION} must be float64 (n,) with n of at least 1")
-    if not np.isfinite(scores).all() or (np.diff(scores) < 0).any():
+    if not np.isfinite(scores).all() or (scores[1:] < scores[:-1]).any():
         raise DataError(f"{_CALIBRATION} must be finite and ascending")
+    if max(-scores[0], scores[-1]) > MAX_SCORE:
+        raise DataError(f"{_CALIBRATION} must lie within {MAX_SCORE:g}, got {scores[0]:g} to {scores[-1]:g}")
     if scores.size != manifest.calibration.images:
         raise DataError(f"{scores.size} calibration scores, the manifest says {manifest.calibration.images}")
     scores.setflags(write=False)
@@ -227,6 +258,8 @@ def _read_state(arrays: Arrays, index: bytes | None) -> Arrays:
     if foreign := sorted(name for name in arrays if not name.startswith(_STATE)):
         raise DataError(f"unknown array {foreign[0]!r}")
     state = {name.removeprefix(_STATE): array for name, array in arrays.items()}
+    if _INDEX_STATE in state:
+        raise DataError(f"unknown array {_STATE + _INDEX_STATE!r}: an index is the file {INDEX}")
     if index is not None:
         state[_INDEX_STATE] = np.frombuffer(index, dtype=np.uint8)
     return state

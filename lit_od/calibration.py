@@ -5,7 +5,6 @@ conformal p-value (Vovk et al. 2005; Laxhammar and Falkman 2010). For an inlier 
 with the calibration inliers P(p <= t) <= t holds for every t, whatever the scores' distribution.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -13,16 +12,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.detectors.options import number, suggest
-from lit_od.errors import ConfigError, DataError
+from lit_od.binomial import clopper_pearson
+from lit_od.errors import DataError
+from lit_od.rules import RULES, check_rule, require_applicable, threshold_of
 from lit_od.types import Scores
 
-RULES: dict[str, dict[str, Any]] = {
-    "mean_std": {"n": 2},
-    "percentile": {"q": 99},
-    "value": {"value": None},
-}
-"""Threshold rules and the defaults of their options; `value` is a threshold set by hand."""
+__all__ = ["RULES", "Calibration", "check_rule"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,29 +35,32 @@ class Calibration:
     threshold: float
 
     @classmethod
-    def from_inliers(cls, scores: Scores, rule: Mapping[str, Any]) -> Self:
+    def from_inliers(cls, scores: Scores, rule: Mapping[str, Any], *, outliers: Scores | None = None) -> Self:
         """Take the threshold from held-out inliers.
 
         Args:
             scores: Outlier scores of inliers that neither fitted the detector nor chose anything, (n,).
-            rule: `{"rule": NAME, option: value}`: mean_std (n), percentile (q) or value (value).
+            rule: `{"rule": NAME, option: value}`: mean_std (n), percentile (q), fpr (rate), max_f1 or
+                value (value).
+            outliers: Scores of labelled outliers, (m,): needed by max_f1, refused by the others.
 
         Raises:
-            ConfigError: If the rule or an option cannot be.
-            DataError: If there are no scores, or one is not finite.
+            ConfigError: If the rule or an option cannot be, or outliers are missing or too many.
+            DataError: If there are no scores, too few for the rule, or one is not finite.
         """
         scores = np.sort(np.asarray(scores, dtype=np.float64).reshape(-1))
+        others = np.empty(0) if outliers is None else np.asarray(outliers, dtype=np.float64).reshape(-1)
         if scores.size == 0:
             raise DataError("calibration needs inliers: give the calibration part a larger share")
-        if not np.isfinite(scores).all():
+        if not np.isfinite(scores).all() or not np.isfinite(others).all():
             raise DataError("calibration scores must be finite")
         scores.setflags(write=False)
-        complete = check_rule(rule)
-        return cls(scores, complete, _threshold(scores, complete))
+        complete = require_applicable(rule, inliers=scores.size, outliers=others.size)
+        return cls(scores, complete, threshold_of(complete, scores, others))
 
-    def with_rule(self, rule: Mapping[str, Any]) -> Self:
+    def with_rule(self, rule: Mapping[str, Any], *, outliers: Scores | None = None) -> Self:
         """The same scores under another rule."""
-        return type(self).from_inliers(self.scores, rule)
+        return type(self).from_inliers(self.scores, rule, outliers=outliers)
 
     def p_values(self, scores: Scores) -> NDArray[np.float64]:
         """Conformal p-values in (0, 1], shape (n,); small is outlying."""
@@ -73,41 +71,39 @@ class Calibration:
         """Whether each score is above the threshold, shape (n,)."""
         return np.asarray(scores) > self.threshold
 
+    def flagged(self, threshold: float | None = None) -> int:
+        """Number of calibration inliers above a threshold, by default above the one in force."""
+        limit = self.threshold if threshold is None else threshold
+        return int(np.count_nonzero(self.scores > limit))
+
     def flagged_share(self, threshold: float | None = None) -> float:
         """Share of the calibration inliers above a threshold, by default above the one in force."""
-        limit = self.threshold if threshold is None else threshold
-        return float(np.mean(self.scores > limit))
+        return self.flagged(threshold) / self.scores.size
 
+    def fpr_interval(self, threshold: float | None = None, *, confidence: float = 0.95) -> tuple[float, float]:
+        """Interval of the false-positive rate that a threshold will have on inliers like these.
 
-def check_rule(rule: Mapping[str, Any]) -> dict[str, Any]:
-    """The rule with every option filled in.
+        Clopper and Pearson's (1934) from the number of calibration inliers above the threshold. It covers
+        the rate with at least the stated confidence, over the draw of the calibration images,
 
-    Raises:
-        ConfigError: If the rule or an option is unknown, or a value cannot be.
-    """
-    options = dict(rule)
-    name = options.pop("rule", None)
-    if not isinstance(name, str) or name not in RULES:
-        raise ConfigError(f"unknown threshold rule {name!r}: {suggest(name, list(RULES))}")
-    for option in options:
-        if option not in RULES[name]:
-            raise ConfigError(f"rule {name} has no option {option!r}: {suggest(option, list(RULES[name]))}")
-    complete = {**RULES[name], **options}
-    match name:
-        case "mean_std":
-            number("n", complete["n"], least=-math.inf, most=1e6)
-        case "percentile":
-            number("q", complete["q"], least=0, most=100)
-        case "value":
-            number("value", complete["value"], least=-1e300, most=1e300)
-    return {"rule": name, **complete}
+        - for a threshold that does not depend on these scores (rule value, set without a look at them);
+        - for one at or between two scores of ranks that were set beforehand (fpr, percentile), if scores
+          do not tie. The rate above the k-th smallest of n is Beta(n + 1 - k, k) distributed (Wilks 1941;
+          Vovk 2012 for conformal predictors). With n - k scores above, Beta(n - k, k + 1) and
+          Beta(n + 1 - k, k), whose quantiles are the ends here, belong to the two scores around the
+          threshold; at the k-th score itself the upper end is exact and the lower one cautious.
 
+        It is an approximation for mean_std, and for max_f1 too low, since the threshold was moved to where
+        few of these scores are above; so it is for a threshold picked from a table of intervals.
 
-def _threshold(scores: Scores, rule: Mapping[str, Any]) -> float:
-    match rule["rule"]:
-        case "mean_std":
-            return float(np.mean(scores) + rule["n"] * np.std(scores))
-        case "percentile":
-            return float(np.percentile(scores, rule["q"]))
-        case _:
-            return float(rule["value"])
+        Args:
+            threshold: None is the one in force.
+            confidence: In (0, 1).
+
+        Returns:
+            Both ends, in [0, 1].
+
+        Raises:
+            ConfigError: If the confidence is out of range.
+        """
+        return clopper_pearson(self.flagged(threshold), self.scores.size, confidence=confidence)

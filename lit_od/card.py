@@ -29,7 +29,8 @@ def model_card(manifest: Manifest, calibration: Calibration) -> str:
         f"| detector | {manifest.detector.kind}{_options(manifest.detector.options)}, "
         f"fitted on {manifest.detector.images:,} images |",
         f"| threshold | {calibration.threshold:.6g} by {calibration.rule['rule']}"
-        f"{_options({key: value for key, value in calibration.rule.items() if key != 'rule'})} |",
+        f"{_options({key: value for key, value in calibration.rule.items() if key != 'rule'})}, "
+        f"{false_positives(calibration)} |",
         f"| calibration | {calibration.scores.size:,} inliers, scores {calibration.scores[0]:.6g} to "
         f"{calibration.scores[-1]:.6g}, {calibration.flagged_share():.2%} above the threshold |",
         f"| made | {manifest.provenance.created}"
@@ -49,6 +50,14 @@ def model_card(manifest: Manifest, calibration: Calibration) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def false_positives(calibration: Calibration) -> str:
+    """The threshold's false-positive rate in words, with its 95 % interval."""
+    low, high = calibration.fpr_interval()
+    chosen = calibration.rule["rule"] == "max_f1"
+    caution = "; max_f1 chose it by these inliers too, so expect more" if chosen else ""
+    return f"false-positive rate {low:.2%} to {high:.2%} (95 % interval{caution})"
 
 
 def _shape(shape: list[int | None]) -> str:

@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "only the training: a run folder with the best checkpoint",
     "export": "a bundle from a checkpoint",
     "score": "score images: a row an image",
+    "classify": "the bundle whose p-value is largest, one bundle a class",
     "evaluate": "how well a bundle tells inliers from outliers",
     "threshold": "show or set a bundle's threshold",
     "refit": "new statistics from new normal images, same backbone",

@@ -15,12 +15,13 @@ from tqdm import tqdm
 from lit_od import bundle as bundles
 from lit_od.backbone import Backbone
 from lit_od.bundle import Bundle
-from lit_od.calibration import Calibration, check_rule
+from lit_od.calibration import Calibration
 from lit_od.detectors import Detector, accumulator
 from lit_od.errors import DataError
 from lit_od.extraction import extract
 from lit_od.golden import differences, make
 from lit_od.images import Preparation
+from lit_od.loading import Batch
 from lit_od.manifest import (
     SCHEMA_VERSION,
     CalibrationEntry,
@@ -30,8 +31,10 @@ from lit_od.manifest import (
     Provenance,
     Tolerance,
 )
+from lit_od.rules import require_applicable
 from lit_od.sources import ImageArray, ImageFile, Source
-from lit_od.types import Labels, Scores
+from lit_od.threads import limited
+from lit_od.types import Features, Labels, Scores
 
 VERSIONED = (
     "lit-od",
@@ -79,7 +82,9 @@ def fit_bundle(
     detector: Mapping[str, Any],
     rule: Mapping[str, Any],
     origin: Origin,
+    outliers: Sequence[Source] = (),
     opset: int | None = None,
+    maps: bytes | None = None,
     threads: int | None = None,
     providers: Sequence[str] | None = None,
 ) -> Bundle:
@@ -94,7 +99,9 @@ def fit_bundle(
         detector: `kind` and options.
         rule: `rule` and options.
         origin: What the bundle says of where it comes from.
+        outliers: Labelled outliers, which rule max_f1 needs and no other takes.
         opset: The graph's opset, where it is known.
+        maps: The ONNX file of heat maps, where there is one.
         threads: Threads of decoding and of the session; None is one a core.
         providers: Execution providers, as `Backbone.load` takes them.
 
@@ -103,16 +110,18 @@ def fit_bundle(
         DataError: If the images do not suffice, or one cannot be read.
     """
     bundles.require_replaceable(out)
-    check_rule(rule)  # before the work, not after it
     if not calibration:
         raise DataError("no calibration images: give split.calibration a larger share, or pass more images")
+    require_applicable(rule, inliers=len(calibration), outliers=len(outliers))  # before the work, not after it
     backbone = Backbone.load(model, threads=threads, providers=providers)
     fitted = fit_detector(backbone, preparation, fit, detector, threads=threads)
     scores = score_all(backbone, preparation, fitted, calibration, threads=threads, what="calibrating")
-    calibrated = Calibration.from_inliers(scores, rule)
+    others = score_all(backbone, preparation, fitted, outliers, threads=threads, what="scoring outliers")
+    calibrated = Calibration.from_inliers(scores, rule, outliers=others)
     golden = make(calibration, preparation, backbone, fitted)
     if found := differences(golden, preparation, backbone, fitted, Tolerance()):
         raise DataError(f"the bundle does not score its own golden images as fitted: {found[0]}")
+    used = {"fit": fit, "calibration": calibration, **({"outliers": outliers} if outliers else {})}
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=origin.name,
@@ -132,7 +141,7 @@ def fit_bundle(
         provenance=Provenance(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             recipe=origin.recipe,
-            data={**origin.data, "fit": fingerprint(fit), "calibration": fingerprint(calibration)},
+            data={**origin.data, **{part: fingerprint(sources) for part, sources in used.items()}},
             seed=origin.seed,
             versions=versions(),
             metrics=origin.metrics,
@@ -140,6 +149,8 @@ def fit_bundle(
         files={},
     )
     files = {bundles.BACKBONE: model, bundles.GOLDEN: bundles.golden_bytes(golden)}
+    if maps is not None:
+        files[bundles.MAPS] = maps
     return bundles.write(out, manifest, fitted, calibrated, files)
 
 
@@ -156,13 +167,13 @@ def fit_detector(
     gathered = accumulator(str(options.pop("kind", None)), options)
     labels = class_numbers(sources) if options.get("class_conditional") else None
     done = 0
-    with _progress(len(sources), "fitting") as bar:
+    with limited(threads), _progress(len(sources), "fitting") as bar:
         for batch, outputs in extract(backbone, sources, preparation, threads=threads):
-            batch.require_readable()
+            _require_sound(batch, outputs)
             gathered.update(outputs, None if labels is None else labels[done : done + len(outputs)])
             done += len(outputs)
             bar.update(len(outputs))
-    return gathered.finish()
+        return gathered.finish()
 
 
 def score_all(
@@ -176,12 +187,23 @@ def score_all(
 ) -> Scores:
     """Scores of images that must all be readable, shape (n,)."""
     scores = [np.empty(0)]
-    with _progress(len(sources), what) as bar:
+    with limited(threads), _progress(len(sources), what) as bar:
         for batch, outputs in extract(backbone, sources, preparation, threads=threads):
-            batch.require_readable()
+            _require_sound(batch, outputs)
             scores.append(detector.score(outputs))
             bar.update(len(outputs))
     return np.concatenate(scores)
+
+
+def _require_sound(batch: Batch, outputs: Features) -> None:
+    """Raise DataError if an image could not be read or the graph made no number of it, naming the first."""
+    batch.require_readable()
+    sound = np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
+    if not sound.all():
+        raise DataError(
+            f"{batch.sources[int(np.argmin(sound))].name}: the backbone gives NaN or infinity for this image. "
+            "Take it out, or use another backbone"
+        )
 
 
 def class_numbers(sources: Sequence[Source]) -> Labels:

@@ -2,7 +2,8 @@
 
 The new folder is made beside its final place, flushed to disk, and exchanged with the old one in a
 single step (Linux `renameat2`). Where the system or its file system cannot, the old folder is moved
-aside and back again by `recover`, which every opening of a bundle calls first.
+aside and back again by `recover`, which every opening of a bundle calls first. A writer that is killed
+leaves a folder beside the target, which the next one removes: a lock on it tells whether its writer lives.
 """
 
 import contextlib
@@ -13,18 +14,34 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
+from lit_od.errors import ConfigError
+
+_FCNTL = import_module("fcntl") if os.name == "posix" else None  # without it nothing is locked, and nothing swept
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
-_TEMPORARY = ".{name}.lit-od-new-"
+_TEMPORARY = ".{name}.lit-od-new"
 _ASIDE = ".{name}.lit-od-old"
+
+
+def require_place(target: Path) -> None:
+    """Raise ConfigError unless a folder can be made or filled at the target: before the work, not after it."""
+    here = target.absolute()
+    while not os.path.lexists(here):
+        here = here.parent
+    if not here.is_dir():
+        where = "is" if here == target.absolute() else f"lies inside {here}, which is"
+        raise ConfigError(f"{target} {where} a file: name a folder")
+    if not os.access(here, os.W_OK | os.X_OK):
+        raise ConfigError(f"{target} cannot be written: the folder {here} is read-only. Name another")
 
 
 def recover(target: Path) -> None:
     """Put back a folder that an interrupted replacement has left aside."""
     target = target.resolve()  # as replacing() does: the folder left aside lies beside what a link points to
-    aside = target.parent / _ASIDE.format(name=target.name)
+    aside = _aside(target)
     if aside.is_dir() and not os.path.lexists(target):
         aside.rename(target)
 
@@ -47,8 +64,7 @@ def replacing(target: Path, *, replaceable: Callable[[Path], None]) -> Iterator[
     if os.path.lexists(target):
         replaceable(target)
     _sweep(target)
-    fresh = target.parent / f"{_TEMPORARY.format(name=target.name)}{os.getpid()}-{secrets.token_hex(4)}"
-    fresh.mkdir()
+    fresh, lock = _make(target)
     try:
         yield fresh
         _flush(fresh)
@@ -60,22 +76,80 @@ def replacing(target: Path, *, replaceable: Callable[[Path], None]) -> Iterator[
         _flush_folder(target.parent)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-        if os.path.lexists(target):  # else what lies aside is the only whole folder, for `recover` to put back
-            shutil.rmtree(target.parent / _ASIDE.format(name=target.name), ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+@contextlib.contextmanager
+def replacing_file(file: Path) -> Iterator[Path]:
+    """A name to write to that takes the file's place when the block ends without an exception.
+
+    One writer at a time: the name is always the same, so that what a killed one leaves is written over.
+    """
+    file = file.resolve()
+    partial = file.with_name(_TEMPORARY.format(name=file.name))
+    try:
+        yield partial
+        _flush_file(partial)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _aside(target: Path) -> Path:
+    return target.parent / _ASIDE.format(name=target.name)
+
+
+def _unused(target: Path) -> Path:
+    """A name beside the target that nothing has."""
+    return target.parent / f"{_TEMPORARY.format(name=target.name)}-{secrets.token_hex(8)}"
+
+
+def _make(target: Path) -> tuple[Path, int | None]:
+    """A new, empty folder beside the target, and the lock that keeps others from sweeping it."""
+    while True:
+        fresh = _unused(target)
+        fresh.mkdir()
+        try:
+            lock = _lock(fresh)
+        except (BlockingIOError, FileNotFoundError):  # swept before it was locked
+            continue
+        if fresh.exists():
+            return fresh, lock
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder until the handle is closed or the process ends; None where the file system has no locks.
+
+    Raises:
+        BlockingIOError: If somebody else has locked it.
+    """
+    if _FCNTL is None:
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        _FCNTL.flock(handle, _FCNTL.LOCK_EX | _FCNTL.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return handle
 
 
 def _exchange(fresh: Path, target: Path) -> None:
-    """Swap two folders in one step where the system can; `fresh` holds the old one afterwards."""
+    """Swap two folders, in one step where the system can; `fresh` holds the old one afterwards."""
     if _rename_exchange(fresh, target):
         return
-    aside = target.parent / _ASIDE.format(name=target.name)
-    shutil.rmtree(aside, ignore_errors=True)
+    aside = _aside(target)
     target.rename(aside)
     try:
         fresh.rename(target)
     except BaseException:
         aside.rename(target)
         raise
+    with contextlib.suppress(FileNotFoundError):  # another writer has swept it
+        aside.rename(fresh)
 
 
 def _rename_exchange(one: Path, other: Path) -> bool:
@@ -97,29 +171,29 @@ def _rename_exchange(one: Path, other: Path) -> bool:
 
 def _sweep(target: Path) -> None:
     """Remove what writers of this target that are no longer alive have left."""
-    prefix = _TEMPORARY.format(name=target.name)
-    for left in target.parent.iterdir():
-        owner = left.name.removeprefix(prefix).split("-")[0]
-        if left.name.startswith(prefix) and owner.isdecimal() and not _alive(int(owner)):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+    prefix = f"{_TEMPORARY.format(name=target.name)}-"
+    if os.path.lexists(target) and _aside(target).is_dir():
+        # under its own name a half-removed folder could be taken for the old one
+        _aside(target).rename(old := _unused(target))
+        shutil.rmtree(old, ignore_errors=True)
+    for left in [entry for entry in target.parent.iterdir() if entry.name.startswith(prefix)]:
+        with contextlib.suppress(OSError):  # its writer is alive, or another has swept it
+            lock = _lock(left)
+            if lock is not None:
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(lock)
 
 
 def _flush(folder: Path) -> None:
     for file in folder.rglob("*"):
         if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+            _flush_file(file)
     _flush_folder(folder)
+
+
+def _flush_file(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
 
 
 def _flush_folder(folder: Path) -> None:

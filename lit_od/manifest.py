@@ -5,41 +5,72 @@
 
 import hashlib
 import json
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal, TypeAlias, TypeGuard
 
 import msgspec
+from msgspec import Meta
 
 from lit_od.errors import BundleError
-from lit_od.images import Preparation
+from lit_od.images import MAX_PIXELS, Preparation
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 16 * 2**20
 """A larger manifest is refused unread."""
+
+MAX_NESTING = 64
+"""Objects within objects."""
+
+MAX_SIDE = 16_384
+"""Height and width of a prepared image, and of errors, at most; as `Preparation` has it."""
+
+MAX_FEATURES = 2**24
+"""Features of one image at most: 64 MB."""
+
+_Count: TypeAlias = Annotated[int, Meta(ge=0)]
+_Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One file of the bundle: its SHA-256 in hex and its size in bytes."""
 
     sha256: str
-    size: int
+    size: Annotated[int, Meta(ge=0, le=2**40)]
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"sha256 must be 64 hexadecimal digits in lower case, got {self.sha256[:80]!r}")
 
 
 class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The graph: input and output by name with their shapes (None is the number of images), and its opset."""
+    """The graph: input and output by name with their shapes (None is the number of images), and its opset.
 
-    input: str
+    The input is (None, h, w, c); features are (None, d), errors (None, h, w, c).
+    """
+
+    input: Annotated[str, Meta(min_length=1, max_length=1024)]
     input_shape: list[int | None]
     output: Literal["features", "errors"]
     output_shape: list[int | None]
-    opset: int | None
+    opset: Annotated[int, Meta(ge=1, le=1000)] | None
+
+    def __post_init__(self) -> None:
+        _require_images("input_shape", self.input_shape)
+        if self.output == "errors":
+            _require_images("output_shape", self.output_shape)
+        elif len(self.output_shape) != 2 or self.output_shape[0] is not None or not _within(self.output_shape[1]):
+            raise ValueError(
+                f"output_shape must be [null, d] with d in 1..{MAX_FEATURES}, as features have it, "
+                f"got {_json(self.output_shape)}"
+            )
 
 
 class DetectorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The detector's kind, the options it was fitted with, and how many images fitted it."""
 
-    kind: str
+    kind: Annotated[str, Meta(max_length=64)]
     options: dict[str, Any]
-    images: int
+    images: _Count
 
 
 class CalibrationEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -47,7 +78,7 @@ class CalibrationEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     threshold: float
     rule: dict[str, Any]
-    images: int
+    images: _Count
 
 
 class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -59,9 +90,9 @@ class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         scores: Largest relative difference of what the detector makes of the golden outputs.
     """
 
-    pixels: int = 2
-    outputs: float = 1e-4
-    scores: float = 1e-6
+    pixels: Annotated[int, Meta(ge=0, le=255)] = 2
+    outputs: _Share = 1e-4
+    scores: _Share = 1e-6
 
 
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -89,6 +120,13 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     files: dict[str, FileEntry]
     sha256: str = ""
 
+    def __post_init__(self) -> None:
+        if self.model.input_shape != [None, *self.preparation.shape]:
+            raise ValueError(
+                f"model.input_shape must be {_json([None, *self.preparation.shape])}, as the images are prepared, "
+                f"got {_json(self.model.input_shape)}"
+            )
+
 
 def encode(manifest: Manifest) -> bytes:
     """The manifest as JSON for people, with its own hash filled in."""
@@ -105,23 +143,63 @@ def decode(raw: bytes) -> Manifest:
             or does not match its own hash.
     """
     try:
-        tree = json.loads(raw, object_pairs_hook=_no_twins, parse_int=_integer, parse_constant=_no_constant)
+        tree = json.loads(raw.decode(), object_pairs_hook=_no_twins, parse_int=_integer, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"manifest.json is damaged: {error}") from None
+        raise BundleError(f"manifest.json is damaged: {one_line(error)}") from None
     if not isinstance(tree, dict):
         raise BundleError(f"manifest.json must hold an object, got {type(tree).__name__}")
     version = tree.get("schema_version")
     if version != SCHEMA_VERSION or isinstance(version, bool):
         raise BundleError(
-            f"manifest.json has schema version {version!r}; this lit_od reads {SCHEMA_VERSION}. "
+            f"manifest.json has schema version {one_line(repr(version))}; this lit_od reads {SCHEMA_VERSION}. "
             "Install the lit_od that wrote it, or export anew"
         )
+    if _nesting(tree) > MAX_NESTING:
+        raise BundleError(f"manifest.json nests more than {MAX_NESTING} objects")
     if tree.get("sha256") != _own_hash(tree):
         raise BundleError("manifest.json does not match its own sha256: it was changed or damaged")
     try:
         return msgspec.convert(tree, Manifest, strict=True)
-    except (msgspec.ValidationError, ValueError, RecursionError) as error:
-        raise BundleError(f"manifest.json: {error}") from None
+    except (msgspec.ValidationError, ValueError) as error:
+        raise BundleError(f"manifest.json: {one_line(error)}") from None
+
+
+def one_line(words: object, most: int = 300) -> str:
+    """Words that hold a stranger's text, as one line of printable characters that is no longer than `most`."""
+    text = str(words)
+    shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:most])
+    return shown if len(text) <= most else f"{shown}..."
+
+
+def _require_images(name: str, shape: list[int | None]) -> None:
+    """Raise ValueError unless the shape is that of images, none too large to be held."""
+    height, width, channels = shape[1:] if len(shape) == 4 and shape[0] is None else [None] * 3
+    if not (_within(height, MAX_SIDE) and _within(width, MAX_SIDE) and _within(channels, MAX_SIDE)):
+        raise ValueError(f"{name} must be [null, h, w, c] with sides in 1..{MAX_SIDE}, got {_json(shape)}")
+    if height * width * max(channels, 3) > 3 * MAX_PIXELS:
+        raise ValueError(f"{name} must hold at most {MAX_PIXELS:,} pixels of 3 channels, got {_json(shape)}")
+
+
+def _within(side: int | None, most: int = MAX_FEATURES) -> TypeGuard[int]:
+    return side is not None and 1 <= side <= most
+
+
+def _json(shape: list[int | None]) -> str:
+    return json.dumps(shape if len(shape) <= 8 else [*shape[:8], "..."])
+
+
+def _nesting(tree: Any) -> int:
+    """How many objects and arrays lie within each other, at most one more than are allowed."""
+    depth, level = 0, [tree]
+    while level and depth <= MAX_NESTING:
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        depth += 1
+    return depth
 
 
 def _own_hash(tree: dict[str, Any]) -> str:

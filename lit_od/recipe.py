@@ -20,6 +20,9 @@ from lit_od.images import Preparation
 PACKAGED_DATA = "lit_od:assets"
 """The data root that stands for the images which ship with the package."""
 
+PACKAGED_BACKBONE = "lit_od:"
+"""What the name of a backbone begins with that ships with the package, as in lit_od:tf_efficientnet_lite0."""
+
 
 class Augment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Random changes of training images, drawn anew for each image, as Keras' generator means them.
@@ -43,6 +46,9 @@ class Augment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Shares of the training source that are set aside, stratified by class, seeded.
+
+    Where nothing is trained there is nothing to validate: the validation part fits the detector too,
+    as all does that neither calibrates nor tests.
 
     Attributes:
         validation: For early stopping, checkpoints and every other choice.
@@ -86,7 +92,10 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The LightningModule: its import path and what it is made with."""
+    """The LightningModule: its import path and what it is made with.
+
+    One whose class says `frozen = True`, such as lit_od.training.FrozenBackbone, is not trained.
+    """
 
     class_path: str
     init_args: dict[str, Any] = {}
@@ -125,8 +134,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         data: Images and their preparation.
         description: One line for `lit-od recipes`.
         seed: Seed of every split, draw and weight.
-        model: What is trained. None where the backbone is an ONNX file.
-        backbone: An ONNX file to use as it is; excludes `model`.
+        model: The torch module whose backbone is exported. None where the backbone is an ONNX file.
+        backbone: An ONNX file to use as it is, from the working folder, or one that ships with the
+            package, such as lit_od:tf_efficientnet_lite0; excludes `model`.
         trainer: Arguments of lightning.Trainer.
         early_stopping: Epochs without a better validation loss after which training stops; None never stops.
         detector: `kind` and its options.
@@ -150,14 +160,32 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.backbone is None):
-            raise ConfigError("a recipe needs either `model` (trained) or `backbone` (an ONNX file)")
+            raise ConfigError("a recipe needs either `model` (a torch module) or `backbone` (an ONNX file)")
         for part, key in ((self.detector, "kind"), (self.calibration, "rule")):
             if not isinstance(part.get(key), str):
                 raise ConfigError(f"a recipe's `{'detector' if key == 'kind' else 'calibration'}` needs `{key}`")
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, and 1e-3 is a number: YAML 1.1, which PyYAML reads, wants 1.0e-3 and takes it for a word."""
+    """The safe loader, and two things that PyYAML reads otherwise.
+
+    1e-3 is a number: YAML 1.1, which PyYAML reads, wants 1.0e-3 and takes it for a word. A key that is
+    given twice is refused, as YAML has it: PyYAML would let the last one win.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A mapping as it is written, before merge keys bring in others that it may override."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            name = (key.tag, key.value if isinstance(key, yaml.ScalarNode) else id(key))
+            if name in lines:
+                raise yaml.YAMLError(
+                    f"the key {key.value!r} is given twice, in lines {lines[name]} and {line}: leave one out"
+                )
+            lines[name] = line
+        return node
 
 
 _Loader.add_implicit_resolver(
@@ -237,6 +265,23 @@ def to_tree(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain dictionaries: what `from_tree` takes."""
     tree: dict[str, Any] = msgspec.to_builtins(recipe)
     return tree
+
+
+def portable_tree(recipe: Recipe) -> dict[str, Any]:
+    """A recipe's tree without the folders where this machine keeps its files; of a file the name is left."""
+    tree = to_tree(recipe)
+    if recipe.data.root != PACKAGED_DATA:
+        tree["data"]["root"] = None
+    if recipe.backbone is not None:
+        tree["backbone"] = _file_name(recipe.backbone)
+    arguments = tree["model"]["init_args"] if tree["model"] else {}
+    if isinstance(arguments.get("checkpoint_path"), str):
+        arguments["checkpoint_path"] = _file_name(arguments["checkpoint_path"])
+    return tree
+
+
+def _file_name(path: str) -> str:
+    return Path(path).name if Path(path).is_absolute() else path
 
 
 def parse_overrides(words: Sequence[str]) -> Iterable[tuple[str, Any]]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import Self, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,15 @@ from lit_od.extraction import BATCH_SIZE, extract, require_fitting
 from lit_od.images import Preparation
 from lit_od.loading import Batch
 from lit_od.sources import ImageArray, ImageFile, OpenImage, Source, find
+from lit_od.threads import limited
 from lit_od.types import Features, Images, Scores
 
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
 """A path, a Pillow image, or uint8 pixels of shape (h, w), (h, w, 1 | 3 | 4)."""
+
+
+NOT_FINITE = "the backbone gives NaN or infinity for this image"
+"""The error of an image that can be read, and of which the graph makes no number."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,33 +126,85 @@ class Scorer:
         Yields:
             Verdicts on the next images, in their order.
         """
+        for result, _, _ in self.stream_outputs(images, batch_size=batch_size):
+            yield result
+
+    def stream_outputs(
+        self, images: Iterable[str | Path | Source], *, batch_size: int = BATCH_SIZE
+    ) -> Iterator[tuple[Result, Batch, Features]]:
+        """The same with what the verdicts come from.
+
+        Yields:
+            Verdicts, the batch with its prepared images, and what the graph computes of the m readable ones,
+            (m, ...).
+        """
         for batch, outputs in extract(
             self.backbone, _expanded(images), self.preparation, batch_size=batch_size, threads=self.threads
         ):
-            yield self._verdicts(batch, outputs)
+            yield self._verdicts(batch, outputs), batch, outputs
 
     def _score_prepared(self, images: Images, batch_size: int) -> Result:
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-        scores = np.empty(len(images), dtype=np.float64)
-        for start in range(0, len(images), batch_size):
-            chunk = slice(start, start + batch_size)
-            scores[chunk] = self.detector.score(self.backbone(images[chunk]))
-        names = [f"#{row}" for row in range(len(images))]
-        return self._result(names, scores, [None] * len(images))
+        parts = [
+            self._scores(self.backbone(images[start : start + batch_size]))
+            for start in range(0, len(images), batch_size)
+        ]
+        scores = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0), *parts])
+        errors: list[str | None] = [None] * len(scores)
+        if np.isnan(scores).any():
+            errors = [NOT_FINITE if unknown else None for unknown in np.isnan(scores)]
+        return self._result(_Numbered(len(scores)), scores, errors)
 
     def _verdicts(self, batch: Batch, outputs: Features) -> Result:
         scores = np.full(len(batch.sources), np.nan)
-        if len(outputs):
-            scores[batch.rows] = self.detector.score(outputs)
         errors: list[str | None] = [None] * len(batch.sources)
+        if len(outputs):
+            scores[batch.rows] = self._scores(outputs)
+            for row in batch.rows[np.isnan(scores[batch.rows])]:
+                errors[row] = NOT_FINITE
         for row, error in batch.errors.items():
             errors[row] = str(error)
         return self._result([source.name for source in batch.sources], scores, errors)
 
+    def _scores(self, outputs: Features) -> Scores:
+        """Scores of what the graph computed; NaN for an image of which it computed NaN or infinity."""
+        with limited(self.threads):
+            try:
+                return self.detector.score(outputs)
+            except DataError:
+                finite = np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
+                if finite.all():
+                    raise
+                scores = np.full(len(outputs), np.nan)
+                if finite.any():
+                    scores[finite] = self.detector.score(outputs[finite])
+                return scores
+
     def _result(self, names: Sequence[str], scores: Scores, errors: Sequence[str | None]) -> Result:
-        p_values = np.where(np.isnan(scores), np.nan, self.calibration.p_values(scores))
+        p_values = self.calibration.p_values(scores)
+        if any(errors):
+            p_values[np.isnan(scores)] = np.nan
         return Result(names, scores, p_values, self.calibration.is_outlier(scores), errors)
+
+
+class _Numbered(Sequence[str]):
+    """The names #0, #1 ... of images that have none; made when they are asked for."""
+
+    def __init__(self, count: int) -> None:
+        self._rows = range(count)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        return [f"#{each}" for each in self._rows[row]] if isinstance(row, slice) else f"#{self._rows[row]}"
 
 
 def _is_prepared(images: object, how: Preparation) -> bool:

@@ -8,6 +8,7 @@ import csv
 import os
 import sys
 import threading
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,7 +137,8 @@ def find(paths: Iterable[str | Path], *, root: Path | None = None, sets: SetOpen
         sets: Knows further sets by name, such as `mnist:test:8,9`.
 
     Raises:
-        DataError: If a PATH does not exist, a list or an array cannot be read, or nothing was found.
+        DataError: If a PATH does not exist (a missing image becomes an error when it is read), a list or an
+            array cannot be read, or nothing was found.
     """
     found: list[Source] = []
     for path in paths:
@@ -173,7 +175,7 @@ def _find_one(path: str, root: Path | None, sets: SetOpener | None) -> list[Sour
     archive, array, classes = _split_npz(str(where))
     if archive is not None:
         return _in_npz(archive, array, classes)
-    if not where.exists():
+    if not where.exists() and where.suffix.lower() not in EXTENSIONS:  # a missing image is an error when it is read
         raise DataError(f"{where} does not exist: wanted an image, a folder, a list, an .npz or -")
     match where.suffix.lower():
         case ".txt":
@@ -245,6 +247,8 @@ def _split_npz(path: str) -> tuple[Path | None, str | None, list[str] | None]:
 def _in_npz(archive: Path, array: str | None, classes: list[str] | None) -> list[Source]:
     if not archive.exists():
         raise DataError(f"{archive} does not exist")
+    if not zipfile.is_zipfile(archive):  # numpy would advise to unpickle it
+        raise DataError(f"{archive} cannot be read as .npz: it is cut off, or no archive. Write it with numpy.savez")
     try:
         with archive.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             names = list(arrays.files)

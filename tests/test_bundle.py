@@ -59,6 +59,15 @@ def test_rewriting_keeps_what_is_not_changed(own_bundle: Path) -> None:
     assert after.files == before.files
 
 
+def test_what_could_not_be_read_is_not_written(own_bundle: Path, made_bundle: Bundle) -> None:
+    before = snapshot(own_bundle)
+    read = Bundle.read(own_bundle)
+    manifest = msgspec.structs.replace(read.manifest, model=msgspec.structs.replace(read.manifest.model, opset=19))
+    with pytest.raises(BundleError, match=f"^{BACKBONE} is of opset 20, its manifest says 19$"):
+        bundles.rewrite(read, manifest, read.calibration)
+    assert snapshot(own_bundle) == before
+
+
 def test_a_bundle_may_be_reached_by_a_link(own_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(own_bundle)
     linked = Bundle.read(tmp_path / "link")
@@ -90,12 +99,12 @@ def test_an_index_is_a_file_of_its_own(made_bundle: Bundle, tmp_path: Path) -> N
         Bundle.read(tmp_path / "knn")
 
 
-def test_maps_are_kept(own_bundle: Path, seal: Seal) -> None:
-    (own_bundle / MAPS).write_bytes(b"a second graph")
-    seal(own_bundle, lambda tree: tree["files"].update({MAPS: entry(b"a second graph")}))
+def test_maps_are_kept(own_bundle: Path, seal: Seal, small_graph: bytes) -> None:
+    (own_bundle / MAPS).write_bytes(small_graph)
+    seal(own_bundle, lambda tree: tree["files"].update({MAPS: entry(small_graph)}))
     read = Bundle.read(own_bundle)
-    assert read.files[MAPS] == b"a second graph"
-    assert bundles.rewrite(read, read.manifest, read.calibration).files[MAPS] == b"a second graph"
+    assert read.files[MAPS] == small_graph
+    assert bundles.rewrite(read, read.manifest, read.calibration).files[MAPS] == small_graph
 
 
 def entry(data: bytes) -> dict[str, Any]:
@@ -218,6 +227,29 @@ def test_a_manifest_that_is_too_large_is_not_read(own_bundle: Path) -> None:
         file.truncate(manifests.MAX_BYTES + 1)
     with pytest.raises(BundleError, match=r"manifest\.json exceeds 16,777,216 bytes"):
         Bundle.read(own_bundle)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(BundleError, match=r"own cannot be read: Permission denied$"):
+        Bundle.read(own_bundle)
+
+
+def test_files_in_memory_are_read_as_those_on_disk_are(made_bundle: Bundle) -> None:
+    again = Bundle.of_files(made_bundle.path, made_bundle.manifest, made_bundle.files)
+    same(again, made_bundle)
+    for name in FILES:
+        rest = {other: data for other, data in made_bundle.files.items() if other != name}
+        with pytest.raises(BundleError, match=f"^{name} is missing$"):
+            Bundle.of_files(made_bundle.path, made_bundle.manifest, rest)
+        changed = bytes([made_bundle.files[name][0] ^ 1]) + made_bundle.files[name][1:]
+        with pytest.raises(BundleError, match=f"^{name} does not match its sha256"):
+            Bundle.of_files(made_bundle.path, made_bundle.manifest, rest | {name: changed})
+    with pytest.raises(BundleError, match=r"^extra file 'x'"):
+        Bundle.of_files(made_bundle.path, made_bundle.manifest, {**made_bundle.files, "x": b""})
 
 
 # Where a bundle may be written

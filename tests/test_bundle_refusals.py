@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lit_od import bundle as bundles
-from lit_od.bundle import BACKBONE, CARD, DETECTOR, GOLDEN, INDEX, MANIFEST, Bundle, golden_arrays
+from lit_od.bundle import BACKBONE, CARD, DETECTOR, GOLDEN, INDEX, MANIFEST, Bundle
 from lit_od.errors import BundleError
 
 Seal = Callable[..., None]
@@ -42,11 +42,29 @@ def test_no_other_file_may_be_named(own_bundle: Path, tmp_path: Path, seal: Seal
         Bundle.read(own_bundle)
 
 
-@pytest.mark.parametrize("size", [-1, 0, 2**62])
-def test_sizes_must_be_true(own_bundle: Path, seal: Seal, size: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (0, rf"^{BACKBONE} has .* bytes, its manifest says 0$"),
+        (2**40, rf"^{BACKBONE} has .* bytes, its manifest says 1,099,511,627,776$"),
+        (-1, r"^manifest\.json: Expected `int` >= 0 - at `\$\.files\[\.\.\.\]\.size`$"),
+        (2**62, r"^manifest\.json: Expected `int` <= 1099511627776 - at `\$\.files\[\.\.\.\]\.size`$"),
+    ],
+)
+def test_sizes_must_be_true(own_bundle: Path, seal: Seal, size: int, message: str) -> None:
     seal(own_bundle, lambda tree: tree["files"][BACKBONE].update(size=size))
-    with pytest.raises(BundleError, match=rf"{BACKBONE} has .* bytes, its manifest says {size:,}"):
+    with pytest.raises(BundleError, match=message):
         Bundle.read(own_bundle)
+
+
+@pytest.mark.parametrize("sha256", ["", "0" * 63, "G" * 64, "A" * 64, "0" * 64 + "\n", "x" * 10_000])
+def test_hashes_must_be_hashes(own_bundle: Path, seal: Seal, sha256: str) -> None:
+    seal(own_bundle, lambda tree: tree["files"][BACKBONE].update(sha256=sha256))
+    with pytest.raises(
+        BundleError, match=r"^manifest\.json: sha256 must be 64 hexadecimal digits in lower case"
+    ) as caught:
+        Bundle.read(own_bundle)
+    assert len(str(caught.value)) < 300
 
 
 # The wrong statistics
@@ -74,11 +92,16 @@ def with_arrays(folder: Path, seal: Seal, **changes: np.ndarray | None) -> None:
         ({"calibration__scores": np.arange(400.0)[::-1].copy()}, "must be finite and ascending"),
         ({"calibration__scores": np.full(400, np.nan)}, "must be finite and ascending"),
         ({"calibration__scores": np.r_[np.zeros(399), np.inf]}, "must be finite and ascending"),
+        ({"calibration__scores": np.r_[-1e308, np.zeros(398), 1e308]}, r"must lie within 1e\+150, got -1e\+308 to 1e"),
         ({"calibration__scores": np.zeros(399)}, "399 calibration scores, the manifest says 400"),
         ({"detector__means": None}, "the state of mahalanobis lacks the array 'means'"),
         ({"detector__means": np.full((1, 16), np.nan)}, "array 'means' of the state must be finite"),
         ({"detector__means": np.zeros((1, 17))}, r"'whitener' of the state must have shape \(17, 17\)"),
         ({"detector__more": np.zeros(1)}, "unknown array 'more'"),
+        (
+            {"detector__index": np.zeros(1, np.uint8)},
+            r"unknown array 'detector\.index': an index is the file index\.faiss",
+        ),
         ({"foreign": np.zeros(1)}, "unknown array 'foreign'"),
     ],
 )
@@ -139,5 +162,5 @@ def test_statistics_of_any_bytes_are_read_or_refused_in_one_line(
 def test_golden_images_of_any_bytes_are_refused(own_bundle: Path, seal: Seal) -> None:
     (own_bundle / GOLDEN).write_bytes(b"not safetensors")
     seal(own_bundle)
-    with pytest.raises(BundleError, match=rf"^{GOLDEN} cannot be read: "):
-        golden_arrays(Bundle.read(own_bundle))
+    with pytest.raises(BundleError, match=rf"^{GOLDEN}: cannot be read: "):
+        Bundle.read(own_bundle)

@@ -1,15 +1,22 @@
 """Thresholds against numpy, p-values against their literal definition, and what makes them valid."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import beta
 
-from lit_od.calibration import RULES, Calibration, check_rule
+from lit_od import Scorer
+from lit_od.binomial import clopper_pearson
+from lit_od.bundle import Bundle
+from lit_od.calibration import Calibration
 from lit_od.errors import ConfigError, DataError
+from lit_od.sources import Source
+from lit_od.types import Scores
 
 SCORES = st.lists(st.floats(-1e6, 1e6) | st.integers(-3, 3).map(float), min_size=1, max_size=40)
 """Scores of any size and sign, many of them equal."""
@@ -84,34 +91,137 @@ def test_scores_that_cannot_calibrate_are_refused(scores: list[float], message: 
         Calibration.from_inliers(np.array(scores), {"rule": "percentile"})
 
 
-def test_every_rule_fills_in_its_options() -> None:
-    assert check_rule({"rule": "mean_std"}) == {"rule": "mean_std", "n": 2}
-    assert check_rule({"rule": "percentile"}) == {"rule": "percentile", "q": 99}
-    assert check_rule({"rule": "value", "value": -1.5}) == {"rule": "value", "value": -1.5}
+# Rule fpr and the p-values are one statement
+
+
+@given(calibration=SCORES, scores=SCORES, rate=st.floats(0.02, 0.98) | st.integers(1, 49).map(lambda m: m / 50))
+def test_the_fpr_rule_flags_exactly_the_p_values_up_to_its_rate(
+    calibration: list[float], scores: list[float], rate: float
+) -> None:
+    try:
+        fitted = Calibration.from_inliers(np.array(calibration), {"rule": "fpr", "rate": rate})
+    except DataError:
+        assert 1 / (len(calibration) + 1) > rate  # then no p-value is as small as the rate
+        return
+    every = np.array(scores + calibration)
+    np.testing.assert_array_equal(fitted.is_outlier(every), fitted.p_values(every) <= rate)
+    assert fitted.threshold in fitted.scores
+
+
+@pytest.fixture(scope="module")
+def inlier_scores(made_bundle: Bundle, digits: list[Source]) -> Scores:
+    """Scores of a thousand real digits that the detector has not seen."""
+    results = Scorer.of(made_bundle, threads=1).stream(digits[800:1800])
+    return np.concatenate([result.score for result in results])
+
+
+def divided(scores: Scores, inliers: int, splits: int, seed: int) -> Iterator[tuple[Scores, Scores]]:
+    """Random divisions into calibration and new inliers."""
+    rng = np.random.default_rng(seed)
+    for _ in range(splits):
+        mixed = rng.permutation(scores)
+        yield mixed[:inliers], mixed[inliers:]
+
+
+@pytest.mark.parametrize("inliers", [199, 480])
+def test_p_values_are_valid_over_random_splits_of_real_scores(inlier_scores: Scores, inliers: int) -> None:
+    shares = [
+        np.mean(Calibration.from_inliers(held_out, {"rule": "percentile"}).p_values(new) <= 0.05)
+        for held_out, new in divided(inlier_scores, inliers, 2_000, seed=1)
+    ]
+    error = np.std(shares) / math.sqrt(len(shares))
+    assert 0.04 <= np.mean(shares) <= 0.05 + 3 * error
+
+
+@pytest.mark.parametrize(("inliers", "rate"), [(9, 0.1), (30, 0.05), (99, 0.01), (150, 0.2), (700, 0.01)])
+def test_the_fpr_rule_keeps_its_rate_over_random_splits(inlier_scores: Scores, inliers: int, rate: float) -> None:
+    shares = [
+        np.mean(Calibration.from_inliers(held_out, {"rule": "fpr", "rate": rate}).is_outlier(new))
+        for held_out, new in divided(inlier_scores, inliers, 1_000, seed=2)
+    ]
+    error = np.std(shares) / math.sqrt(len(shares))
+    expected = math.floor(rate * (inliers + 1) + 1e-9) / (inliers + 1)  # what the rank gives without ties
+    assert expected <= rate
+    assert abs(np.mean(shares) - expected) <= 3.5 * error
+
+
+@given(inliers=st.integers(20, 60), rate=st.floats(0.06, 0.5), digits=st.integers(0, 1), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=25)
+def test_ties_only_make_the_fpr_rule_more_cautious(inliers: int, rate: float, digits: int, seed: int) -> None:
+    drawn = np.round(np.random.default_rng(seed).normal(size=(1_000, inliers + 1)), digits)
+    flagged = [
+        Calibration.from_inliers(row[:-1], {"rule": "fpr", "rate": rate}).is_outlier(row[-1:])[0] for row in drawn
+    ]
+    assert np.mean(flagged) <= rate + 5 * math.sqrt(rate * (1 - rate) / len(drawn))
+
+
+# max_f1
+
+
+def test_outliers_give_the_threshold_with_the_best_f1() -> None:
+    fitted = Calibration.from_inliers(
+        np.array([3.0, 1.0, 2.0]), {"rule": "max_f1"}, outliers=np.array([9.0, 5.0], dtype=np.float32)
+    )
+    assert (fitted.threshold, fitted.rule) == (4.0, {"rule": "max_f1", "outliers": 2})
+    assert fitted.scores.tolist() == [1.0, 2.0, 3.0]
+    again = fitted.with_rule(fitted.rule, outliers=np.array([4.0, 5.0, 6.0]))
+    assert (again.threshold, again.rule) == (3.5, {"rule": "max_f1", "outliers": 3})
+
+
+def test_outliers_are_asked_for_and_refused_where_they_are_no_use() -> None:
+    fitted = Calibration.from_inliers(np.array([1.0]), {"rule": "percentile"})
+    with pytest.raises(ConfigError, match="rule max_f1 needs labelled outliers"):
+        fitted.with_rule({"rule": "max_f1"})
+    with pytest.raises(ConfigError, match="rule max_f1 needs labelled outliers"):
+        fitted.with_rule({"rule": "max_f1", "outliers": 5}, outliers=np.empty(0))
+    with pytest.raises(ConfigError, match="rule percentile takes no outliers"):
+        fitted.with_rule({"rule": "percentile"}, outliers=np.array([2.0]))
+    with pytest.raises(DataError, match="must be finite"):
+        fitted.with_rule({"rule": "max_f1"}, outliers=np.array([math.nan]))
+    assert fitted.with_rule({"rule": "percentile"}, outliers=np.empty(0)).threshold == 1.0
+
+
+# The interval of the false-positive rate
+
+
+def test_the_interval_is_of_the_inliers_above() -> None:
+    fitted = Calibration.from_inliers(np.arange(100.0), {"rule": "value", "value": 95.0})
+    assert fitted.flagged() == 4
+    assert fitted.fpr_interval() == clopper_pearson(4, 100)
+    assert fitted.fpr_interval(98.5, confidence=0.5) == clopper_pearson(1, 100, confidence=0.5)
+    assert fitted.fpr_interval(1e9)[0] == 0.0
+    assert fitted.fpr_interval(-1.0)[1] == 1.0
 
 
 @pytest.mark.parametrize(
-    ("rule", "message"),
+    "rule",
     [
-        ({}, "unknown threshold rule None"),
-        ({"rule": "percentil"}, r"unknown threshold rule 'percentil': did you mean 'percentile'\? Known: mean_std"),
-        ({"rule": ["percentile"]}, "unknown threshold rule"),
-        ({"rule": "percentile", "n": 2}, "rule percentile has no option 'n': Known: q"),
-        ({"rule": "value"}, r"value must be a number in \[-1e\+300, 1e\+300\], got None"),
-        ({"rule": "value", "value": math.nan}, "value must be a number"),
-        ({"rule": "value", "value": "3"}, "value must be a number"),
-        ({"rule": "percentile", "q": 100.1}, r"q must be a number in \[0, 100\], got 100\.1"),
-        ({"rule": "percentile", "q": -1}, "q must be a number"),
-        ({"rule": "percentile", "q": True}, "q must be a number"),
-        ({"rule": "mean_std", "n": math.inf}, "n must be a number"),
+        {"rule": "value", "value": 0.96},
+        {"rule": "fpr", "rate": 0.05},
+        {"rule": "percentile", "q": 95},
+        {"rule": "percentile", "q": 90.3},
     ],
 )
-def test_rules_that_cannot_be_are_refused(rule: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        check_rule(rule)
-    with pytest.raises(ConfigError, match=message):
-        Calibration.from_inliers(np.array([1.0]), rule)
+def test_the_interval_holds_the_true_rate_as_often_as_it_says(rule: dict[str, Any]) -> None:
+    """Uniform scores: the true rate of a threshold t is 1 - t. Each end may miss it in 2.5 % of the draws."""
+    rng = np.random.default_rng(0)
+    below = above = 0
+    for _ in range(4_000):
+        fitted = Calibration.from_inliers(rng.random(120), rule)
+        low, high = fitted.fpr_interval()
+        below += 1 - fitted.threshold < low
+        above += 1 - fitted.threshold > high
+    error = math.sqrt(0.025 * 0.975 / 4_000)
+    assert below / 4_000 <= 0.025 + 3 * error
+    assert above / 4_000 <= 0.025 + 3 * error
+    if rule["rule"] == "fpr":  # the upper end is exact at a calibration score
+        assert above / 4_000 >= 0.025 - 3 * error
 
 
-def test_every_rule_is_known_here() -> None:
-    assert set(RULES) == {"mean_std", "percentile", "value"}
+def test_at_a_calibration_score_the_upper_end_is_that_of_the_order_statistic() -> None:
+    """The rate above the k-th smallest of n is Beta(n + 1 - k, k); its own interval lies within this one."""
+    fitted = Calibration.from_inliers(np.random.default_rng(0).random(400), {"rule": "fpr", "rate": 0.05})
+    low, high = fitted.fpr_interval()
+    exact = beta(20, 381)
+    assert high == pytest.approx(exact.isf(0.025), rel=1e-9)
+    assert low < exact.ppf(0.025) < high

@@ -26,7 +26,9 @@ def test_it_states_the_manifests_facts(made_bundle: Bundle) -> None:
     assert facts["detector"].startswith("mahalanobis (class_conditional False, shrinkage ledoit-wolf, relative False)")
     assert facts["detector"].endswith("fitted on 800 images")
     threshold = made_bundle.calibration.threshold
-    assert facts["threshold"] == f"{threshold:.6g} by percentile (q 99)"
+    assert facts["threshold"] == (
+        f"{threshold:.6g} by percentile (q 99), false-positive rate 0.27% to 2.54% (95 % interval)"
+    )
     assert facts["calibration"].endswith("1.00% above the threshold")
     assert facts["calibration"].startswith("400 inliers, scores ")
     assert facts["made"] == f"{made_bundle.manifest.provenance.created}, seed 0"
@@ -34,15 +36,21 @@ def test_it_states_the_manifests_facts(made_bundle: Bundle) -> None:
     assert "metrics" not in facts
 
 
+def test_it_warns_where_the_interval_promises_too_much(made_bundle: Bundle) -> None:
+    high = made_bundle.calibration.with_rule({"rule": "max_f1"}, outliers=made_bundle.calibration.scores + 1000)
+    line = rows(model_card(made_bundle.manifest, high))["threshold"]
+    assert "by max_f1 (outliers 400), false-positive rate 0.00% to 0.92% (95 % interval; max_f1 chose it by " in line
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"crop": (20, 24)}, "centre crop 20x24, then 28x28 rgb, bilinear"),
-        ({"crop_fraction": 0.875, "resize": "bicubic"}, "centre crop of 88%, then 28x28 rgb, bicubic"),
+        ({"crop": (20, 24)}, "centre crop 20x24, then 28x28 grey, bilinear"),
+        ({"crop_fraction": 0.875, "resize": "bicubic"}, "centre crop of 88%, then 28x28 grey, bicubic"),
     ],
 )
 def test_crops_are_stated(made_bundle: Bundle, options: dict[str, object], line: str) -> None:
-    how = Preparation(size=(28, 28), **options)  # type: ignore[arg-type]
+    how = Preparation(size=(28, 28), mode="grey", **options)  # type: ignore[arg-type]
     manifest = msgspec.structs.replace(made_bundle.manifest, preparation=how)
     assert rows(model_card(manifest, made_bundle.calibration))["images"] == line
 

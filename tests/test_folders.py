@@ -4,13 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lit_od import folders
-from lit_od.folders import recover, replacing
+from lit_od.errors import ConfigError
+from lit_od.folders import recover, replacing, replacing_file, require_place
 
 
 class Crash(BaseException):
@@ -193,38 +193,125 @@ def test_recover_leaves_a_folder_that_is_there(tmp_path: Path) -> None:
     assert not (tmp_path / "nothing").exists()
 
 
-@pytest.fixture
-def dead() -> Iterator[int]:
-    """The number of a process that has ended."""
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
-        yield process.pid
+def held(folder: Path) -> subprocess.Popen[bytes]:
+    """A process that fills a folder beside the target, and does not come to an end."""
+    code = (
+        "import sys, time; from pathlib import Path; from lit_od.folders import replacing\n"
+        "with replacing(Path(sys.argv[1]), replaceable=print) as fresh:\n"
+        "    (fresh / 'content').write_text('half'); print(fresh, flush=True); time.sleep(60)"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    assert writer.stdout.readline().startswith(os.fsencode(folder.parent))
+    return writer
 
 
-def test_leftovers_of_dead_writers_are_swept(tmp_path: Path, dead: int) -> None:
-    stale, alive = tmp_path / f".target.lit-od-new-{dead}-abc", tmp_path / f".target.lit-od-new-{os.getpid()}-abc"
-    parent = tmp_path / f".target.lit-od-new-{os.getppid()}-abc"
-    others = [
-        ".target.lit-od-new-x-abc",
-        f".other.lit-od-new-{dead}-abc",
-        f"target-{dead}-abc",
-        ".target.lit-od-new-²-a",
-    ]
-    far = tmp_path / f".target.lit-od-new-{10**30}-abc"
-    for folder in (stale, alive, parent, far, *(tmp_path / name for name in others)):
-        folder.mkdir()
-        (folder / "content").touch()
+def test_what_a_killed_writer_leaves_is_swept_and_what_another_writes_is_not(tmp_path: Path) -> None:
+    others = [".other.lit-od-new-abc", "target.lit-od-new-abc", ".target.lit-od-newer"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    with held(tmp_path / "target") as writer:
+        (kept,) = {entry.name for entry in tmp_path.iterdir()} - {*others}
+        write(tmp_path / "target", "new")
+        assert {entry.name for entry in tmp_path.iterdir()} == {"target", kept, *others}
+        writer.kill()
+        writer.wait()
+    assert {entry.name for entry in tmp_path.iterdir()} == {"target", kept, *others}
+    write(tmp_path / "target", "newer")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"target", *others}
+    assert read(tmp_path / "target") == "newer"
+
+
+def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, seen = folders._lock, []
+
+    def late(folder: Path) -> int | None:
+        seen.append(folder)
+        if len(seen) == 1:
+            folder.rmdir()
+        if len(seen) == 2:
+            raise BlockingIOError  # a sweeper holds it
+        handle = lock(folder)
+        if len(seen) == 3:
+            folder.rmdir()
+        return handle
+
+    monkeypatch.setattr(folders, "_lock", late)
     write(tmp_path / "target", "new")
-    left = {entry.name for entry in tmp_path.iterdir()}
-    assert left == {"target", alive.name, parent.name, *others}
+    assert len(set(seen)) == 4
+    assert read(tmp_path / "target") == "new"
 
 
-def test_a_writer_of_another_user_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(process: int, signal: int) -> None:
-        raise PermissionError
+@pytest.mark.parametrize("without", ["module", "file system"])
+def test_without_locks_leftovers_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: str) -> None:
+    def refuse(handle: int, how: int) -> None:
+        raise OSError(9, "Bad file descriptor")
 
-    monkeypatch.setattr(os, "kill", refuse)
-    assert folders._alive(1)
+    left = tmp_path / ".target.lit-od-new-abc"
+    left.mkdir()
+    monkeypatch.setattr(*((folders, "_FCNTL", None) if without == "module" else (folders._FCNTL, "flock", refuse)))
+    write(tmp_path / "target", "new")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"target", left.name}
+
+
+def test_what_was_left_aside_is_removed_once_its_successor_is_there(tmp_path: Path) -> None:
+    write(tmp_path / "target", "new")
+    write(tmp_path / ".target.lit-od-old", "old")
+    write(tmp_path / "target", "newer")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["target"]
+
+
+# Files
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+
+    def spoiled() -> None:
+        with replacing_file(file) as partial:
+            partial.write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        spoiled()
+    assert list(tmp_path.iterdir()) == []
+    for text in ("old", "new"):
+        with replacing_file(file) as partial:
+            partial.write_text(text)
+            assert not file.exists() or file.read_text() == "old"
+        assert file.read_text() == text
+    with pytest.raises(KeyError):
+        spoiled()
+    assert file.read_text() == "new"
+    (tmp_path / "link").symlink_to(file)
+    with replacing_file(tmp_path / "link") as partial:
+        partial.write_text("by a link")
+    assert (tmp_path / "link").is_symlink()
+    assert file.read_text() == "by a link"
+    assert {entry.name for entry in tmp_path.iterdir()} == {"file", "link"}
+
+
+# Places
+
+
+def test_a_place_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    for good in (tmp_path, tmp_path / "free", tmp_path / "deep" / "er"):
+        require_place(good)
+    with pytest.raises(ConfigError, match=r"file is a file: name a folder$"):
+        require_place(tmp_path / "file")
+    with pytest.raises(ConfigError, match=r"file/a/b lies inside .*/file, which is a file: name a folder$"):
+        require_place(tmp_path / "file" / "a" / "b")
+    monkeypatch.chdir(tmp_path)
+    require_place(Path("free"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ConfigError, match=r"^free cannot be written: the folder .* is read-only\. Name another$"):
+        require_place(Path("free"))
+
+
+# Links and bare names
 
 
 @pytest.mark.usefixtures("both_ways")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lit_od.bundle import Bundle
 from lit_od.errors import BundleError
-from lit_od.manifest import SCHEMA_VERSION, Manifest, decode, encode
+from lit_od.manifest import MAX_NESTING, SCHEMA_VERSION, Manifest, decode, encode
 
 Tree = dict[str, Any]
 
@@ -142,17 +142,31 @@ def test_deep_nesting_is_refused(deep: str) -> None:
         decode(deep.encode())
 
 
-@pytest.mark.parametrize("depth", [50, 300, 900])
+@pytest.mark.parametrize("depth", [50, 61, 62, 300, 900])
 def test_deep_nesting_under_a_right_hash(tree: Tree, depth: int) -> None:
-    """However deep, it is read or refused in one line."""
+    """The manifest, its provenance and the data's own object are three of the 64."""
     nested: Any = {}
     for _ in range(depth):
         nested = {"a": nested}
     raw = signed(change(tree, "provenance.data", nested))
-    if depth == 50:
+    if depth <= MAX_NESTING - 3:
         assert decode(raw).provenance.data == nested
     else:
-        decoded_or_refused(raw)
+        with pytest.raises(BundleError, match=r"^manifest\.json nests more than 64 objects$"):
+            decode(raw)
+
+
+@pytest.mark.parametrize("words", ["two\nlines", "\x1b[31mred", "\u202ebackwards", "long" * 10_000])
+def test_a_strangers_words_stay_on_one_line(tree: Tree, words: str) -> None:
+    for raw in (
+        signed({**tree, words: 1}),
+        signed({**tree, "schema_version": words}),
+        signed(change(tree, "model.output", words)),
+    ):
+        with pytest.raises(BundleError, match=r"^manifest\.json") as caught:
+            decode(raw)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 500
 
 
 def decoded_or_refused(raw: bytes) -> Manifest | None:
@@ -171,6 +185,7 @@ def decoded_or_refused(raw: bytes) -> Manifest | None:
         (b"", r"is damaged: Expecting value"),
         (b"{", "is damaged"),
         (b"\xff\xfe\x00", "is damaged"),
+        ('{"schema_version": 1}'.encode("utf-16"), "is damaged"),
         (b"\x89PNG\r\n", "is damaged"),
         (b"[1]", "must hold an object, got list"),
         (b"1", "must hold an object, got int"),

@@ -186,6 +186,35 @@ def test_files_that_are_no_recipe_are_refused(tmp_path: Path) -> None:
         read_tree(tmp_path / "x.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        (SMALL + "seed: 1\nname: yours\n", "name", "2 and 8"),
+        (SMALL + "trainer: {max_epochs: 1, max_epochs: 2}\n", "max_epochs", "7 and 7"),
+        (SMALL.replace("mode: grey", 'mode: grey, "mode": rgb'), "mode", "5 and 5"),
+        (SMALL + "trainer:\n  plugins:\n    - {a: 1}\n    - a: 1\n      b: 2\n      a: 1\n", "a", "10 and 12"),
+        (SMALL + "<<: {seed: 1}\n<<: {seed: 2}\n", "<<", "7 and 8"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, text: str, key: str, lines: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    message = rf"x\.yaml is not YAML: the key '{key}' is given twice, in lines {lines}: leave one out$"
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path / "x.yaml")
+    with pytest.raises(ConfigError, match=r"--trainer: '\{a: 1, a: 2\}' is not a YAML value"):
+        read("demo", ["--trainer={a: 1, a: 2}"])
+
+
+def test_a_merged_key_may_be_overridden(tmp_path: Path) -> None:
+    anchors = "trainer:\n  a: &a {x: 1, y: 1}\n  b: &b {<<: *a, x: 2}\n  c: {<<: *b, y: 3, [1]: 4, [2]: 5}\n"
+    (tmp_path / "x.yaml").write_text(anchors)
+    with pytest.raises(ConfigError, match=r"is not YAML: .*unhashable"):  # two lists are two keys; neither can be one
+        read_tree(tmp_path / "x.yaml")
+    (tmp_path / "x.yaml").write_text(anchors.replace(", [1]: 4, [2]: 5", ""))
+    tree = read_tree(tmp_path / "x.yaml")["trainer"]
+    assert (tree["b"], tree["c"]) == ({"x": 2, "y": 1}, {"x": 2, "y": 3})
+
+
 def test_a_name_that_is_almost_one(recipes: dict[str, Path]) -> None:
     name = next(iter(recipes))
     with pytest.raises(ConfigError, match=rf"no recipe '{name}s': .*; did you mean {name}\?"):

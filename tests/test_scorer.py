@@ -4,8 +4,8 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
@@ -13,7 +13,8 @@ from PIL import Image
 
 from lit_od import Result, Scorer
 from lit_od.bundle import BACKBONE, Bundle
-from lit_od.errors import BackboneError, BundleError, ConfigError, DataError
+from lit_od.errors import BundleError, ConfigError, DataError
+from lit_od.fit import Origin, fit_bundle
 from lit_od.images import Preparation, prepare
 from lit_od.sources import ImageArray, Source, Unreadable, find
 
@@ -267,11 +268,53 @@ def test_a_detector_of_another_output_is_refused(made_bundle: Bundle) -> None:
         Scorer.of(other)
 
 
-def test_a_preparation_of_another_shape_is_refused(made_bundle: Bundle) -> None:
-    manifest = msgspec.structs.replace(made_bundle.manifest, preparation=Preparation(size=(28, 28), mode="rgb"))
-    other = Bundle(made_bundle.path, manifest, made_bundle.detector, made_bundle.calibration, made_bundle.files)
-    with pytest.raises(BackboneError, match=r"images are prepared to \(28, 28, 3\) \(h, w, c\), the graph takes"):
-        Scorer.of(other)
+def test_an_image_of_which_the_graph_makes_no_number_is_a_row(tmp_path: Path) -> None:
+    """A graph that divides by the mean pixel: a black image gives NaN, the others are scored."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["pixels", "axes"], ["mean"], keepdims=1),
+            helper.make_node("Div", ["pixels", "mean"], ["scaled"]),
+            helper.make_node("Flatten", ["scaled"], ["features"]),
+        ],
+        "divides",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 2, 2, 1])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor("axes", TensorProto.INT64, [3], [1, 2, 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    rng = np.random.default_rng(0)
+    images = rng.integers(1, 256, (40, 2, 2, 1), dtype=np.uint8)
+    sources = [ImageArray(image, f"#{row}") for row, image in enumerate(images)]
+    how = Preparation(size=(2, 2), mode="grey")
+    options: dict[str, Any] = {"detector": {"kind": "knn"}, "rule": {"rule": "percentile"}, "origin": Origin(name="b")}
+    bundle = fit_bundle(
+        tmp_path / "b", model=model, preparation=how, fit=sources[:30], calibration=sources[30:], **options
+    )
+    scorer = Scorer.of(bundle)
+    images = images.copy()
+    images[[3, 35]] = 0
+    for result in (scorer.score(images), scorer.score(list(images)), scorer.score(images, batch_size=5)):
+        assert [row for row, error in enumerate(result.error) if error] == [3, 35]
+        assert result.error[3] == "the backbone gives NaN or infinity for this image"
+        assert np.flatnonzero(np.isnan(result.score)).tolist() == [3, 35]
+        assert np.flatnonzero(np.isnan(result.p_value)).tolist() == [3, 35]
+        assert not result.is_outlier[[3, 35]].any()
+    black = [*sources[:10], ImageArray(images[3], "black")]
+    with pytest.raises(DataError, match="black: the backbone gives NaN or infinity for this image"):
+        fit_bundle(tmp_path / "c", model=model, preparation=how, fit=black, calibration=sources[30:], **options)
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_path_that_does_not_exist_is_a_row_among_others(scorer: Scorer, files: list[str]) -> None:
+    [result] = scorer.stream(["/nowhere/a.png", files[0]])
+    assert list(result.error) == ["no such file", None]
+
+
+def test_images_without_names_are_numbered(scorer: Scorer, stack: np.ndarray) -> None:
+    names = scorer.score(stack).name
+    assert (len(names), names[0], names[-1]) == (len(stack), "#0", f"#{len(stack) - 1}")
+    assert list(names[1:3]) == ["#1", "#2"]
 
 
 def test_a_provider_that_is_absent_is_refused(made_bundle: Bundle) -> None:

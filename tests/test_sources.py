@@ -123,11 +123,17 @@ def test_sets_are_asked_first(tmp_path: Path) -> None:
     assert names(found) == ["a", str(tmp_path / "mnist.png")]
 
 
+def test_a_missing_image_is_found_and_cannot_be_read(tmp_path: Path) -> None:
+    [missing] = find([tmp_path / "missing.png"])
+    with pytest.raises(ImageError, match="no such file"):
+        missing.decode()
+
+
 def test_what_does_not_exist_or_holds_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").write_text("# nothing\n\n")
-    with pytest.raises(DataError, match=r"missing\.png does not exist: wanted an image, a folder, a list"):
-        find([tmp_path / "missing.png"])
+    with pytest.raises(DataError, match=r"missing does not exist: wanted an image, a folder, a list"):
+        find([tmp_path / "missing"])
     with pytest.raises(DataError, match=r"no image found in .*empty\. Looked for \.avif"):
         find([tmp_path / "empty"])
     with pytest.raises(DataError, match=r"no image found in .*empty\.txt"):

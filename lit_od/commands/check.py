@@ -11,10 +11,13 @@ from tqdm import tqdm
 
 from lit_od.cli import DONE, INCOMPLETE
 from lit_od.commands import no_overrides
-from lit_od.commands.score import csv_row, positive
+from lit_od.commands.score import positive
+from lit_od.errors import ConfigError
+from lit_od.folders import replacing_file, require_place
 from lit_od.images import Preparation
 from lit_od.loading import batches
 from lit_od.sources import ImageFile, Source, find
+from lit_od.tables import csv_row
 
 PROBE = Preparation(size=(32, 32))
 """Any preparation decodes the whole image, which is what is checked."""
@@ -30,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Check; 1 if some image cannot be read."""
     no_overrides(overrides)
+    if args.out:
+        require_place(Path(args.out))
     sources = find(args.paths)
     clean: list[Source] = []
     refused: list[tuple[str, str]] = []
@@ -59,5 +64,9 @@ def _write(folder: Path, clean: Sequence[Source], refused: Sequence[tuple[str, s
 
 
 def _table(file: Path, columns: tuple[str, str], rows: Iterable[tuple[str, str]]) -> None:
-    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
-        out.writelines(csv_row(row) for row in (columns, *rows))
+    text = "".join(csv_row(row) for row in (columns, *rows))
+    try:
+        with replacing_file(file) as partial:
+            partial.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+    except OSError as error:
+        raise ConfigError(f"cannot write {file}: {error.strerror or error}. Name another --out") from error

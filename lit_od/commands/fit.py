@@ -1,17 +1,22 @@
 """The whole job from a recipe: train, export, fit the detector, calibrate, prove and write the bundle.
 
-RECIPE is a shipped recipe's bare name (lit-od recipes) or a YAML file. Overrides change single keys:
---data.root DIR, --trainer.max_epochs 3, --detector.kind mahalanobis, --calibration.q 99.5 ...
+RECIPE is a shipped recipe's bare name (lit-od recipes) or a YAML file. `folder` needs no more than a
+folder of normal images, and no torch: lit-od fit folder --data.root NORMAL_IMAGES --out BUNDLE.
+Overrides change single keys: --data.root DIR, --trainer.max_epochs 3, --detector.kind mahalanobis,
+--calibration.q 99.5 ...
 """
 
 import argparse
 import time
 from pathlib import Path
 
+import msgspec
+
 from lit_od.bundle import Bundle, require_replaceable
 from lit_od.cli import DONE
 from lit_od.commands.score import positive
-from lit_od.errors import ConfigError, missing_extra
+from lit_od.errors import missing_extra
+from lit_od.onnx_fit import fit_onnx, require_no_run
 from lit_od.recipe import Recipe, read
 
 
@@ -20,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
     parser.add_argument("--out", metavar="BUNDLE", required=True, help="folder of the bundle; a bundle is replaced")
     parser.add_argument("--threads", metavar="N", type=positive, help="threads (one a core)")
+    parser.add_argument("--backbone", metavar="FILE.onnx", help="another ONNX file in place of the recipe's")
     parser.add_argument("--run", metavar="RUN", help="keep checkpoint, log and curves in this folder")
 
 
@@ -38,16 +44,21 @@ def recipe_of(args: argparse.Namespace, overrides: list[str]) -> Recipe:
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Write the bundle and say what it is."""
     recipe = recipe_of(args, overrides)
+    if args.backbone is not None:
+        recipe = msgspec.structs.replace(recipe, backbone=args.backbone)
     out = Path(args.out)
     require_replaceable(out)
-    if recipe.model is None:
-        raise ConfigError("recipes over an ONNX backbone are not carried out yet: give a recipe with a `model`")
     started = time.perf_counter()
-    try:
-        from lit_od.training.pipeline import fit
-    except ModuleNotFoundError as error:
-        missing_extra(str(error.name), "train,cpu")
-    bundle = fit(recipe, out, run=Path(args.run) if args.run else None, threads=args.threads)
+    run_folder = Path(args.run) if args.run else None
+    if recipe.backbone is not None:
+        require_no_run(run_folder)
+        bundle = fit_onnx(recipe, out, threads=args.threads)
+    else:
+        try:
+            from lit_od.training.pipeline import fit
+        except ModuleNotFoundError as error:
+            missing_extra(str(error.name), "train,cpu")
+        bundle = fit(recipe, out, run=run_folder, threads=args.threads)
     print(written(bundle, time.perf_counter() - started))
     return DONE
 

@@ -1,23 +1,27 @@
 """New statistics from new normal images, on the same backbone, without torch.
 
 The images are split into a part that fits (80 %) and one that calibrates (20 %), by seed; the bundle's
-threshold rule is applied anew and its golden images are renewed. Options of the detector and of the
-rule: --detector.k 5, --detector.shrinkage 0.1, --calibration.rule percentile --calibration.q 99.5 ...
+threshold rule is applied anew (max_f1 with --outliers) and its golden images are renewed. Options of the
+detector and of the rule: --detector.k 5, --calibration.rule percentile --calibration.q 99.5 ...
 """
 
 import argparse
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lit_od.bundle import BACKBONE, Bundle, require_replaceable
+from lit_od.bundle import BACKBONE, MAPS, Bundle, require_replaceable
 from lit_od.cli import DONE
 from lit_od.commands import no_overrides
 from lit_od.commands.fit import written
 from lit_od.commands.score import add_session_arguments
-from lit_od.errors import ConfigError
+from lit_od.commands.threshold import add_outliers_argument
+from lit_od.detectors import accumulator
+from lit_od.errors import ConfigError, missing_extra
 from lit_od.fit import Origin, fit_bundle
 from lit_od.recipe import parse_overrides
+from lit_od.rules import rule_and_outliers
 from lit_od.sources import find
 from lit_od.splitting import fit_and_calibration
 
@@ -32,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detector", metavar="KIND", help="another detector than the bundle's, with its defaults")
     parser.add_argument("--labels", choices=("folders",), help="classes are the folders below each PATH")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the split (0)")
+    add_outliers_argument(parser)
     add_session_arguments(parser)
 
 
@@ -41,12 +46,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     require_replaceable(out)
     started = time.perf_counter()
     bundle = Bundle.read(args.bundle)
-    detector, rule = _options(bundle, args.detector, overrides)
-    if detector.get("class_conditional") and args.labels is None:
-        raise ConfigError(
-            f"{detector['kind']} is class-conditional and needs the images' classes: give class folders and "
-            "--labels folders, or --detector.class_conditional false"
-        )
+    detector, rule, paths = _options(bundle, args, overrides)
+    _require_fittable(detector, args.labels)
     fit, calibration = fit_and_calibration(find(args.paths), seed=args.seed)
     old = bundle.manifest
     new = fit_bundle(
@@ -57,8 +58,10 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         calibration=calibration,
         detector=detector,
         rule=rule,
+        outliers=find(paths) if paths else [],
         origin=Origin(name=out.name, recipe=None, seed=args.seed, data={"refit_of": old.name}),
         opset=old.model.opset,
+        maps=bundle.files.get(MAPS),
         threads=args.threads,
         providers=[args.provider] if args.provider else None,
     )
@@ -66,11 +69,13 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     return DONE
 
 
-def _options(bundle: Bundle, kind: str | None, overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Detector and rule of the bundle, changed as the command line says."""
-    entry = bundle.manifest.detector
+def _options(
+    bundle: Bundle, args: argparse.Namespace, overrides: list[str]
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Detector and rule of the bundle, changed as the command line says, and PATHs of outliers."""
+    entry, kind = bundle.manifest.detector, args.detector
     detector = {"kind": entry.kind, **entry.options} if kind is None else {"kind": kind}
-    rule = dict(bundle.calibration.rule)
+    rule = {key: value for key, value in bundle.calibration.rule.items() if key != "outliers"}  # their number alone
     for path, value in sorted(parse_overrides(overrides), key=lambda each: each[0] != "calibration.rule"):
         part, _, key = path.partition(".")
         if part == "detector" and key and key != "kind":
@@ -83,4 +88,19 @@ def _options(bundle: Bundle, kind: str | None, overrides: list[str]) -> tuple[di
             no_overrides([f"--{path}"])
     if rule["rule"] == "value":
         raise ConfigError("the bundle's threshold was set by hand and cannot be applied anew: give --calibration.rule")
-    return detector, rule
+    if args.outliers:
+        rule["outliers"] = args.outliers
+    return detector, *rule_and_outliers(rule)
+
+
+def _require_fittable(detector: dict[str, Any], labels: str | None) -> None:
+    """Raise where the detector cannot be fitted here, before any image is read."""
+    kind, options = detector["kind"], {key: value for key, value in detector.items() if key != "kind"}
+    accumulator(kind, options)  # checks the options
+    if detector.get("class_conditional") and labels is None:
+        raise ConfigError(
+            f"{kind} is class-conditional and needs the images' classes: give class folders and "
+            "--labels folders, or --detector.class_conditional false"
+        )
+    if kind == "gmm" and options.get("components", 1) > 1 and find_spec("sklearn") is None:
+        missing_extra("scikit-learn", "train,cpu")

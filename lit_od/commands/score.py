@@ -3,24 +3,31 @@
 A PATH is an image; a folder, searched through; a .txt list or a .csv with a `path` column; an .npz
 (`file.npz` or `file.npz:ARRAY`); or -, a list on standard input. Columns: path, score (higher is more
 outlying), p_value (small is outlying), is_outlier (score above the threshold), error.
+
+--maps DIR draws where an autoencoder's errors lie: a picture an image, and maps.csv that says which is
+whose. Coloured pixels stand out; the colours mean the same in all pictures of a bundle.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypedDict
 
 from tqdm import tqdm
 
+from lit_od.bundle import Bundle
 from lit_od.cli import DONE, INCOMPLETE
 from lit_od.commands import no_overrides
 from lit_od.errors import ConfigError
 from lit_od.extraction import BATCH_SIZE
+from lit_od.map_folder import MapFolder
+from lit_od.maps import HeatMaps
 from lit_od.scorer import Result, Scorer
 from lit_od.sources import find
+from lit_od.tables import csv_row
 
 COLUMNS = ("path", "score", "p_value", "is_outlier", "error")
 
@@ -29,10 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument("paths", metavar="PATH", nargs="+", help="what to score")
-    parser.add_argument("--out", metavar="FILE", help="write the rows there instead of standard output")
-    parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="form of the rows (csv)")
+    add_row_arguments(parser)
+    parser.add_argument("--maps", metavar="DIR", help="draw heat maps of an autoencoder's errors there")
     add_batch_argument(parser)
     add_session_arguments(parser)
+
+
+def add_row_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare where the rows of a command go, and their form."""
+    parser.add_argument("--out", metavar="FILE", help="write the rows there instead of standard output")
+    parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="form of the rows (csv)")
 
 
 def add_batch_argument(parser: argparse.ArgumentParser) -> None:
@@ -49,18 +62,36 @@ def add_session_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Score; 1 if some image could not be read."""
     no_overrides(overrides)
-    scorer = Scorer.load(args.bundle, threads=args.threads, providers=[args.provider] if args.provider else None)
+    bundle, session = Bundle.read(args.bundle), session_options(args)
+    scorer = Scorer.of(bundle, **session)
+    maps = HeatMaps.of(bundle, **session) if args.maps else None
     sources = find(args.paths)
     failed = 0
-    with _output(args.out) as out, tqdm(total=len(sources), unit="img", disable=None, leave=False) as bar:
-        write = _writer(out, args.format)
-        for result in scorer.stream(sources, batch_size=args.batch_size):
+    with ExitStack() as stack:
+        drawn = stack.enter_context(MapFolder(Path(args.maps), maps, total=len(sources))) if maps else None
+        write = _writer(stack.enter_context(output(args.out)), args.format)
+        bar = stack.enter_context(tqdm(total=len(sources), unit="img", disable=None, leave=False))
+        for result, batch, outputs in scorer.stream_outputs(sources, batch_size=args.batch_size):
             write(result)
+            if drawn is not None:
+                drawn.add(batch, outputs)
             failed += sum(error is not None for error in result.error)
             bar.update(len(result))
     if failed:
         print(f"lit-od: {failed} of {len(sources)} images could not be read; their rows say why", file=sys.stderr)
     return INCOMPLETE if failed else DONE
+
+
+class Session(TypedDict):
+    """How a backbone is to be run, as `Scorer.of` takes it."""
+
+    threads: int | None
+    providers: list[str] | None
+
+
+def session_options(args: argparse.Namespace) -> Session:
+    """What `add_session_arguments` has declared."""
+    return {"threads": args.threads, "providers": [args.provider] if args.provider else None}
 
 
 def positive(text: str) -> int:
@@ -71,7 +102,7 @@ def positive(text: str) -> int:
 
 
 @contextmanager
-def _output(file: str | None) -> Iterator[TextIO]:
+def output(file: str | None) -> Iterator[TextIO]:
     """Standard output or a file; names that are not Unicode go out as the bytes they are."""
     if file is None:
         if hasattr(sys.stdout, "reconfigure"):
@@ -101,9 +132,3 @@ def _writer(out: TextIO, form: str) -> Callable[[Result], None]:
                 out.write(csv_row([name, *shown, error or ""]))
 
     return write
-
-
-def csv_row(fields: Sequence[str]) -> str:
-    """A line of CSV (RFC 4180, but ending in a line feed): csv.writer of Python 3.12 leaves carriage returns bare."""
-    quoted = ('"' + each.replace('"', '""') + '"' if set(each) & set(',"\r\n') else each for each in fields)
-    return ",".join(quoted) + "\n"

@@ -1,22 +1,33 @@
 """Show or set the threshold of a bundle; the model and the detector stay as they are.
 
-Without --value or --rule it shows what share of the calibration inliers each threshold flags.
+Without --value or --rule it shows what share of the calibration inliers each threshold flags, the
+interval of the false-positive rate that this promises on new inliers and, with --outliers, what share
+of the outliers it finds. Rule max_f1 takes its threshold from the calibration inliers and --outliers.
 """
 
 import argparse
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
 from lit_od import bundle as bundles
 from lit_od.bundle import Bundle
-from lit_od.calibration import RULES, Calibration
+from lit_od.calibration import Calibration
+from lit_od.card import false_positives
 from lit_od.cli import DONE
 from lit_od.commands import no_overrides
-from lit_od.errors import ConfigError
+from lit_od.commands.score import add_session_arguments
+from lit_od.errors import ConfigError, DataError
+from lit_od.fit import score_all
 from lit_od.manifest import CalibrationEntry
+from lit_od.rules import RULES, inliers_needed, require_applicable
+from lit_od.scorer import Scorer
+from lit_od.sources import Source, find
+from lit_od.types import Scores
 
 PERCENTILES = (50, 75, 90, 95, 97.5, 99, 99.5, 99.9, 100)
+RATES = (0.1, 0.05, 0.02, 0.01, 0.005, 0.001)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,13 +38,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--rule", choices=[rule for rule in RULES if rule != "value"], help="take it from calibration")
     parser.add_argument("--n", type=float, help="mean_std: standard deviations above the mean (2)")
     parser.add_argument("--q", type=float, help="percentile: the percentile (99)")
+    parser.add_argument("--rate", type=float, help="fpr: share of inliers flagged, in expectation and at most (0.01)")
+    add_outliers_argument(parser)
+    add_session_arguments(parser)
+
+
+def add_outliers_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the outliers of every command that carries out a rule."""
+    parser.add_argument(
+        "--outliers",
+        metavar="PATH",
+        action="extend",
+        nargs="+",
+        default=[],
+        help="max_f1: labelled outliers; may be repeated",
+    )
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Show the rates, or write the bundle anew with another threshold."""
     no_overrides(overrides)
     bundle = Bundle.read(args.bundle)
-    options = {name: getattr(args, name) for name in ("n", "q") if getattr(args, name) is not None}
+    options = {name: getattr(args, name) for name in ("n", "q", "rate") if getattr(args, name) is not None}
     if args.value is not None:
         rule = {"rule": "value", "value": args.value, **options}
     elif args.rule is not None:
@@ -41,9 +67,12 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     elif options:
         raise ConfigError(f"--{next(iter(options))} needs --rule")
     else:
-        print(rates(bundle.calibration))
+        outliers = _scores(bundle, find(args.outliers), args) if args.outliers else None
+        print(rates(bundle.calibration, outliers))
         return DONE
-    calibration = bundle.calibration.with_rule(rule)
+    sources = find(args.outliers) if args.outliers else []
+    require_applicable(rule, inliers=bundle.calibration.scores.size, outliers=len(sources))
+    calibration = bundle.calibration.with_rule(rule, outliers=_scores(bundle, sources, args) if sources else None)
     bundles.rewrite(
         bundle,
         msgspec.structs.replace(
@@ -56,17 +85,50 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     )
     print(
         f"{args.bundle}: threshold {bundle.calibration.threshold:.6g} -> {calibration.threshold:.6g}, "
-        f"{calibration.flagged_share():.2%} of {calibration.scores.size:,} calibration inliers above"
+        f"{calibration.flagged_share():.2%} of {calibration.scores.size:,} calibration inliers above, "
+        f"{false_positives(calibration)}"
     )
     return DONE
 
 
-def rates(calibration: Calibration) -> str:
-    """A table of thresholds and the share of calibration inliers above each."""
-    thresholds = [(f"percentile {q:g}", float(np.percentile(calibration.scores, q))) for q in PERCENTILES]
-    thresholds.append((f"in force ({calibration.rule['rule']})", calibration.threshold))
-    lines = [f"{'':24}{'threshold':>14}{'flagged':>10}"]
-    for name, threshold in sorted(thresholds, key=lambda pair: pair[1]):
-        lines.append(f"{name:24}{threshold:>14.6g}{calibration.flagged_share(threshold):>10.2%}")
-    lines.append(f"flagged: share of the {calibration.scores.size:,} calibration inliers above the threshold")
-    return "\n".join(lines)
+def rates(calibration: Calibration, outliers: Scores | None = None) -> str:
+    """A table of thresholds: the inliers above each, the interval of that rate, and the outliers above it.
+
+    Args:
+        calibration: Calibration scores and the rule in force.
+        outliers: Scores of labelled outliers, shape (m,); None leaves their column out.
+    """
+    scores = calibration.scores
+    rows = [(f"percentile {q:g}", float(np.percentile(scores, q))) for q in PERCENTILES]
+    possible = [rate for rate in RATES if inliers_needed(rate) <= scores.size]
+    rows += [(f"fpr {rate:g}", calibration.with_rule({"rule": "fpr", "rate": rate}).threshold) for rate in possible]
+    notes = [
+        f"flagged: share of the {scores.size:,} calibration inliers above the threshold",
+        "95 % interval: of the false-positive rate on new inliers (Clopper-Pearson)",
+    ]
+    if missing := [rate for rate in RATES if rate not in possible]:
+        needed = ", ".join(f"{rate:g} needs {inliers_needed(rate):,}" for rate in missing)
+        notes.append(f"fpr {needed} calibration inliers")
+    if outliers is not None:
+        notes.append(f"found: share of the {outliers.size:,} outliers above the threshold")
+        try:
+            rows.append(("max_f1", calibration.with_rule({"rule": "max_f1"}, outliers=outliers).threshold))
+        except DataError as error:
+            notes.append(f"max_f1: {error}")
+    rows.append((f"in force ({calibration.rule['rule']})", calibration.threshold))
+    header = f"{'':24}{'threshold':>14}{'flagged':>10}{'95 % interval':>20}"
+    lines = [header if outliers is None else f"{header}{'found':>10}"]
+    for name, threshold in sorted(rows, key=lambda pair: pair[1]):
+        low, high = calibration.fpr_interval(threshold)
+        found = "" if outliers is None else f"{np.mean(outliers > threshold):>10.2%}"
+        lines.append(
+            f"{name:24}{threshold:>14.6g}{calibration.flagged_share(threshold):>10.2%}"
+            f"{f'{low:.2%} to {high:.2%}':>20}{found}"
+        )
+    return "\n".join([*lines, *notes])
+
+
+def _scores(bundle: Bundle, sources: Sequence[Source], args: argparse.Namespace) -> Scores:
+    """Scores of images that must all be readable, shape (n,)."""
+    scorer = Scorer.of(bundle, threads=args.threads, providers=[args.provider] if args.provider else None)
+    return score_all(scorer.backbone, scorer.preparation, scorer.detector, sources, threads=args.threads)

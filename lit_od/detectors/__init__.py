@@ -10,6 +10,7 @@ from typing import Any
 from lit_od.detectors.base import Accumulator, Detector
 from lit_od.detectors.gmm import GMM
 from lit_od.detectors.knn import KNN
+from lit_od.detectors.local import LocalResidual
 from lit_od.detectors.lof import LOF
 from lit_od.detectors.mahalanobis import Mahalanobis
 from lit_od.detectors.options import read_options, suggest
@@ -25,6 +26,7 @@ __all__ = [
     "LOF",
     "Accumulator",
     "Detector",
+    "LocalResidual",
     "Mahalanobis",
     "PCAResidual",
     "Reconstruction",
@@ -33,7 +35,7 @@ __all__ = [
 ]
 
 DETECTORS: dict[str, type[Any]] = {
-    detector.kind: detector for detector in (Mahalanobis, KNN, LOF, GMM, PCAResidual, Reconstruction)
+    detector.kind: detector for detector in (Mahalanobis, KNN, LOF, LocalResidual, GMM, PCAResidual, Reconstruction)
 }
 """Every detector by its kind."""
 

@@ -5,6 +5,7 @@ An accumulator takes a stream of feature batches, merges with the accumulators o
 processes or machines, and freezes into the same object that `fit` on all rows gives.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias, runtime_checkable
 
@@ -91,7 +92,9 @@ def check_features(features: Features, width: int | None = None) -> Features:
         raise DataError(f"features must be {width} wide, as the detector's are, got {features.shape[1]}")
     if features.shape[1] == 0:
         raise DataError("features must have shape (n, d) with d at least 1, got d = 0")
-    if not np.isfinite(features).all():
+    with np.errstate(invalid="ignore", over="ignore"):  # infinities of both signs have no sum
+        total = np.add.reduce(features, axis=None, dtype=np.float64)  # finite unless a value is not, or it overflows
+    if not math.isfinite(total) and not np.isfinite(features).all():
         bad = int((~np.isfinite(features)).any(axis=1).sum())
         raise DataError(f"features must be finite, but {bad} of {len(features)} rows hold NaN or infinity")
     return features

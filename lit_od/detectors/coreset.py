@@ -25,7 +25,7 @@ def parse_size(text: str) -> int:
     Raises:
         ConfigError: On anything else.
     """
-    match = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})", text)
+    match = re.fullmatch(rf"(\d{{1,15}}(?:\.\d{{1,15}})?) ?({'|'.join(UNITS)})", text)
     if match is None or float(match[1]) == 0:
         raise ConfigError(f"a size must be a number and one of {', '.join(UNITS)}, as in 20MB, got {text!r}")
     return int(float(match[1]) * UNITS[match[2]])

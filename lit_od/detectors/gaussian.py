@@ -61,6 +61,6 @@ def whitener(covariance: Stats, mend: str) -> Stats:
 
 
 def squared_norms(rows: Stats) -> Stats:
-    """Squared Euclidean length of each row of (n, d), shape (n,)."""
-    squares: Stats = np.einsum("ij,ij->i", rows, rows)
+    """Squared Euclidean length of each row of (..., d), shape (...)."""
+    squares: Stats = np.vecdot(rows, rows)
     return squares

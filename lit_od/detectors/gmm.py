@@ -11,7 +11,7 @@ from lit_od.detectors.gaussian import squared_norms, whitener
 from lit_od.detectors.moments import Moments
 from lit_od.detectors.options import integer, one_of, read_options, same_options
 from lit_od.detectors.rows import RowStore
-from lit_od.detectors.state import check_names, read_only, take
+from lit_od.detectors.state import SMALLEST, check_names, read_only, require_triangular, take
 from lit_od.errors import DataError, missing_extra
 from lit_od.types import Arrays, Features, Labels, Scores, Stats
 
@@ -157,7 +157,10 @@ class GMM:
 
     def _log_joint(self, rows: Stats) -> Stats:
         """Log w_k N(x; m_k, L_k L_k^T) + d/2 log 2 pi for rows (n, d), shape (k, n)."""
-        covariance, white = self.settings.covariance, np.empty_like(rows)
+        covariance = self.settings.covariance
+        if covariance in ("diag", "spherical"):
+            return self._log_joint_of_diagonals(rows)
+        white = np.empty_like(rows)
         joint = np.empty((len(self.means), len(rows)))
         if covariance == "tied":  # one product serves all components
             rows = (rows - self.means[0]) @ self.whiteners.T
@@ -165,14 +168,21 @@ class GMM:
             if covariance == "tied":
                 np.subtract(rows, (mean - self.means[0]) @ self.whiteners.T, out=white)
                 scales = self.whiteners.diagonal()
-            elif covariance == "full":
+            else:
                 np.matmul(rows - mean, self.whiteners[k].T, out=white)
                 scales = self.whiteners[k].diagonal()
-            else:
-                np.subtract(rows, mean, out=white)
-                white *= self.whiteners[k]
-                scales = np.broadcast_to(self.whiteners[k], self.width)
             joint[k] = np.log(self.weights[k]) + np.log(scales).sum() - 0.5 * squared_norms(white)
+        return joint
+
+    def _log_joint_of_diagonals(self, rows: Stats) -> Stats:
+        """As `_log_joint`; the expanded squares, about the middle of the means, are two products for all components."""
+        scales = np.broadcast_to(self.whiteners.reshape(len(self.means), -1), self.means.shape)
+        middle = self.weights @ self.means
+        rows, means, precisions = rows - middle, self.means - middle, scales**2
+        squares = precisions @ (rows**2).T - 2 * (means * precisions) @ rows.T  # (k, n)
+        squares += (means**2 * precisions).sum(axis=1)[:, None]
+        constants = np.log(self.weights) + np.log(scales).sum(axis=1)
+        joint: Stats = constants[:, None] - 0.5 * squares
         return joint
 
     def options(self) -> dict[str, Any]:
@@ -199,11 +209,13 @@ class GMM:
         weights, whiteners = take(state, "weights", (k,)), take(state, "whiteners", shape)
         matrices = settings.covariance in ("full", "tied")
         scales = np.diagonal(whiteners, axis1=-2, axis2=-1) if matrices else whiteners
-        if not ((weights > 0).all() and abs(weights.sum() - 1) < 1e-6 and (scales > 0).all()):
+        if not ((weights > 0).all() and abs(weights.sum() - 1) < 1e-6 and (scales >= SMALLEST).all()):
             raise DataError(
                 "arrays 'weights' and 'whiteners' of the state must be positive, and the weights sum to 1; "
                 "fit the detector anew"
             )
+        if matrices:
+            require_triangular("whiteners", whiteners)
         return cls(settings, weights, means, whiteners)
 
 

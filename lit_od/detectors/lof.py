@@ -9,7 +9,7 @@ from lit_od.detectors.bank_options import BankOptions, Metric, Precision
 from lit_od.detectors.base import Reads
 from lit_od.detectors.neighbours import Bank, BankAccumulator
 from lit_od.detectors.options import integer, read_options
-from lit_od.detectors.state import check_names, read_only, take
+from lit_od.detectors.state import SMALLEST, check_names, read_only, take
 from lit_od.errors import DataError
 from lit_od.types import Arrays, Features, Scores, Stats
 
@@ -197,7 +197,7 @@ class LOF:
         if count <= settings.k:
             raise DataError(f"k={settings.k} needs a bank of more rows, got {count}; fit the detector anew")
         k_distances, densities = take(state, "k_distances", (count,)), take(state, "densities", (count,))
-        if (k_distances < 0).any() or (densities <= 0).any():
+        if (k_distances < 0).any() or (densities < SMALLEST).any():
             raise DataError("arrays 'k_distances' and 'densities' of the state must be positive; fit it anew")
         return cls(settings, bank, k_distances, densities)
 

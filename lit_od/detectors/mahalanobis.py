@@ -1,15 +1,15 @@
 """Mahalanobis distance, plain, class-conditional (Lee et al. 2018) and relative (Ren et al. 2021)."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from lit_od.detectors.base import Reads, check_features, check_labels, row_blocks
+from lit_od.detectors.base import BLOCK_VALUES, Reads, check_features, check_labels
 from lit_od.detectors.gaussian import Shrinkage, shrunk_covariance, squared_norms, whitener
 from lit_od.detectors.moments import Moments
 from lit_od.detectors.options import flag, number, read_options, same_options
-from lit_od.detectors.state import check_names, read_only, take
+from lit_od.detectors.state import check_names, read_only, take, take_whitener
 from lit_od.errors import ConfigError, DataError
 from lit_od.types import Arrays, Features, Labels, Scores, Stats
 
@@ -62,6 +62,15 @@ class Mahalanobis:
     classes: Labels
     background_mean: Stats | None
     background_whitener: Stats | None
+    _centres: Stats = field(init=False, repr=False)
+    """Whitened class means relative to the first, shape (classes or 1, d)."""
+    _lengths: Stats = field(init=False, repr=False)
+    """Half of their squared lengths, shape (classes or 1,)."""
+
+    def __post_init__(self) -> None:
+        centres = (self.means - self.means[0]) @ self.whitener.T
+        object.__setattr__(self, "_centres", read_only(centres))
+        object.__setattr__(self, "_lengths", read_only(squared_norms(centres) / 2))
 
     @classmethod
     def fit(
@@ -157,17 +166,19 @@ class Mahalanobis:
         features = check_features(features, self.width)
         scores = np.empty(len(features))
         # Everything is taken relative to one mean before the product, so that no digits cancel.
-        centres = (self.means[1:] - self.means[0]) @ self.whitener.T  # (classes - 1, d)
-        for rows, block in row_blocks(features, 4 * self.width):
-            white = (block - self.means[0]) @ self.whitener.T  # (rows, d)
+        centres, lengths, first = self._centres, self._lengths, self.means[0]
+        step = max(1, BLOCK_VALUES // (3 * self.width + len(centres)))
+        for start in range(0, len(features), step):
+            block = features[start : start + step]
+            white = np.subtract(block, first, dtype=np.float64) @ self.whitener.T  # (rows, d)
+            if len(centres) > 1:  # the expanded square finds the nearest mean, the difference measures it
+                white -= centres[(lengths - white @ centres.T).argmin(axis=1)]
             least = squared_norms(white)
-            for centre in centres:
-                np.minimum(least, squared_norms(white - centre), out=least)
             if self.background_mean is None or self.background_whitener is None:
-                scores[rows] = np.sqrt(least)
+                np.sqrt(least, out=scores[start : start + step])
             else:
-                block -= self.background_mean
-                scores[rows] = least - squared_norms(block @ self.background_whitener.T)
+                white = np.subtract(block, self.background_mean, dtype=np.float64) @ self.background_whitener.T
+                scores[start : start + step] = least - squared_norms(white)
         return scores
 
     def options(self) -> dict[str, Any]:
@@ -202,15 +213,17 @@ class Mahalanobis:
         classes = np.array([], dtype=np.int64)
         if settings.class_conditional:
             classes = take(state, "classes", (len(means),), np.int64)
-            if (np.diff(classes) <= 0).any():
+            if (classes[1:] <= classes[:-1]).any():
                 raise DataError("array 'classes' of the state must rise strictly; fit the detector anew")
+        if settings.relative and len(means) < 2:
+            raise DataError("relative=True needs the means of at least 2 classes, got 1; fit the detector anew")
         return cls(
             settings=settings,
             means=means,
-            whitener=take(state, "whitener", (width, width)),
+            whitener=take_whitener(state, "whitener", width),
             classes=read_only(classes),
             background_mean=take(state, "background_mean", (width,)) if settings.relative else None,
-            background_whitener=(take(state, "background_whitener", (width, width)) if settings.relative else None),
+            background_whitener=(take_whitener(state, "background_whitener", width) if settings.relative else None),
         )
 
 

@@ -14,6 +14,7 @@ so that two parts merge by shifting both to the common mean and adding (Chan, Go
 for S). Everything is float64; memory does not grow with the number of rows.
 """
 
+import math
 from typing import Self
 
 import numpy as np
@@ -158,15 +159,15 @@ class Moments:
             DataError: If the arrays are not those of moments, or do not fit together.
         """
         check_names("moments", state, ("count", "mean", "scatter", "cubes", "quarts"))
-        mean = take(state, "mean", (None,))
+        mean = take(state, "mean", (None,), most=math.inf)
         moments = cls(len(mean))
         moments._count = int(take(state, "count", (1,), np.int64)[0])
         if moments._count < 0:
             raise DataError(f"array 'count' of the state must not be negative, got {moments._count}")
         moments._mean = mean.copy()
-        moments._scatter = take(state, "scatter", (len(mean), len(mean))).copy()
-        moments._cubes = take(state, "cubes", (len(mean),)).copy()
-        moments._quarts = float(take(state, "quarts", (1,))[0])
+        moments._scatter = take(state, "scatter", (len(mean), len(mean)), most=math.inf).copy()
+        moments._cubes = take(state, "cubes", (len(mean),), most=math.inf).copy()
+        moments._quarts = float(take(state, "quarts", (1,), most=math.inf)[0])
         return moments
 
     def _flush(self) -> None:

@@ -4,7 +4,7 @@ FAISS proposes a few more rows than are asked for; their distances are recompute
 anew, ties by row number. So scores do not depend on the batch, and a row is at distance 0 from itself.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -16,7 +16,7 @@ from lit_od.detectors.base import CACHED_VALUES, check_features
 from lit_od.detectors.coreset import greedy_k_centre
 from lit_od.detectors.options import same_options
 from lit_od.detectors.rows import RowStore
-from lit_od.detectors.state import read_only, take
+from lit_od.detectors.state import SMALLEST, read_only, take
 from lit_od.errors import DataError
 from lit_od.types import Arrays, Features, Labels, Stats
 
@@ -24,6 +24,9 @@ Ids: TypeAlias = NDArray[np.int64]
 
 BLOCK = 8192
 """Rows that are prepared at once; cut by row number, so that sums do not depend on batches."""
+
+REACH = 1e15
+"""The bank's values lie within, so that FAISS can add their squares in float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +46,8 @@ class Bank:
     centre: Stats
     scale: Stats
     index: Any
+    _squares: list[Stats] = field(default_factory=list, init=False, repr=False)
+    """Squared lengths of the rows, shape (m,), once they have been wanted."""
 
     @classmethod
     def build(cls, settings: BankOptions, kept: NDArray[np.float32]) -> Self:
@@ -132,22 +137,45 @@ class Bank:
 
     def _propose_flat(self, queries: NDArray[np.float32], wanted: int, count: int) -> Ids:
         half = self.index if faiss_index.is_flat(self.settings.index) else None
-        direct = len(queries) <= faiss_index.DIRECT
-        distances, ids = faiss_index.propose_all(self.rows, half, queries, count, direct=direct)
-        if not direct and count < len(self.rows):
+        few = len(queries) <= faiss_index.DIRECT
+        expanded = not few
+        near: NDArray[Any]
+        if 0 < len(queries) <= faiss_index.DIRECT and self.rows.dtype == np.float32 and count < len(self.rows):
+            expanded = True
+            near, ids = self._propose_few(queries, count)
+        else:
+            near, ids = faiss_index.propose_all(self.rows, half, queries, count, direct=few)
+        if expanded and count < len(self.rows):
             # An expanded square is wrong by up to 5.3 eps (|q| + |x|)^2, measured up to d = 4096, and a
             # row that is missing has |x| < |q| + d_k. Unless the last candidate is farther than the last
             # one wanted by more than both can be wrong, the query is repeated with plain differences.
-            last = distances[:, wanted - 1]
+            last = near[:, wanted - 1]
             lengths = np.sqrt(np.einsum("ij,ij->i", queries, queries))
             error = 6 * np.finfo(np.float32).eps * (2 * lengths + np.sqrt(last)) ** 2
-            doubtful = np.flatnonzero(~(distances[:, -1] - last > 2 * error))
+            doubtful = np.flatnonzero(~(near[:, -1] - last > 2 * error))
             if len(doubtful):
                 again = faiss_index.propose_all(self.rows, half, queries[doubtful], count, direct=True)
                 ids[doubtful] = again[1]
         if (ids < 0).any():
             raise DataError("features lie too far from the bank to be measured in float32. Check their scale.")
         return ids
+
+    def _propose_few(self, queries: NDArray[np.float32], count: int) -> tuple[Stats, Ids]:
+        """Squared distances, ascending, and row numbers by one product with the bank, each (n, count).
+
+        For a few queries a quarter of the time of FAISS, which takes differences or measures the rows anew.
+        """
+        if not self._squares:
+            blocks = [np.einsum("ij,ij->i", block, block, dtype=np.float64) for block in _blocks(self.rows)]
+            self._squares.append(np.concatenate(blocks))
+        lengths = np.einsum("ij,ij->i", queries, queries, dtype=np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 the query is repeated with differences
+            distances = np.stack([self._squares[0] - 2.0 * (self.rows @ query) for query in queries])
+        ids = np.argpartition(distances, count - 1, axis=1)[:, :count]
+        near = np.take_along_axis(distances, ids, axis=1)
+        order = np.argsort(near, axis=1)
+        near = np.maximum(np.take_along_axis(near, order, axis=1) + lengths[:, None], 0.0)
+        return near, np.take_along_axis(ids, order, axis=1)
 
     def _distances(self, queries: NDArray[np.float32], ids: Ids) -> Stats:
         """Exact distances of queries (n, d) to the rows named by ids (n, c), shape (n, c)."""
@@ -186,15 +214,16 @@ class Bank:
             DataError: If they do not fit the options or each other.
         """
         dtype = np.float16 if settings.precision == "fp16" else np.float32
-        rows = take(state, "bank", (None, None), dtype)
+        rows = take(state, "bank", (None, None), dtype, most=REACH)
         centre = take(state, "centre", (rows.shape[1],))
         scale = take(state, "scale", (rows.shape[1],))
-        if not (scale > 0).all():
+        if not (scale >= SMALLEST).all():
             raise DataError("array 'scale' of the state must be positive; fit the detector anew")
         index = None
         if not faiss_index.is_flat(settings.index):
             serialised = take(state, "index", (None,), np.uint8)
             index = faiss_index.from_bytes(serialised, settings.index, len(rows), rows.shape[1], settings.search)
+            faiss_index.propose(index, _single(rows[:2]), 1)  # what FAISS refuses, it refuses before an image comes
         return cls._of(settings, rows, centre, scale, index)
 
 

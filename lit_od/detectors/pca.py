@@ -9,9 +9,12 @@ from lit_od.detectors.base import Reads, check_features, row_blocks
 from lit_od.detectors.gaussian import squared_norms
 from lit_od.detectors.moments import Moments
 from lit_od.detectors.options import flag, integer, number, read_options, same_options
-from lit_od.detectors.state import check_names, read_only, take
+from lit_od.detectors.state import SMALLEST, check_names, read_only, take
 from lit_od.errors import DataError
 from lit_od.types import Arrays, Features, Labels, Scores, Stats
+
+ORTHONORMAL = 1e-6
+"""How far the squared length of a component may be off 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +172,15 @@ class PCAResidual:
         mean = take(state, "mean", (None,))
         kept = settings.components if isinstance(settings.components, int) else None
         scale, noise = take(state, "scale", (len(mean),)), take(state, "noise", (1,))
-        if not ((scale > 0).all() and noise[0] > 0):
+        if not ((scale >= SMALLEST).all() and noise[0] >= SMALLEST):
             raise DataError("arrays 'scale' and 'noise' of the state must be positive; fit the detector anew")
-        return cls(settings, mean, scale, take(state, "components", (kept, len(mean))), noise)
+        components = take(state, "components", (kept, len(mean)))
+        if len(components) >= len(mean) or not (np.abs(squared_norms(components) - 1) < ORTHONORMAL).all():
+            raise DataError(
+                f"array 'components' of the state must hold fewer than {len(mean)} rows, each of length 1; "
+                "fit the detector anew"
+            )
+        return cls(settings, mean, scale, components, noise)
 
 
 class PCAResidualAccumulator:

@@ -15,6 +15,9 @@ from lit_od.types import Arrays, Features, Labels, Scores, Stats
 
 Metric: TypeAlias = Literal["mse", "rmse"]
 
+MAX_ELEMENTS = 2**28
+"""Errors of one image at most: 1 GiB of float32."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReconstructionOptions:
@@ -132,8 +135,11 @@ class Reconstruction:
         settings = read_options(cls.kind, ReconstructionOptions, options)
         check_names(cls.kind, state, ("shape",))
         height, width, channels = (int(length) for length in take(state, "shape", (3,), np.int64))
-        if min(height, width, channels) < 1:
-            raise DataError(f"array 'shape' of the state must be positive, got {height, width, channels}")
+        if min(height, width, channels) < 1 or height * width * channels > MAX_ELEMENTS:
+            raise DataError(
+                f"array 'shape' of the state must be positive, of at most {MAX_ELEMENTS:,} elements, "
+                f"got {height, width, channels}"
+            )
         return cls(settings, (height, width, channels))
 
 

@@ -7,7 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.errors import DataError
-from lit_od.types import Arrays
+from lit_od.types import Arrays, Stats
+
+LARGEST = 1e60
+"""Statistics lie within, so that squares of their products are numbers: those of float32 features,
+which reach 3.4e38, and of what differs between them, do."""
+
+SMALLEST = 1e-60
+"""What is divided by, or taken the logarithm of, is at least this."""
 
 
 def check_names(kind: str, state: Arrays, names: Iterable[str]) -> None:
@@ -24,14 +31,17 @@ def take(
     name: str,
     shape: tuple[int | None, ...],
     dtype: type[np.generic] = np.float64,
+    *,
+    most: float = LARGEST,
 ) -> NDArray[Any]:
-    """One array of a state, read-only, after its shape, dtype and finiteness have been checked.
+    """One array of a state, read-only, after its shape, dtype and values have been checked.
 
     Args:
         state: The arrays by name.
         name: Which of them; `check_names` has found it there.
         shape: The wanted shape; None stands for any length of at least 1.
         dtype: The wanted dtype, native byte order.
+        most: Largest absolute value of floating-point numbers.
 
     Raises:
         DataError: If the array is not what is wanted.
@@ -45,9 +55,30 @@ def take(
         raise DataError(f"array {name!r} of the state must have shape ({wanted}), got {array.shape}")
     if array.dtype != np.dtype(dtype):
         raise DataError(f"array {name!r} of the state must be {np.dtype(dtype)}, got {array.dtype}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise DataError(f"array {name!r} of the state must be finite, but it holds NaN or infinity")
+    if array.dtype.kind == "f":
+        finite = array if array.dtype == np.float16 else (array.min(), array.max())  # NaN, where there is one
+        if not np.isfinite(finite).all():
+            raise DataError(f"array {name!r} of the state must be finite, but it holds NaN or infinity")
+        if array.dtype != np.float16 and max(-finite[0], finite[1]) > most:
+            low, high = finite
+            raise DataError(f"array {name!r} of the state must lie within {most:g}, got {low:g} to {high:g}")
     return read_only(array)
+
+
+def take_whitener(state: Arrays, name: str, width: int) -> Stats:
+    """As `take`, the inverse of a lower Cholesky factor: triangular with a positive diagonal, shape (d, d)."""
+    matrix = take(state, name, (width, width))
+    if not (matrix.diagonal() >= SMALLEST).all():
+        raise DataError(f"the diagonal of array {name!r} of the state must be positive; fit the detector anew")
+    require_triangular(name, matrix)
+    return matrix
+
+
+def require_triangular(name: str, matrices: Stats) -> None:
+    """Raise DataError unless matrices of shape (..., d, d) hold nothing above their diagonals."""
+    for row in range(matrices.shape[-1]):
+        if matrices[..., row, row + 1 :].any():
+            raise DataError(f"array {name!r} of the state must be lower triangular; fit the detector anew")
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:

@@ -9,6 +9,8 @@ plots.py        pictures of scores and curves: each function takes data and retu
 panels.py       the same for a training's course and for images
 style.py        how all pictures look, and an axis for scores of any range
 sets.py         the sets of images that a bundle is evaluated on, and their scores
+features.py     what a backbone computes of a set of images, kept on disk between runs
+one_class.py    one class normal, the rest outliers, for every class in turn
 experiments/    published experiments, run again
 
 Figures, tables and pictures are numpy and Matplotlib; torch is loaded by metrics.py, for its Lightning

@@ -3,10 +3,21 @@
 fit trains, exports and writes a bundle from a recipe; export_bundle does the rest from a trained module.
 """
 
+from lit_od.training.autoencoder import LitAutoencoder
 from lit_od.training.classifier import LitClassifier
 from lit_od.training.data import ImageData
 from lit_od.training.export import export_backbone
+from lit_od.training.frozen import FrozenBackbone
 from lit_od.training.pipeline import export_bundle, fit
 from lit_od.training.train import train
 
-__all__ = ["ImageData", "LitClassifier", "export_backbone", "export_bundle", "fit", "train"]
+__all__ = [
+    "FrozenBackbone",
+    "ImageData",
+    "LitAutoencoder",
+    "LitClassifier",
+    "export_backbone",
+    "export_bundle",
+    "fit",
+    "train",
+]

@@ -1,10 +1,12 @@
 """What watches and steers a training besides its objective."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -15,6 +17,7 @@ from lit_od.loading import load
 from lit_od.sources import Source
 from lit_od.training.augmentation import step_generator
 from lit_od.training.data import EVALUATION_BATCH, ImageData
+from lit_od.training.outputs import output_of
 from lit_od.types import Features
 
 NO_STEP = 2**32 - 1
@@ -31,7 +34,8 @@ class OutlierWatch(Callback):
     """Logs val_outlier_auroc after every validation; nothing is ever chosen by it.
 
     A Mahalanobis detector is fitted on a sample of training images, as they are, and tells validation
-    images from the classes held out. Every process computes the same, so that none waits for another.
+    images from the classes held out; of an autoencoder the mean squared error does. Every process computes
+    the same, so that none waits for another.
     """
 
     def __init__(self, data: ImageData, *, images: int = 2000) -> None:
@@ -47,6 +51,11 @@ class OutlierWatch(Callback):
             parts = (self.data.sources("train"), self.data.sources("validation"), self.data.watched_outliers())
             self._pixels = [self._sample(part) for part in parts]
         network = pl_module.backbone()  # type: ignore[operator]  # only modules that have one are watched
+        if output_of(pl_module) == "errors":
+            _, *both = self._pixels
+            inliers, outliers = (_features(_mean_error(network), pixels, pl_module.device) for pixels in both)
+            pl_module.log("val_outlier_auroc", auroc(inliers.astype(float), outliers.astype(float)))
+            return
         fitted, inliers, outliers = (_features(network, pixels, pl_module.device) for pixels in self._pixels)
         try:
             detector = Mahalanobis.fit(fitted)
@@ -61,8 +70,13 @@ class OutlierWatch(Callback):
         return torch.from_numpy(load([sources[row] for row in rows], self.data.config.prepare))
 
 
-def _features(network: nn.Module, pixels: Tensor, device: torch.device) -> Features:
-    """Features (n, d) of images (n, h, w, c); validation has put the network into evaluation mode."""
+def _mean_error(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """An image's mean squared error, (n,), for a network that gives all of them, (n, h, w, c)."""
+    return lambda images: network(images).mean(dim=(1, 2, 3))
+
+
+def _features(network: Callable[[Tensor], Tensor], pixels: Tensor, device: torch.device) -> Features:
+    """What a network gives for images (n, h, w, c), in batches; validation has put the network into evaluation mode."""
     with torch.no_grad():
         rows = [network(batch.to(device)).float().cpu() for batch in torch.split(pixels, EVALUATION_BATCH)]
     features: Features = torch.cat(rows).numpy()
@@ -70,15 +84,30 @@ def _features(network: nn.Module, pixels: Tensor, device: torch.device) -> Featu
 
 
 class FiniteLoss(Callback):
-    """Stops at a loss that is no number, before it reaches the weights."""
+    """Stops at a loss that is no number, before it reaches the weights or passes for the best."""
+
+    def __init__(self, best: ModelCheckpoint | None = None) -> None:
+        """Take the callback that keeps the best checkpoint, if there is one, to say whether there is one yet."""
+        self.best = best
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Raise DataError that names the step."""
-        if not torch.isfinite(loss):
-            raise DataError(
-                f"the loss became {loss.item():g} at step {trainer.global_step} of epoch {trainer.current_epoch}; "
-                "the best checkpoint so far is kept. Lower the learning rate, or use full precision"
-            )
+        self._require_finite(loss, "loss", trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same for the validation loss; checkpoints are saved after this."""
+        if "val_loss" in trainer.callback_metrics:
+            self._require_finite(trainer.callback_metrics["val_loss"], "validation loss", trainer)
+
+    def _require_finite(self, loss: Tensor, what: str, trainer: Trainer) -> None:
+        if torch.isfinite(loss):
+            return
+        kept = self.best is None or self.best.best_model_path
+        raise DataError(
+            f"the {what} became {loss.item():g} at step {trainer.global_step} of epoch {trainer.current_epoch}; "
+            f"{'the best checkpoint so far is kept' if kept else 'there is no checkpoint yet'}. "
+            "Lower the learning rate, or use full precision"
+        )
 
 
 class SeededEpochs(Callback):

@@ -1,13 +1,18 @@
 """Checkpoints that say what they are: the module's class, its arguments and the recipe lie inside."""
 
+import io
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningModule
+import torch
+from lightning import LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from lit_od.errors import DataError
+from lit_od.folders import replacing_file
 from lit_od.recipe import Recipe, from_tree, to_tree
 from lit_od.training.imports import check_accepted, imported
 from lit_od.training.weights import load_state, read_tensors
@@ -45,6 +50,27 @@ def origin(class_path: str, init_args: dict[str, Any], recipe: Recipe) -> dict[s
     }
 
 
+class WholeFiles(TorchCheckpointIO):
+    """Checkpoints that are written beside their place: a full disk or a kill leaves the one before."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: dict[str, Any] | None = None
+    ) -> None:
+        """Write a checkpoint in place of an older one."""
+        del storage_options
+        data = io.BytesIO()  # torch has no OSError of its own for a full disk
+        torch.save(checkpoint, data)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing_file(Path(path)) as partial:
+            partial.write_bytes(data.getbuffer())
+
+
+def keep_whole(trainer: Trainer) -> None:
+    """Let a trainer write `WholeFiles`, unless its strategy or a plugin has a form of its own."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = WholeFiles()
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint that `train` wrote, without unpickling code.
 
@@ -52,10 +78,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ConfigError: If its recipe is none.
         DataError: If there is no such file, it is damaged, or another program wrote it.
     """
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is damaged, or no checkpoint: give best.ckpt of a run of lit-od train")
     found = read_tensors(path)
     about, state = found.get("lit_od"), found.get("state_dict")
     if not isinstance(about, dict) or not isinstance(state, dict):
-        raise DataError(f"{path} was not written by lit-od train: it does not say what it is a checkpoint of")
+        raise DataError(f"{path} was not written by lit-od train: give best.ckpt of a run")
     if about.get("schema") != SCHEMA:
         raise DataError(f"{path} has schema {about.get('schema')!r}, this version reads {SCHEMA}. Train anew")
     recipe = from_tree(about["recipe"], f"in {path}")
@@ -82,5 +110,8 @@ def rebuild(checkpoint: Checkpoint) -> LightningModule:
     kind = imported(checkpoint.class_path, LightningModule, "class_path")
     check_accepted(kind, arguments, "init_args")
     module = kind(**arguments)
-    load_state(module, checkpoint.state, checkpoint.path)
+    try:
+        load_state(module, checkpoint.state, checkpoint.path)
+    except DataError as error:
+        raise DataError(f"{error}. {checkpoint.class_path} is not what it was: train anew") from error
     return module

@@ -1,6 +1,8 @@
 """The images of a run as Lightning takes them: found, divided, prepared, batched and augmented."""
 
 import hashlib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -12,7 +14,7 @@ from lit_od.errors import ConfigError, DataError
 from lit_od.loading import load
 from lit_od.recipe import DataConfig
 from lit_od.roots import data_root
-from lit_od.sources import Source, find
+from lit_od.sources import ImageFile, Source, find
 from lit_od.training.augmentation import augment, check_augment, step_generator
 from lit_od.training.loaders import DecodingLoader, MemoryLoader, Sampler
 from lit_od.training.samplers import EvaluationBatches, TrainingBatches
@@ -62,7 +64,9 @@ class ImageData(LightningDataModule):
         self.root = data_root(config.root)
         sets = open_set(self.root)
         tests = find([config.test], root=self.root, sets=sets) if config.test else None
-        self._parts = divide(find([config.train], root=self.root, sets=sets), tests, config, seed=seed)
+        images = find([config.train], root=self.root, sets=sets)
+        _require_full_classes(self.root / config.train, images, config)
+        self._parts = divide(images, tests, config, seed=seed)
         self.class_names = self._parts.class_names
         self._kept: dict[Part, Tensor] = {}
         self._budget = config.memory * 2**20  # bytes
@@ -164,6 +168,17 @@ class ImageData(LightningDataModule):
             self._kept[part] = torch.from_numpy(load(sources, self.config.prepare))
             self._budget -= size
         return self._kept[part]
+
+
+def _require_full_classes(folder: Path, images: Sequence[Source], config: DataConfig) -> None:
+    """Raise DataError for a class folder without an image, which a search for images cannot see."""
+    labels = {image.label for image in images if isinstance(image, ImageFile)} - {None}
+    if not labels or not folder.is_dir():
+        return
+    for each in sorted(folder.iterdir()):
+        wanted = config.classes is None or each.name in config.classes
+        if wanted and each.name not in labels and each.is_dir() and not each.name.startswith("."):
+            raise DataError(f"the class folder {each} holds no image: add some, remove it, or choose with data.classes")
 
 
 def check_trainable(data: ImageData) -> None:

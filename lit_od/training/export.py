@@ -37,6 +37,9 @@ OPSETS = range(18, 24)
 LIMIT_BYTES = 2**31 - 1
 """Protobuf's limit for one file."""
 
+_AXES = ("n", "h", "w")
+"""Names of the axes that may be free."""
+
 _HINT = (
     "Look for randomness, or for Python code in the module's forward that depends on values or on the "
     "batch size: len(x) is a constant to the exporter, x.shape[0] is not."
@@ -75,6 +78,7 @@ def export_backbone(
     *,
     opset: int = 20,
     output: Literal["features", "errors"] = "features",
+    free_size: bool = False,
 ) -> ExportReport:
     """Write a module as an ONNX backbone, or leave nothing behind.
 
@@ -89,6 +93,8 @@ def export_backbone(
             batch needs more.
         opset: ONNX operator set, one of `OPSETS`.
         output: Name of the output: "features" or "errors".
+        free_size: Leave height and width free in the graph. The proof is at the images' own size alone:
+            prove others with `check_parity`.
 
     Raises:
         ConfigError: If the opset or the output's name cannot be.
@@ -108,14 +114,14 @@ def export_backbone(
             f"an ONNX file holds at most {LIMIT_BYTES:,} bytes, but the module's weights are {size:,}. "
             "Choose a smaller backbone."
         )
-    with _evaluating(module):
+    with evaluating(module):
         shape = _output_shape(module, images, output)
         example = images[np.arange(2) % len(images)]  # one image would be taken for a constant
         with _out_of_place(module, example):
-            program = _exported(module, example, opset, output)
+            program = exported(module, example, opset, [output], _AXES[: 3 if free_size else 1])
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            _save(program, partial)
+            save(program, partial)
             differences = check_parity(module, partial, images)
             written = partial.stat().st_size
             partial.replace(path)
@@ -163,7 +169,7 @@ def check_parity(
     except BackboneError as error:
         raise ExportError(f"the exported graph is no backbone: {error}. {_HINT}") from error
     differences = {}
-    with _evaluating(module):
+    with evaluating(module):
         for size in batch_sizes:
             batch = images[np.arange(size) % len(images)]
             wanted = _run(module, batch).numpy()
@@ -226,7 +232,22 @@ def _on_device(module: nn.Module, batch: Images) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(batch)).to(weight.device)
 
 
-def _exported(module: nn.Module, example: Images, opset: int, output: str) -> torch.onnx.ONNXProgram:
+def exported(
+    module: nn.Module, example: Images, opset: int, outputs: Sequence[str], free: Sequence[str] = _AXES[:1]
+) -> torch.onnx.ONNXProgram:
+    """The graph of a module, as the exporter gives it, unproven.
+
+    Args:
+        module: Takes uint8 (n, h, w, c), in evaluation mode.
+        example: Two images or more: one would be taken for a constant.
+        opset: ONNX operator set.
+        outputs: Names of what the module returns.
+        free: Names of the axes, from the first, that stay free.
+
+    Raises:
+        ExportError: If it cannot be exported.
+        MissingExtra: If onnxscript is not installed.
+    """
     try:
         with torch.no_grad(), _quiet():
             program = torch.onnx.export(
@@ -234,9 +255,9 @@ def _exported(module: nn.Module, example: Images, opset: int, output: str) -> to
                 (_on_device(module, example),),
                 dynamo=True,
                 input_names=["images"],
-                output_names=[output],
+                output_names=list(outputs),
                 opset_version=opset,
-                dynamic_shapes=({0: torch.export.Dim("n")},),
+                dynamic_shapes=({axis: torch.export.Dim(name) for axis, name in enumerate(free)},),
                 external_data=False,
                 verbose=False,
             )
@@ -252,7 +273,8 @@ def _exported(module: nn.Module, example: Images, opset: int, output: str) -> to
     return program
 
 
-def _save(program: torch.onnx.ONNXProgram, path: Path) -> None:
+def save(program: torch.onnx.ONNXProgram, path: Path) -> None:
+    """Write a graph to a file, without the traces of the machine where it was made."""
     graph = program.model.graph
     # the exporter notes each node's stack trace, with the paths of the machine where it ran
     for node in graph.all_nodes():
@@ -265,7 +287,7 @@ def _save(program: torch.onnx.ONNXProgram, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode, and each part's own mode again afterwards."""
     modes = {part: part.training for part in module.modules()}
     module.eval()

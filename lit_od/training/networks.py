@@ -5,7 +5,6 @@ needs no preprocessing beside it.
 """
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
 
@@ -14,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_od.errors import ConfigError
-from lit_od.training.imports import accepted, imported
 from lit_od.training.weights import load_weights
+from lit_od.training.zoo import create_timm, feature_count, is_import_path, own_module
 
 SMALL_CNN = "small-cnn"
 
@@ -112,7 +111,7 @@ def build_network(
         ConfigError: If there is no such network, or it does not fit the images.
         DataError: If the weights cannot be had.
     """
-    if name == SMALL_CNN or _is_import_path(name):
+    if name == SMALL_CNN or is_import_path(name):
         if pretrained or checkpoint_path is not None:
             raise ConfigError(f"network {name!r} has no published weights: leave out pretrained and checkpoint_path")
         if name != SMALL_CNN:
@@ -122,30 +121,11 @@ def build_network(
     return _timm(name, channels, image_size, pretrained, checkpoint_path, dropout)
 
 
-def _is_import_path(name: str) -> bool:
-    """Whether a name is no model of timm's, whose tags have dots too, but a path to import."""
-    if ":" in name:
-        return not name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
-    if "." not in name:
-        return False
-    import timm  # over a second to import, which the small CNN does not need
-
-    return not timm.is_model(name)
-
-
 def _own(path: str, channels: int, image_size: tuple[int, int], dropout: float) -> FeatureNetwork:
-    kind = imported(path, nn.Module, "network")
-    names, _ = accepted(kind)
-    offered: dict[str, Any] = {"channels": channels, "image_size": image_size, "dropout": dropout}
-    try:
-        body = kind(**{key: value for key, value in offered.items() if key in names})
-    except TypeError as error:
-        raise ConfigError(
-            f"network {path} cannot be made from {', '.join(offered)}: {error}. Give its other arguments defaults"
-        ) from error
+    body = own_module(path, {"channels": channels, "image_size": image_size, "dropout": dropout})
     if isinstance(body, FeatureNetwork):
         return body
-    width = _feature_count(body, path, channels, image_size)
+    width = feature_count(body, path, channels, image_size)
     return FeatureNetwork(body, num_features=width, mean=[0.5] * channels, std=[0.5] * channels)
 
 
@@ -157,49 +137,14 @@ def _timm(
     checkpoint_path: str | None,
     dropout: float,
 ) -> FeatureNetwork:
-    import timm  # over a second to import, which the small CNN does not need
-
-    if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(name):
-        near = get_close_matches(name, [SMALL_CNN, *timm.list_models()], n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"no network {name!r}: wanted {SMALL_CNN}, a timm model or package.module:Class{hint}")
-    options: dict[str, Any] = {"in_chans": channels, "num_classes": 0, "drop_rate": dropout}
-    settings = timm.get_pretrained_cfg(name)
-    if settings is not None and settings.fixed_input_size:
-        options["img_size"] = image_size
-    try:
-        body: nn.Module = timm.create_model(name, pretrained=pretrained and checkpoint_path is None, **options)
-    except Exception as error:  # the hub, the network and the model's own code each raise their own
-        cause = " ".join(str(error).split()) or type(error).__name__
-        mend = "Give checkpoint_path, a file with its weights" if pretrained else "Choose another network"
-        raise ConfigError(f"network {name!r} cannot be made: {cause}. {mend}") from error
+    options = {"in_chans": channels, "num_classes": 0, "drop_rate": dropout}
+    fetched = pretrained and checkpoint_path is None
+    body = create_timm(name, pretrained=fetched, image_size=image_size, options=options, others=[SMALL_CNN])
     config: dict[str, Any] = body.pretrained_cfg  # type: ignore[assignment]  # nn.Module's attributes are untyped
     if checkpoint_path is not None:
         load_weights(body, checkpoint_path, channels=channels, first=config.get("first_conv"))
     mean, std = config["mean"], config["std"]
     if len(mean) != channels:
         mean, std = [sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels
-    width = _feature_count(body, name, channels, image_size)
+    width = feature_count(body, name, channels, image_size)
     return FeatureNetwork(body, num_features=width, mean=mean, std=std)
-
-
-def _feature_count(body: nn.Module, name: str, channels: int, image_size: tuple[int, int]) -> int:
-    """What the network really returns for an image: its own statement may mean another layer."""
-    modes = {part: part.training for part in body.modules()}
-    body.eval()
-    try:
-        with torch.no_grad():
-            features = body(torch.zeros(1, channels, *image_size))
-    except Exception as error:  # whatever the network's own code raises
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            f"network {name} fails on one image of {channels} channels and {image_size[0]}x{image_size[1]} "
-            f"(h x w): {cause}. Change data.prepare"
-        ) from error
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
-    if not isinstance(features, Tensor) or features.ndim != 2:
-        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise ConfigError(f"network {name} must return features of shape (n, d), got {shape} for one image")
-    return int(features.shape[1])

@@ -1,23 +1,31 @@
-"""The whole job from a recipe: train, export, and all that follows without torch."""
+"""The whole job from a recipe: train where there is something to train, export, and all that follows without torch."""
 
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import lightning
 import numpy as np
+from torch import nn
 
 from lit_od.bundle import Bundle, require_replaceable
-from lit_od.calibration import check_rule
 from lit_od.detectors import accumulator
 from lit_od.errors import ConfigError, DataError
 from lit_od.fit import Origin, fit_bundle
 from lit_od.loading import load
-from lit_od.recipe import PACKAGED_DATA, Recipe, to_tree
+from lit_od.onnx_fit import fit_onnx, require_no_run
+from lit_od.recipe import ModelConfig, Recipe, portable_tree
+from lit_od.roots import data_root
+from lit_od.rules import rule_and_outliers
+from lit_od.sources import find
 from lit_od.training.data import ImageData
 from lit_od.training.export import export_backbone
+from lit_od.training.export_maps import export_maps
+from lit_od.training.frozen import is_frozen
+from lit_od.training.imports import imported
+from lit_od.training.outputs import maps_of, output_of, require_readable
+from lit_od.training.sets import open_set
 from lit_od.training.train import train
+from lit_od.training.trainer import make_module, module_arguments, seeded
 
 PARITY_IMAGES = 64
 """Real images on which an exported graph must agree with its module."""
@@ -26,10 +34,12 @@ PARITY_IMAGES = 64
 def fit(recipe: Recipe, out: Path, *, run: Path | None = None, threads: int | None = None) -> Bundle:
     """Train the recipe's model, export it, fit the detector, calibrate, prove and write the bundle.
 
+    Nothing is trained where the model's class says `frozen = True`, or the recipe's backbone is an ONNX file.
+
     Args:
         recipe: What to do.
         out: The bundle's folder; free, empty, or a bundle to replace.
-        run: Folder that keeps checkpoint, log and curves. None throws them away.
+        run: Folder that keeps a training's checkpoint, log and curves. None throws them away.
         threads: Threads of ONNX Runtime and of decoding; None is one a core.
 
     Raises:
@@ -38,23 +48,33 @@ def fit(recipe: Recipe, out: Path, *, run: Path | None = None, threads: int | No
         ExportError: If the exported graph does not compute what the module computes.
     """
     require_replaceable(out)
-    check_rule(recipe.calibration)  # before the training, not after it
+    if recipe.model is None:
+        require_no_run(run)
+        return fit_onnx(recipe, out, sets=open_set(data_root(recipe.data.root)), threads=threads)
+    rule_and_outliers(recipe.calibration)  # before the training, not after it
     accumulator(str(recipe.detector["kind"]), {key: each for key, each in recipe.detector.items() if key != "kind"})
+    kind = imported(recipe.model.class_path, nn.Module, "model.class_path")
+    require_readable(kind, recipe.detector)
+    if is_frozen(kind):
+        require_no_run(run)
+        data = ImageData(recipe.data, seed=recipe.seed)
+        return export_bundle(_frozen_module(recipe, recipe.model, data), data, recipe, out, threads=threads)
     with tempfile.TemporaryDirectory(prefix="lit_od-run-") as temporary:
         trained = train(recipe, run or Path(temporary))
         return export_bundle(trained.module, trained.data, recipe, out, metrics=trained.metrics, threads=threads)
 
 
-def portable_tree(recipe: Recipe) -> dict[str, Any]:
-    """A recipe's tree without the folder where this machine keeps its data."""
-    tree = to_tree(recipe)
-    if recipe.data.root != PACKAGED_DATA:
-        tree["data"]["root"] = None
-    return tree
+def _frozen_module(recipe: Recipe, model: ModelConfig, data: ImageData) -> nn.Module:
+    for key, given in (("trainer", recipe.trainer), ("data.augment", recipe.data.augment)):
+        if given:
+            raise ConfigError(f"{key} goes with training, and {model.class_path} is frozen: leave it out")
+    kind, init_args = module_arguments(model, data)
+    with seeded(recipe.seed):  # weights may be random
+        return make_module(kind, init_args)
 
 
 def export_bundle(
-    module: lightning.LightningModule,
+    module: nn.Module,
     data: ImageData,
     recipe: Recipe,
     out: Path,
@@ -66,8 +86,10 @@ def export_bundle(
     """Export a trained module, fit the recipe's detector on what the graph computes, and write the bundle.
 
     Args:
-        module: A trained module with a `backbone()`: uint8 (n, h, w, c) to what the detector reads.
-        data: Its images; the train part fits the detector, the calibration part calibrates it.
+        module: A trained module with a `backbone()`: uint8 (n, h, w, c) to what the detector reads, which is
+            its attribute `output` names, "features" where it has none; perhaps with `maps()`, see `export_maps`.
+        data: Its images; the train part fits the detector, and with a frozen module the validation part
+            too; the calibration part calibrates it.
         recipe: Detector, calibration and export options.
         out: The bundle's folder.
         metrics: Figures of the training, for the provenance.
@@ -78,15 +100,21 @@ def export_bundle(
     backbone = getattr(module, "backbone", None)
     if not callable(backbone):
         raise ConfigError(f"{type(module).__name__} has no backbone(): wanted the module that is to be exported")
+    require_readable(module, recipe.detector)
     fit_sources, calibration_sources = data.sources("train"), data.sources("calibration")
+    if is_frozen(module):
+        fit_sources += data.sources("validation")
+    rule, outliers = rule_and_outliers(recipe.calibration)
     if not calibration_sources:
         raise DataError("no calibration images: give data.split.calibration a share above 0")
     rows = np.linspace(0, len(calibration_sources) - 1, min(PARITY_IMAGES, len(calibration_sources))).astype(int)
     images = load([calibration_sources[row] for row in rows], recipe.data.prepare, threads=threads)
     with tempfile.TemporaryDirectory(prefix="lit_od-export-") as folder:
         graph = Path(folder) / "backbone.onnx"
-        report = export_backbone(backbone(), graph, images, opset=recipe.export.opset)
+        report = export_backbone(backbone(), graph, images, opset=recipe.export.opset, output=output_of(module))
         model = graph.read_bytes()
+        drawing = maps_of(module)
+        maps = None if drawing is None else export_maps(drawing, images, opset=recipe.export.opset)
     origin = Origin(
         name=out.name,
         recipe=portable_tree(recipe),
@@ -96,11 +124,13 @@ def export_bundle(
     return fit_bundle(
         out,
         model=model,
+        maps=maps,
         preparation=recipe.data.prepare,
         fit=fit_sources,
         calibration=calibration_sources,
+        outliers=find(outliers, root=data.root, sets=open_set(data.root)) if outliers else [],
         detector=recipe.detector,
-        rule=recipe.calibration,
+        rule=rule,
         origin=origin,
         opset=recipe.export.opset,
         threads=threads,

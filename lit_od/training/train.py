@@ -1,6 +1,8 @@
 """Train a recipe's model into a run folder."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +13,13 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from lit_od.errors import ConfigError
+from lit_od.errors import ConfigError, DataError
+from lit_od.folders import require_place
 from lit_od.loading import load
 from lit_od.recipe import Recipe, to_tree
 from lit_od.training.augmentation import augment, step_generator
 from lit_od.training.callbacks import FiniteLoss, NoSubnormals, OutlierWatch, Progress, Provenance, SeededEpochs
-from lit_od.training.checkpoints import load_module, origin, read_checkpoint
+from lit_od.training.checkpoints import keep_whole, load_module, origin, read_checkpoint
 from lit_od.training.data import ImageData, check_trainable
 from lit_od.training.epoch_log import EpochLog
 from lit_od.training.pictures import learning_curves, sample_grid
@@ -31,6 +34,9 @@ from lit_od.training.trainer import (
 from lit_od.training.weights import load_state
 
 BEST, LAST = "best.ckpt", "last.ckpt"
+FILES = frozenset({BEST, LAST, "metrics.csv", "config.yaml", "learning_curves.png", "samples.png"})
+"""What a run folder holds."""
+
 SAMPLES = 16
 """Images in the picture of samples."""
 
@@ -63,14 +69,14 @@ def train(recipe: Recipe, out: Path, *, resume: Path | None = None) -> TrainingR
             last.ckpt goes on where the run ended.
 
     Raises:
-        ConfigError: If the recipe cannot be carried out, or `out` holds a run.
+        ConfigError: If the recipe cannot be carried out, or `out` is not free or cannot be written.
         DataError: If the images do not suffice, the loss becomes NaN or infinite, or `resume` is of
             another architecture.
     """
     if recipe.model is None:
         raise ConfigError("the recipe trains nothing: its backbone is an ONNX file. Use lit-od fit")
-    if resume is None and (out / BEST).exists():
-        raise ConfigError(f"{out} holds a run already: choose another folder, or resume {out / LAST}")
+    if resume is None:
+        _require_free(out)
     arguments = trainer_arguments(recipe.trainer)
     data = ImageData(recipe.data, seed=recipe.seed)
     check_trainable(data)
@@ -82,7 +88,10 @@ def train(recipe: Recipe, out: Path, *, resume: Path | None = None) -> TrainingR
         log = EpochLog(out / "metrics.csv", resume=resume is not None)
         best = ModelCheckpoint(out, Path(BEST).stem, monitor="val_loss", enable_version_counter=False)
         last = ModelCheckpoint(out, Path(LAST).stem, enable_version_counter=False)
-        callbacks = [*_callbacks(recipe, data, module), Provenance(origin(recipe.model.class_path, init_args, recipe))]
+        callbacks = [
+            *_callbacks(recipe, data, module, best),
+            Provenance(origin(recipe.model.class_path, init_args, recipe)),
+        ]
         trainer = make_trainer(
             arguments,
             callbacks=[*callbacks, best, last],
@@ -91,21 +100,42 @@ def train(recipe: Recipe, out: Path, *, resume: Path | None = None) -> TrainingR
             enable_progress_bar=False,
             use_distributed_sampler=False,
         )
-        if trainer.is_global_zero:
-            out.mkdir(parents=True, exist_ok=True)
-            (out / "config.yaml").write_text(yaml.safe_dump(to_tree(recipe), sort_keys=False), encoding="utf-8")
-            _draw_samples(data, out / "samples.png")
-        _fit(trainer, module, data, resume)
-        if trainer.is_global_zero and log.rows:
-            learning_curves(log.rows, out / "learning_curves.png")
+        keep_whole(trainer)
+        with _writing(out):
+            if trainer.is_global_zero:
+                out.mkdir(parents=True, exist_ok=True)
+                (out / "config.yaml").write_text(yaml.safe_dump(to_tree(recipe), sort_keys=False), encoding="utf-8")
+                _draw_samples(data, out / "samples.png")
+            _fit(trainer, module, data, resume)
+            if trainer.is_global_zero and log.rows:
+                learning_curves(log.rows, out / "learning_curves.png")
         trainer.strategy.barrier()
         if not best.best_model_path:
             raise ConfigError("the training took no step: raise trainer.max_epochs")
         return TrainingRun(out / BEST, load_module(out / BEST), data, _best_row(log))
 
 
-def _callbacks(recipe: Recipe, data: ImageData, module: LightningModule) -> list[Callback]:
-    callbacks: list[Callback] = [SeededEpochs(recipe.seed), FiniteLoss(), NoSubnormals(), Progress()]
+def _require_free(out: Path) -> None:
+    """Raise ConfigError unless a new run can be written at `out`: no file of another run, or of anybody's, is lost."""
+    require_place(out)
+    if (out / BEST).exists():
+        raise ConfigError(f"{out} holds a run already: choose another folder, or resume {out / LAST}")
+    there = sorted(entry.name for entry in out.iterdir() if entry.name[0] != ".") if out.is_dir() else []
+    if foreign := [name for name in there if name not in FILES]:
+        raise ConfigError(f"{out} is a folder with other files in it, such as {foreign[0]}: name one that is free")
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Say of what the system refuses which run it was."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"cannot write the run {out}: {error.strerror or error}. Name another folder") from error
+
+
+def _callbacks(recipe: Recipe, data: ImageData, module: LightningModule, best: ModelCheckpoint) -> list[Callback]:
+    callbacks: list[Callback] = [SeededEpochs(recipe.seed), FiniteLoss(best), NoSubnormals(), Progress()]
     if data.watched_outliers() and hasattr(module, "backbone"):
         callbacks.append(OutlierWatch(data))
     if recipe.early_stopping is not None:
@@ -125,7 +155,10 @@ def _fit(trainer: Trainer, module: LightningModule, data: ImageData, resume: Pat
 def _check_resumable(module: LightningModule, recipe: Recipe, out: Path, resume: Path) -> None:
     """Raise where a checkpoint is of another run, another architecture, or another division of the images."""
     checkpoint = read_checkpoint(resume)
-    load_state(module, checkpoint.state, resume)
+    try:
+        load_state(module, checkpoint.state, resume)
+    except DataError as error:
+        raise DataError(f"{error}. Give the recipe that it was trained by, or begin a run of its own") from error
     if checkpoint.recipe.seed != recipe.seed:
         raise ConfigError(f"{resume} was trained with seed {checkpoint.recipe.seed}, the recipe has {recipe.seed}")
     before, now = to_tree(checkpoint.recipe)["data"], to_tree(recipe)["data"]

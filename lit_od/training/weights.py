@@ -1,5 +1,6 @@
 """Weights from a file, without running anything that the file says."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,7 @@ def load_weights(module: nn.Module, path: str, *, channels: int, first: str | tu
     Raises:
         DataError: If the file cannot be read, or is of another architecture.
     """
-    found = read_tensors(Path(path))
-    found = found.get("state_dict", found)
+    found = _read_state(path)
     wanted = module.state_dict()
     missing = [name for name in wanted if name not in found]
     if missing:
@@ -57,6 +57,42 @@ def load_weights(module: nn.Module, path: str, *, channels: int, first: str | tu
         if channels == 1 and weight.ndim == 4 and weight.shape[1] == 3:
             chosen[f"{layer}.weight"] = weight.sum(1, keepdim=True)  # grey repeated in three channels
     load_state(module, chosen, path)
+
+
+def load_part(module: nn.Module, path: str, names: Sequence[str]) -> None:
+    """Load the weights that are needed; what else the file or the network holds is left alone.
+
+    Args:
+        module: Any module.
+        path: The file; weights may lie under "state_dict".
+        names: The weights that are needed, under the module's names.
+
+    Raises:
+        DataError: If the file cannot be read, lacks one of them, or holds it in another shape.
+    """
+    found, wanted = _read_state(path), module.state_dict()
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise DataError(
+            f"{path} lacks {len(missing)} of the {len(names)} weights that the layers need, the first is {missing[0]}: "
+            "choose earlier layers, or another file"
+        )
+    for name in names:
+        came = tuple(found[name].shape) if isinstance(found[name], Tensor) else type(found[name]).__name__
+        if came != tuple(wanted[name].shape):
+            raise DataError(
+                f"{path} is of another architecture: {name} is {came} in the file, {tuple(wanted[name].shape)} in "
+                "the network"
+            )
+    module.load_state_dict({name: found[name] for name in names}, strict=False)
+
+
+def _read_state(path: str) -> dict[str, Any]:
+    found = read_tensors(Path(path))
+    state = found.get("state_dict", found)
+    if not isinstance(state, dict):
+        raise DataError(f"{path} must hold tensors by name under state_dict, got {type(state).__name__}")
+    return state
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:

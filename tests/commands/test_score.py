@@ -158,7 +158,7 @@ def test_garments_are_called_outliers_more_often(made_bundle: Bundle, command: C
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["/nowhere/a.png"], r"lit-od: /nowhere/a.png does not exist: wanted an image, a folder, a list, an .npz or -"),
+        (["/nowhere/a"], r"lit-od: /nowhere/a does not exist: wanted an image, a folder, a list, an .npz or -"),
         (["mnist:test"], "lit-od: mnist:test does not exist"),
         ([f"{ASSETS}/garments.npz:magic"], "holds no array 'magic', it holds "),
         (

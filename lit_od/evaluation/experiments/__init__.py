@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,6 +15,12 @@ class Options:
         seeds: Each is a run of its own; figures are given for each and as their median.
         quick: A smoke run: every step, with a budget that proves nothing.
         threads: Threads of ONNX Runtime and of decoding; None is one a core.
+        overrides: Of the experiment's recipe, as words of a command line, the data root among them.
+        recipe: A shipped recipe's name or a YAML file, where the experiment takes one.
+        data: Set or folder that takes the place of the recipe's, where the experiment takes one.
+        contamination: Rate by which the test set is contaminated, where the experiment takes one.
+        budget: "small" for two cores and some 20 minutes, where the experiment has one; it says what it leaves out.
+        cache: Folder where features are kept between runs; None is `features` below `out`.
     """
 
     root: str | None
@@ -22,6 +28,12 @@ class Options:
     seeds: tuple[int, ...] = (0, 1, 2)
     quick: bool = False
     threads: int | None = None
+    overrides: tuple[str, ...] = ()
+    recipe: str | None = None
+    data: str | None = None
+    contamination: float | None = None
+    cache: Path | None = None
+    budget: Literal["small", "full"] = "full"
 
 
 @dataclass(frozen=True, slots=True)

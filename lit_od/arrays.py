@@ -1,0 +1,107 @@
+"""Named arrays as a safetensors file holds them: the one home of that library's numpy calls.
+
+The library checks that arrays lie within the file, side by side. It lets through what the project has no
+use for: free text, keys that stand twice or mean nothing, kinds of numbers that numpy lacks or that are
+undefined for some bytes, and arrays without end in number. So the header is checked here first.
+"""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from lit_od.errors import DataError
+from lit_od.types import Arrays
+
+MAX_HEADER = 1 << 17
+"""Bytes of a header; each array takes about a hundred of them."""
+
+MAX_ARRAYS = 1024
+"""More arrays in one file are refused; a detector has ten at most."""
+
+MAX_DIMENSIONS = 8
+
+_BYTES = {"U8": 1, "I64": 8, "F16": 2, "F32": 4, "F64": 8}
+"""Bytes of an element of each kind that is read, by safetensors' names."""
+
+
+def load(data: bytes) -> Arrays:
+    """The arrays of a safetensors file.
+
+    Raises:
+        DataError: If the bytes are none, or hold anything besides plain arrays.
+    """
+    check_header(data)
+    try:
+        arrays: Arrays = safetensors.numpy.load(data)
+    except Exception as error:  # the library's own error has no base but this
+        raise DataError(f"cannot be read: {error}") from None
+    return arrays
+
+
+def save(arrays: Arrays) -> bytes:
+    """The bytes of a safetensors file."""
+    data: bytes = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return data
+
+
+def check_header(data: bytes) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Kind and shape of each array, after the header has been checked against the file.
+
+    Raises:
+        DataError: If it is no such header, or the arrays do not fill the file exactly.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(MAX_HEADER, len(data) - 8):
+        raise DataError(f"cannot be read: its header must have at most {MAX_HEADER:,} bytes and lie in the file")
+    try:
+        tree = json.loads(data[8 : 8 + length].decode(), object_pairs_hook=_no_twins)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"cannot be read: its header is damaged: {error}") from None
+    if not isinstance(tree, dict) or len(tree) > MAX_ARRAYS:
+        raise DataError(f"cannot be read: its header must name at most {MAX_ARRAYS:,} arrays")
+    found, parts = {}, []
+    for name, entry in tree.items():
+        kind, shape, start, stop = _entry(name, entry)
+        if math.prod(max(side, 1) for side in shape) > len(data):
+            raise DataError(f"array {name!r} is larger than the file: {list(shape)}")
+        if stop - start != math.prod(shape) * _BYTES[kind]:
+            raise DataError(f"array {name!r} of {kind} {list(shape)} does not fit its {stop - start:,} bytes")
+        found[name] = (kind, shape)
+        parts.append((start, stop))
+    end = 0
+    for start, stop in sorted(parts):
+        if start != end:
+            raise DataError("cannot be read: its arrays overlap or leave gaps")
+        end = stop
+    if end != len(data) - 8 - length:
+        raise DataError(f"cannot be read: its arrays take {end:,} bytes, the file holds {len(data) - 8 - length:,}")
+    return found
+
+
+def _entry(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """Kind, shape, and the first byte and the one after the last of an array."""
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise DataError(f"{name!r} is no plain array: its header holds dtype, shape and data_offsets alone")
+    kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(kind, str) or kind not in _BYTES:
+        raise DataError(f"array {name!r} must be one of {', '.join(_BYTES)}, got {kind!r}")
+    if not _sizes(shape) or len(shape) > MAX_DIMENSIONS:
+        raise DataError(f"array {name!r} must have up to {MAX_DIMENSIONS} sides that are no less than 0, got {shape!r}")
+    if not _sizes(offsets) or len(offsets) != 2:
+        raise DataError(f"array {name!r} must have a first and a last byte, got {offsets!r}")
+    return kind, tuple(shape), offsets[0], offsets[1]
+
+
+def _sizes(values: Any) -> bool:
+    """Whether this is a list of integers from 0 to what 64 bits hold."""
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    tree = dict(pairs)
+    if len(tree) != len(pairs):
+        raise ValueError("a key stands twice")
+    return tree

@@ -1,0 +1,118 @@
+"""A classifier made of bundles, one a class: an image is of the class whose bundle finds it least outlying.
+
+The bundles' scores are of different kinds; their p-values are not. Each p-value is valid on its own, so
+that an image of class A is refused by A's bundle at level a with a probability of at most a.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_od.calibration import Calibration
+from lit_od.errors import ConfigError
+from lit_od.extraction import BATCH_SIZE
+from lit_od.scorer import Result, Scorer
+from lit_od.sources import Source
+from lit_od.types import Scores, Stats
+
+NONE = "none"
+"""What an image is called that no bundle takes for its own."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Classes:
+    """What n images are, in the order in which they were given.
+
+    Attributes:
+        name: Path or name of each, length n.
+        label: The class of each, or "none"; None where an image could not be read, length n.
+        p_values: By class, (n,) each; NaN where an image could not be read.
+        error: Why an image could not be read; None where it could, length n.
+    """
+
+    name: Sequence[str]
+    label: Sequence[str | None]
+    p_values: Mapping[str, NDArray[np.float64]]
+    error: Sequence[str | None]
+
+
+def classify(
+    scorers: Mapping[str, Scorer], sources: Sequence[Source], *, level: float, batch_size: int = BATCH_SIZE
+) -> Iterator[Classes]:
+    """Classify images batch by batch, in bounded memory.
+
+    Args:
+        scorers: By class, at least two.
+        sources: The images; each bundle prepares them in its own way.
+        level: In [0, 1): an image whose largest p-value is below is called "none".
+        batch_size: Images a result.
+
+    Raises:
+        ConfigError: If there are fewer than two classes, one is called "none", or the level cannot be.
+    """
+    require_classes(list(scorers), level)
+    return _classified(scorers, sources, level, batch_size)
+
+
+def require_classes(names: Sequence[str], level: float) -> None:
+    """Raise ConfigError unless these classes and this level can be."""
+    if not 0 <= level < 1:
+        raise ConfigError(f"level must lie in [0, 1), got {level:g}")
+    for name in names:
+        if name == NONE:
+            raise ConfigError(f"a class cannot be called {NONE!r}, which stands for no class: give another NAME=BUNDLE")
+        if names.count(name) > 1:
+            raise ConfigError(f"two classes are called {name!r}: give them names, as in --bundle cats=DIR")
+    if len(names) < 2:
+        raise ConfigError(f"a classifier needs a bundle for each of two classes or more, got {len(names)}")
+
+
+def standing(calibration: Calibration, scores: Scores) -> Stats:
+    """Where scores lie among a bundle's calibration scores: standard deviations from their mean, shape (n,)."""
+    away = scores - calibration.scores.mean()
+    spread = calibration.scores.std()
+    if spread > 0:
+        return np.asarray(away / spread)
+    return np.where(away == 0, 0.0, np.copysign(np.inf, away))
+
+
+def largest(p_values: Stats, standings: Stats) -> NDArray[np.intp]:
+    """The class of each image: the largest p-value; of equal ones the lowest standing; then the first.
+
+    Args:
+        p_values: A row a class, (k, n).
+        standings: The same shape; see `standing`.
+
+    Returns:
+        Rows, shape (n,).
+    """
+    tied = p_values == p_values.max(axis=0)
+    ranked = np.where(tied, standings, np.inf)
+    lowest = tied & (ranked == ranked.min(axis=0))
+    return np.asarray(lowest.argmax(axis=0))
+
+
+def _classified(
+    scorers: Mapping[str, Scorer], sources: Sequence[Source], level: float, batch_size: int
+) -> Iterator[Classes]:
+    names = list(scorers)
+    streams = [scorer.stream(sources, batch_size=batch_size) for scorer in scorers.values()]
+    for results in zip(*streams, strict=True):
+        yield _decided(dict(zip(names, results, strict=True)), scorers, level)
+
+
+def _decided(results: Mapping[str, Result], scorers: Mapping[str, Scorer], level: float) -> Classes:
+    names, first = list(results), next(iter(results.values()))
+    by_image = zip(*(result.error for result in results.values()), strict=True)
+    errors = [next((error for error in of_bundles if error), None) for of_bundles in by_image]
+    p_values = np.stack([result.p_value for result in results.values()])  # (k, n)
+    standings = np.stack([standing(scorers[name].calibration, result.score) for name, result in results.items()])
+    readable = np.array([error is None for error in errors])
+    p_values[:, ~readable] = np.nan
+    labels: list[str | None] = [None] * len(errors)
+    rows = np.flatnonzero(readable)
+    for row, chosen in zip(rows.tolist(), largest(p_values[:, rows], standings[:, rows]).tolist(), strict=True):
+        labels[row] = names[chosen] if p_values[chosen, row] >= level else NONE
+    return Classes(first.name, labels, dict(zip(names, p_values, strict=True)), errors)

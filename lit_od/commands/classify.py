@@ -1,0 +1,95 @@
+"""Classify images by bundles, one a class: the class whose p-value is largest, or none below --level.
+
+--bundle takes a bundle, which is called by its folder's name, or NAME=BUNDLE. A PATH is what lit-od score
+takes. Columns: path, class, p_value (the class'), one p_value.NAME for each class, error. Of equal
+p-values the class wins whose score lies lowest among its bundle's own calibration scores, in standard
+deviations from their mean; if these are equal too, the one that is named first.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from lit_od.bundle import MANIFEST
+from lit_od.classification import NONE, Classes, classify, require_classes
+from lit_od.cli import DONE, INCOMPLETE
+from lit_od.commands import no_overrides
+from lit_od.commands.score import (
+    add_batch_argument,
+    add_row_arguments,
+    add_session_arguments,
+    output,
+    session_options,
+)
+from lit_od.errors import ConfigError
+from lit_od.scorer import Scorer
+from lit_od.sources import find
+from lit_od.tables import csv_row
+
+LEVEL = 0.05
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "--bundle", metavar="[NAME=]BUNDLE", action="append", required=True, help="a class; give it once for each"
+    )
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="what to classify")
+    parser.add_argument(
+        "--level", metavar="P", type=float, default=LEVEL, help=f"least p-value that is still a class' ({LEVEL:g})"
+    )
+    add_row_arguments(parser)
+    add_batch_argument(parser)
+    add_session_arguments(parser)
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Classify; 1 if some image could not be read."""
+    no_overrides(overrides)
+    named = [_named(each) for each in args.bundle]
+    names = [name for name, _ in named]
+    require_classes(names, args.level)
+    scorers = {name: Scorer.load(folder, **session_options(args)) for name, folder in named}
+    sources = find(args.paths)
+    failed = 0
+    with output(args.out) as out, tqdm(total=len(sources), unit="img", disable=None, leave=False) as bar:
+        write = _writer(out, args.format, names)
+        for classes in classify(scorers, sources, level=args.level, batch_size=args.batch_size):
+            write(classes)
+            failed += sum(error is not None for error in classes.error)
+            bar.update(len(classes.name))
+    return INCOMPLETE if failed else DONE
+
+
+def _named(word: str) -> tuple[str, Path]:
+    """Name and folder of a class; a word that is a bundle's folder as it stands is taken for that."""
+    name, equals, folder = word.partition("=")
+    if not equals or (Path(word) / MANIFEST).exists():
+        return Path(word).resolve().name, Path(word)
+    if not name or not folder:
+        raise ConfigError(f"--bundle {word}: wanted BUNDLE or NAME=BUNDLE")
+    return name, Path(folder)
+
+
+def _writer(out: TextIO, form: str, names: Sequence[str]) -> Callable[[Classes], None]:
+    columns = ("path", "class", "p_value", *(f"p_value.{name}" for name in names), "error")
+    if form == "csv":
+        out.write(csv_row(columns))
+
+    def write(classes: Classes) -> None:
+        for row, (path, label, error) in enumerate(zip(classes.name, classes.label, classes.error, strict=True)):
+            by_class = [float(classes.p_values[name][row]) for name in names]
+            known = [None if math.isnan(each) else each for each in by_class]
+            best = None if label is None else max(by_class) if label == NONE else by_class[names.index(label)]
+            values = (path, label, best, *known, error)
+            if form == "jsonl":
+                out.write(json.dumps(dict(zip(columns, values, strict=True))) + "\n")
+            else:
+                out.write(csv_row(["" if value is None else str(value) for value in values]))
+
+    return write

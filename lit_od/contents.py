@@ -1,0 +1,111 @@
+"""A bundle's files against its manifest: the graph, the detector and the golden images must be what it says.
+
+Each check reads what a file says of itself before anything is allocated or run.
+"""
+
+from collections.abc import Sequence
+
+from lit_od import arrays as safetensors
+from lit_od.detectors import Detector, Reconstruction
+from lit_od.errors import BackboneError, BundleError, DataError
+from lit_od.graph import DOUBLE, FLOAT, FLOAT16, UINT8, Graph, Port, read_graph
+from lit_od.manifest import Manifest, one_line
+
+MAX_GOLDEN = 256
+"""Golden images of one bundle, at most."""
+
+_FLOATS = {FLOAT: "F32", FLOAT16: "F16", DOUBLE: "F64"}
+"""Element types of a backbone's output, by ONNX' numbers and safetensors' names."""
+
+
+def check_graph(name: str, data: bytes) -> Graph:
+    """What an ONNX file of the bundle says of itself. Raises BundleError where it is refused."""
+    try:
+        return read_graph(data)
+    except BackboneError as error:
+        raise BundleError(f"{name}: {one_line(error)}") from None
+
+
+def check_backbone(name: str, graph: Graph, manifest: Manifest) -> None:
+    """Raise BundleError unless the graph takes and gives what the manifest says.
+
+    A side that the graph leaves free is fixed by the manifest: the images are prepared to its size.
+    """
+    model = manifest.model
+    for what, ports, wanted, shape, elements in (
+        ("input", graph.inputs, model.input, model.input_shape, {UINT8}),
+        ("output", graph.outputs, model.output, model.output_shape, set(_FLOATS)),
+    ):
+        if len(ports) != 1:
+            came = ", ".join(port.name for port in ports[:4]) or "none"
+            raise BundleError(f"{name} must have one {what}, {one_line(repr(wanted))}, got {one_line(came)}")
+        port = ports[0]
+        if port.name != wanted:
+            raise BundleError(
+                f"{name} has the {what} {one_line(repr(port.name))}, its manifest says {one_line(repr(wanted))}"
+            )
+        if port.element not in elements:
+            kind = "uint8" if what == "input" else "floating point"
+            raise BundleError(f"{name}: {what} {wanted!r} must be {kind}, got ONNX' element type {port.element}")
+        if not _fits(port, shape, known=what == "input"):
+            raise BundleError(f"{name} has the {what} shape {_shown(port.shape)}, its manifest says {_shown(shape)}")
+    if model.opset is not None and model.opset != graph.opset:
+        raise BundleError(f"{name} is of opset {graph.opset or 'none'}, its manifest says {model.opset}")
+
+
+def check_detector(detector: Detector, manifest: Manifest) -> None:
+    """Raise DataError unless the detector reads what the backbone gives."""
+    output, sides = manifest.model.output, manifest.model.output_shape[1:]
+    if detector.reads != output:
+        raise DataError(f"{detector.kind} reads {detector.reads}, the backbone gives {output}")
+    wanted = list(detector.shape) if isinstance(detector, Reconstruction) else [detector.width]
+    if wanted != sides:
+        raise DataError(f"{detector.kind} reads {output} of shape {_shown([None, *wanted])}, the backbone gives "
+                        f"{_shown([None, *sides])}")  # fmt: skip
+
+
+def check_golden(name: str, data: bytes, manifest: Manifest) -> None:
+    """Raise BundleError unless these are golden images of the sizes that the manifest says."""
+    try:
+        found = safetensors.check_header(data)
+    except DataError as error:
+        raise BundleError(f"{name}: {one_line(error)}") from None
+    count = len(found) - 3  # all but pixels, outputs and scores
+    wanted: dict[str, tuple[set[str], tuple[int | None, ...]]] = {
+        "pixels": ({"U8"}, (count, *manifest.preparation.shape)),
+        "outputs": (set(_FLOATS.values()), (count, *manifest.model.output_shape[1:])),
+        "scores": ({"F64"}, (count,)),
+        **{f"file.{row}": ({"U8"}, (None,)) for row in range(max(1, count))},
+    }
+    if count > MAX_GOLDEN:
+        raise BundleError(f"{name} must hold at most {MAX_GOLDEN} images, got {count}")
+    if missing := [array for array in wanted if array not in found]:
+        raise BundleError(f"{name} lacks the array {missing[0]!r}")
+    for array, (kinds, shape) in wanted.items():
+        kind, sides = found[array]
+        fits = len(sides) == len(shape) and all(want in (None, got) for want, got in zip(shape, sides, strict=True))
+        if kind not in kinds or not fits:
+            kind_wanted = " or ".join(sorted(kinds))
+            raise BundleError(
+                f"{name}: array {array!r} must be {kind_wanted} {_shown(shape)}, got {kind} {_shown(sides)}"
+            )
+
+
+def _fits(port: Port, shape: Sequence[int | None], *, known: bool) -> bool:
+    """Whether what a graph says of a shape agrees with the manifest; `known` asks it to say something."""
+    if port.shape is None:
+        return not known
+    return (
+        len(port.shape) == len(shape)
+        and port.shape[0] is None
+        and all(got in (None, want) for got, want in zip(port.shape, shape, strict=True))
+    )
+
+
+def _shown(shape: Sequence[int | None] | None) -> str:
+    if shape is None:
+        return "(unknown)"
+    sides = [
+        "n" if row == 0 and side is None else "any" if side is None else str(side) for row, side in enumerate(shape)
+    ]
+    return f"({', '.join(sides[:8])}{', ...' if len(sides) > 8 else ''})"

@@ -1,0 +1,206 @@
+"""FAISS indexes that come from strangers: nothing is read, allocated or searched for on their word alone.
+
+FAISS' reader checks most of what it reads, and not all. Without limits it allocates whatever size a few
+bytes name; it takes over search settings that make a search last for ever; a random hyperplane index
+(LSH) with a few bytes changed ends the process. So its limits are set to the size of the bytes at hand,
+kinds of index that have not stood up to mutation are refused, and the others must be what their factory
+string makes, part by part, before they are searched.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_od.errors import DataError
+
+MAX_FACTORY = 256
+"""Characters of a factory string that is read from a bundle."""
+
+_READ = frozenset(
+    "Flat HNSWFlat HNSWSQ HNSWPQ IVFFlat IVFScalarQuantizer IVFPQ IVFPQFastScan NSGFlat PQ ScalarQuantizer "
+    "PreTransform RefineFlat".split()
+)
+"""The kinds of index, and of parts of one, that are read from bytes; FAISS puts "Index" before each."""
+
+_QUANTIZERS = {"pq": ("d", "M", "nbits", "dsub", "ksub", "code_size"), "sq": ("d", "qtype", "code_size", "bits")}
+"""What the factory string settles of the codes of product and scalar quantizers."""
+
+_FIXED = ("d", "metric_type", "code_size", "nlist")
+"""What the factory string settles, and training leaves."""
+
+_SETTINGS = ("nprobe", "max_codes", "k_factor", "polysemous_ht", "search_type", "implem", "implem2", "qbs", "qb")
+"""How a part is searched; the settings of graphs lie one step deeper."""
+
+_GRAPH_SETTINGS = {"hnsw": "efSearch", "nsg": "search_L"}
+
+_INNER = ("index", "quantizer", "base_index", "refine_index", "storage")
+"""The indexes within an index."""
+
+
+def check_modest(factory: str, rows: int, width: int) -> None:
+    """Raise DataError if making an empty index by this string could take more memory than the bank's size explains.
+
+    Args:
+        factory: FAISS' factory string.
+        rows: Rows in the bank: an index has been trained on them, so it has no more lists or centroids.
+        width: Features a row.
+    """
+    most = max(rows, 8 * width, 1024)
+    numbers = [int(digits[:10]) for digits in re.findall(r"\d+", factory)]
+    centroids = [
+        int(tables or 1) * int(bits) if name == "IMI" else int(bits)
+        for name, tables, bits in re.findall(r"(IMI)?(\d{0,3})x(\d{1,4})", factory)
+    ]
+    if len(factory) > MAX_FACTORY or max(numbers, default=0) > most or 2 ** max(centroids, default=0) > most:
+        raise DataError(f"index={factory[:MAX_FACTORY]!r} is no index for a bank of {rows} rows of {width} features")
+
+
+def check_settings(search: Any, rows: int) -> None:
+    """Raise DataError if a search would visit far more than the bank holds, or nothing."""
+    most = max(rows, 4096)
+    for name, value in (search or {}).items():
+        if not 1 <= value <= most:
+            raise DataError(f"search setting {name} must lie in 1..{most} for a bank of {rows} rows, got {value!r}")
+
+
+@contextmanager
+def bounded_by(size: int) -> Iterator[None]:
+    """FAISS' reader allocates no more at once than bytes of this size can fill; the caller holds FAISS' switches."""
+    import faiss
+
+    limits = {"vector_byte_limit": 2 * size + 4096, "loop_limit": size + 64}
+    before = {name: getattr(faiss, f"get_deserialization_{name}")() for name in limits}
+    try:
+        for name, value in limits.items():
+            getattr(faiss, f"set_deserialization_{name}")(value)
+        yield
+    finally:
+        for name, value in before.items():
+            getattr(faiss, f"set_deserialization_{name}")(value)
+
+
+def check_like(index: Any, wanted: Any, rows: int, factory: str) -> None:
+    """Raise DataError unless an index is what its factory string makes, and names rows of the bank, none twice.
+
+    Args:
+        index: The index that was read.
+        wanted: An empty index by the factory string, with the same search settings.
+        rows: Rows in the bank.
+        factory: The factory string.
+    """
+    import faiss
+
+    index, wanted = faiss.downcast_index(index), faiss.downcast_index(wanted)
+    if _kind(wanted).__name__.removeprefix("Index") not in _READ:
+        raise DataError(
+            f"index={factory!r} makes a {type(wanted).__name__}, which is not read from a bundle: "
+            "use flat, or HNSW, IVF, PQ or SQ"
+        )
+    if _kind(index) is not _kind(wanted):
+        raise _unlike(factory, f"a {type(wanted).__name__} ({factory})", f"a {type(index).__name__}")
+    if index.ntotal != rows:
+        raise _unlike(factory, f"{rows} rows", str(index.ntotal))
+    for name in _FIXED:
+        if hasattr(wanted, name) and getattr(index, name) != getattr(wanted, name):
+            raise _unlike(factory, f"{name} {getattr(wanted, name)}", str(getattr(index, name)))
+    if not index.is_trained:
+        raise _unlike(factory, "trained", "untrained")
+    _check_codes(index, wanted, factory)
+    _check_searched_alike(index, wanted, factory)
+    if hasattr(wanted, "chain"):
+        _check_chain(index, wanted, factory)
+    for name in _INNER:
+        if hasattr(wanted, name) and getattr(wanted, name) is not None:
+            if getattr(index, name) is None:
+                raise _unlike(factory, f"a {name}", "none")
+            check_like(
+                getattr(index, name),
+                getattr(wanted, name),
+                index.nlist if name == "quantizer" else rows,
+                factory,
+            )
+    if hasattr(index, "invlists"):
+        _check_lists(index, rows, factory)
+
+
+def _kind(index: Any) -> type[Any]:
+    """The class of an index; flat ones change theirs when they are written and read."""
+    import faiss
+
+    return faiss.IndexFlat if type(index) in (faiss.IndexFlatL2, faiss.IndexFlatIP) else type(index)
+
+
+def _check_searched_alike(index: Any, wanted: Any, factory: str) -> None:
+    pairs = [(name, index, wanted) for name in _SETTINGS if hasattr(wanted, name)]
+    pairs += [
+        (setting, getattr(index, graph), getattr(wanted, graph))
+        for graph, setting in _GRAPH_SETTINGS.items()
+        if hasattr(wanted, graph)
+    ]
+    for name, mine, other in pairs:
+        got, want = getattr(mine, name), getattr(other, name)
+        if got != want:
+            raise DataError(
+                f"the FAISS index cannot be searched: its {name} is {got}, by {factory!r} it is {want}; fit it anew"
+            )
+
+
+def _check_codes(index: Any, wanted: Any, factory: str) -> None:
+    """Raise DataError unless the codes, and what decodes them, have the sizes that they are read with."""
+    for quantizer, names in _QUANTIZERS.items():
+        if hasattr(wanted, quantizer):
+            mine, other = getattr(index, quantizer), getattr(wanted, quantizer)
+            for name in names:
+                if getattr(mine, name) != getattr(other, name):
+                    raise _unlike(factory, f"{name} {getattr(other, name)}", str(getattr(mine, name)))
+    if hasattr(wanted, "pq") and index.pq.centroids.size() != index.pq.d * index.pq.ksub:
+        raise _unlike(factory, f"{index.pq.d * index.pq.ksub} centroids", str(index.pq.centroids.size()))
+    if hasattr(wanted, "codes") and index.codes.size() != index.ntotal * index.code_size:
+        raise _unlike(factory, f"{index.ntotal * index.code_size} bytes of codes", str(index.codes.size()))
+
+
+def _check_chain(index: Any, wanted: Any, factory: str) -> None:
+    """Raise DataError unless the transforms before an index lead from width to width as they should."""
+    import faiss
+
+    mine, others = (
+        [(chain.at(row).d_in, chain.at(row).d_out) for row in range(chain.size())]
+        for chain in (index.chain, wanted.chain)
+    )
+    if mine != others:
+        raise _unlike(factory, f"transforms of widths {others}", str(mine[:4]))
+    for row, (width, out) in enumerate(mine):
+        step = faiss.downcast_VectorTransform(index.chain.at(row))
+        if isinstance(step, faiss.LinearTransform):
+            sizes, fit = (step.A.size(), step.b.size()), (width * out, out if step.have_bias else step.b.size())
+            if sizes != fit:
+                raise _unlike(factory, f"a matrix and a shift of sizes {fit}", str(sizes))
+
+
+def _check_lists(index: Any, rows: int, factory: str) -> None:
+    """Raise DataError unless the inverted lists hold rows of the bank, none twice."""
+    import faiss
+
+    lists = index.invlists
+    if lists is None or lists.nlist != index.nlist:
+        raise _unlike(factory, f"{index.nlist} lists", "others")
+    sizes = [lists.list_size(row) for row in range(lists.nlist)]
+    held = np.zeros(rows, dtype=bool)
+    for row, size in enumerate(sizes):
+        if size:
+            ids: NDArray[np.int64] = faiss.rev_swig_ptr(lists.get_ids(row), size)
+            if ids.min() < 0 or ids.max() >= rows:
+                raise DataError("the FAISS index names rows that the bank does not hold; fit the detector anew")
+            held[ids] = True
+    if sum(sizes) != np.count_nonzero(held):
+        raise _unlike(factory, "each row once", "some twice")
+
+
+def _unlike(factory: str, wanted: str, got: str) -> DataError:
+    return DataError(
+        f"array 'index' of the state must be as {factory!r} makes it: wanted {wanted}, got {got}; fit the detector anew"
+    )

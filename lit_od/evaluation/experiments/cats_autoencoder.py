@@ -1,0 +1,230 @@
+"""The cats notebook: an autoencoder of grey photographs of cats, whose error tells dogs; and one of dogs beside it.
+
+Network, loss, optimiser, grey and size are the source's; its 10,000 cats are 2,500 here, of which a tenth
+validates and a tenth calibrates, and batches are a quarter of its size, so that 50 epochs are about as
+many steps. The two autoencoders together classify, against two baselines; garments are of neither class.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from lightning import LightningModule
+
+from lit_od.bundle import Bundle
+from lit_od.classification import NONE, classify
+from lit_od.evaluation import plots
+from lit_od.evaluation.baselines import by_brightness, by_nearest
+from lit_od.evaluation.experiments import Options, Report
+from lit_od.evaluation.experiments.staged import Watch, budget_line, seeds_of, train_staged
+from lit_od.evaluation.intervals import Interval, exact_binomial
+from lit_od.evaluation.metrics import auroc
+from lit_od.evaluation.reconstructions import reconstruction_grid
+from lit_od.evaluation.sets import ImageSet, score_set
+from lit_od.evaluation.two_sets import Moments, difference, normal_ratio
+from lit_od.loading import load
+from lit_od.maps import MapGraph
+from lit_od.recipe import Recipe, override, read
+from lit_od.roots import data_root
+from lit_od.scorer import Scorer
+from lit_od.sources import Source, find
+from lit_od.training.data import EVALUATION_BATCH
+from lit_od.training.pipeline import export_bundle
+from lit_od.training.sets import open_set
+from lit_od.types import Images, Scores
+
+EPOCHS = {"small": 7, "full": 50}
+SMALL = "--data.batch_size=16"
+"""What the small budget changes besides the epochs: more steps in each."""
+
+PUBLISHED = {"cats": Moments(2495, 0.035493888, 0.011421803), "dogs": Moments(2494, 0.042051364, 0.0155974245)}
+"""RMSE of the source's held-out sets."""
+
+LEVEL = 0.05
+SHOWN = 4
+STRANGERS = 1000
+"""Garments that the classifier is asked about."""
+
+NOTE = """p-value: conformal, and valid: for every t, a cat like those that calibrated has p <= t at most in a share t.
+pdf ratio: the source's pdf(error) / pdf(mean) of a fitted normal. It is no probability: it falls below the mean
+as above, takes errors for normal, and the share of cats at or below a level is not that level."""
+
+
+def run(options: Options) -> Report:
+    """Train an autoencoder of cats and one of dogs for each seed; compare, classify, draw."""
+    overrides = [f"--data.root={options.root}"] if options.root else []
+    overrides += [SMALL] if options.budget == "small" else []
+    overrides += ["--data.limit=200"] if options.quick else []
+    epochs = 1 if options.quick else EPOCHS[options.budget]
+    runs = []
+    for seed in seeds_of(options):
+        recipe = override(read("cats-autoencoder"), [*overrides, f"--seed={seed}"])
+        runs.append(_one_seed(recipe, options, epochs))
+    parts = [budget_line(options, epochs, full=EPOCHS["full"]), *(_table(each) for each in runs)]
+    if len(runs) > 1:
+        parts.append(f"median d of {len(runs)} seeds: {statistics.median(each['d'] for each in runs):.3f}")
+    return Report("\n\n".join([*parts, NOTE]), {"budget": options.budget, "runs": runs})
+
+
+def _one_seed(recipe: Recipe, options: Options, epochs: int) -> dict[str, Any]:
+    out = options.out / f"seed-{recipe.seed}"
+    root = data_root(recipe.data.root)
+    of_dogs = _for_dogs(recipe)
+    validation = {
+        name: _pixels(recipe, find([f"cats_dogs/validation/{name}"], root=root), options) for name in PUBLISHED
+    }
+    bundles, watched = {}, {}
+    for name, each in (("cats", recipe), ("dogs", of_dogs)):
+        own, other = validation[name], validation["dogs" if name == "cats" else "cats"]
+        staged = train_staged(each, out / f"run-{name}", epochs=epochs, watch=_effect(own, other))
+        watched[name] = staged.watched
+        bundles[name] = export_bundle(
+            staged.module, staged.data, each, out / f"{name}-autoencoder", threads=options.threads
+        )
+    sources = {name: find([f"cats_dogs/test/{name}"], root=root) for name in PUBLISHED}
+    scorers = {name: Scorer.of(bundle, threads=options.threads) for name, bundle in bundles.items()}
+    sets = {name: ImageSet(name, each, recipe.data.prepare) for name, each in sources.items()}
+    scores = {name: score_set(scorers["cats"], each) for name, each in sets.items()}
+    _draw(bundles["cats"], scores, _pixels(recipe, _evenly(sources["dogs"], SHOWN), options), out)
+    return {
+        "seed": recipe.seed,
+        "epochs": epochs,
+        **_compared(scores, scorers["cats"]),
+        "d_by_epoch": {str(key): value for key, value in watched["cats"].items()},
+        "classifier": _classified(scorers, sources, recipe, root, options),
+    }
+
+
+def _for_dogs(recipe: Recipe) -> Recipe:
+    data = msgspec.structs.replace(recipe.data, train="cats_dogs/train/dogs", test="cats_dogs/test/dogs")
+    return msgspec.structs.replace(recipe, name="dogs-autoencoder", data=data)
+
+
+def _pixels(recipe: Recipe, sources: Sequence[Source], options: Options) -> Images:
+    return load(sources, recipe.data.prepare, threads=options.threads)
+
+
+def _evenly(sources: Sequence[Source], count: int) -> list[Source]:
+    return [sources[row] for row in np.unique(np.linspace(0, len(sources) - 1, count).astype(int))]
+
+
+def _effect(own: Images, other: Images) -> Watch:
+    """Cohen's d of the RMSE of two sets of validation images."""
+
+    def watch(module: LightningModule) -> float:
+        errors = module.eval().backbone()  # type: ignore[operator]  # an autoencoder has one
+        found = []
+        for images in (own, other):
+            with torch.inference_mode():
+                batches = torch.split(torch.from_numpy(images), EVALUATION_BATCH // 8)
+                found.append(
+                    torch.cat([errors(batch).mean(dim=(1, 2, 3)) for batch in batches]).sqrt().double().numpy()
+                )
+        return difference(Moments.of(found[0]), Moments.of(found[1])).d
+
+    return watch
+
+
+def _compared(scores: Mapping[str, Scores], scorer: Scorer) -> dict[str, Any]:
+    moments = {name: Moments.of(each) for name, each in scores.items()}
+    apart = difference(moments["cats"], moments["dogs"])
+    fitted = Moments.of(scorer.calibration.scores)
+    shares = {
+        name: {
+            "p_value": float((scorer.calibration.p_values(each) <= LEVEL).mean()),
+            "pdf_ratio": float((normal_ratio(fitted, each) <= LEVEL).mean()),
+        }
+        for name, each in scores.items()
+    }
+    return {
+        "rmse": {name: {"n": each.n, "mean": each.mean, "sd": each.sd} for name, each in moments.items()},
+        "d": apart.d,
+        "t": apart.t,
+        "t_p_value": apart.p_value,
+        "auroc": auroc(scores["cats"], scores["dogs"]),
+        "at_or_below_level": shares,
+    }
+
+
+def _draw(bundle: Bundle, scores: Mapping[str, Scores], images: Images, out: Path) -> None:
+    plots.save(plots.score_histograms(scores, bundle.calibration.threshold), out / "rmse.png")
+    plots.save(plots.score_against_index(scores, bundle.calibration.threshold), out / "scores.png")
+    errors, reconstructed = MapGraph.load(bundle.files["maps.onnx"])(images)
+    plots.save(reconstruction_grid(images, reconstructed, errors), out / "dogs.png")
+
+
+def _classified(
+    scorers: Mapping[str, Scorer], sources: Mapping[str, Sequence[Source]], recipe: Recipe, root: Path, options: Options
+) -> dict[str, Any]:
+    """Accuracy on the test images with a class for each, against the baselines; and what garments are called."""
+    asked = [source for name in scorers for source in sources[name]]
+    truth = np.array([name for name in scorers for _ in sources[name]])
+    named = np.array(_labels(scorers, asked, level=0.0))
+    strict = np.array(_labels(scorers, asked, level=LEVEL))
+    strangers = _evenly(find(["fashion-mnist:test"], root=root, sets=open_set(root)), STRANGERS)
+    of_strangers = _labels(scorers, strangers, level=LEVEL)
+    seen = [_pixels(recipe, find([f"cats_dogs/train/{name}"], root=root), options) for name in scorers]
+    train, labels = np.concatenate(seen), np.repeat([0, 1], [len(each) for each in seen])
+    test, dogs = _pixels(recipe, asked, options), truth == "dogs"
+    baselines = {
+        "mean brightness": by_brightness(train, labels, test),
+        "nearest image": by_nearest(train, labels, test),
+    }
+    return {
+        "n": len(asked),
+        "accuracy": {
+            "two autoencoders": _rate(named == truth),
+            **{name: _rate(found == dogs) for name, found in baselines.items()},
+        },
+        "none_at_level": {
+            "cats and dogs": _rate(strict == NONE),
+            "garments": _rate(np.array(of_strangers) == NONE),
+        },
+    }
+
+
+def _labels(scorers: Mapping[str, Scorer], sources: Sequence[Source], *, level: float) -> list[str | None]:
+    return [label for classes in classify(scorers, sources, level=level) for label in classes.label]
+
+
+def _rate(right: np.ndarray) -> dict[str, float]:
+    found: Interval = exact_binomial(int(right.sum()), right.size)
+    return {"value": found.value, "low": found.low, "high": found.high}
+
+
+def _table(found: Mapping[str, Any]) -> str:
+    published = difference(PUBLISHED["cats"], PUBLISHED["dogs"])
+    lines = [f"seed {found['seed']}{'':10}{'n':>8}{'mean RMSE':>12}{'sd':>10}{'published':>12}{'sd':>10}"]
+    for name, row in found["rmse"].items():
+        theirs = PUBLISHED[name]
+        lines.append(
+            f"{name:16}{row['n']:>8,}{row['mean']:>12.5f}{row['sd']:>10.5f}{theirs.mean:>12.5f}{theirs.sd:>10.5f}"
+        )
+    lines += [
+        "(RMSE are not comparable: these images were resized before)",
+        f"effect size d {found['d']:.3f} (published {published.d:.2f}), Welch's t {found['t']:.2f} "
+        f"(published {published.t:.2f}), p {found['t_p_value']:.2g}, AUROC {100 * found['auroc']:.2f} %",
+        "d of validation images by epoch: "
+        + ", ".join(f"{epoch}: {value:.3f}" for epoch, value in found["d_by_epoch"].items()),
+        f"share at or below {LEVEL:g}:"
+        + "".join(
+            f"  {name} {100 * each['p_value']:.1f} % by p-value, {100 * each['pdf_ratio']:.1f} % by pdf ratio;"
+            for name, each in found["at_or_below_level"].items()
+        ),
+        f"cats or dogs, {found['classifier']['n']:,} test images, accuracy:",
+        *_rates(found["classifier"]["accuracy"]),
+        f"called none at level {LEVEL:g}:",
+        *_rates(found["classifier"]["none_at_level"]),
+    ]
+    return "\n".join(lines)
+
+
+def _rates(rates: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return [
+        f"  {name:18}{100 * each['value']:>7.2f} %  [{100 * each['low']:.2f}, {100 * each['high']:.2f}]"
+        for name, each in rates.items()
+    ]

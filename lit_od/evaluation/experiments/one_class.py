@@ -1,0 +1,256 @@
+"""One class against the rest, for every class in turn: any recipe whose backbone is not trained, on any set.
+
+The images are the recipe's `data.train` and `data.test`, or those of `--data`: a set of torchvision's, or
+a folder below the data root that holds `train` and `test`. All training images of the class fit the
+detector, since AUROC needs no threshold and so no calibration; `data.limit` draws some of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from lightning import LightningModule
+from numpy.typing import NDArray
+
+from lit_od.detectors import accumulator
+from lit_od.errors import ConfigError, DataError
+from lit_od.evaluation.experiments import Options, Report
+from lit_od.evaluation.features import Extracted, FeatureCache
+from lit_od.evaluation.one_class import ClassResult, Contamination, Labelled, one_class
+from lit_od.fit import versions
+from lit_od.loading import load
+from lit_od.onnx_fit import backbone_file
+from lit_od.recipe import Recipe, portable_tree, read
+from lit_od.roots import data_root
+from lit_od.sources import Source, find, of_classes
+from lit_od.training.export import export_backbone
+from lit_od.training.frozen import is_frozen
+from lit_od.training.imports import accepted, check_accepted, imported
+from lit_od.training.pipeline import PARITY_IMAGES
+from lit_od.training.sets import SETS, open_set
+from lit_od.training.trainer import make_module, seeded
+
+QUICK = (40, 20)
+"""Training and test images of each class in a smoke run."""
+
+QUICK_DRAWS = 2
+
+COLUMNS = 10
+"""Classes that a line of a table holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the protocol gave for a recipe.
+
+    Attributes:
+        recipe: The recipe, overrides applied.
+        results: One a class.
+        seeds: The repetitions.
+        train: Features of the training images.
+        test: Features of the test images.
+    """
+
+    recipe: Recipe
+    results: list[ClassResult]
+    seeds: tuple[int, ...]
+    train: Extracted
+    test: Extracted
+
+    def fit_seconds(self, result: ClassResult) -> float:
+        """CPU time from a class's prepared training images to its detector."""
+        return result.images * self.train.seconds_an_image + result.fit_seconds
+
+    def score_seconds(self, result: ClassResult) -> float:
+        """CPU time from the whole test set's images to their scores."""
+        return self.test.process_seconds + result.score_seconds
+
+
+def run(options: Options) -> Report:
+    """Measure the recipe, and say what it gave."""
+    if options.recipe is None:
+        raise ConfigError("one-class needs a recipe: give --recipe NAME, such as one-class-mnist, or a YAML file")
+    recipe = read(options.recipe, [*_of_set(options.data), *options.overrides])
+    contamination = None if options.contamination is None else Contamination(rate=options.contamination)
+    measured = measure(recipe, options, contamination)
+    return Report("\n\n".join([*tables(measured), seconds(measured)]), figures(measured))
+
+
+def _of_set(data: str | None) -> list[str]:
+    if data is None:
+        return []
+    between = ":" if data in SETS else "/"
+    return [f"--data.{part}={data}{between}{part}" for part in ("train", "test")]
+
+
+def measure(recipe: Recipe, options: Options, contamination: Contamination | None) -> Measured:
+    """Extract features once, and carry out the protocol on them.
+
+    Raises:
+        ConfigError: If the recipe trains its backbone, names no test images, or cannot be carried out.
+        DataError: If images are missing, or one cannot be read.
+    """
+    accumulator(str(recipe.detector["kind"]), {key: each for key, each in recipe.detector.items() if key != "kind"})
+    root = data_root(recipe.data.root)
+    if recipe.data.test is None:
+        raise ConfigError(f"recipe {recipe.name} names no data.test: give --data SET or --data.test PATH")
+    sets = open_set(root)
+    train, test = (
+        _labelled(find([path], root=root, sets=sets), path) for path in (recipe.data.train, recipe.data.test)
+    )
+    seeds = options.seeds
+    if options.quick:
+        train, test, seeds = _few(train, QUICK[0]), _few(test, QUICK[1]), seeds[:1]
+        contamination = contamination and Contamination(rate=contamination.rate, draws=QUICK_DRAWS)
+    model = graph(recipe, train, options.threads)
+    cache = FeatureCache(options.cache or options.out / "features")
+    of_train, of_test = (
+        cache.features(model, sources, recipe.data.prepare, threads=options.threads, what=what)
+        for sources, what in ((train, "training images"), (test, "test images"))
+    )
+    results = one_class(
+        Labelled(of_train.features, _labels(train)),
+        Labelled(of_test.features, _labels(test)),
+        recipe.detector,
+        classes=_classes(train),
+        seeds=seeds,
+        limit=recipe.data.limit,
+        contamination=contamination,
+        threads=options.threads,
+    )
+    return Measured(recipe, results, seeds, of_train, of_test)
+
+
+def graph(recipe: Recipe, sources: Sequence[Source], threads: int | None) -> bytes:
+    """The ONNX file that a recipe's frozen backbone is, proven on some of the images.
+
+    Raises:
+        ConfigError: If the recipe's backbone is trained: one graph must serve every class.
+    """
+    if recipe.model is None:
+        return backbone_file(str(recipe.backbone)).read_bytes()
+    model = recipe.model
+    kind = imported(model.class_path, LightningModule, "model.class_path")
+    if not is_frozen(kind):
+        raise ConfigError(
+            f"{model.class_path} is trained, and this protocol takes one graph for all classes: name a recipe with a "
+            "frozen backbone or an ONNX file"
+        )
+    check_accepted(kind, model.init_args, "model.init_args")
+    known = {"channels": recipe.data.prepare.channels, "image_size": list(recipe.data.prepare.size)}
+    names, _ = accepted(kind)
+    with seeded(recipe.seed):  # weights may be random
+        module: Any = make_module(kind, {name: known[name] for name in known if name in names} | model.init_args)
+    rows = np.linspace(0, len(sources) - 1, min(PARITY_IMAGES, len(sources))).astype(int)
+    images = load([sources[row] for row in rows], recipe.data.prepare, threads=threads)
+    with TemporaryDirectory(prefix="lit_od-export-") as folder:
+        path = Path(folder) / "backbone.onnx"
+        export_backbone(
+            module.backbone(), path, images, opset=recipe.export.opset, output=getattr(module, "output", "features")
+        )
+        return path.read_bytes()
+
+
+def figures(measured: Measured) -> dict[str, Any]:
+    """All of it as plain JSON values, AUROC as shares of 1."""
+    return {
+        "recipe": portable_tree(measured.recipe),
+        "seeds": list(measured.seeds),
+        "versions": versions(),
+        "training_images": len(measured.train.features),
+        "test_images": len(measured.test.features),
+        "extraction_process_seconds": {
+            "training": measured.train.process_seconds,
+            "test": measured.test.process_seconds,
+        },
+        "classes": [
+            {
+                "normal": each.normal,
+                "images": each.images,
+                "auroc": list(each.aurocs),
+                "contaminated_auroc": list(each.contaminated),
+                "fit_process_seconds": measured.fit_seconds(each),
+                "score_process_seconds": measured.score_seconds(each),
+            }
+            for each in measured.results
+        ],
+        "mean_auroc": [float(np.mean(each)) for each in zip(*(each.aurocs for each in measured.results), strict=True)],
+    }
+
+
+def tables(measured: Measured) -> list[str]:
+    """AUROC in percent by normal class: of all test images, and of contaminated sets where there are any."""
+    names, results = [each.normal for each in measured.results], measured.results
+    repeated = list(zip(*(each.aurocs for each in results), strict=True))
+    lines = {f"seed {seed}": values for seed, values in zip(measured.seeds, repeated, strict=True)}
+    if len(set(repeated)) == 1 and len(repeated) > 1:
+        lines = {f"{len(repeated)} seeds, all the same": repeated[0]}
+    elif len(repeated) > 1:
+        lines["median"] = tuple(float(np.median(each.aurocs)) for each in results)
+    parts = [table(f"{measured.recipe.name}, {measured.recipe.data.test}: AUROC %, all test images", names, lines)]
+    if results[0].contaminated:
+        draws = len(results[0].contaminated)
+        rows = {
+            "mean": tuple(float(np.mean(each.contaminated)) for each in results),
+            "sd": tuple(float(np.std(each.contaminated)) for each in results),
+        }
+        parts.append(table(f"Contaminated test sets: AUROC %, {draws} draws", names, rows))
+    return parts
+
+
+def table(title: str, names: Sequence[str], rows: Mapping[str, Sequence[float]]) -> str:
+    """Shares of 1 in percent, a column a class and a last one with their mean."""
+    first = max(12, *(len(name) for name in rows))
+    lines = [title]
+    shown = {name: [*values, float(np.mean(values))] for name, values in rows.items()}
+    heads = [*names, "mean"]
+    for start in range(0, len(heads), COLUMNS + 1):
+        block = slice(start, start + COLUMNS + 1)
+        widths = [max(8, len(head) + 2) for head in heads[block]]
+        lines.append(
+            " " * first + "".join(f"{head:>{width}}" for head, width in zip(heads[block], widths, strict=True))
+        )
+        for name, values in shown.items():
+            cells = zip(values[block], widths, strict=True)
+            lines.append(f"{name:{first}}" + "".join(f"{100 * value:>{width}.2f}" for value, width in cells))
+    return "\n".join(lines)
+
+
+def seconds(measured: Measured) -> str:
+    """What a fit and the scoring of the test set took."""
+    fit, score = mean_seconds(measured)
+    return (
+        f"CPU seconds, extraction of features included, means over the classes: fit {fit:.1f} "
+        f"({np.mean([each.images for each in measured.results]):,.0f} images), "
+        f"score {score:.1f} ({len(measured.test.features):,} images)"
+    )
+
+
+def mean_seconds(measured: Measured) -> tuple[float, float]:
+    """CPU seconds of a fit and of scoring the test set, means over the classes."""
+    fits = [measured.fit_seconds(each) for each in measured.results]
+    return float(np.mean(fits)), float(np.mean([measured.score_seconds(each) for each in measured.results]))
+
+
+def _labelled(sources: list[Source], path: str) -> list[Source]:
+    for source in sources:
+        if source.label is None:
+            raise DataError(f"{path}: {source.name} has no class: wanted class folders, or a .csv with labels")
+    return sources
+
+
+def _labels(sources: Sequence[Source]) -> NDArray[np.str_]:
+    return np.array([str(source.label) for source in sources], dtype=np.str_)
+
+
+def _classes(sources: Sequence[Source]) -> list[str]:
+    """The classes: numbers in their order, names in the alphabet's."""
+    labels = {str(source.label) for source in sources}
+    return sorted(labels, key=lambda label: (not label.isdecimal(), int(label) if label.isdecimal() else 0, label))
+
+
+def _few(sources: Sequence[Source], count: int) -> list[Source]:
+    return [source for label in _classes(sources) for source in of_classes(sources, [label])[:count]]

@@ -1,0 +1,90 @@
+"""Trainings that are looked at after every epoch, go on where they were stopped, and have two budgets."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from lightning import LightningModule
+
+from lit_od.errors import ConfigError
+from lit_od.evaluation.experiments import Options
+from lit_od.recipe import Recipe, override, to_tree
+from lit_od.training.checkpoints import load_module, read_checkpoint
+from lit_od.training.data import ImageData
+from lit_od.training.train import BEST, LAST, train
+
+Watch: TypeAlias = Callable[[LightningModule], float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Staged:
+    """A training that has come to its end.
+
+    Attributes:
+        module: The best by validation loss.
+        data: The images that it was trained on, divided.
+        watched: What the watch said after each epoch, by number of epochs.
+        folder: The run's folder.
+    """
+
+    module: LightningModule
+    data: ImageData
+    watched: dict[int, float]
+    folder: Path
+
+
+def seeds_of(options: Options) -> tuple[int, ...]:
+    """The seeds of a budget: the small one, and a smoke run, have one."""
+    return options.seeds if options.budget == "full" and not options.quick else options.seeds[:1]
+
+
+def budget_line(options: Options, epochs: int, *, full: int) -> str:
+    """What a run spends, and what it leaves out of the full budget's epochs."""
+    seeds = len(seeds_of(options))
+    line = f"budget {options.budget}: {epochs} epochs, {seeds} seed{'s' if seeds > 1 else ''}"
+    if options.quick:
+        return f"{line}, few images: a smoke run whose figures prove nothing"
+    if options.budget == "small":
+        line += f"; left out: {full - epochs} of {full} epochs, and all seeds but the first"
+    return line
+
+
+def train_staged(recipe: Recipe, folder: Path, *, epochs: int, watch: Watch | None = None) -> Staged:
+    """Train epoch by epoch, and look at the module after each; a folder with fewer epochs goes on.
+
+    Args:
+        recipe: What to train on what.
+        folder: The run's folder.
+        epochs: At the end.
+        watch: Called with the module as it is after each epoch, on the CPU; nothing is chosen by it.
+
+    Raises:
+        ConfigError: If the folder holds a run of another recipe, or of more epochs.
+    """
+    done = _epochs_done(recipe, folder, epochs)
+    file = folder.with_name(f"{folder.name}-watched.json")
+    watched = {int(key): value for key, value in json.loads(file.read_text()).items()} if done and file.exists() else {}
+    for number in range(done + 1, epochs + 1):
+        stage = override(recipe, [f"--trainer.max_epochs={number}"])
+        train(stage, folder, resume=folder / LAST if number > 1 else None)
+        if watch is not None:
+            watched[number] = watch(load_module(folder / LAST))
+            file.write_text(json.dumps(watched) + "\n", encoding="utf-8")
+    return Staged(load_module(folder / BEST), ImageData(recipe.data, seed=recipe.seed), watched, folder)
+
+
+def _epochs_done(recipe: Recipe, folder: Path, epochs: int) -> int:
+    if not (folder / LAST).is_file():
+        return 0
+    before = read_checkpoint(folder / LAST).recipe
+    done = int(before.trainer["max_epochs"])
+    if _without_epochs(before) != _without_epochs(recipe) or done > epochs:
+        raise ConfigError(f"{folder} holds a run of another recipe or of more epochs: remove it, or name another --out")
+    return done
+
+
+def _without_epochs(recipe: Recipe) -> dict[str, object]:
+    tree = to_tree(recipe)
+    return {**tree, "trainer": {key: value for key, value in tree["trainer"].items() if key != "max_epochs"}}

@@ -1,0 +1,192 @@
+"""What a backbone computes of a set of images, kept on disk between runs.
+
+An entry of the cache is KEY.npy, float32, one row an image, and KEY.json, which is written after it and
+holds its SHA-256. KEY stands for the backbone's bytes, the images' own bytes in their order, their
+preparation and the execution provider: what differs in any of them is another entry.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from lit_od.backbone import Backbone
+from lit_od.errors import DataError, ImageError
+from lit_od.extraction import extract
+from lit_od.images import Preparation
+from lit_od.sources import EncodedImage, ImageArray, ImageFile, Source
+from lit_od.threads import limited
+from lit_od.types import Features
+
+FORMAT = 1
+"""Version of the cache's files; those of another are not read."""
+
+BATCH_SIZE = 256
+"""Images a batch of the extraction."""
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What KEY.json says of KEY.npy.
+
+    Attributes:
+        key: What it was computed from, as in its name.
+        sha256: Of the bytes of KEY.npy.
+        process_seconds: CPU time of the extraction, all threads together.
+    """
+
+    key: str
+    sha256: str
+    process_seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Extracted:
+    """The features of a set of images.
+
+    Attributes:
+        features: Shape (n, ...), float32, read from disk as they are used.
+        process_seconds: CPU time that their extraction took, be it now or in an earlier run.
+        kept: Whether they were found in the cache.
+    """
+
+    features: Features
+    process_seconds: float
+    kept: bool
+
+    @property
+    def seconds_an_image(self) -> float:
+        """CPU time of the extraction for one image."""
+        return self.process_seconds / len(self.features)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureCache:
+    """Features by what they were computed from.
+
+    Attributes:
+        folder: Where the entries lie; it is made when the first one is written.
+    """
+
+    folder: Path
+
+    def features(
+        self,
+        model: bytes,
+        sources: Sequence[Source],
+        how: Preparation,
+        *,
+        threads: int | None = None,
+        what: str = "features",
+    ) -> Extracted:
+        """The features of images that must all be readable, computed where no sound entry holds them.
+
+        Args:
+            model: The backbone's ONNX file.
+            sources: At least one image.
+            how: Their preparation.
+            threads: Threads of decoding and of the session; None is one a core.
+            what: Title of the progress bar.
+
+        Raises:
+            BackboneError: If the graph is no backbone, or does not take such images.
+            DataError: If there is no image, or one cannot be read.
+        """
+        if not sources:
+            raise DataError("no images to extract features from: name a folder or a set that holds some")
+        backbone = Backbone.load(model, threads=threads)
+        key = _key(model, sources, how, backbone.provider)
+        return self._kept(key, len(sources)) or self._made(key, backbone, sources, how, threads, what)
+
+    def _kept(self, key: str, count: int) -> Extracted | None:
+        """The entry, or None where there is none, or it is not what was written."""
+        rows, note = self._paths(key)
+        try:
+            entry = msgspec.json.decode(note.read_bytes(), type=Entry)
+            if entry.key != key or entry.sha256 != _sha256(rows):
+                return None
+            features: NDArray[np.float32] = np.load(rows, mmap_mode="r", allow_pickle=False)
+        except (OSError, EOFError, ValueError, msgspec.MsgspecError):
+            return None
+        if features.dtype != np.float32 or len(features) != count:
+            return None
+        return Extracted(features, entry.process_seconds, kept=True)
+
+    def _made(
+        self, key: str, backbone: Backbone, sources: Sequence[Source], how: Preparation, threads: int | None, what: str
+    ) -> Extracted:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        rows, note = self._paths(key)
+        partial = rows.with_name(f".{rows.name}.{os.getpid()}.partial")
+        try:
+            started = time.process_time()
+            _write(partial, backbone, sources, how, threads, what)
+            seconds = time.process_time() - started
+            entry = Entry(key=key, sha256=_sha256(partial), process_seconds=seconds)
+            partial.replace(rows)
+            partial.write_bytes(msgspec.json.encode(entry))
+            partial.replace(note)
+        finally:
+            partial.unlink(missing_ok=True)
+        return Extracted(np.load(rows, mmap_mode="r", allow_pickle=False), seconds, kept=False)
+
+    def _paths(self, key: str) -> tuple[Path, Path]:
+        return self.folder / f"{key}.npy", self.folder / f"{key}.json"
+
+
+def _write(
+    path: Path, backbone: Backbone, sources: Sequence[Source], how: Preparation, threads: int | None, what: str
+) -> None:
+    """Extract into a file, batch by batch: the rows need not fit into memory."""
+    table: np.memmap[Any, np.dtype[np.float32]] | None = None
+    done = 0
+    with limited(threads), tqdm(total=len(sources), desc=what, unit="img", disable=None, leave=False) as bar:
+        for batch, outputs in extract(backbone, sources, how, batch_size=BATCH_SIZE, threads=threads):
+            batch.require_readable()
+            if table is None:
+                shape = (len(sources), *outputs.shape[1:])
+                table = open_memmap(path, mode="w+", dtype=np.dtype(np.float32), shape=shape)
+            table[done : done + len(outputs)] = outputs
+            done += len(outputs)
+            bar.update(len(outputs))
+    if table is not None:
+        table.flush()
+
+
+def _key(model: bytes, sources: Sequence[Source], how: Preparation, provider: str) -> str:
+    parts = [str(FORMAT).encode(), hashlib.sha256(model).digest(), msgspec.json.encode(how), provider.encode()]
+    digest = hashlib.sha256()
+    for part in (*parts, *map(_content, sources)):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _content(source: Source) -> bytes:
+    """A digest of the image itself: a file that was overwritten under its old name is another image."""
+    try:
+        match source:
+            case ImageFile():
+                return hashlib.sha256(source.path.read_bytes()).digest()
+            case EncodedImage():
+                return hashlib.sha256(source.data).digest()
+            case ImageArray():
+                pixels = source.pixels
+            case _:
+                pixels = np.asarray(source.decode())
+    except (OSError, ImageError) as error:
+        raise DataError(f"{source.name}: {error}. Take it out (lit-od check lists such files)") from error
+    return hashlib.sha256(f"{pixels.dtype} {pixels.shape} ".encode() + pixels.tobytes()).digest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

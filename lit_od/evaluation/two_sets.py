@@ -1,0 +1,82 @@
+"""Are two sets of scores different, and by how much: Welch's test and Cohen's effect size.
+
+And what a fitted normal distribution makes of a score, beside the p-value that needs none.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_od.errors import DataError, missing_extra
+from lit_od.evaluation.counts import check_scores
+from lit_od.types import Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """A set of scores in three numbers.
+
+    Attributes:
+        n: Number of scores, at least 2.
+        mean: Their mean.
+        sd: Their standard deviation, with n - 1 in the denominator.
+    """
+
+    n: int
+    mean: float
+    sd: float
+
+    @classmethod
+    def of(cls, scores: Scores) -> Self:
+        """The moments of scores of shape (n,). Raises DataError for fewer than 2, NaN or infinity."""
+        scores = check_scores(scores, "the")
+        if scores.size < 2:
+            raise DataError(f"a standard deviation needs at least 2 scores, got {scores.size}")
+        return cls(scores.size, float(scores.mean()), float(scores.std(ddof=1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far a second set lies above a first.
+
+    Attributes:
+        t: Welch's t; positive where the second set's mean is higher.
+        p_value: Two-sided, of the hypothesis that the means are equal.
+        d: Cohen's d: the difference of the means in units of sqrt((sd1^2 + sd2^2) / 2).
+    """
+
+    t: float
+    p_value: float
+    d: float
+
+
+def difference(first: Moments, second: Moments) -> Difference:
+    """Compare two sets, whose variances may differ (Welch 1947; Cohen 1988).
+
+    Raises:
+        DataError: If both standard deviations are 0.
+        MissingExtra: If scipy is not installed.
+    """
+    try:
+        from scipy.stats import ttest_ind_from_stats
+    except ImportError:
+        missing_extra("scipy", "train,cpu")
+    pooled = math.sqrt((first.sd**2 + second.sd**2) / 2)
+    if pooled == 0:
+        raise DataError("two sets without any spread cannot be compared: all scores of each are equal")
+    t, p_value = ttest_ind_from_stats(second.mean, second.sd, second.n, first.mean, first.sd, first.n, equal_var=False)
+    return Difference(float(t), float(p_value), (second.mean - first.mean) / pooled)
+
+
+def normal_ratio(inliers: Moments, scores: Scores) -> NDArray[np.float64]:
+    """Density of a normal distribution with the inliers' moments at each score, over that at its mean, shape (n,).
+
+    It is exp(-z^2 / 2), in (0, 1], and no probability: it takes scores for normally distributed, falls
+    below the mean as it does above, and the share of inliers at or below a level is not that level.
+    """
+    if inliers.sd == 0:
+        raise DataError("a normal distribution needs scores that differ, and all of the inliers' are equal")
+    return np.exp(-0.5 * np.square((np.asarray(scores) - inliers.mean) / inliers.sd))

@@ -1,0 +1,77 @@
+"""A folder of heat maps: a picture an image, and a table that says which is whose."""
+
+import re
+from pathlib import Path, PurePath
+from typing import Self, TextIO
+
+import numpy as np
+
+from lit_od.errors import ConfigError
+from lit_od.loading import Batch
+from lit_od.maps import HeatMaps
+from lit_od.tables import csv_row
+from lit_od.types import Features
+
+INDEX = "maps.csv"
+"""The table: `path,map`, a row a picture, in the order of the images."""
+
+_NAME_LENGTH = 80
+
+
+class MapFolder:
+    """Writes pictures as scoring goes on, one in memory at a time; a context that closes the table.
+
+    Attributes:
+        folder: Where they go.
+    """
+
+    def __init__(self, folder: Path, maps: HeatMaps, *, total: int) -> None:
+        """Make the folder for the pictures of so many images.
+
+        Raises:
+            ConfigError: If there is a file at its place, or something in it.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"--maps {folder} is a file, wanted a folder")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ConfigError(f"--maps {folder} holds files already: name a folder that is free or empty")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self._maps, self._total = folder, maps, total
+        self._row = 0
+        self._table: TextIO | None = None
+
+    def __enter__(self) -> Self:
+        self._table = (self.folder / INDEX).open("w", encoding="utf-8", errors="surrogateescape", newline="")
+        self._table.write(csv_row(("path", "map")))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._table is not None:
+            self._table.close()
+
+    def add(self, batch: Batch, errors: Features) -> None:
+        """Draw the next batch; images that cannot be read, or of which the graph makes no number, have no picture.
+
+        Args:
+            batch: Of any images, in their order.
+            errors: Squared errors of those that could be read, (m, h, w, c).
+        """
+        sound = np.flatnonzero(np.isfinite(errors.reshape(len(errors), -1)).all(axis=1))
+        pictures = self._maps.pictures(batch.images[sound], errors[sound])
+        for place, picture in zip(batch.rows[sound].tolist(), pictures, strict=True):
+            name = batch.sources[place].name
+            file = file_name(self._row + place, self._total, name)
+            picture.save(self.folder / file)
+            if self._table is not None:
+                self._table.write(csv_row((name, file)))
+        self._row += len(batch.sources)
+
+
+def file_name(row: int, total: int, name: str) -> str:
+    """A file name for the picture of the row-th of so many images.
+
+    The number alone keeps any two apart, on any file system; the rest is to know the image by.
+    """
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", PurePath(name).name).strip("_")[:_NAME_LENGTH]
+    number = f"{row:0{len(str(max(total - 1, 0)))}}"
+    return f"{number}-{stem}.png" if stem else f"{number}.png"

@@ -1,0 +1,184 @@
+"""Heat maps of an autoencoder's errors over the images, without torch.
+
+Each picture shows the prepared image, its reconstruction where the bundle carries `maps.onnx`, and the
+image with its heat: pixels whose score stands out are covered by a colour, from dark to bright. The
+scale is one for all images of a bundle: half of it is the pixel threshold, which 99 % of the pixels of
+the bundle's golden images, held-out inliers, do not exceed.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lit_od.backbone import open_session, run_session
+from lit_od.bundle import MAPS, Bundle, golden_arrays
+from lit_od.detectors import Reconstruction
+from lit_od.detectors.reconstruction import pixel_scores, pixel_threshold
+from lit_od.errors import BackboneError, BundleError, ConfigError
+from lit_od.loading import RUN
+from lit_od.types import Features, Images, Stats
+
+OUTPUTS = ("errors", "reconstruction")
+"""What a graph of heat maps gives, each float32 (n, h, w, c): squared errors, and pixels in [0, 1]."""
+
+GAP = 2
+"""White pixels between the parts of a picture."""
+
+OPAQUE = 0.75
+"""How much of the image a colour at or above the pixel threshold covers."""
+
+SMALLEST = 128
+"""Pictures of smaller images are enlarged, pixel by pixel, until their shorter side is at least this long."""
+
+_STEPS = ((0, 0, 4), (27, 12, 65), (74, 12, 107), (120, 28, 109), (165, 44, 96), (207, 68, 70), (237, 105, 37),
+          (251, 155, 6), (247, 209, 61), (252, 255, 164))  # fmt: skip
+"""Ten evenly spaced colours of Matplotlib's "inferno": lightness rises evenly, as the eye sees it, also in grey."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MapGraph:
+    """A loaded `maps.onnx`.
+
+    Attributes:
+        session: The onnxruntime.InferenceSession.
+        input: Name of its input.
+    """
+
+    session: Any
+    input: str
+
+    @classmethod
+    def load(cls, model: bytes, *, threads: int | None = None, providers: Sequence[str] | None = None) -> Self:
+        """Open a graph; arguments as `Backbone.load` takes them.
+
+        Raises:
+            BackboneError: If the graph cannot be loaded, or gives no heat maps.
+            ConfigError: If a provider is unknown or absent.
+            MissingExtra: If no ONNX Runtime is installed.
+        """
+        session, _, _ = open_session(model, threads=threads, providers=providers)
+        inputs, outputs = session.get_inputs(), [each.name for each in session.get_outputs()]
+        if len(inputs) != 1 or inputs[0].type != "tensor(uint8)" or tuple(outputs) != OUTPUTS:
+            raise BackboneError(
+                f"a graph of heat maps turns uint8 images into {' and '.join(OUTPUTS)}; this one takes "
+                f"{', '.join(each.type for each in inputs)} and gives {', '.join(outputs)}"
+            )
+        return cls(session, inputs[0].name)
+
+    def __call__(self, images: Images) -> tuple[Features, Features]:
+        """Squared errors and reconstructions of images (n, h, w, c), uint8, in their shape.
+
+        Raises:
+            BackboneError: If the graph fails, or gives another shape.
+        """
+        errors, reconstructed = run_session(self.session, OUTPUTS, {self.input: images})
+        if errors.shape != images.shape or reconstructed.shape != images.shape:
+            raise BackboneError(
+                f"the heat maps' graph gives {errors.shape} and {reconstructed.shape} for {images.shape}"
+            )
+        return errors, reconstructed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeatMaps:
+    """Draws what the errors of one bundle's images look like.
+
+    Attributes:
+        threshold: Pixel score above which a pixel is called an outlier.
+        graph: Reconstructs; None where the bundle brings no such graph.
+    """
+
+    threshold: float
+    graph: MapGraph | None
+
+    @classmethod
+    def of(cls, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] | None = None) -> Self:
+        """The maps of a bundle whose detector reads errors.
+
+        Raises:
+            BundleError: If its `maps.onnx` gives no heat maps.
+            ConfigError: If its graph gives features, which lie at no pixel.
+        """
+        if not isinstance(bundle.detector, Reconstruction):
+            raise ConfigError(
+                f"heat maps need the squared errors of an autoencoder, and the graph of {bundle.path} gives "
+                f"{bundle.manifest.model.output}: leave out --maps"
+            )
+        graph = None
+        if MAPS in bundle.files:
+            try:
+                graph = MapGraph.load(bundle.files[MAPS], threads=threads, providers=providers)
+            except BackboneError as error:
+                raise BundleError(f"{MAPS}: {error}") from error
+        return cls(pixel_threshold(pixel_scores(golden_arrays(bundle)["outputs"]), q=99), graph)
+
+    def pictures(self, images: Images, errors: Features) -> Iterator[Image.Image]:
+        """A picture of each image, made when it is asked for.
+
+        Args:
+            images: Prepared images, (n, h, w, c) uint8.
+            errors: Their squared errors, the same shape.
+        """
+        for start in range(0, len(images), RUN):
+            block = images[start : start + RUN]
+            reconstructed = self._reconstructed(block)
+            for row in range(len(block)):
+                one = block[row : row + 1]
+                heats = heat(pixel_scores(errors[start + row : start + row + 1]), self.threshold)
+                parts = [in_colour(one)[0], overlay(one, heats)[0]]
+                if reconstructed is not None:
+                    parts.insert(1, in_colour(reconstructed)[row])
+                yield _enlarged(_beside(parts), one.shape[1:3])
+
+    def _reconstructed(self, images: Images) -> Images | None:
+        if self.graph is None:
+            return None
+        _, pixels = self.graph(images)
+        return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+
+
+def heat(scores: Stats, threshold: float) -> Stats:
+    """Pixel scores as heat in [0, 1]: 0.5 is the threshold, 1 twice the threshold and all above."""
+    if threshold == 0:  # inliers that are reconstructed without any error
+        return np.asarray(scores > 0, dtype=np.float64)
+    return np.minimum(scores / (2 * threshold), 1.0)
+
+
+def overlay(images: Images, heats: Stats) -> Images:
+    """Images (n, h, w, c), uint8, in colour under their heat (n, h, w) in [0, 1]: (n, h, w, 3), uint8.
+
+    A pixel without heat stays as it is; from 0.5 on a colour covers it by `OPAQUE`.
+    """
+    cover = (OPAQUE * np.minimum(2 * heats, 1.0))[..., None]  # (n, h, w, 1)
+    mixed: NDArray[np.float64] = (1 - cover) * in_colour(images) + cover * colours(heats)
+    return np.rint(mixed).astype(np.uint8)
+
+
+def colours(heats: Stats) -> Images:
+    """The colour of each heat in [0, 1]: shape (..., 3), uint8."""
+    steps = np.array(_STEPS, dtype=np.float64)  # (k, 3)
+    places = np.linspace(0, 1, len(steps))
+    mixed = np.stack([np.interp(heats, places, channel) for channel in steps.T], axis=-1)
+    found: Images = np.rint(mixed).astype(np.uint8)
+    return found
+
+
+def in_colour(images: Images) -> Images:
+    """Images (n, h, w, 1 or 3) as (n, h, w, 3)."""
+    return np.broadcast_to(images, (*images.shape[:3], 3))
+
+
+def _beside(parts: Sequence[Images]) -> Images:
+    """Parts (h, w, 3) from left to right, with white between them."""
+    gap = np.full((parts[0].shape[0], GAP, 3), 255, dtype=np.uint8)
+    joined = [piece for part in parts for piece in (part, gap)]
+    return np.concatenate(joined[:-1], axis=1)
+
+
+def _enlarged(pixels: Images, size: tuple[int, ...]) -> Image.Image:
+    factor = -(-SMALLEST // min(size))
+    return Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))

@@ -1,0 +1,73 @@
+"""How many threads the libraries under numpy and FAISS use: as many as the caller has asked for.
+
+ONNX Runtime's and the decoders' threads are given where they are made; OpenMP, which FAISS uses, and
+numpy's BLAS know only settings of the calling thread and of the whole process.
+"""
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING
+
+from lit_od.loading import available_threads
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
+
+_LOCK = threading.Lock()
+_blas_limits: list[int] = []
+"""Limits in force at the moment, one a caller; BLAS has one for the process."""
+_blas_before: list[int] = []
+"""BLAS' own numbers of threads, while limits are in force."""
+
+
+@contextlib.contextmanager
+def limited(threads: int | None) -> Iterator[None]:
+    """At most so many threads a call of FAISS or BLAS inside the block; None and one a core change nothing.
+
+    Several threads may be inside at once. OpenMP's limit is each thread's own; of BLAS' limits the
+    smallest holds, and the last one out restores what was there before.
+    """
+    if threads is None or threads >= available_threads():
+        yield
+        return
+    openmp, blas = _pools("faiss" in sys.modules)
+    with openmp.limit(limits=threads):
+        _enter(blas, threads)
+        try:
+            yield
+        finally:
+            _leave(blas, threads)
+
+
+@cache
+def _pools(faiss: bool) -> "tuple[ThreadpoolController, ThreadpoolController]":
+    """The loaded OpenMP and BLAS libraries; FAISS brings its own when it is first used."""
+    from threadpoolctl import ThreadpoolController  # not needed where nobody asks for a number of threads
+
+    del faiss  # only tells one state of the process from the other
+    found = ThreadpoolController()
+    return found.select(user_api="openmp"), found.select(user_api="blas")
+
+
+def _enter(blas: "ThreadpoolController", threads: int) -> None:
+    with _LOCK:
+        if not _blas_limits:
+            _blas_before[:] = [pool.num_threads for pool in blas.lib_controllers]
+        _blas_limits.append(threads)
+        _apply(blas)
+
+
+def _leave(blas: "ThreadpoolController", threads: int) -> None:
+    with _LOCK:
+        _blas_limits.remove(threads)
+        _apply(blas)
+
+
+def _apply(blas: "ThreadpoolController") -> None:
+    for pool, before in zip(blas.lib_controllers, _blas_before, strict=False):
+        wanted = min([before, *_blas_limits])
+        if pool.num_threads != wanted:
+            pool.set_num_threads(wanted)

@@ -1,0 +1,136 @@
+"""An autoencoder of inliers: what it has not learnt to reconstruct is an outlier."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lit_od.errors import ConfigError
+from lit_od.training.autoencoder_networks import (
+    ErrorsAndReconstruction,
+    SquaredErrors,
+    build_autoencoder,
+    to_last,
+    to_pixels,
+)
+
+Batch: TypeAlias = tuple[Tensor, Tensor]
+"""Images (b, h, w, c), uint8, and labels (b,), which play no part."""
+
+
+class LitAutoencoder(LightningModule):
+    """Reconstruction with the mean squared error over pixels and channels as loss, pixels in [0, 1].
+
+    Attributes:
+        network: Pixels (n, c, h, w) in [0, 1] to their reconstructions.
+    """
+
+    output: ClassVar[Literal["features", "errors"]] = "errors"
+    """What `backbone()` gives."""
+
+    def __init__(
+        self,
+        *,
+        architecture: str | None = None,
+        encoder: str | None = None,
+        decoder: str | None = None,
+        channels: int = 1,
+        image_size: int | Sequence[int] = (128, 128),
+        optimizer: Literal["rmsprop", "adam"] = "rmsprop",
+        learning_rate: float = 3e-4,
+        noise: float = 0.0,
+    ) -> None:
+        """Build the network; every argument is saved with the checkpoint.
+
+        Args:
+            architecture: "dense" or "conv"; None where encoder and decoder are given.
+            encoder: Import path of an nn.Module: pixels (n, c, h, w) in [0, 1] to a code.
+            decoder: The same from the code back to pixels.
+            channels: Channels of the images, 1 or 3.
+            image_size: Height and width of the images, or the side of square ones.
+            optimizer: "rmsprop" (decay 0.9, as Keras has it) or "adam".
+            learning_rate: Of all steps.
+            noise: Standard deviation of the normal noise that training adds to its input, pixels in
+                [0, 1], clipped there; the clean image is what is to be reconstructed. 0 adds none.
+
+        Raises:
+            ConfigError: If an argument cannot be.
+        """
+        super().__init__()
+        if optimizer not in ("rmsprop", "adam"):
+            raise ConfigError(f"optimizer must be rmsprop or adam, got {optimizer!r}")
+        if not learning_rate > 0 or not 0 <= noise < float("inf"):
+            raise ConfigError(f"wanted learning_rate > 0 and noise >= 0, got {learning_rate:g} and {noise:g}")
+        size = [image_size] * 2 if isinstance(image_size, int) else [int(side) for side in image_size]
+        if len(size) != 2:
+            raise ConfigError(f"image_size must be height and width, or one side, got {size}")
+        self.save_hyperparameters()
+        self.network = build_autoencoder(
+            architecture, channels=channels, image_size=(size[0], size[1]), encoder=encoder, decoder=decoder
+        )
+        self._sums: dict[str, Tensor] = {}  # by stage: validation runs inside a training epoch
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Reconstructions (b, h, w, c), in [0, 1], of images (b, h, w, c), uint8."""
+        return to_last(self.network(to_pixels(images)))
+
+    def backbone(self) -> nn.Module:
+        """What is exported: uint8 images (n, h, w, c) to squared errors (n, h, w, c)."""
+        return SquaredErrors(self.network)
+
+    def maps(self) -> nn.Module:
+        """What heat maps are drawn from: uint8 images to squared errors and reconstructions, (n, h, w, c)."""
+        return ErrorsAndReconstruction(self.network)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a batch; noise reaches the input alone."""
+        pixels = to_pixels(batch[0])
+        given, noise = pixels, float(self.hparams["noise"])
+        if noise:
+            given = (pixels + noise * torch.randn_like(pixels)).clamp(0.0, 1.0)
+        loss = F.mse_loss(self.network(given).float(), pixels)
+        self._add("train", loss.detach(), len(pixels))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log train_loss, the mean over the epoch's images on all processes."""
+        self._log_loss("train")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count a validation batch, without noise."""
+        self._evaluate("val", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log val_loss, over all images on all processes."""
+        self._log_loss("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count a test batch, without noise."""
+        self._evaluate("test", batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log test_loss, over all images on all processes."""
+        self._log_loss("test")
+
+    def configure_optimizers(self) -> Optimizer:
+        """The optimiser; its rate stays."""
+        rate = float(self.hparams["learning_rate"])
+        if self.hparams["optimizer"] == "adam":
+            return torch.optim.Adam(self.parameters(), rate, eps=1e-7)
+        return torch.optim.RMSprop(self.parameters(), rate, alpha=0.9, eps=1e-7)
+
+    def _evaluate(self, stage: str, batch: Batch) -> None:
+        pixels = to_pixels(batch[0])
+        self._add(stage, F.mse_loss(self.network(pixels).float(), pixels), len(pixels))
+
+    def _add(self, stage: str, loss: Tensor, images: int) -> None:
+        batch = torch.stack([loss * images, loss.new_tensor(images)])
+        self._sums[stage] = self._sums[stage] + batch if stage in self._sums else batch
+
+    def _log_loss(self, stage: str) -> None:
+        total: Any = self.trainer.strategy.reduce(self._sums.pop(stage), reduce_op="sum")
+        self.log(f"{stage}_loss", total[0] / total[1])

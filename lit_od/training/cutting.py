@@ -1,0 +1,165 @@
+"""A network cut at the last of the layers that are wanted: nothing beyond it is run, kept or exported."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lit_od.errors import ConfigError
+from lit_od.training.pooling import Pooling
+
+
+class _AllTaken(Exception):
+    """The last layer that is wanted has given its output: no error, but how a forward pass is left halfway."""
+
+
+class CutNetwork(nn.Module):
+    """Pixels (n, c, h, w) to the pooled outputs of named layers, side by side, (n, d).
+
+    A layer's output is taken the first time that it runs, and pooled at once, so that later layers
+    may work in place. The forward pass ends with the last layer taken.
+
+    Attributes:
+        body: The whole network.
+        layers: Names as in `body.named_modules()`.
+        pooling: How each layer's output is pooled.
+        channels_last: Whether feature maps are (n, h, w, c).
+        unit_length: Whether each layer's pooled values are divided by their length.
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        *,
+        layers: Sequence[str],
+        pooling: Sequence[Pooling],
+        channels_last: bool,
+        unit_length: bool = False,
+    ) -> None:
+        """Wrap a network, with one pooling a layer. Raises ConfigError where a layer does not exist."""
+        super().__init__()
+        _check_layers(body, layers)
+        self.body = body
+        self.layers = tuple(layers)
+        self.pooling = dict(zip(layers, pooling, strict=True))
+        self.channels_last = channels_last
+        self.unit_length = unit_length
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features (n, d) of pixels (n, c, h, w).
+
+        Raises:
+            ConfigError: If a layer is not run, or what it gives cannot be pooled.
+        """
+        taken: dict[str, Tensor] = {}
+        with self._taking(taken), _left_halfway():
+            self.body(pixels)
+        missing = [layer for layer in self.layers if layer not in taken]
+        if missing:
+            raise ConfigError(f"layer {missing[0]} is not run for an image: choose another layer")
+        return torch.cat([taken[layer] for layer in self.layers], dim=1)
+
+    @contextmanager
+    def _taking(self, taken: dict[str, Tensor]) -> Iterator[None]:
+        """Hooks that fill `taken`, and end the forward pass when it is full."""
+
+        def hook_of(layer: str) -> Callable[[nn.Module, Any, Any], None]:
+            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+                del module, inputs
+                if layer in taken:
+                    return
+                taken[layer] = self._pooled(output, layer)
+                if len(taken) == len(self.layers):
+                    raise _AllTaken
+
+            return hook
+
+        handles = [self.body.get_submodule(layer).register_forward_hook(hook_of(layer)) for layer in self.layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _pooled(self, output: Any, layer: str) -> Tensor:
+        if not isinstance(output, Tensor):
+            raise ConfigError(
+                f"layer {layer} gives {type(output).__name__}, wanted one tensor: choose a layer inside it"
+            )
+        if self.channels_last and output.ndim == 4:
+            output = output.permute(0, 3, 1, 2)
+        pooled = self.pooling[layer](output, layer)
+        return F.normalize(pooled, dim=1) if self.unit_length else pooled
+
+
+@contextmanager
+def _left_halfway() -> Iterator[None]:
+    """Ends at _AllTaken.
+
+    While torch.export traces, it keeps a stack of the modules that are running, which an exception does
+    not unwind; what was put on it since is taken off here.
+    """
+    mode = get_proxy_mode()
+    running: dict[str, Any] = {} if mode is None else mode.tracer.module_stack
+    depth = len(running)
+    try:
+        yield
+    except _AllTaken:
+        while len(running) > depth:
+            running.popitem()
+
+
+def _check_layers(body: nn.Module, layers: Sequence[str]) -> None:
+    names = [name for name, _ in body.named_modules() if name]
+    if not layers:
+        first = ", ".join(name for name, _ in body.named_children())
+        raise ConfigError(f"layers must name at least one layer: the outermost are {first}")
+    for layer in layers:
+        if layer not in names:
+            near = get_close_matches(str(layer), names, n=3)
+            known = ", ".join(near or [name for name, _ in body.named_children()])
+            raise ConfigError(f"no layer {layer!r}: {'did you mean one of' if near else 'the outermost are'} {known}?")
+        if layers.count(layer) > 1:
+            raise ConfigError(f"layer {layer!r} is named twice: name it once")
+
+
+def weights_used(network: nn.Module, pixels: Tensor) -> list[str]:
+    """Names of the parameters and buffers that a forward pass reads, as in the network's state."""
+    seen: set[int] = set()
+
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch's own
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        ) -> Any:
+            del types
+            flat, _ = torch.utils._pytree.tree_flatten((args, kwargs))
+            seen.update(id(each) for each in flat if isinstance(each, Tensor))
+            return func(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Watch():  # type: ignore[no-untyped-call]  # as above
+        network(pixels)
+    return [name for name, tensor in network.state_dict(keep_vars=True).items() if id(tensor) in seen]
+
+
+def drop_unused(network: nn.Module, used: Sequence[str], pixels: Tensor) -> None:
+    """Free the weights that a forward pass does not read, where its result stays what it was."""
+    kept = set(used)
+    with torch.no_grad():
+        before = network(pixels)
+        unused = [tensor for name, tensor in network.state_dict(keep_vars=True).items() if name not in kept]
+        values = [tensor.data for tensor in unused]
+        for tensor in unused:
+            tensor.data = tensor.data.new_empty(0)
+        try:
+            same = torch.equal(before, network(pixels))
+        except Exception:  # code that looks at the shape of a weight that it does not use
+            same = False
+        if not same:
+            for tensor, value in zip(unused, values, strict=True):
+                tensor.data = value

@@ -1,0 +1,168 @@
+"""Networks by name: timm's, torchvision's, and the user's own by import path."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_od.errors import ConfigError
+from lit_od.training.imports import accepted, imported
+
+TORCHVISION = "torchvision:"
+"""What the name of a model of torchvision's begins with."""
+
+HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
+"""What the name of a model may begin with that timm fetches by itself."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WholeNetwork:
+    """A network as its makers left it, with the scaling that it was trained with.
+
+    Attributes:
+        body: Scaled pixels (n, c, h, w) to whatever it gives.
+        mean: Of a channel of pixels in [0, 1]; it is subtracted first.
+        std: What is divided by then.
+        channels_last: Whether it states that its feature maps are (n, h, w, c).
+    """
+
+    body: nn.Module
+    mean: Sequence[float]
+    std: Sequence[float]
+    channels_last: bool = False
+
+
+def whole_network(name: str, *, channels: int, image_size: tuple[int, int], pretrained: bool) -> WholeNetwork:
+    """The network that a recipe names, its classifier included.
+
+    Args:
+        name: A timm model; `torchvision:NAME`, a classifier of torchvision's; or the import path of an
+            nn.Module, `package.module:Class`, which is made with those of channels and image_size that
+            it takes, and is given pixels in [-1, 1].
+        channels: Of the images; timm's and torchvision's networks take three whatever the images have.
+        image_size: (height, width).
+        pretrained: Take the published weights, which may have to be downloaded; else they are random.
+
+    Raises:
+        ConfigError: If there is no such network, or its weights cannot be had.
+    """
+    if name.startswith(TORCHVISION):
+        return _torchvision(name, pretrained)
+    if is_import_path(name):
+        body = own_module(name, {"channels": channels, "image_size": image_size})
+        return WholeNetwork(body, [0.5] * channels, [0.5] * channels)
+    body = create_timm(name, pretrained=pretrained, image_size=image_size, options={}, others=[f"{TORCHVISION}NAME"])
+    config: dict[str, Any] = body.pretrained_cfg  # type: ignore[assignment]  # nn.Module's attributes are untyped
+    return WholeNetwork(body, config["mean"], config["std"], getattr(body, "output_fmt", "NCHW") == "NHWC")
+
+
+def is_import_path(name: str) -> bool:
+    """Whether a name is no model of timm's, whose tags have dots too, but a path to import."""
+    if ":" in name:
+        return not name.startswith(HUBS)
+    if "." not in name:
+        return False
+    import timm  # over a second to import, which the small CNN does not need
+
+    return not timm.is_model(name)
+
+
+def own_module(path: str, offered: Mapping[str, Any]) -> nn.Module:
+    """A network of the user's own, made with those of the offered arguments that it takes."""
+    kind = imported(path, nn.Module, "network")
+    names, _ = accepted(kind)
+    try:
+        return kind(**{key: value for key, value in offered.items() if key in names})
+    except TypeError as error:
+        raise ConfigError(
+            f"network {path} cannot be made from {', '.join(offered)}: {error}. Give its other arguments defaults"
+        ) from error
+
+
+def create_timm(
+    name: str, *, pretrained: bool, image_size: tuple[int, int], options: Mapping[str, Any], others: Sequence[str]
+) -> nn.Module:
+    """A model of timm's.
+
+    Args:
+        name: Its name.
+        pretrained: Take timm's published weights.
+        image_size: Given to those that are made for one size.
+        options: Further options of timm.create_model.
+        others: Further names that the caller knows, for the refusal of one that does not exist.
+
+    Raises:
+        ConfigError: If there is no such model, or it or its weights cannot be had.
+    """
+    import timm  # over a second to import, which the small CNN does not need
+
+    if not name.startswith(HUBS) and not timm.is_model(name):
+        near = get_close_matches(name, [*others, *timm.list_models()], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(
+            f"no network {name!r}: wanted {', '.join(others)}, a timm model or package.module:Class{hint}"
+        )
+    settings = timm.get_pretrained_cfg(name)
+    size = {"img_size": image_size} if settings is not None and settings.fixed_input_size else {}
+    return _made(name, pretrained, lambda: timm.create_model(name, pretrained=pretrained, **options, **size))
+
+
+def _torchvision(name: str, pretrained: bool) -> WholeNetwork:
+    from torchvision import models  # type: ignore[import-untyped]  # it has no types, and takes a second to import
+
+    known = models.list_models(module=models)
+    model = name.removeprefix(TORCHVISION)
+    if model not in known:
+        near = get_close_matches(model, known, n=1)
+        hint = f"; did you mean {TORCHVISION}{near[0]}?" if near else ""
+        raise ConfigError(
+            f"no network {name!r}: wanted a classifier of torchvision's, as in {TORCHVISION}resnet18{hint}"
+        )
+    weights = models.get_model_weights(model).DEFAULT
+    how = weights.transforms()
+    body = _made(name, pretrained, lambda: models.get_model(model, weights=weights if pretrained else None))
+    return WholeNetwork(body, how.mean, how.std, isinstance(body, models.SwinTransformer))
+
+
+def _made(name: str, pretrained: bool, make: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        with warnings.catch_warnings():
+            # of torchvision's own call of two of its models
+            warnings.filterwarnings("ignore", "The default weight initialization", FutureWarning)
+            return make()
+    except Exception as error:  # the hub, the network and the model's own code each raise their own
+        cause = " ".join(str(error).split()) or type(error).__name__
+        mend = "Give checkpoint_path, a file with its weights" if pretrained else "Choose another network"
+        raise ConfigError(f"network {name!r} cannot be made: {cause}. {mend}") from error
+
+
+def feature_count(body: nn.Module, name: str, channels: int, image_size: tuple[int, int]) -> int:
+    """What the network really returns for an image: its own statement may mean another layer.
+
+    Raises:
+        ConfigError: If it fails on an image of that size, or does not return (n, d).
+    """
+    modes = {part: part.training for part in body.modules()}
+    body.eval()
+    try:
+        with torch.no_grad():
+            features = body(torch.zeros(1, channels, *image_size))
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever the network's own code raises
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"network {name} fails on one image of {channels} channels and {image_size[0]}x{image_size[1]} "
+            f"(h x w): {cause}. Change data.prepare"
+        ) from error
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ConfigError(f"network {name} must return features of shape (n, d), got {shape} for one image")
+    return int(features.shape[1])

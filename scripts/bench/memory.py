@@ -1,0 +1,59 @@
+"""Peak memory of `lit-od score` over a few images and over ten times as many.
+
+    python scripts/bench/memory.py BUNDLE IMAGES [--count 3000] [--threads 2]
+
+A list repeats where the folder holds fewer images. Prints the peak resident sizes and a JSON line.
+"""
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from lit_od.loading import available_threads
+from lit_od.sources import find
+
+SCORE = """
+import sys
+from lit_od.cli import main
+status = main(sys.argv[1:])
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(int(peak.split()[1]) / 1024)
+sys.exit(status)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle")
+    parser.add_argument("images")
+    parser.add_argument("--count", type=int, default=3000)
+    parser.add_argument("--threads", type=int, default=available_threads())
+    args = parser.parse_args()
+    names = [str(Path(source.name).absolute()) for source in find([args.images])]
+    counts = (args.count, 10 * args.count)
+    peaks = [_peak(args.bundle, names, count, args.threads) for count in counts]
+    print(
+        f"peak memory for {counts[0]:,} images {peaks[0]:.0f} MB, for {counts[1]:,} images {peaks[1]:.0f} MB; "
+        f"ratio {peaks[1] / peaks[0]:.3f}"
+    )
+    print(json.dumps({"images": counts, "megabytes": peaks, "ratio": peaks[1] / peaks[0]}))
+
+
+def _peak(bundle: str, names: list[str], count: int, threads: int) -> float:
+    """Peak resident megabytes of a process that scores so many images into a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        listed = Path(folder) / "list.txt"
+        listed.write_text("".join(f"{name}\n" for name in itertools.islice(itertools.cycle(names), count)))
+        rows = Path(folder) / "rows.csv"
+        words = ["score", bundle, str(listed), "--out", str(rows), "--threads", str(threads)]
+        done = subprocess.run([sys.executable, "-c", SCORE, *words], capture_output=True, text=True, check=True)
+        assert sum(1 for _ in rows.open()) == count + 1
+    return float(done.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Training images a second of `lit-od train mnist-digits` beside a plain torchvision loop.
+
+    python scripts/bench/training.py DATA [--runs 7] [--steps 128] [--workers 2] [--threads N] [--precision 32-true]
+
+DATA holds MNIST. Ours is the recipe as it ships, through the function behind the command. Theirs is what
+a reader of the tutorials writes: transforms of one image after another in a DataLoader with worker
+processes, the same network in the default memory format, the same batch size and ranges, Adam and
+cross-entropy in float32; without the recipe's weight penalty, which only ours computes. --precision is
+for ours alone.
+
+Both live in one process and take turns of so many steps, the first of which warms up. Their workers are
+stopped while it is our turn and go on where they were, so that no side works in the other's time.
+Prints the medians of the runs, the median of each run's ratio, and a JSON line.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+from torchvision import transforms as T  # type: ignore[import-untyped]
+from torchvision.datasets import MNIST  # type: ignore[import-untyped]
+
+from lit_od.recipe import Recipe, read
+from lit_od.training import LitClassifier
+from lit_od.training.networks import SmallCNN
+from lit_od.training.train import train
+
+CLASSES = 8
+"""Digits 0 to 7, as in the recipe."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=128)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--threads", type=int, help="of torch, for both; its own choice where left out")
+    parser.add_argument("--precision", default="32-true")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    total = (args.runs + 1) * args.steps
+    limits = ("max_epochs=1", f"limit_train_batches={total}", "limit_val_batches=1", f"precision={args.precision}")
+    words = [word for limit in limits for word in f"--trainer.{limit}".split("=")]
+    recipe = read("mnist-digits", ["--data.root", args.data, *words])
+    turns = Turns(Plain(args.data, recipe, args.workers), args.steps)
+    with tempfile.TemporaryDirectory() as folder:
+        LitClassifier.configure_callbacks = lambda self: [turns]  # type: ignore[method-assign]
+        train(recipe, Path(folder) / "run")
+    if len(turns.runs) <= args.runs:
+        parser.error(f"an epoch has no {total} steps: ask for fewer")
+    images = args.steps * recipe.data.batch_size
+    runs = [[images / seconds for seconds in run] for run in turns.runs[1:]]
+    ours, theirs = (statistics.median(run[side] for run in runs) for side in (0, 1))
+    ratios = sorted(run[0] / run[1] for run in runs)
+    ratio = statistics.median(ratios)
+    print(
+        f"lit-od train {ours:,.0f} images/s, plain loop with {args.workers} workers {theirs:,.0f} images/s, "
+        f"{len(runs)} runs: {ratio:.2f} times ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+    )
+    figures = {"ours": ours, "theirs": theirs, "ratio": ratio, "ratios": ratios, "precision": args.precision}
+    print(json.dumps(figures | {"workers": args.workers, "threads": torch.get_num_threads()}))
+
+
+class Plain:
+    """The plain loop; its workers run during a turn alone."""
+
+    def __init__(self, data: str, recipe: Recipe, workers: int) -> None:
+        augment = recipe.data.augment
+        assert augment is not None
+        size, shift = 1 - augment.zoom, augment.shift
+        transform = T.Compose(
+            [
+                T.RandomAffine(
+                    augment.rotation,
+                    translate=(shift, shift),
+                    scale=(size, 2 - size),
+                    shear=augment.shear,
+                    interpolation=T.InterpolationMode.BILINEAR,
+                ),
+                T.ColorJitter(brightness=augment.brightness),
+                T.ToTensor(),
+                T.Normalize(0.5, 0.5),
+            ]
+        )
+        digits = MNIST(data, transform=transform)
+        rows = torch.nonzero(digits.targets < CLASSES)[:, 0].tolist()
+        batch = recipe.data.batch_size
+        self.loader = DataLoader(Subset(digits, rows), batch_size=batch, shuffle=True, num_workers=workers)
+        network = SmallCNN(channels=1, image_size=(28, 28)).to(memory_format=torch.contiguous_format)
+        self.model = nn.Sequential(network, nn.Linear(network.num_features, CLASSES))
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+        self.batches: Iterator[tuple[Tensor, Tensor]] = self._endless()
+
+    def turn(self, steps: int) -> float:
+        """Seconds of so many steps."""
+        self._signal(signal.SIGCONT)
+        started = time.perf_counter()
+        for _ in range(steps):
+            images, labels = next(self.batches)
+            loss = F.cross_entropy(self.model(images), labels)
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+        took = time.perf_counter() - started
+        self._signal(signal.SIGSTOP)
+        return took
+
+    def close(self) -> None:
+        """Let the workers end."""
+        self._signal(signal.SIGCONT)
+        del self.batches
+
+    def _endless(self) -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            yield from self.loader
+
+    def _signal(self, which: signal.Signals) -> None:
+        for worker in multiprocessing.active_children():
+            assert worker.pid is not None
+            os.kill(worker.pid, which)
+
+
+class Turns(Callback):
+    """Ours and theirs in turn: after so many of our steps the other side has as many.
+
+    Attributes:
+        runs: Seconds of our steps and of theirs, a pair a run.
+    """
+
+    def __init__(self, plain: Plain, steps: int) -> None:
+        self.plain, self.steps = plain, steps
+        self.runs: list[tuple[float, float]] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % self.steps:
+            return
+        ours = time.perf_counter() - self.started
+        self.runs.append((ours, self.plain.turn(self.steps)))
+        self.started = time.perf_counter()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.plain.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.plain.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""`lit-od refit`: new statistics and the rule applied anew; what it refuses, it refuses before any image is read."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lit_od import Scorer
+from lit_od.bundle import BACKBONE, Bundle
+from lit_od.calibration import Calibration
+from lit_od.sources import find
+from lit_od.splitting import fit_and_calibration
+from tests.conftest import ASSETS
+
+Command = Callable[..., Any]
+
+INLIERS = f"{ASSETS}/digits.npz:test_images:0,1,2,3,4,5,6,7"
+OUTLIERS = f"{ASSETS}/garments.npz"
+
+
+def scores_of(bundle: Bundle, path: str) -> np.ndarray:
+    return np.concatenate([each.score for each in Scorer.of(bundle, threads=1).stream(find([path]))])
+
+
+def test_the_bundles_rule_is_applied_anew(own_bundle: Path, tmp_path: Path, command: Command) -> None:
+    assert command("threshold", own_bundle, "--rule", "fpr", "--rate", "0.05").status == 0
+    status, out, err = command("refit", own_bundle, INLIERS, "--out", tmp_path / "new", "--seed", 3)
+    assert (status, err) == (0, "")
+    old, new = Bundle.read(own_bundle), Bundle.read(tmp_path / "new")
+    assert new.files[BACKBONE] == old.files[BACKBONE]
+    assert new.calibration.rule == old.calibration.rule == {"rule": "fpr", "rate": 0.05}
+    _, held_out = fit_and_calibration(find([INLIERS]), seed=3)
+    assert new.calibration.scores.size == len(held_out) == 160
+    assert new.calibration.threshold == new.calibration.scores[152]  # rank 153 of 160: 8 / 161 <= 0.05
+    assert "(fpr, 160 calibration inliers)" in out
+    assert "outliers" not in new.manifest.provenance.data
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--calibration.rule", "max_f1", "--outliers", OUTLIERS],
+        ["--calibration.rule", "max_f1", "--calibration.outliers", OUTLIERS],
+    ],
+)
+def test_outliers_serve_max_f1(own_bundle: Path, tmp_path: Path, command: Command, words: list[str]) -> None:
+    status, _, err = command("refit", own_bundle, INLIERS, "--out", tmp_path / "new", *words)
+    assert (status, err) == (0, "")
+    new = Bundle.read(tmp_path / "new")
+    assert new.manifest.calibration.rule == new.calibration.rule == {"rule": "max_f1", "outliers": 1000}
+    want = Calibration.from_inliers(
+        new.calibration.scores, {"rule": "max_f1"}, outliers=scores_of(new, OUTLIERS)
+    ).threshold
+    assert new.calibration.threshold == pytest.approx(want, rel=1e-6)
+    assert new.manifest.provenance.data["outliers"]["images"] == 1000
+
+
+def test_a_bundle_by_max_f1_asks_for_outliers_again(own_bundle: Path, tmp_path: Path, command: Command) -> None:
+    assert command("threshold", own_bundle, "--rule", "max_f1", "--outliers", OUTLIERS).status == 0
+    out = tmp_path / "new"
+    status, _, err = command("refit", own_bundle, INLIERS, "--out", out)
+    assert status == 2
+    assert err == (
+        "lit-od: rule max_f1 needs labelled outliers: give --outliers PATH (in a recipe calibration.outliers), "
+        "or another rule\n"
+    )
+    assert not out.exists()
+    assert command("refit", own_bundle, INLIERS, "--out", out, "--outliers", f"{OUTLIERS}:images:0,1").status == 0
+    assert Bundle.read(out).calibration.rule == {"rule": "max_f1", "outliers": 200}
+    assert command("refit", own_bundle, INLIERS, "--out", out, "--calibration.rule", "mean_std").status == 0
+    assert Bundle.read(out).calibration.rule == {"rule": "mean_std", "n": 2}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--detector.class_conditional", "true"],
+            "class-conditional and needs the images' classes: give class folders",
+        ),
+        (["--detector", "knn", "--detector.k", "0"], "k must be an integer of at least 1, got 0"),
+        (["--detector", "magic"], "unknown detector 'magic'"),
+        (["--calibration.rule", "max_f1"], "rule max_f1 needs labelled outliers"),
+        (["--calibration.rule", "max_f1", "--calibration.outliers", "7"], "must be a PATH or a list of PATHs, got 7"),
+        (["--outliers", "anything"], "rule percentile takes no outliers"),
+        (["--calibration.rule", "value"], "was set by hand and cannot be applied anew: give --calibration.rule"),
+        (["--calibration.q", "101"], "q must be a number in [0, 100], got 101"),
+        (["--data.root", "x"], "unknown option --data.root"),
+    ],
+)
+def test_refusals_come_before_any_image(
+    own_bundle: Path, tmp_path: Path, command: Command, words: list[str], message: str
+) -> None:
+    """The images do not exist, which nobody finds out."""
+    status, out, err = command("refit", own_bundle, tmp_path / "absent", "--out", tmp_path / "new", *words)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["own"]
+
+
+def test_several_components_need_scikit_learn(
+    own_bundle: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--out", tmp_path / "new", "--detector", "gmm", "--detector.components"]
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    status, _, err = command("refit", own_bundle, tmp_path / "absent", *words, 2)
+    assert status == 2
+    assert err == ('lit-od: this needs scikit-learn, which is not installed. Run: pip install "lit-od[train,cpu]"\n')
+    status, _, err = command("refit", own_bundle, tmp_path / "absent", *words, 1)
+    assert "does not exist" in err  # one component is fitted without it
+    monkeypatch.undo()
+    status, _, err = command("refit", own_bundle, tmp_path / "absent", *words, 2)
+    assert "does not exist" in err
+
+
+def test_too_few_images_for_a_rate_are_refused_before_the_work(
+    own_bundle: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lit_od.fit.fit_detector", None)
+    words = ["--calibration.rule", "fpr", "--calibration.rate", "0.001"]
+    status, _, err = command("refit", own_bundle, INLIERS, "--out", tmp_path / "new", *words)
+    assert status == 2
+    assert "rate=0.001 needs at least 999 calibration inliers, got 160. Pass more images or a higher rate." in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_outlier_that_cannot_be_read_is_named(own_bundle: Path, tmp_path: Path, command: Command) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    words = ["--calibration.rule", "max_f1", "--outliers", tmp_path / "broken.png"]
+    status, _, err = command("refit", own_bundle, INLIERS, "--out", tmp_path / "new", *words)
+    assert status == 2
+    assert "broken.png: " in err
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,242 @@
+"""Heat maps: their colours, their graph, and the folder that `lit-od score --maps` fills."""
+
+import csv
+import re
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from lit_od.backbone import Backbone
+from lit_od.bundle import MAPS, Bundle, golden_arrays
+from lit_od.errors import BackboneError, BundleError, ConfigError
+from lit_od.fit import Origin, fit_bundle
+from lit_od.loading import batches
+from lit_od.map_folder import INDEX, MapFolder, file_name
+from lit_od.maps import GAP, OPAQUE, HeatMaps, MapGraph, colours, heat, overlay
+from lit_od.scorer import Scorer
+from lit_od.sources import EncodedImage, ImageArray, ImageFile
+from tests.conftest import GREY
+
+
+def graph_of(outputs, shape=("h", "w", 1)):
+    """A graph that reconstructs every image as mid grey: errors (pixel - 0.5)^2, reconstruction 0.5."""
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shape]) for name in outputs]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("Div", ["floats", "white"], ["pixels"]),
+            helper.make_node("Sub", ["pixels", "grey"], ["gaps"]),
+            helper.make_node("Mul", ["gaps", "gaps"], ["errors"]),
+            helper.make_node("Sub", ["pixels", "gaps"], ["reconstruction"]),
+        ],
+        "grey",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", *shape])],
+        ports,
+        [numpy_helper.from_array(np.float32(255), "white"), numpy_helper.from_array(np.float32(0.5), "grey")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def bundle_at(out, digits, maps):
+    return fit_bundle(
+        out,
+        model=graph_of(["errors"], (28, 28, 1)),
+        maps=maps,
+        preparation=GREY,
+        fit=digits[:20],
+        calibration=digits[20:120],
+        detector={"kind": "reconstruction"},
+        rule={"rule": "percentile", "q": 99},
+        origin=Origin(name="grey"),
+        threads=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(digits, tmp_path_factory):
+    return bundle_at(tmp_path_factory.mktemp("maps") / "grey", digits, graph_of(["errors", "reconstruction"]))
+
+
+def lightness(colour):
+    """CIE L* of 8-bit sRGB, by the standard's formulas."""
+    linear = np.where(colour / 255 <= 0.04045, colour / 255 / 12.92, ((colour / 255 + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ [0.2126, 0.7152, 0.0722]
+    return np.where(luminance > 216 / 24389, 116 * np.cbrt(luminance) - 16, luminance * 24389 / 27)
+
+
+def test_colours_rise_evenly_in_lightness():
+    steps = np.diff(lightness(colours(np.linspace(0, 1, 33)).astype(float)))
+    assert steps.min() > 0
+    assert steps.max() < 2.5 * steps.mean()
+
+
+def test_the_table_is_that_of_inferno():
+    from matplotlib import colormaps
+
+    heats = np.linspace(0, 1, 101)
+    assert np.abs(colours(heats) - 255 * colormaps["inferno"](heats)[:, :3]).max() < 12
+
+
+def test_heat_is_one_half_at_the_threshold_and_one_from_twice_that_on():
+    np.testing.assert_allclose(heat(np.array([0.0, 1.0, 2.0, 4.0, 9.0]), 2.0), [0, 0.25, 0.5, 1, 1])
+    np.testing.assert_array_equal(heat(np.array([0.0, 1e-9]), 0.0), [0, 1])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_without_heat_an_image_stays_as_it_is(channels):
+    images = np.random.default_rng(0).integers(0, 256, (2, 5, 4, channels), dtype=np.uint8)
+    heats = np.zeros((2, 5, 4))
+    heats[1, 2, 3] = 1.0
+    found = overlay(images, heats)
+    expected = np.broadcast_to(images, (2, 5, 4, 3)).copy()
+    expected[1, 2, 3] = np.rint((1 - OPAQUE) * expected[1, 2, 3] + OPAQUE * np.array([252, 255, 164]))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_picture_shows_image_reconstruction_and_heat(bundle, digits):
+    maps = HeatMaps.of(bundle)
+    images = np.stack([each.prepare(GREY) for each in digits[:20]])
+    errors = Backbone.load(bundle.files["backbone.onnx"])(images)
+    pictures = list(maps.pictures(images, errors))
+    assert len(pictures) == 20
+    pixels = np.asarray(pictures[18])
+    factor = 5  # 28 to 140
+    assert pixels.shape == (28 * factor, (3 * 28 + 2 * GAP) * factor, 3)
+    small = pixels[::factor, ::factor]
+    np.testing.assert_array_equal(small[:, :28], np.broadcast_to(images[18], (28, 28, 3)))
+    assert (small[:, 28 : 28 + GAP] == 255).all()
+    assert set(np.unique(small[:, 28 + GAP : 56 + GAP])) <= {127, 128}
+    wanted = overlay(images[18:19], heat(errors[18:19].mean(axis=3, dtype=np.float64), maps.threshold))[0]
+    np.testing.assert_array_equal(small[:, -28:], wanted)
+
+
+def test_the_threshold_is_the_99th_percentile_of_the_golden_images_pixels(bundle):
+    golden = golden_arrays(bundle)["outputs"]
+    flat = np.sort(golden.mean(axis=3, dtype=np.float64).ravel())
+    share = (flat > HeatMaps.of(bundle).threshold).mean()
+    assert share <= 0.01
+
+
+def test_without_maps_the_reconstruction_is_left_out(digits, tmp_path):
+    bundle = bundle_at(tmp_path / "plain", digits, None)
+    assert MAPS not in bundle.files
+    image = digits[0].prepare(GREY)[None]
+    (picture,) = HeatMaps.of(bundle).pictures(image, np.zeros(image.shape, np.float32))
+    assert picture.size == ((2 * 28 + GAP) * 5, 140)
+
+
+def test_a_bundle_of_features_has_no_heat_maps(made_bundle, digit_files, command, tmp_path):
+    with pytest.raises(ConfigError, match="heat maps need the squared errors of an autoencoder"):
+        HeatMaps.of(made_bundle)
+    outcome = command("score", made_bundle.path, digit_files, "--maps", tmp_path / "maps")
+    assert (outcome.status, outcome.out) == (2, "")
+    assert not (tmp_path / "maps").exists()
+
+
+def test_a_graph_that_gives_something_else_is_refused(bundle, digits, tmp_path):
+    with pytest.raises(BackboneError, match="turns uint8 images into errors and reconstruction; this one takes"):
+        MapGraph.load(graph_of(["errors"]))
+    wrong = bundle_at(tmp_path / "wrong", digits, graph_of(["reconstruction", "errors"]))
+    with pytest.raises(BundleError, match=r"maps\.onnx: a graph of heat maps turns"):
+        HeatMaps.of(wrong)
+    graph = MapGraph.load(graph_of(["errors", "reconstruction"], (28, 28, 1)))
+    with pytest.raises(BackboneError, match="the graph failed"):
+        graph(np.zeros((1, 5, 5, 1), dtype=np.uint8))
+
+
+def test_score_draws_each_image_and_gives_the_same_rows(bundle, digit_files, tmp_path, command):
+    plain = command("score", bundle.path, digit_files)
+    drawn = command("score", bundle.path, digit_files, "--maps", tmp_path / "maps", "--batch-size", 7)
+    assert (drawn.status, drawn.out) == (0, plain.out)
+    with (tmp_path / "maps" / INDEX).open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    paths = [row["path"] for row in csv.DictReader(plain.out.splitlines())]
+    assert [row["path"] for row in rows] == paths
+    assert {row["map"] for row in rows} | {INDEX} == {path.name for path in (tmp_path / "maps").iterdir()}
+    with Image.open(tmp_path / "maps" / rows[11]["map"]) as picture:
+        left = np.asarray(picture)[::5, : 28 * 5 : 5, 0]
+    np.testing.assert_array_equal(left, np.asarray(Image.open(paths[11])))
+
+
+def test_an_image_that_cannot_be_read_has_no_picture(bundle, digits, tmp_path, command):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for row in range(3):
+        digits[row].decode().save(folder / f"{row}.png")
+    (folder / "1.png").write_bytes(b"no image")
+    outcome = command("score", bundle.path, folder, "--maps", tmp_path / "maps")
+    assert outcome.status == 1
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["0-0_png.png", "2-2_png.png", INDEX]
+
+
+def test_a_folder_with_something_in_it_is_left_alone(bundle, digit_files, tmp_path, command):
+    (tmp_path / "mine.txt").write_text("precious")
+    outcome = command("score", bundle.path, digit_files, "--maps", tmp_path)
+    assert outcome.status == 2
+    assert "holds files already: name a folder that is free or empty" in outcome.err
+    assert command("score", bundle.path, digit_files, "--maps", tmp_path / "mine.txt").status == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "total", "name", "wanted"),
+    [
+        (7, 1000, "/data/cat.1.jpg", "007-cat_1_jpg.png"),
+        (0, 1, "a.png", "0-a_png.png"),
+        (3, 11, "set.npz#17", "03-set_npz_17.png"),
+        (3, 10, "日本", "3.png"),
+        (3, 10, "../../etc/pass\nwd", "3-pass_wd.png"),
+        (3, 10, "\udcff\udcfe.png", "3-png.png"),
+        (3, 10, "x" * 300, f"3-{'x' * 80}.png"),
+    ],
+)
+def test_file_names_are_plain(row, total, name, wanted):
+    assert file_name(row, total, name) == wanted
+
+
+def test_file_names_do_not_collide():
+    names = ["A.png", "a.png", "a_png", "b/a.png", "", "a.png"] * 20
+    made = [file_name(row, len(names), name) for row, name in enumerate(names)]
+    assert len({name.lower() for name in made}) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]+\.png", name) for name in made)
+
+
+def test_drawing_holds_one_picture_at_a_time(bundle, tmp_path):
+    """Memory does not grow with the batch: pictures are written as they are made."""
+    rng = np.random.default_rng(0)
+    maps, peaks = HeatMaps.of(bundle), []
+    for count in (8, 64):
+        sources = [ImageArray(rng.integers(0, 256, (28, 28), dtype=np.uint8), f"#{row}") for row in range(count)]
+        (batch,) = batches(sources, GREY, batch_size=count)
+        errors = np.zeros(batch.images.shape, np.float32)
+        with MapFolder(tmp_path / str(count), maps, total=count) as folder:
+            tracemalloc.start()
+            folder.add(batch, errors)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0] + 64 * 28 * 28 * 8
+
+
+def test_errors_that_are_no_number_are_not_drawn(bundle, digits, tmp_path):
+    (batch,) = batches([*digits[:2], EncodedImage(b"", "broken"), digits[2]], GREY, batch_size=4)
+    errors = np.zeros((3, 28, 28, 1), np.float32)
+    errors[1, 4, 5] = np.nan
+    with MapFolder(tmp_path / "maps", HeatMaps.of(bundle), total=4) as folder:
+        folder.add(batch, errors)
+    assert [path.name[0] for path in sorted((tmp_path / "maps").glob("*.png"))] == ["0", "3"]
+
+
+def test_stream_outputs_goes_with_the_verdicts(bundle, digit_files):
+    scorer = Scorer.of(Bundle.read(bundle.path))
+    files = [ImageFile(path, str(path)) for path in sorted(Path(digit_files).rglob("*.png"))]
+    wanted = list(scorer.stream(files, batch_size=16))
+    for result, (also, batch, outputs) in zip(wanted, scorer.stream_outputs(files, batch_size=16), strict=True):
+        np.testing.assert_array_equal(result.score, also.score)
+        np.testing.assert_array_equal(scorer.detector.score(outputs), also.score)
+        assert len(batch.images) == len(outputs)

@@ -1,0 +1,58 @@
+"""The number of threads of OpenMP and BLAS: what was asked for inside, what was there before outside."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+from lit_od import threads
+from lit_od.threads import limited
+
+
+@pytest.fixture(autouse=True)
+def _four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "available_threads", lambda: 4)
+
+
+def counts() -> dict[str, int]:
+    """Threads of every loaded library of the scorer's, by file."""
+    found: list[dict[str, Any]] = threadpool_info()
+    return {each["filepath"]: each["num_threads"] for each in found}
+
+
+def test_inside_and_after() -> None:
+    assert np.ones((2, 2)) @ np.ones(2) is not None
+    before, openmp = counts(), faiss.omp_get_max_threads()
+    with limited(1):
+        assert faiss.omp_get_max_threads() == 1
+        assert set(counts().values()) == {1}
+    assert (counts(), faiss.omp_get_max_threads()) == (before, openmp)
+    with pytest.raises(KeyError), limited(1):
+        raise KeyError
+    assert counts() == before
+
+
+@pytest.mark.parametrize("wanted", [None, 4, 9])
+def test_a_number_that_limits_nothing_changes_nothing(wanted: int | None) -> None:
+    before = counts()
+    with limited(wanted):
+        assert counts() == before
+
+
+def test_callers_on_several_threads_do_not_keep_each_others_limits() -> None:
+    before = counts()
+
+    def work(number: int) -> int:
+        """The most threads that there were inside; fewer where another caller wants fewer of BLAS."""
+        most = 0
+        for _ in range(200):
+            with limited(1 + number):
+                most = max(most, faiss.omp_get_max_threads())
+        return most
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(work, range(3))) == [1, 2, 3]
+    assert counts() == before
