@@ -101,7 +101,7 @@ class Backbone:
         )
         if not fits or images.dtype != np.uint8:
             raise BackboneError(
-                f"the graph takes uint8 (n, {_shape(self.image_shape)}), got {images.dtype} {images.shape}"
+                f"the graph takes uint8 (n, {shape_text(self.image_shape)}), got {images.dtype} {images.shape}"
             )
         return run_session(self.session, [self.output], {self.input: images})[0]
 
@@ -174,7 +174,8 @@ def _interface(
     return inputs[0].name, outputs[0].name, (height, width, channels)
 
 
-def _shape(shape: Sequence[int | None]) -> str:
+def shape_text(shape: Sequence[int | None]) -> str:
+    """A shape for a person; None is any length."""
     return ", ".join("any" if side is None else str(side) for side in shape)
 
 

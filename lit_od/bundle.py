@@ -18,7 +18,7 @@ from lit_od.card import model_card
 from lit_od.contents import check_backbone, check_detector, check_golden, check_graph
 from lit_od.detectors import Detector, detector_from_state
 from lit_od.errors import BundleError, ConfigError, DataError
-from lit_od.folders import recover, replacing
+from lit_od.folders import recover, replacing, require_place
 from lit_od.manifest import FileEntry, Manifest, one_line
 from lit_od.types import Arrays
 
@@ -153,7 +153,9 @@ def rewrite(bundle: Bundle, manifest: Manifest, calibration: Calibration) -> Bun
 
 def require_replaceable(out: Path) -> None:
     """Raise ConfigError unless `out` is free, an empty folder or a bundle: nothing else is ever replaced."""
-    if not os.path.lexists(out):
+    there = os.path.lexists(out)
+    require_place(out.resolve().parent if there else out)
+    if not there:
         return
     if out.is_dir():
         names = {entry.name for entry in out.iterdir()}

@@ -5,7 +5,7 @@ from itertools import chain, islice
 
 import numpy as np
 
-from lit_od.backbone import PROVIDERS, Backbone
+from lit_od.backbone import PROVIDERS, Backbone, shape_text
 from lit_od.errors import BackboneError
 from lit_od.images import Preparation
 from lit_od.loading import RUN, Batch, batches
@@ -49,4 +49,7 @@ def require_fitting(backbone: Backbone, how: Preparation) -> None:
     """Raise BackboneError unless the preparation gives images of the shape that the backbone takes."""
     for want, got in zip(backbone.image_shape, how.shape, strict=True):
         if want not in (None, got):
-            raise BackboneError(f"images are prepared to {how.shape} (h, w, c), the graph takes {backbone.image_shape}")
+            raise BackboneError(
+                f"images are prepared to {how.shape} (h, w, c), the graph takes {shape_text(backbone.image_shape)}. "
+                "Change data.prepare"
+            )

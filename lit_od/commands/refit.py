@@ -7,7 +7,6 @@ detector and of the rule: --detector.k 5, --calibration.rule percentile --calibr
 
 import argparse
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from lit_od.commands.fit import written
 from lit_od.commands.score import add_session_arguments
 from lit_od.commands.threshold import add_outliers_argument
 from lit_od.detectors import accumulator
-from lit_od.errors import ConfigError, missing_extra
+from lit_od.errors import ConfigError
 from lit_od.fit import Origin, fit_bundle
 from lit_od.recipe import parse_overrides
 from lit_od.rules import rule_and_outliers
@@ -96,11 +95,9 @@ def _options(
 def _require_fittable(detector: dict[str, Any], labels: str | None) -> None:
     """Raise where the detector cannot be fitted here, before any image is read."""
     kind, options = detector["kind"], {key: value for key, value in detector.items() if key != "kind"}
-    accumulator(kind, options)  # checks the options
+    accumulator(kind, options)  # checks the options, and that what fits it is installed
     if detector.get("class_conditional") and labels is None:
         raise ConfigError(
             f"{kind} is class-conditional and needs the images' classes: give class folders and "
             "--labels folders, or --detector.class_conditional false"
         )
-    if kind == "gmm" and options.get("components", 1) > 1 and find_spec("sklearn") is None:
-        missing_extra("scikit-learn", "train,cpu")

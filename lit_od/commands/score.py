@@ -114,6 +114,11 @@ def output(file: str | None) -> Iterator[TextIO]:
             yield out
     except IsADirectoryError:
         raise ConfigError(f"--out {file} is a folder, wanted a file") from None
+    except OSError as error:
+        if error.filename not in (None, file):  # another file's
+            raise
+        cause = error.strerror or error
+        raise ConfigError(f"cannot write --out {file}: {cause}. Rows that are there stay; name another file") from error
 
 
 def _writer(out: TextIO, form: str) -> Callable[[Result], None]:
@@ -130,5 +135,6 @@ def _writer(out: TextIO, form: str) -> Callable[[Result], None]:
             else:
                 shown = ["" if value is None else str(value).lower() for value in values]
                 out.write(csv_row([name, *shown, error or ""]))
+        out.flush()  # whoever is killed keeps the rows of whole batches
 
     return write

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
@@ -112,7 +113,13 @@ class GMM:
 
     @classmethod
     def start(cls, settings: GMMOptions, first_row: int = 0) -> "GMMAccumulator":
-        """An empty accumulator for checked options."""
+        """An empty accumulator for checked options.
+
+        Raises:
+            MissingExtra: If several components are asked for without scikit-learn.
+        """
+        if settings.components > 1 and find_spec("sklearn") is None:  # now, not when all rows have been gathered
+            missing_extra("scikit-learn", "train,cpu")
         return GMMAccumulator(settings, first_row)
 
     @classmethod

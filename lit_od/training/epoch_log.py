@@ -9,6 +9,8 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_od.folders import replacing_file
+
 
 class EpochLog(Logger):
     """Lightning's logger that keeps one row an epoch, also over a resumed run.
@@ -51,7 +53,7 @@ class EpochLog(Logger):
             return
         self.rows.setdefault(int(metrics["epoch"]), {}).update(figures)
         columns = sorted({name for row in self.rows.values() for name in row})
-        with self.file.open("w", encoding="utf-8", newline="") as lines:
+        with replacing_file(self.file) as partial, partial.open("w", encoding="utf-8", newline="") as lines:
             table = csv.DictWriter(lines, ["epoch", *columns], restval="", lineterminator="\n")
             table.writeheader()
             for epoch, row in sorted(self.rows.items()):

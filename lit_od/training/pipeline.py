@@ -15,7 +15,7 @@ from lit_od.loading import load
 from lit_od.onnx_fit import fit_onnx, require_no_run
 from lit_od.recipe import ModelConfig, Recipe, portable_tree
 from lit_od.roots import data_root
-from lit_od.rules import rule_and_outliers
+from lit_od.rules import require_applicable, rule_and_outliers
 from lit_od.sources import find
 from lit_od.training.data import ImageData
 from lit_od.training.export import export_backbone
@@ -51,7 +51,6 @@ def fit(recipe: Recipe, out: Path, *, run: Path | None = None, threads: int | No
     if recipe.model is None:
         require_no_run(run)
         return fit_onnx(recipe, out, sets=open_set(data_root(recipe.data.root)), threads=threads)
-    rule_and_outliers(recipe.calibration)  # before the training, not after it
     accumulator(str(recipe.detector["kind"]), {key: each for key, each in recipe.detector.items() if key != "kind"})
     kind = imported(recipe.model.class_path, nn.Module, "model.class_path")
     require_readable(kind, recipe.detector)
@@ -59,6 +58,9 @@ def fit(recipe: Recipe, out: Path, *, run: Path | None = None, threads: int | No
         require_no_run(run)
         data = ImageData(recipe.data, seed=recipe.seed)
         return export_bundle(_frozen_module(recipe, recipe.model, data), data, recipe, out, threads=threads)
+    rule, outliers = rule_and_outliers(recipe.calibration)
+    calibrating = ImageData(recipe.data, seed=recipe.seed).sources("calibration")
+    require_applicable(rule, inliers=len(calibrating), outliers=len(outliers))  # before the training, not after it
     with tempfile.TemporaryDirectory(prefix="lit_od-run-") as temporary:
         trained = train(recipe, run or Path(temporary))
         return export_bundle(trained.module, trained.data, recipe, out, metrics=trained.metrics, threads=threads)

@@ -22,6 +22,8 @@ from lit_od.training.callbacks import FiniteLoss, NoSubnormals, OutlierWatch, Pr
 from lit_od.training.checkpoints import keep_whole, load_module, origin, read_checkpoint
 from lit_od.training.data import ImageData, check_trainable
 from lit_od.training.epoch_log import EpochLog
+from lit_od.training.frozen import is_frozen
+from lit_od.training.imports import imported
 from lit_od.training.pictures import learning_curves, sample_grid
 from lit_od.training.trainer import (
     make_module,
@@ -75,6 +77,8 @@ def train(recipe: Recipe, out: Path, *, resume: Path | None = None) -> TrainingR
     """
     if recipe.model is None:
         raise ConfigError("the recipe trains nothing: its backbone is an ONNX file. Use lit-od fit")
+    if is_frozen(imported(recipe.model.class_path, LightningModule, "model.class_path")):
+        raise ConfigError(f"the recipe trains nothing: {recipe.model.class_path} is frozen. Use lit-od fit")
     if resume is None:
         _require_free(out)
     arguments = trainer_arguments(recipe.trainer)

@@ -103,7 +103,7 @@ def quiet() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         # the folder is the run's own; its files were looked for before
-        warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
+        warnings.filterwarnings("ignore", message=r"(?s)Checkpoint directory .* exists and is not empty")
         # Lightning's own call of torch
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
         # a GPU may be left alone on purpose

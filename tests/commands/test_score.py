@@ -168,7 +168,7 @@ def test_garments_are_called_outliers_more_often(made_bundle: Bundle, command: C
         ([f"{ASSETS}/garments.npz", "--out", "."], "lit-od: --out . is a folder, wanted a file"),
         (
             [f"{ASSETS}/garments.npz", "--out", "/nowhere/rows.csv"],
-            "lit-od: /nowhere/rows.csv: No such file or directory",
+            "lit-od: cannot write --out /nowhere/rows.csv: No such file or directory",
         ),
     ],
 )

@@ -53,7 +53,7 @@ def _one_seed(recipe: Recipe, options: Options, epochs: int) -> tuple[str, dict[
     scorer = Scorer.of(bundle, threads=options.threads)
     test = ImageSet("test", staged.data.sources("test"), recipe.data.prepare)
     scores = score_set(scorer, test)
-    images = load(test.sources[:IMAGES], recipe.data.prepare, threads=options.threads)
+    images = load(test.sources[: SHOWN if options.quick else IMAGES], recipe.data.prepare, threads=options.threads)
     found = sensitivity(scorer.backbone, images, seed=recipe.seed)
     threshold = bundle.calibration.threshold
     flagged = exact_binomial(int((scores > threshold).sum()), scores.size)
