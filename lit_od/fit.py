@@ -16,7 +16,8 @@ from lit_od import bundle as bundles
 from lit_od.backbone import Backbone
 from lit_od.bundle import Bundle
 from lit_od.calibration import Calibration
-from lit_od.detectors import Detector, accumulator
+from lit_od.detectors import KNN, Accumulator, Detector, accumulator
+from lit_od.detectors.knn import KNNAccumulator
 from lit_od.errors import DataError
 from lit_od.extraction import extract
 from lit_od.golden import differences, make
@@ -83,6 +84,7 @@ def fit_bundle(
     rule: Mapping[str, Any],
     origin: Origin,
     outliers: Sequence[Source] = (),
+    validation: Sequence[Source] = (),
     opset: int | None = None,
     maps: bytes | None = None,
     threads: int | None = None,
@@ -100,6 +102,8 @@ def fit_bundle(
         rule: `rule` and options.
         origin: What the bundle says of where it comes from.
         outliers: Labelled outliers, which rule max_f1 needs and no other takes.
+        validation: Inliers that neither fit nor calibrate; they tell what a smaller bank of KNN costs, which the
+            provenance's metrics then state.
         opset: The graph's opset, where it is known.
         maps: The ONNX file of heat maps, where there is one.
         threads: Threads of decoding and of the session; None is one a core.
@@ -114,7 +118,11 @@ def fit_bundle(
         raise DataError("no calibration images: give split.calibration a larger share, or pass more images")
     require_applicable(rule, inliers=len(calibration), outliers=len(outliers))  # before the work, not after it
     backbone = Backbone.load(model, threads=threads, providers=providers)
-    fitted = fit_detector(backbone, preparation, fit, detector, threads=threads)
+    gathered = _gathered(backbone, preparation, fit, detector, threads=threads)
+    with limited(threads):
+        fitted = gathered.finish()
+    cost = _bank_cost(gathered, fitted, backbone, preparation, validation, threads=threads)
+    del gathered
     scores = score_all(backbone, preparation, fitted, calibration, threads=threads, what="calibrating")
     others = score_all(backbone, preparation, fitted, outliers, threads=threads, what="scoring outliers")
     calibrated = Calibration.from_inliers(scores, rule, outliers=others)
@@ -144,7 +152,7 @@ def fit_bundle(
             data={**origin.data, **{part: fingerprint(sources) for part, sources in used.items()}},
             seed=origin.seed,
             versions=versions(),
-            metrics=origin.metrics,
+            metrics={**origin.metrics, **cost},
         ),
         files={},
     )
@@ -163,6 +171,20 @@ def fit_detector(
     threads: int | None = None,
 ) -> Detector:
     """A detector from what the backbone computes of inliers, one batch in memory at a time."""
+    gathered = _gathered(backbone, preparation, sources, detector, threads=threads)
+    with limited(threads):
+        return gathered.finish()
+
+
+def _gathered(
+    backbone: Backbone,
+    preparation: Preparation,
+    sources: Sequence[Source],
+    detector: Mapping[str, Any],
+    *,
+    threads: int | None,
+) -> Accumulator:
+    """What the backbone computes of inliers, gathered for a detector."""
     options = dict(detector)
     gathered = accumulator(str(options.pop("kind", None)), options)
     labels = class_numbers(sources) if options.get("class_conditional") else None
@@ -173,7 +195,30 @@ def fit_detector(
             gathered.update(outputs, None if labels is None else labels[done : done + len(outputs)])
             done += len(outputs)
             bar.update(len(outputs))
-        return gathered.finish()
+    return gathered
+
+
+def _bank_cost(
+    gathered: Accumulator,
+    fitted: Detector,
+    backbone: Backbone,
+    preparation: Preparation,
+    validation: Sequence[Source],
+    *,
+    threads: int | None,
+) -> dict[str, Any]:
+    """Rows, bytes and rank agreement of a bank that is smaller than the rows it was chosen from, as `bank`."""
+    if not (isinstance(gathered, KNNAccumulator) and isinstance(fitted, KNN)) or not validation:
+        return {}
+    if gathered.store.samples or len(fitted.bank.rows) == gathered.store.seen:
+        return {}
+    rows = []
+    for batch, outputs in extract(backbone, validation, preparation, threads=threads):
+        _require_sound(batch, outputs)
+        rows.append(outputs)
+    with limited(threads):
+        cost = gathered.cost(fitted, np.concatenate(rows))
+    return {"bank": {"rows": cost.rows, "of_rows": cost.of_rows, "bytes": cost.size, "rank_agreement": cost.agreement}}
 
 
 def score_all(

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import spearmanr
 
 from lit_od import Scorer
 from lit_od.backbone import Backbone
 from lit_od.bundle import Bundle
 from lit_od.calibration import Calibration
+from lit_od.commands.fit import written
 from lit_od.detectors import Mahalanobis
 from lit_od.errors import BackboneError, ConfigError, DataError
 from lit_od.fit import Origin, class_numbers, fingerprint, fit_bundle, fit_detector, score_all, versions
@@ -54,6 +56,21 @@ def test_it_is_the_detector_on_the_backbones_features(small_graph: bytes, digits
 def test_the_scorer_gives_the_calibration_scores(made_bundle: Bundle, digits: list[Source]) -> None:
     came = np.concatenate([each.score for each in Scorer.load(made_bundle.path).stream(digits[800:1200])])
     np.testing.assert_allclose(np.sort(came), made_bundle.calibration.scores, rtol=1e-9)
+
+
+def test_what_a_smaller_bank_costs(small_graph: bytes, digits: list[Source], tmp_path: Path) -> None:
+    """The ranks of validation images under half of the rows, against those under all of them."""
+    smaller = {"kind": "knn", "k": 3, "coreset": 30}
+    bundle = make(tmp_path / "out", small_graph, digits, detector=smaller, validation=digits[90:130])
+    whole = make(tmp_path / "whole", small_graph, digits, detector={"kind": "knn", "k": 3}, validation=digits[90:130])
+    features = Backbone.load(small_graph, threads=1)(load(digits[90:130], GREY))
+    want = spearmanr(bundle.detector.score(features), whole.detector.score(features)).statistic
+    bank = bundle.manifest.provenance.metrics["bank"]
+    assert (bank["rows"], bank["of_rows"], bank["bytes"]) == (30, 60, 30 * 16 * 4)
+    assert bank["rank_agreement"] == pytest.approx(want, abs=1e-6)
+    assert "bank: 30 of 60 rows, 0.0 MiB; its scores of validation images rank" in written(bundle, 1.0)
+    assert "bank" not in whole.manifest.provenance.metrics
+    assert "bank:" not in written(whole, 1.0)
 
 
 def test_what_the_manifest_says(small_graph: bytes, digits: list[Source], tmp_path: Path) -> None:

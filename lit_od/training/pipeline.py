@@ -104,8 +104,10 @@ def export_bundle(
         raise ConfigError(f"{type(module).__name__} has no backbone(): wanted the module that is to be exported")
     require_readable(module, recipe.detector)
     fit_sources, calibration_sources = data.sources("train"), data.sources("calibration")
-    if is_frozen(module):
-        fit_sources += data.sources("validation")
+    validation = data.sources("validation")
+    smaller_bank = any(recipe.detector.get(key) is not None for key in ("coreset", "memory_budget"))
+    if is_frozen(module) and not smaller_bank:  # else they tell what the smaller bank costs
+        fit_sources, validation = fit_sources + validation, []
     rule, outliers = rule_and_outliers(recipe.calibration)
     if not calibration_sources:
         raise DataError("no calibration images: give data.split.calibration a share above 0")
@@ -130,6 +132,7 @@ def export_bundle(
         preparation=recipe.data.prepare,
         fit=fit_sources,
         calibration=calibration_sources,
+        validation=validation,
         outliers=find(outliers, root=data.root, sets=open_set(data.root)) if outliers else [],
         detector=recipe.detector,
         rule=rule,
