@@ -39,10 +39,10 @@ class BankOptions:
 
     def __post_init__(self) -> None:
         one_of("metric", self.metric, ("l2", "cosine"))
-        if type(self.index) is not str or not self.index:
+        if type(self.index) is not str or not (self.index and self.index.isascii()):
             raise ConfigError(f"index must be 'flat' or a FAISS factory string, got {self.index!r}")
         if self.search is not None:
-            if type(self.search) is not dict or not all(type(name) is str for name in self.search):
+            if type(self.search) is not dict or not all(type(name) is str and name.isascii() for name in self.search):
                 raise ConfigError(f"search must be settings by name, as efSearch: 64, got {self.search!r}")
             for name, value in self.search.items():
                 number(f"search setting {name}", value, above=0)

@@ -182,6 +182,8 @@ def test_options_are_strict(inliers):
         ({"search": {"nprobe": 0}, "index": "IVF4,Flat"}, r"search setting nprobe must be a number in \(0, inf"),
         ({"search": {"nprobe": "3"}, "index": "IVF4,Flat"}, "search setting nprobe must be a number"),
         ({"index": ""}, "index must be 'flat' or a FAISS factory string, got ''"),
+        ({"index": "HNSW8\ud800"}, r"index must be 'flat' or a FAISS factory string, got 'HNSW8\\ud800'"),
+        ({"search": {"\ud800": 3}, "index": "IVF4,Flat"}, "search must be settings by name, as efSearch: 64"),
     ]:
         with pytest.raises(ConfigError, match=message):
             KNN.accumulator(**options)
