@@ -185,8 +185,9 @@ def test_a_graph_that_differs_is_refused_and_the_old_file_stays(tmp_path, limit)
 
 
 def test_a_module_that_draws_at_random_is_refused(tmp_path):
-    noisy = Returns(lambda images: images.flatten(1).float() + torch.rand(images.shape[0], 1))
-    with pytest.raises(ExportError, match=r"differs from torch at batch size [12]: .* Look for randomness"):
+    # of 144 draws some differ by enough, of a single one not always
+    noisy = Returns(lambda images: images.flatten(1).float() + 100 * torch.rand(images.shape[0], 144))
+    with pytest.raises(ExportError, match=r"differs from torch at batch size 1: .* Look for randomness"):
         export_backbone(noisy, tmp_path / "b.onnx", IMAGES)
     assert not list(tmp_path.iterdir())
 
