@@ -5,14 +5,19 @@ from typing import Any
 from lit_od.calibration import Calibration
 from lit_od.manifest import Manifest
 
+USE = (
+    "Use it for images of the kind that it was fitted and calibrated on. A p-value is valid for images that are "
+    "exchangeable with the calibration inliers; another camera, crop or compression makes another kind."
+)
+LIMITS = (
+    "It says how unlike those images another is, not what is wrong with it, and knows no kind of outlier by name. "
+    "An image that is broken in a way that the backbone's features do not show gets an ordinary score. Measure it "
+    "on outliers of your own before a decision depends on it: lit-od evaluate."
+)
+
 
 def model_card(manifest: Manifest, calibration: Calibration) -> str:
     """A Markdown page from the manifest and the calibration."""
-    how = manifest.preparation
-    crop = f"centre crop {how.crop[0]}x{how.crop[1]}, then " if how.crop else ""
-    if how.crop_fraction is not None:
-        crop = f"centre crop of {how.crop_fraction:.0%}, then "
-    model = manifest.model
     lines = [
         f"# {manifest.name}",
         "",
@@ -23,33 +28,55 @@ def model_card(manifest: Manifest, calibration: Calibration) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| images | {crop}{how.size[0]}x{how.size[1]} {how.mode}, {how.resize} |",
-        f"| backbone | {_shape(model.input_shape)} uint8 to {model.output} {_shape(model.output_shape)}"
-        + (f", opset {model.opset} |" if model.opset else " |"),
-        f"| detector | {manifest.detector.kind}{_options(manifest.detector.options)}, "
-        f"fitted on {manifest.detector.images:,} images |",
-        f"| threshold | {calibration.threshold:.6g} by {calibration.rule['rule']}"
-        f"{_options({key: value for key, value in calibration.rule.items() if key != 'rule'})}, "
-        f"{false_positives(calibration)} |",
-        f"| calibration | {calibration.scores.size:,} inliers, scores {calibration.scores[0]:.6g} to "
-        f"{calibration.scores[-1]:.6g}, {calibration.flagged_share():.2%} above the threshold |",
-        f"| made | {manifest.provenance.created}"
-        + (f", seed {manifest.provenance.seed} |" if manifest.provenance.seed is not None else " |"),
-    ]
-    if manifest.provenance.data:
-        lines.append(f"| data | {_pairs(manifest.provenance.data)} |")
-    if manifest.provenance.metrics:
-        lines.append(f"| metrics | {_pairs(manifest.provenance.metrics)} |")
-    if manifest.provenance.versions:
-        lines.append(f"| versions | {_pairs(manifest.provenance.versions)} |")
-    lines += [
+        *(f"| {name} | {text} |" for name, text in model_facts(manifest, calibration)),
         "",
-        "Use it for images of the kind that it was fitted and calibrated on. A p-value is valid for images "
-        "that are exchangeable with the calibration inliers; another camera, crop or compression makes another "
-        "kind.",
+        USE,
+        "",
+        LIMITS,
         "",
     ]
     return "\n".join(lines)
+
+
+def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str, str]]:
+    """What there is to know of a bundle, each fact under its name."""
+    how, model, made = manifest.preparation, manifest.model, manifest.provenance
+    crop = f"centre crop {how.crop[0]}x{how.crop[1]}, then " if how.crop else ""
+    if how.crop_fraction is not None:
+        crop = f"centre crop of {how.crop_fraction:.0%}, then "
+    rule = {key: value for key, value in calibration.rule.items() if key != "rule"}
+    facts = [
+        ("images", f"{crop}{how.size[0]}x{how.size[1]} {how.mode}, {how.resize}"),
+        (
+            "backbone",
+            f"{_shape(model.input_shape)} uint8 to {model.output} {_shape(model.output_shape)}"
+            + (f", opset {model.opset}" if model.opset else ""),
+        ),
+        (
+            "detector",
+            f"{manifest.detector.kind}{_options(manifest.detector.options)}, "
+            f"fitted on {manifest.detector.images:,} images",
+        ),
+        (
+            "threshold",
+            f"{calibration.threshold:.6g} by {calibration.rule['rule']}{_options(rule)}, "
+            f"{false_positives(calibration)}",
+        ),
+        (
+            "calibration",
+            f"{calibration.scores.size:,} inliers, scores {calibration.scores[0]:.6g} to "
+            f"{calibration.scores[-1]:.6g}, {calibration.flagged_share():.2%} above the threshold",
+        ),
+        ("made", made.created + (f", seed {made.seed}" if made.seed is not None else "")),
+    ]
+    if made.recipe and made.recipe.get("description"):
+        facts.insert(0, ("made for", _value(made.recipe["description"], limit=400)))
+    facts += [
+        (name, _pairs(pairs))
+        for name, pairs in (("data", made.data), ("metrics", made.metrics), ("versions", made.versions))
+        if pairs
+    ]
+    return facts
 
 
 def false_positives(calibration: Calibration) -> str:
@@ -72,9 +99,9 @@ def _pairs(pairs: dict[str, Any]) -> str:
     return ", ".join(f"{key} {_value(value)}" for key, value in pairs.items())
 
 
-def _value(value: Any) -> str:
+def _value(value: Any, *, limit: int = 80) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, dict):
         return f"({_pairs(value)})"
-    return str(value)[:80].replace("|", "/").replace("\n", " ")
+    return str(value)[:limit].replace("|", "/").replace("\n", " ")

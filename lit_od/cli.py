@@ -21,6 +21,7 @@ COMMANDS = {
     "score": "score images: a row an image",
     "classify": "the bundle whose p-value is largest, one bundle a class",
     "evaluate": "how well a bundle tells inliers from outliers",
+    "report": "the same with pictures and galleries, on a page that opens in a browser",
     "threshold": "show or set a bundle's threshold",
     "refit": "new statistics from new normal images, same backbone",
     "check": "read every image once: a clean list, and the refused with reasons",
@@ -28,6 +29,7 @@ COMMANDS = {
     "inspect": "what a bundle is",
     "bench": "how fast a bundle scores here, beside the bare graph",
     "recipes": "the shipped recipes",
+    "serve": "a local page and an HTTP interface",
     "reproduce": "run a published experiment from end to end",
 }
 """Every command with its line of help."""

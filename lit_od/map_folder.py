@@ -49,15 +49,16 @@ class MapFolder:
         if self._table is not None:
             self._table.close()
 
-    def add(self, batch: Batch, errors: Features) -> None:
+    def add(self, batch: Batch, outputs: Features) -> None:
         """Draw the next batch; images that cannot be read, or of which the graph makes no number, have no picture.
 
         Args:
             batch: Of any images, in their order.
-            errors: Squared errors of those that could be read, (m, h, w, c).
+            outputs: What the backbone gives of those that could be read: squared errors (m, h, w, c) or
+                features (m, d).
         """
-        sound = np.flatnonzero(np.isfinite(errors.reshape(len(errors), -1)).all(axis=1))
-        pictures = self._maps.pictures(batch.images[sound], errors[sound])
+        sound = np.array([row for row, each in enumerate(outputs) if np.isfinite(each).all()], dtype=np.intp)
+        pictures = self._maps.pictures(batch.images[sound], outputs[sound])
         for place, picture in zip(batch.rows[sound].tolist(), pictures, strict=True):
             name = batch.sources[place].name
             file = file_name(self._row + place, self._total, name)

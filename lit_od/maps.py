@@ -1,9 +1,13 @@
-"""Heat maps of an autoencoder's errors over the images, without torch.
+"""Heat maps of what makes images outliers, without torch.
 
-Each picture shows the prepared image, its reconstruction where the bundle carries `maps.onnx`, and the
+`heat_maps` gives a score for each pixel: the squared error where an autoencoder reconstructs, else how
+far the image's score falls when the part around the pixel is hidden (`lit_od.occlusion`).
+
+A picture shows the prepared image, its reconstruction where the bundle carries `maps.onnx`, and the
 image with its heat: pixels whose score stands out are covered by a colour, from dark to bright. The
 scale is one for all images of a bundle: half of it is the pixel threshold, which 99 % of the pixels of
-the bundle's golden images, held-out inliers, do not exceed.
+the bundle's golden images, held-out inliers, do not exceed; where parts are hidden, 99 % of the pixels of
+the median one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,9 +22,11 @@ from lit_od.backbone import open_session, run_session
 from lit_od.bundle import MAPS, Bundle, golden_arrays
 from lit_od.detectors import Reconstruction
 from lit_od.detectors.reconstruction import pixel_scores, pixel_threshold
-from lit_od.errors import BackboneError, BundleError, ConfigError
+from lit_od.errors import BackboneError, BundleError, DataError
 from lit_od.loading import RUN
-from lit_od.types import Features, Images, Stats
+from lit_od.occlusion import occlusion_maps
+from lit_od.scorer import Scorer
+from lit_od.types import Arrays, Features, Images, Stats
 
 OUTPUTS = ("errors", "reconstruction")
 """What a graph of heat maps gives, each float32 (n, h, w, c): squared errors, and pixels in [0, 1]."""
@@ -83,53 +89,106 @@ class MapGraph:
         return errors, reconstructed
 
 
+def heat_maps(scorer: Scorer, images: Images) -> NDArray[np.float32]:
+    """A score for each pixel, higher where more of the outlier score comes from.
+
+    Squared errors, the mean over channels, where the detector reads errors. Else the fall of the score
+    where a pixel is hidden, below 0 where the score rises; that takes as many runs of the graph an image
+    as `lit_od.occlusion` has windows.
+
+    Args:
+        scorer: A loaded bundle; its threads are used.
+        images: Prepared images, (n, h, w, c) uint8, as `scorer.preparation` makes them.
+
+    Returns:
+        Shape (n, h, w).
+
+    Raises:
+        DataError: If the images are not prepared.
+    """
+    shape = scorer.preparation.shape
+    if images.shape[1:] != shape or images.dtype != np.uint8:
+        raise DataError(
+            f"heat maps want prepared images, uint8 (n, {str(shape)[1:]}, got {images.dtype} {images.shape}"
+        )
+    if not isinstance(scorer.detector, Reconstruction):
+        return occlusion_maps(scorer, images)
+    maps = np.empty(images.shape[:3], dtype=np.float32)
+    for start in range(0, len(images), RUN):
+        maps[start : start + RUN] = pixel_scores(scorer.backbone(images[start : start + RUN]))
+    return maps
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class HeatMaps:
-    """Draws what the errors of one bundle's images look like.
+    """Draws what makes images outliers to one bundle.
 
     Attributes:
+        scorer: The bundle, ready.
         threshold: Pixel score above which a pixel is called an outlier.
         graph: Reconstructs; None where the bundle brings no such graph.
     """
 
+    scorer: Scorer
     threshold: float
     graph: MapGraph | None
 
     @classmethod
-    def of(cls, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] | None = None) -> Self:
-        """The maps of a bundle whose detector reads errors.
+    def of(
+        cls,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+        scorer: Scorer | None = None,
+    ) -> Self:
+        """The maps of a bundle. Where it gives features, its golden images are mapped first, to have the scale.
+
+        Args:
+            bundle: Which has been read.
+            threads: As `Scorer.load` takes them.
+            providers: As `Scorer.load` takes them.
+            scorer: The same bundle, where it is ready already; it brings its own threads and providers.
 
         Raises:
             BundleError: If its `maps.onnx` gives no heat maps.
-            ConfigError: If its graph gives features, which lie at no pixel.
         """
-        if not isinstance(bundle.detector, Reconstruction):
-            raise ConfigError(
-                f"heat maps need the squared errors of an autoencoder, and the graph of {bundle.path} gives "
-                f"{bundle.manifest.model.output}: leave out --maps"
-            )
         graph = None
         if MAPS in bundle.files:
             try:
                 graph = MapGraph.load(bundle.files[MAPS], threads=threads, providers=providers)
             except BackboneError as error:
                 raise BundleError(f"{MAPS}: {error}") from error
-        return cls(pixel_threshold(pixel_scores(golden_arrays(bundle)["outputs"]), q=99), graph)
+        scorer = scorer or Scorer.of(bundle, threads=threads, providers=providers)
+        return cls(scorer, _threshold(scorer, golden_arrays(bundle)), graph)
 
-    def pictures(self, images: Images, errors: Features) -> Iterator[Image.Image]:
+    def heats(self, images: Images, errors: Features | None = None) -> Stats:
+        """Heat in [0, 1] of each pixel of prepared images, (n, h, w); 0.5 is the threshold.
+
+        Args:
+            images: Prepared images, (n, h, w, c) uint8.
+            errors: Their squared errors, where they are known: the graph need not run again.
+        """
+        if errors is not None and isinstance(self.scorer.detector, Reconstruction):
+            scores = pixel_scores(errors)
+        else:
+            scores = heat_maps(self.scorer, images).astype(np.float64)
+        return heat(scores, self.threshold)
+
+    def pictures(self, images: Images, outputs: Features) -> Iterator[Image.Image]:
         """A picture of each image, made when it is asked for.
 
         Args:
             images: Prepared images, (n, h, w, c) uint8.
-            errors: Their squared errors, the same shape.
+            outputs: What the backbone gives of them: squared errors, the same shape, or features (n, d).
         """
         for start in range(0, len(images), RUN):
             block = images[start : start + RUN]
+            heats = self.heats(block, outputs[start : start + RUN])
             reconstructed = self._reconstructed(block)
             for row in range(len(block)):
                 one = block[row : row + 1]
-                heats = heat(pixel_scores(errors[start + row : start + row + 1]), self.threshold)
-                parts = [in_colour(one)[0], overlay(one, heats)[0]]
+                parts = [in_colour(one)[0], overlay(one, heats[row : row + 1])[0]]
                 if reconstructed is not None:
                     parts.insert(1, in_colour(reconstructed)[row])
                 yield _enlarged(_beside(parts), one.shape[1:3])
@@ -141,11 +200,20 @@ class HeatMaps:
         return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
 
 
+def _threshold(scorer: Scorer, golden: Arrays) -> float:
+    """The pixel threshold that golden images give."""
+    if isinstance(scorer.detector, Reconstruction):
+        return pixel_threshold(pixel_scores(golden["outputs"]), q=99)
+    maps = heat_maps(scorer, golden["pixels"])
+    # the median, since a golden image's other format can make its own map odd
+    return max(float(np.median(np.percentile(maps, 99, axis=(1, 2)))), 0.0)
+
+
 def heat(scores: Stats, threshold: float) -> Stats:
     """Pixel scores as heat in [0, 1]: 0.5 is the threshold, 1 twice the threshold and all above."""
     if threshold == 0:  # inliers that are reconstructed without any error
         return np.asarray(scores > 0, dtype=np.float64)
-    return np.minimum(scores / (2 * threshold), 1.0)
+    return np.clip(scores / (2 * threshold), 0.0, 1.0)
 
 
 def overlay(images: Images, heats: Stats) -> Images:

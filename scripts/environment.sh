@@ -19,6 +19,20 @@ find_python() {
     exit 2
 }
 
+has_browser() { command -v chromium || command -v chromium-browser || command -v google-chrome || command -v chrome; }
+
+# Tests of pages need a browser, and are skipped where there is none.
+ensure_browser() {
+    if ! has_browser >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        say "Installing Chromium for the tests of pages"
+        {
+            timeout 60 apt-get update -qq -o Acquire::Retries=0 -o Acquire::http::Timeout=10
+            DEBIAN_FRONTEND=noninteractive timeout 240 apt-get install -qq --no-install-recommends chromium
+        } >/dev/null 2>&1 </dev/null || true
+    fi
+    has_browser >/dev/null || say "No Chromium here: tests of pages are skipped"
+}
+
 # What was installed is noted in the environment, so that a second run installs nothing.
 ensure_environment() {
     local python wanted
@@ -30,7 +44,7 @@ ensure_environment() {
     wanted=$(cksum <pyproject.toml)
     if [ "$(cat .venv/lit-od-installed 2>/dev/null)" != "$wanted" ]; then
         say "Installing lit-od with everything that trains and tests (several minutes the first time)"
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[train,cpu,dev]'
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[train,cpu,serve,dev]'
         echo "$wanted" >.venv/lit-od-installed
     else
         say "Using .venv as it is"

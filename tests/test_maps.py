@@ -13,11 +13,12 @@ from PIL import Image
 
 from lit_od.backbone import Backbone
 from lit_od.bundle import MAPS, Bundle, golden_arrays
-from lit_od.errors import BackboneError, BundleError, ConfigError
+from lit_od.errors import BackboneError, BundleError, DataError
 from lit_od.fit import Origin, fit_bundle
 from lit_od.loading import batches
 from lit_od.map_folder import INDEX, MapFolder, file_name
-from lit_od.maps import GAP, OPAQUE, HeatMaps, MapGraph, colours, heat, overlay
+from lit_od.maps import GAP, OPAQUE, HeatMaps, MapGraph, colours, heat, heat_maps, overlay
+from lit_od.occlusion import occlusion_maps
 from lit_od.scorer import Scorer
 from lit_od.sources import EncodedImage, ImageArray, ImageFile
 from tests.conftest import GREY
@@ -85,7 +86,7 @@ def test_the_table_is_that_of_inferno():
 
 
 def test_heat_is_one_half_at_the_threshold_and_one_from_twice_that_on():
-    np.testing.assert_allclose(heat(np.array([0.0, 1.0, 2.0, 4.0, 9.0]), 2.0), [0, 0.25, 0.5, 1, 1])
+    np.testing.assert_allclose(heat(np.array([-3.0, 0.0, 1.0, 2.0, 4.0, 9.0]), 2.0), [0, 0, 0.25, 0.5, 1, 1])
     np.testing.assert_array_equal(heat(np.array([0.0, 1e-9]), 0.0), [0, 1])
 
 
@@ -132,12 +133,55 @@ def test_without_maps_the_reconstruction_is_left_out(digits, tmp_path):
     assert picture.size == ((2 * 28 + GAP) * 5, 140)
 
 
-def test_a_bundle_of_features_has_no_heat_maps(made_bundle, digit_files, command, tmp_path):
-    with pytest.raises(ConfigError, match="heat maps need the squared errors of an autoencoder"):
-        HeatMaps.of(made_bundle)
-    outcome = command("score", made_bundle.path, digit_files, "--maps", tmp_path / "maps")
-    assert (outcome.status, outcome.out) == (2, "")
-    assert not (tmp_path / "maps").exists()
+def test_heat_maps_of_an_autoencoder_are_its_errors(bundle, digits):
+    scorer = Scorer.of(bundle)
+    images = np.stack([each.prepare(GREY) for each in digits[:20]])
+    maps = heat_maps(scorer, images)
+    assert (maps.shape, maps.dtype) == ((20, 28, 28), np.float32)
+    np.testing.assert_allclose(maps, ((images[..., 0] / 255.0) - 0.5) ** 2, rtol=1e-3)
+
+
+def test_heat_maps_of_features_come_from_occlusion(made_bundle, digits, garments):
+    scorer = Scorer.of(made_bundle, threads=1)
+    images = np.stack([each.prepare(GREY) for each in garments[:3]])
+    maps = heat_maps(scorer, images)
+    np.testing.assert_array_equal(maps, occlusion_maps(scorer, images))
+    drawn = HeatMaps.of(made_bundle, scorer=scorer)
+    assert drawn.scorer is scorer
+    np.testing.assert_allclose(drawn.heats(images), heat(maps.astype(np.float64), drawn.threshold))
+    assert drawn.heats(images).max() > 0.5  # hotter than 99 % of the golden images' pixels
+
+
+def test_the_scale_of_features_is_that_of_the_median_golden_image(made_bundle):
+    scorer = Scorer.of(made_bundle, threads=1)
+    maps = heat_maps(scorer, golden_arrays(made_bundle)["pixels"])
+    hottest = sorted(np.percentile(one, 99) for one in maps)
+    assert len(hottest) == 7
+    assert HeatMaps.of(made_bundle, threads=1).threshold == pytest.approx(hottest[3], rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 28, 28), (2, 28, 27, 1), (2, 28, 28, 3)])
+def test_images_that_are_not_prepared_have_no_heat_maps(made_bundle, bundle, shape):
+    for each in (made_bundle, bundle):
+        with pytest.raises(DataError, match=r"heat maps want prepared images, uint8 \(n, 28, 28, 1\), got uint8"):
+            heat_maps(Scorer.of(each, threads=1), np.zeros(shape, dtype=np.uint8))
+
+
+def test_score_draws_images_and_heat_for_a_bundle_of_features(made_bundle, digit_files, command, tmp_path):
+    files = sorted(Path(digit_files).rglob("*.png"))[:3]
+    plain = command("score", made_bundle.path, *files)
+    drawn = command("score", made_bundle.path, *files, "--maps", tmp_path / "maps", "--threads", 1)
+    assert (drawn.status, drawn.out) == (0, plain.out)
+    with (tmp_path / "maps" / INDEX).open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert [row["path"] for row in rows] == [str(file) for file in files]
+    with Image.open(tmp_path / "maps" / rows[1]["map"]) as picture:
+        assert picture.size == ((2 * 28 + GAP) * 5, 140)
+        pixels = np.asarray(picture)[::5, ::5]
+    image = np.asarray(Image.open(files[1]))[None, ..., None]
+    np.testing.assert_array_equal(pixels[:, :28, 0], image[0, ..., 0])
+    wanted = overlay(image, HeatMaps.of(made_bundle, threads=1).heats(image))[0]
+    assert np.abs(pixels[:, -28:].astype(int) - wanted).max() <= 1
 
 
 def test_a_graph_that_gives_something_else_is_refused(bundle, digits, tmp_path):
@@ -240,3 +284,10 @@ def test_stream_outputs_goes_with_the_verdicts(bundle, digit_files):
         np.testing.assert_array_equal(result.score, also.score)
         np.testing.assert_array_equal(scorer.detector.score(outputs), also.score)
         assert len(batch.images) == len(outputs)
+
+
+def test_a_batch_of_which_nothing_can_be_read_has_no_picture(bundle, tmp_path):
+    (batch,) = batches([EncodedImage(b"", "broken")], GREY, batch_size=4)
+    with MapFolder(tmp_path / "maps", HeatMaps.of(bundle, threads=1), total=1) as folder:
+        folder.add(batch, np.empty((0, 0), dtype=np.float32))
+    assert [each.name for each in (tmp_path / "maps").iterdir()] == [INDEX]

@@ -7,8 +7,11 @@ torchvision's sets: mnist:test:8,9, fashion-mnist:test, cifar10:all (under --dat
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lit_od.bundle import Bundle
+import msgspec
+
+from lit_od.bundle import Bundle, rewrite
 from lit_od.cli import DONE
 from lit_od.commands import no_overrides
 from lit_od.commands.score import add_session_arguments
@@ -17,16 +20,31 @@ from lit_od.recipe import folder, override, parse_overrides
 from lit_od.roots import data_root
 from lit_od.scorer import Scorer
 
+if TYPE_CHECKING:
+    from lit_od.evaluation.evaluate import Evaluation
+    from lit_od.evaluation.sets import ImageSets
+
+AGAINST = "against "
+"""Begins the names of recorded figures, by set of outliers."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
+    add_set_arguments(parser)
+    parser.add_argument("--out", metavar="DIR", help="write metrics.json, table.txt and histogram.png there")
+    parser.add_argument(
+        "--record", action="store_true", help="write the figures into the bundle, where its card and inspect show them"
+    )
+    add_session_arguments(parser)
+
+
+def add_set_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the bundle and the sets that it is looked at with."""
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument("--inliers", metavar="PATH", action="append", default=[], help="inliers; may be repeated")
     parser.add_argument(
         "--outliers", metavar="NAME=PATH", action="append", default=[], help="outliers under a name; may be repeated"
     )
-    parser.add_argument("--out", metavar="DIR", help="write metrics.json, table.txt and histogram.png there")
-    add_session_arguments(parser)
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
@@ -38,16 +56,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         missing_extra(str(error.name), "train,cpu")
     bundle = Bundle.read(args.bundle)
     scorer = Scorer.of(bundle, threads=args.threads, providers=[args.provider] if args.provider else None)
-    if bool(args.inliers) != bool(args.outliers):
-        raise ConfigError("--inliers and --outliers go together: give both, or neither for the recipe's own sets")
-    if args.inliers:
-        values = dict(parse_overrides(overrides))
-        where = data_root(folder("data.root", values.pop("data.root", None)))
-        no_overrides([f"--{path}" for path in values])
-        images = sets.sets_of_paths(args.inliers, _by_name(args.outliers), where, scorer.preparation)
-    else:
-        recipe = override(sets.recipe_of(bundle), overrides)
-        images = sets.sets_of_recipe(recipe, scorer.preparation)
+    images = chosen_sets(args, overrides, bundle)
     inliers = sets.score_set(scorer, images.inliers)
     scores = {each.name: sets.score_set(scorer, each) for each in images.outliers}
     found = evaluate(inliers, scores, threshold=bundle.calibration.threshold)
@@ -60,7 +69,47 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         figure = plots.score_histograms({"inliers": inliers, **scores}, bundle.calibration.threshold)
         plots.save(figure, out / "histogram.png")
         print(f"{out}: metrics.json, table.txt, histogram.png")
+    if args.record:
+        _record(bundle, found)
+        print(f"{args.bundle}: figures recorded")
     return DONE
+
+
+def _record(bundle: Bundle, found: "Evaluation") -> None:
+    """Write what does not depend on the threshold, which may be moved, into the manifest; shares of 1."""
+    kept = {name: value for name, value in bundle.manifest.provenance.metrics.items() if not name.startswith(AGAINST)}
+    for name, each in found.outliers.items():
+        area = each.figures["auroc"]
+        kept[f"{AGAINST}{name}"] = {
+            "inliers": found.inliers.n,
+            "outliers": each.scores.n,
+            "auroc": area.value,
+            "auroc_low": area.low,
+            "auroc_high": area.high,
+            "fpr95": each.figures["fpr95"].value,
+        }
+    provenance = msgspec.structs.replace(bundle.manifest.provenance, metrics=kept)
+    rewrite(bundle, msgspec.structs.replace(bundle.manifest, provenance=provenance), bundle.calibration)
+
+
+def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) -> "ImageSets":
+    """The sets that the arguments name, or those of the bundle's recipe.
+
+    Raises:
+        ConfigError: If only one kind of set is named, or an override has no place.
+        DataError: If images are missing.
+    """
+    from lit_od.evaluation import sets
+
+    if bool(args.inliers) != bool(args.outliers):
+        raise ConfigError("--inliers and --outliers go together: give both, or neither for the recipe's own sets")
+    how = bundle.manifest.preparation
+    if not args.inliers:
+        return sets.sets_of_recipe(override(sets.recipe_of(bundle), overrides), how)
+    values = dict(parse_overrides(overrides))
+    where = data_root(folder("data.root", values.pop("data.root", None)))
+    no_overrides([f"--{path}" for path in values])
+    return sets.sets_of_paths(args.inliers, _by_name(args.outliers), where, how)
 
 
 def _by_name(words: list[str]) -> dict[str, list[str]]:

@@ -4,8 +4,9 @@ A PATH is an image; a folder, searched through; a .txt list or a .csv with a `pa
 (`file.npz` or `file.npz:ARRAY`); or -, a list on standard input. Columns: path, score (higher is more
 outlying), p_value (small is outlying), is_outlier (score above the threshold), error.
 
---maps DIR draws where an autoencoder's errors lie: a picture an image, and maps.csv that says which is
-whose. Coloured pixels stand out; the colours mean the same in all pictures of a bundle.
+--maps DIR draws what makes each image an outlier: a picture an image, and maps.csv that says which is
+whose. Coloured are an autoencoder's errors, else the parts without which the score would be lower, for
+which an image is scored 65 times. The colours mean the same in all pictures of a bundle.
 """
 
 import argparse
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument("paths", metavar="PATH", nargs="+", help="what to score")
     add_row_arguments(parser)
-    parser.add_argument("--maps", metavar="DIR", help="draw heat maps of an autoencoder's errors there")
+    parser.add_argument("--maps", metavar="DIR", help="draw heat maps there")
     add_batch_argument(parser)
     add_session_arguments(parser)
 
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides(overrides)
     bundle, session = Bundle.read(args.bundle), session_options(args)
     scorer = Scorer.of(bundle, **session)
-    maps = HeatMaps.of(bundle, **session) if args.maps else None
+    maps = HeatMaps.of(bundle, scorer=scorer, **session) if args.maps else None
     sources = find(args.paths)
     failed = 0
     with ExitStack() as stack:

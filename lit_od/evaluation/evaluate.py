@@ -15,7 +15,8 @@ from lit_od.types import Scores
 WIDTH = 100
 """Columns that a table takes at most."""
 
-_TITLES = {"auroc": "AUROC", "aupr_outliers": "AUPR out", "aupr_inliers": "AUPR in", "fpr95": "FPR95"}
+TITLES = {"auroc": "AUROC", "aupr_outliers": "AUPR out", "aupr_inliers": "AUPR in", "fpr95": "FPR95"}
+"""How tables call the figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +87,12 @@ class Evaluation:
     def table(self) -> str:
         """A plain-text table of at most `WIDTH` columns: shares in percent, intervals in brackets."""
         figures = [
-            [name, *(_percent(figures[key]) for key in FIGURES)]
+            [name, *(percent(figures[key]) for key in FIGURES)]
             for name, figures in (*((name, each.figures) for name, each in self.outliers.items()), ("mean", self.macro))
         ]
         sets = [("inliers", self.inliers), *((name, each.scores) for name, each in self.outliers.items())]
         scores = [
-            [name, f"{each.n:,}", f"{each.mean:#.4g}", f"{each.sd:#.4g}", _percent(each.flagged)] for name, each in sets
+            [name, f"{each.n:,}", f"{each.mean:#.4g}", f"{each.sd:#.4g}", percent(each.flagged)] for name, each in sets
         ]
         decisions = [
             [
@@ -106,7 +107,7 @@ class Evaluation:
         parts = [
             f"In percent, with {100 * self.level:g} % intervals "
             f"({self.resamples:,} bootstrap resamples, seed {self.seed})",
-            *_columns(["outliers", *(_TITLES[name] for name in FIGURES)], figures, rule_before_last=True),
+            *_columns(["outliers", *(TITLES[name] for name in FIGURES)], figures, rule_before_last=True),
             "",
             f"Scores, and what is flagged above the threshold {self.threshold:.6g} (exact binomial intervals)",
             *_columns(["set", "n", "mean", "sd", "flagged %"], scores),
@@ -204,7 +205,8 @@ def _one_set(
     )
 
 
-def _percent(interval: Interval) -> str:
+def percent(interval: Interval) -> str:
+    """A share and its interval in percent: 99.12 [98.70 99.41]."""
     return f"{_digits(interval.value)} [{_digits(interval.low)} {_digits(interval.high)}]"
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 
 from lit_od.bundle import Bundle
-from lit_od.errors import ConfigError
+from lit_od.errors import ConfigError, LitODError
 from lit_od.fit import score_all
 from lit_od.images import Preparation
-from lit_od.recipe import EvaluationSet, Recipe, from_tree
+from lit_od.recipe import EvaluationSet, Recipe, from_tree, override
 from lit_od.roots import data_root
 from lit_od.scorer import Scorer
 from lit_od.sources import Source, find
@@ -69,6 +69,16 @@ def sets_of_recipe(recipe: Recipe, preparation: Preparation) -> ImageSets:
         inliers = ImageSet("inliers", data.sources("test"), preparation)
     outliers = [_named(name, each, recipe, preparation) for name, each in recipe.evaluation.outliers.items()]
     return ImageSets(inliers, outliers)
+
+
+def fitted_images(bundle: Bundle, overrides: Sequence[str]) -> ImageSet | None:
+    """The images that a bundle was fitted on, where its recipe names them and they are at hand."""
+    try:
+        recipe = override(recipe_of(bundle), overrides)
+        sources = ImageData(recipe.data, seed=recipe.seed).sources("train")
+    except LitODError:
+        return None
+    return ImageSet("fitted", sources, bundle.manifest.preparation)
 
 
 def sets_of_paths(

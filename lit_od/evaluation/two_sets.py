@@ -5,13 +5,15 @@ And what a fitted normal distribution makes of a score, beside the p-value that 
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.errors import DataError, missing_extra
-from lit_od.evaluation.counts import check_scores
+from lit_od.evaluation.counts import check_scores, check_share
+from lit_od.evaluation.intervals import Interval
 from lit_od.types import Scores
 
 
@@ -69,6 +71,24 @@ def difference(first: Moments, second: Moments) -> Difference:
         raise DataError("two sets without any spread cannot be compared: all scores of each are equal")
     t, p_value = ttest_ind_from_stats(second.mean, second.sd, second.n, first.mean, first.sd, first.n, equal_var=False)
     return Difference(float(t), float(p_value), (second.mean - first.mean) / pooled)
+
+
+def effect_interval(first: Moments, second: Moments, *, level: float = 0.95) -> Interval:
+    """Cohen's d of two sets, whose variances may differ, with its large-sample interval (Bonett 2008, equation 3).
+
+    Raises:
+        ConfigError: If `level` is not between 0 and 1.
+        DataError: If both standard deviations are 0.
+        MissingExtra: If scipy is not installed.
+    """
+    check_share(level, "level")
+    d = difference(first, second).d
+    variances = [(each.sd**2, each.n - 1) for each in (first, second)]
+    pooled = sum(variance for variance, _ in variances) / 2
+    of_spread = d**2 / (8 * pooled**2) * sum(variance**2 / freedom for variance, freedom in variances)
+    of_means = sum(variance / freedom for variance, freedom in variances) / pooled
+    reach = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(of_spread + of_means)
+    return Interval(d, d - reach, d + reach)
 
 
 def normal_ratio(inliers: Moments, scores: Scores) -> NDArray[np.float64]:

@@ -68,8 +68,8 @@ class ErrorsAndReconstruction(SquaredErrors):
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """Pixels (n, c, h, w) in [0, 1], float32, of uint8 images (n, h, w, c)."""
-    return images.permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255
+    """Pixels (n, c, h, w) in [0, 1], float32, of uint8 images (n, h, w, c), whose order in memory they keep."""
+    return images.permute(0, 3, 1, 2).to(torch.float32) / 255
 
 
 def to_last(pixels: Tensor) -> Tensor:
@@ -162,13 +162,16 @@ def _block(before: int, after: int) -> list[nn.Module]:
 
 
 def _begun(network: Autoencoder) -> Autoencoder:
-    """With Keras' initial values: uniform in +-sqrt(6 / (fan in + fan out)), biases zero."""
+    """With Keras' initial values: uniform in +-sqrt(6 / (fan in + fan out)), biases zero.
+
+    Weights lie in memory as the images do, channels last, which convolutions in bfloat16 gain from.
+    """
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-    return network
+    return network.to(memory_format=torch.channels_last)
 
 
 def _require_divisible(name: str, image_size: tuple[int, int], stride: int) -> None:

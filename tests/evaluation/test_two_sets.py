@@ -6,7 +6,7 @@ from scipy import stats
 
 from lit_od.errors import DataError
 from lit_od.evaluation.baselines import by_brightness, by_nearest
-from lit_od.evaluation.two_sets import Moments, difference, normal_ratio
+from lit_od.evaluation.two_sets import Moments, difference, effect_interval, normal_ratio
 
 CATS = Moments(2495, 0.035493888, 0.011421803)
 DOGS = Moments(2494, 0.042051364, 0.0155974245)
@@ -29,6 +29,22 @@ def test_welchs_test_is_scipys_on_the_scores_themselves():
     pooled = math.sqrt((np.var(first, ddof=1) + np.var(second, ddof=1)) / 2)
     assert found.d == pytest.approx((second.mean() - first.mean()) / pooled)
     assert difference(Moments.of(second), Moments.of(first)).d == -found.d
+
+
+def test_the_effects_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    truth, covered, draws = 0.5, 0, 2000
+    gap = truth * math.sqrt((1 + 4) / 2)
+    for _ in range(draws):
+        first, second = rng.normal(0, 1, 150), rng.normal(gap, 2, 100)
+        found = effect_interval(Moments.of(first), Moments.of(second))
+        covered += found.low <= truth <= found.high
+    low, high = stats.binom.interval(0.999, draws, 0.95)
+    assert low - 0.01 * draws <= covered <= high + 0.01 * draws  # it is a large-sample form
+    wide = effect_interval(CATS, DOGS, level=0.99)
+    close = effect_interval(CATS, DOGS)
+    assert wide.low < close.low < close.value == difference(CATS, DOGS).d < close.high < wide.high
+    assert (close.high - close.low) / 2 == pytest.approx(1.96 * 0.0289, rel=0.02)
 
 
 def test_the_published_chances_are_the_ratio_of_densities():

@@ -1,0 +1,53 @@
+"""One HTML file of what a bundle makes of images: figures, pictures, galleries, a threshold to be moved.
+
+It opens from disk, without a network. The sets are those of lit-od evaluate. The nearest normal images
+come from --normal PATH, else from the images that the bundle's recipe was fitted on, where they are at
+hand, else from the inliers themselves.
+"""
+
+import argparse
+from pathlib import Path
+
+from lit_od.bundle import Bundle
+from lit_od.cli import DONE
+from lit_od.commands.evaluate import add_set_arguments, chosen_sets
+from lit_od.commands.score import add_session_arguments, session_options
+from lit_od.errors import ConfigError, missing_extra
+from lit_od.folders import replacing_file
+from lit_od.scorer import Scorer
+from lit_od.sources import find
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add_set_arguments(parser)
+    parser.add_argument(
+        "--normal", metavar="PATH", action="append", default=[], help="normal images to look for the nearest among"
+    )
+    parser.add_argument("--out", metavar="FILE.html", required=True, help="the page; a file there is replaced")
+    add_session_arguments(parser)
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Score the sets, write the page and print the table."""
+    try:
+        from lit_od.evaluation import sets
+        from lit_od.evaluation.report import report
+    except ModuleNotFoundError as error:
+        missing_extra(str(error.name), "train,cpu")
+    out = Path(args.out)
+    if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
+        raise ConfigError(f"--out names the page, FILE.html, got {args.out!r}")
+    bundle = Bundle.read(args.bundle)
+    scorer = Scorer.of(bundle, **session_options(args))
+    images = chosen_sets(args, overrides, bundle)
+    normals = sets.fitted_images(bundle, overrides)
+    if args.normal:
+        normals = sets.ImageSet("normal", find(args.normal), scorer.preparation)
+    found = report(bundle, scorer, images, normals=normals)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_file(out) as file:
+        file.write_text(found.html, encoding="utf-8")
+    print(found.evaluation.table())
+    print(f"\n{out}: {out.stat().st_size / 1e6:.1f} MB")
+    return DONE

@@ -1,0 +1,116 @@
+"""Serve bundles: a page to drop images on, and an HTTP interface for programs.
+
+Both are at the address that is printed, by default for this machine alone. The interface is the Open
+Inference Protocol, version 2, with binary tensors: POST /v2/models/NAME/infer takes `images`, UINT8
+(n, h, w, c), or `encoded`, BYTES (n), image files (base64 where they are in the JSON), and gives score,
+p_value, is_outlier and error; clients written for it work as they are. NAME is the bundle's folder, or
+what stands before it: NAME=BUNDLE.
+
+There is no password and no encryption: whoever reaches the address may ask. --host 0.0.0.0 opens it to the
+network; --allow-host names the server where it is asked under a name other than localhost.
+
+--normal PATH... shows the normal images that a picture resembles most, by the distance of their features.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lit_od.bundle import Bundle
+from lit_od.cli import DONE
+from lit_od.commands import no_overrides
+from lit_od.commands.score import add_session_arguments, positive, session_options
+from lit_od.errors import ConfigError, missing_extra
+from lit_od.loading import thread_count
+
+if TYPE_CHECKING:
+    from lit_od.serving.limits import Limits
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("bundles", metavar="BUNDLE", nargs="+", help="folder of a bundle, or NAME=FOLDER")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)")
+    parser.add_argument("--port", type=_port, default=8000, help="port; 0 takes a free one (8000)")
+    parser.add_argument("--allow-host", metavar="NAME", action="append", default=[], help="a name of this server")
+    parser.add_argument("--normal", metavar="PATH", nargs="+", help="normal images to show beside those scored")
+    parser.add_argument("--max-body", metavar="MIB", type=positive, help="largest request (64)")
+    parser.add_argument("--max-images", metavar="N", type=positive, help="images a request (1024)")
+    parser.add_argument("--queue", metavar="N", type=positive, help="requests that may wait; others get 503 (256)")
+    parser.add_argument("--patience", metavar="SECONDS", type=positive, help="time of a client that sends slowly (15)")
+    add_session_arguments(parser)
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Serve until told to stop."""
+    no_overrides(overrides)
+    try:
+        from lit_od.serving import server
+        from lit_od.serving.app import application
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
+            raise
+        missing_extra("a web server (Starlette and uvicorn)", "serve,cpu")
+    from lit_od.serving.engine import Engine
+    from lit_od.serving.models import Model
+    from lit_od.serving.nearest import NormalImages
+
+    limits = _limits(args)
+    bundles = {name: Bundle.read(path) for name, path in named(args.bundles).items()}
+    listener = server.listen(args.host, args.port)  # before the long work
+    with listener:
+        normal = NormalImages.read(args.normal) if args.normal else None
+        models = {
+            name: Model.load(name, bundle, normal=normal, **session_options(args)) for name, bundle in bundles.items()
+        }
+        if normal is not None and not any(model.nearest for model in models.values()):
+            raise ConfigError("--normal needs a bundle whose graph gives features, these give errors: leave it out")
+        engine = Engine(workers=thread_count(args.threads), queue=limits.queue)
+        app = application(models, engine, limits=limits, normal=normal, hosts=[args.host, *args.allow_host])
+        where = server.address(listener)
+
+        def ready() -> None:
+            print(f"lit-od: serving {', '.join(models)} at {where} (Ctrl-C stops)", file=sys.stderr, flush=True)
+
+        try:
+            server.serve(app, listener, limits=limits, ready=ready)
+        finally:
+            engine.close()
+    return DONE
+
+
+def named(bundles: Sequence[str]) -> dict[str, str]:
+    """Folders of bundles by the names that they are served under. Raises ConfigError where two have one name."""
+    found: dict[str, str] = {}
+    for given in bundles:
+        name, equals, path = given.partition("=")
+        if not equals or Path(given).is_dir():
+            name, path = Path(given).resolve().name, given
+        if not name or "/" in name or not name.isprintable():
+            raise ConfigError(f"{given} has no name to serve it under: give it one, as NAME={path}")
+        if name in found:
+            raise ConfigError(f"{found[name]} and {path} are both named {name}: give one another, as NAME={path}")
+        found[name] = path
+    return found
+
+
+def _limits(args: argparse.Namespace) -> "Limits":
+    from lit_od.serving.limits import MIB, Limits
+
+    usual = Limits()
+    body = MIB * args.max_body if args.max_body else usual.body
+    return Limits(
+        body=body,
+        memory=max(usual.memory, 2 * body),
+        images=args.max_images or usual.images,
+        queue=args.queue or usual.queue,
+        patience=args.patience or usual.patience,
+    )
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"must be a port of 0 to 65535, got {text!r}")
+    return int(text)

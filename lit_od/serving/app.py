@@ -1,0 +1,165 @@
+"""Which address does what."""
+
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from lit_od import __version__
+from lit_od.serving import page, protocol
+from lit_od.serving.engine import Engine
+from lit_od.serving.gate import FAILURE, Gate, refused
+from lit_od.serving.intake import Intake, require_type
+from lit_od.serving.limits import ClientGone, Limits, Refused
+from lit_od.serving.models import Answers, Model, joined
+from lit_od.serving.nearest import NormalImages
+from lit_od.serving.protocol import LENGTH_HEADER, Asked
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Site:
+    """What the addresses answer from.
+
+    Attributes:
+        models: By name.
+        engine: Scores.
+        intake: Reads bodies.
+        normal: The normal images; None where the user has named none.
+        cards: The models as the page shows them.
+    """
+
+    models: Mapping[str, Model]
+    engine: Engine
+    intake: Intake
+    normal: NormalImages | None
+
+    def model(self, request: Request) -> Model:
+        """The model that an address names. Raises Refused where there is none, or not in that version."""
+        name, version = request.path_params["name"], request.path_params.get("version", protocol.VERSION)
+        if name not in self.models:
+            raise Refused(404, f"there is no model {name[:100]!r}: here are {', '.join(self.models)}")
+        if version != protocol.VERSION:
+            raise Refused(404, f"model {name} has no version {version[:40]!r}: its only one is {protocol.VERSION}")
+        return self.models[name]
+
+    async def infer(self, request: Request) -> Response:
+        """Score the images of a request."""
+        model = self.model(request)
+        require_type(request)
+        with self.intake.room() as room:
+            body = await room.read(request)
+            asked = await asyncio.to_thread(
+                protocol.read,
+                body,
+                request.headers.get(LENGTH_HEADER),
+                known=model.outputs,
+                most=self.intake.limits.images,
+            )
+            columns = joined(await self._scored(request, model, asked))
+        if "error" not in asked.outputs:
+            for row, error in enumerate(columns["error"]):
+                if error:  # else a NaN would be all that the client hears of it
+                    raise Refused(400, f"image {row}: {error}. Ask for the output error to have the others scored")
+        text, length = protocol.answer(model.name, asked, columns)
+        if length is None:
+            return Response(text, media_type="application/json")
+        return Response(text, media_type="application/octet-stream", headers={LENGTH_HEADER: str(length)})
+
+    async def _scored(self, request: Request, model: Model, asked: Asked) -> list[Answers]:
+        """The answers to a request's pieces; those of a client that leaves are dropped."""
+        pieces = self.engine.submit(model, asked.sources, frozenset(asked.outputs))
+        scored = asyncio.gather(*map(asyncio.wrap_future, pieces))
+        gone = asyncio.ensure_future(request.receive())  # the body has been read: all that can come is a farewell
+        try:
+            both: set[asyncio.Future[Any]] = {scored, gone}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not scored.done():
+                raise ClientGone
+            return scored.result()
+        finally:
+            scored.cancel()
+            gone.cancel()
+            self.engine.done()
+
+    async def describe(self, request: Request) -> Response:
+        """What a model takes and gives."""
+        return JSONResponse(self.model(request).metadata())
+
+    async def model_ready(self, request: Request) -> Response:
+        """Whether a model is ready: all are, or the server would not have started."""
+        return JSONResponse({"name": self.model(request).name, "ready": True})
+
+    async def picture(self, request: Request) -> Response:
+        """A normal image, small."""
+        number = request.path_params["number"]
+        if self.normal is None or number >= len(self.normal.pictures):
+            raise Refused(404, "there is no such normal image")
+        return Response(self.normal.pictures[number], media_type="image/jpeg", headers={"cache-control": "max-age=600"})
+
+
+def application(
+    models: Mapping[str, Model],
+    engine: Engine,
+    *,
+    limits: Limits,
+    normal: NormalImages | None = None,
+    hosts: Collection[str] = (),
+) -> ASGIApp:
+    """The application.
+
+    Args:
+        models: By name.
+        engine: Scores their images.
+        limits: Of requests.
+        normal: Normal images, shown by the page.
+        hosts: Names of this server besides localhost and IP addresses.
+    """
+    site = Site(models, engine, Intake(limits), normal)
+    about = {"name": "lit_od", "version": __version__, "extensions": protocol.EXTENSIONS}
+    routes = [
+        Route("/", page.serve),
+        Route("/models", partial(_tell, {"models": [model.card() for model in models.values()]})),
+        Route("/normal/{number:int}", site.picture),
+        Route("/v2", partial(_tell, about)),
+        Route("/v2/health/live", partial(_tell, {"live": True})),
+        Route("/v2/health/ready", partial(_tell, {"ready": True})),
+    ]
+    for base in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+        routes += [
+            Route(base, site.describe),
+            Route(f"{base}/ready", site.model_ready),
+            Route(f"{base}/infer", site.infer, methods=["POST"]),
+        ]
+    inner = Starlette(routes=routes, exception_handlers={Refused: _refused, HTTPException: _missed, Exception: _failed})
+    inner.router.redirect_slashes = False
+    return Gate(inner, frozenset(host.lower() for host in hosts), limits.drain)
+
+
+async def _tell(what: object, request: Request) -> Response:
+    return JSONResponse(what)
+
+
+async def _refused(request: Request, refusal: Exception) -> Response:
+    assert isinstance(refusal, Refused)
+    return refused(refusal)
+
+
+async def _failed(request: Request, defect: Exception) -> Response:
+    """Starlette raises the defect again for the gate to log."""
+    return refused(FAILURE)
+
+
+async def _missed(request: Request, failure: Exception) -> Response:
+    """An address or a method that does not exist, in the protocol's form."""
+    assert isinstance(failure, HTTPException)
+    path = request.url.path[:200]
+    message = f"there is nothing at {path}" if failure.status_code == 404 else f"{request.method} {path}: not so"
+    return JSONResponse({"error": message}, failure.status_code, dict(failure.headers or {}))

@@ -1,0 +1,132 @@
+"""A bounded queue before one worker a core.
+
+A request is cut into pieces. Each worker decodes a piece, runs it through the graph on one thread and
+scores it; several pieces at a time so make better use of the cores than one on all of them. Requests take
+turns piece by piece, so that a large one does not hold up a small one. Small pieces that wait for the
+same model are taken together. A piece that nobody competes with runs on all cores, to be answered soon.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from lit_od.loading import RUN
+from lit_od.serving.intake import RETRY_AFTER
+from lit_od.serving.limits import Refused
+from lit_od.serving.models import MAP, Answers, Model
+from lit_od.sources import Source
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """A part of a request.
+
+    Attributes:
+        model: Who scores it.
+        sources: At most RUN images; one where a heat map is wanted, which may take as long as many.
+        wanted: Outputs that it wants.
+        answers: Where they will be.
+    """
+
+    model: Model
+    sources: Sequence[Source]
+    wanted: frozenset[str]
+    answers: "Future[Answers]" = field(default_factory=Future)
+
+
+class Engine:
+    """Scores pieces of requests on its workers.
+
+    Attributes:
+        queue: Requests that may wait or be scored at a time.
+    """
+
+    def __init__(self, *, workers: int, queue: int) -> None:
+        self.queue = queue
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="lit_od-serve")
+        self._lock = threading.Lock()
+        self._waiting: deque[deque[Piece]] = deque()  # pieces by request
+        self._busy = 0
+        self._requests = 0
+
+    def submit(self, model: Model, sources: Sequence[Source], wanted: frozenset[str]) -> "list[Future[Answers]]":
+        """Answers to the parts of a request, to come. Whoever has them calls `done`.
+
+        Raises:
+            Refused: 503 where the queue is full.
+        """
+        step = _most(wanted)
+        pieces = [Piece(model, sources[start : start + step], wanted) for start in range(0, len(sources), step)]
+        with self._lock:
+            if self._requests >= self.queue:
+                raise Refused(503, f"{self.queue} requests are waiting: try again", retry_after=RETRY_AFTER)
+            self._requests += 1
+            self._waiting.append(deque(pieces))
+        for _ in pieces:
+            self._pool.submit(self._work)
+        return [piece.answers for piece in pieces]
+
+    def done(self) -> None:
+        """A request has been answered or given up."""
+        with self._lock:
+            self._requests -= 1
+
+    def close(self) -> None:
+        """Wait for what is being scored, and drop what waits."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _work(self) -> None:
+        with self._lock:
+            taken = self._take()
+            self._busy += 1
+            alone = self._busy == 1 and not self._waiting
+        try:
+            if taken:
+                _score(taken, alone=alone)
+        finally:
+            with self._lock:
+                self._busy -= 1
+
+    def _take(self) -> list[Piece]:
+        """A piece of the request whose turn it is, and others that go with it; those given up are left out."""
+        taken: list[Piece] = []
+        left: deque[deque[Piece]] = deque()
+        served: deque[deque[Piece]] = deque()
+        for request in self._waiting:
+            before = len(request)
+            while request and _fits(request[0], taken):
+                piece = request.popleft()
+                if piece.answers.set_running_or_notify_cancel():
+                    taken.append(piece)
+            if request:
+                (left if len(request) == before else served).append(request)
+        self._waiting = left + served
+        return taken
+
+
+def _most(wanted: frozenset[str]) -> int:
+    """Images that a worker takes at once."""
+    return 1 if MAP in wanted else RUN
+
+
+def _fits(piece: Piece, taken: Sequence[Piece]) -> bool:
+    if not taken:
+        return True
+    room = _most(taken[0].wanted) - sum(len(each.sources) for each in taken)
+    return piece.model is taken[0].model and piece.wanted == taken[0].wanted and len(piece.sources) <= room
+
+
+def _score(pieces: Sequence[Piece], *, alone: bool) -> None:
+    try:
+        sources = [source for piece in pieces for source in piece.sources]
+        answers = pieces[0].model.answer(sources, pieces[0].wanted, alone=alone)
+    except BaseException as error:  # whatever it is, those who wait must hear of it
+        for piece in pieces:
+            piece.answers.set_exception(error)
+        return
+    start = 0
+    for piece in pieces:
+        piece.answers.set_result(answers.part(start, start + len(piece.sources)))
+        start += len(piece.sources)

@@ -1,0 +1,100 @@
+"""A request's body, within its limits of size, time and memory."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+
+from lit_od.serving.limits import MIB, ClientGone, Limits, Refused
+
+TYPES = ("application/json", "application/octet-stream")
+"""Content types of a request; one that names none is taken for what its headers make it."""
+
+RETRY_AFTER = 1
+"""Seconds after which to try again where the server is full."""
+
+
+def require_type(request: Request) -> None:
+    """Raise Refused unless the body is announced as what the protocol knows."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind and kind not in TYPES:
+        raise Refused(415, f"content type {kind[:100]} is not taken: send {' or '.join(TYPES)}")
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding != "identity":
+        raise Refused(415, f"content encoding {coding[:100]} is not taken: send the body as it is")
+
+
+@dataclass(slots=True)
+class Intake:
+    """Reads bodies.
+
+    Attributes:
+        limits: Of size, time and memory.
+        held: Bytes of all bodies that are being read or scored.
+    """
+
+    limits: Limits
+    held: int = field(default=0, init=False)
+
+    @contextmanager
+    def room(self) -> Iterator["_Room"]:
+        """Room for one body, given back at the end of the block."""
+        room = _Room(self)
+        try:
+            yield room
+        finally:
+            self.held -= room.size
+
+
+@dataclass(slots=True)
+class _Room:
+    """Room for one body.
+
+    Attributes:
+        intake: Whose room.
+        size: Bytes of it so far.
+    """
+
+    intake: Intake
+    size: int = 0
+
+    async def read(self, request: Request) -> bytearray:
+        """The body.
+
+        Raises:
+            Refused: 413 where it is too large, 408 where it comes too slowly, 503 where memory is full.
+            ClientGone: If the client leaves.
+        """
+        limits = self.intake.limits
+        if int(request.headers.get("content-length", "0")) > limits.body:
+            raise _too_large(limits)
+        body = bytearray()
+        begun = asyncio.get_running_loop().time()
+        while True:
+            try:
+                async with asyncio.timeout_at(begun + limits.patience + len(body) / limits.rate):
+                    message = await request.receive()
+            except TimeoutError:
+                took = asyncio.get_running_loop().time() - begun
+                raise Refused(408, f"the body came too slowly: {len(body)} bytes in {took:.0f} s") from None
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            self._take(len(message["body"]))
+            body += message["body"]
+            if not message["more_body"]:
+                return body
+
+    def _take(self, size: int) -> None:
+        limits = self.intake.limits
+        if self.size + size > limits.body:
+            raise _too_large(limits)
+        if self.intake.held + size > limits.memory:
+            raise Refused(503, "the server is full: try again", retry_after=RETRY_AFTER)
+        self.size += size
+        self.intake.held += size
+
+
+def _too_large(limits: Limits) -> Refused:
+    return Refused(413, f"a request may have {limits.body / MIB:g} MiB: send fewer images, or start with --max-body")

@@ -1,0 +1,220 @@
+"""A bundle that answers: verdicts, heat maps, nearest normal images."""
+
+import io
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_od.backbone import PROVIDERS
+from lit_od.bundle import Bundle
+from lit_od.loading import RUN, Batch
+from lit_od.maps import HeatMaps
+from lit_od.scorer import Result, Scorer
+from lit_od.serving.nearest import NEAREST, Nearest, NormalImages
+from lit_od.serving.protocol import PLAIN, VERSION
+from lit_od.serving.tensors import Column
+from lit_od.sources import Source
+from lit_od.types import Features
+
+MAP, NEAREST_ROW, NEAREST_DISTANCE = "map", "nearest", "nearest_distance"
+"""Outputs that are made only for who asks for them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """What a model says of n images.
+
+    Attributes:
+        result: The verdicts.
+        maps: A PNG each, empty where there is none; None where nobody asked.
+        rows: Numbers of the nearest normal images, (n, k) int64, -1 where there is none; None where nobody asked.
+        distances: Their distances, (n, k), NaN where there is none.
+    """
+
+    result: Result
+    maps: Sequence[bytes] | None = None
+    rows: NDArray[np.int64] | None = None
+    distances: NDArray[np.float64] | None = None
+
+    def part(self, start: int, stop: int) -> "Answers":
+        """Those on some of the images."""
+        whole = self.result
+        return Answers(
+            Result(
+                whole.name[start:stop],
+                whole.score[start:stop],
+                whole.p_value[start:stop],
+                whole.is_outlier[start:stop],
+                whole.error[start:stop],
+            ),
+            None if self.maps is None else self.maps[start:stop],
+            None if self.rows is None else self.rows[start:stop],
+            None if self.distances is None else self.distances[start:stop],
+        )
+
+    def columns(self) -> dict[str, Column]:
+        """The outputs by their names in the protocol."""
+        found: dict[str, Column] = {
+            "score": self.result.score,
+            "p_value": self.result.p_value,
+            "is_outlier": self.result.is_outlier,
+            "error": [error or "" for error in self.result.error],
+        }
+        if self.maps is not None:
+            found[MAP] = self.maps
+        if self.rows is not None and self.distances is not None:
+            found[NEAREST_ROW], found[NEAREST_DISTANCE] = self.rows, self.distances
+        return found
+
+
+def joined(parts: Sequence[Answers]) -> dict[str, Column]:
+    """The outputs of a request from those of its pieces."""
+    columns = [part.columns() for part in parts]
+    whole: dict[str, Column] = {}
+    for name, first in columns[0].items():
+        if isinstance(first, np.ndarray):
+            whole[name] = np.concatenate([np.asarray(each[name]) for each in columns])
+        else:
+            elements: list[Any] = [element for each in columns for element in each[name]]
+            whole[name] = elements
+    return whole
+
+
+class Maps:
+    """Heat maps of a bundle, made ready when somebody first asks: their scale comes from mapping golden images."""
+
+    def __init__(self, bundle: Bundle, scorer: Scorer) -> None:
+        self._bundle, self._scorer = bundle, scorer
+        self._lock = threading.Lock()
+        self._made: HeatMaps | None = None
+
+    def __call__(self) -> HeatMaps:
+        """The maps. Raises BundleError if the bundle's graph of maps gives none."""
+        with self._lock:
+            if self._made is None:
+                backbone = self._scorer.backbone
+                self._made = HeatMaps.of(
+                    self._bundle, scorer=self._scorer, threads=backbone.threads, providers=[backbone.provider]
+                )
+            return self._made
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A served bundle.
+
+    Attributes:
+        name: Its name in addresses.
+        bundle: What it is.
+        whole: Scores on all cores.
+        single: Scores on one thread, to be called by several workers at once.
+        maps: Draws heat maps.
+        nearest: Finds normal images; None where there are none.
+    """
+
+    name: str
+    bundle: Bundle
+    whole: Scorer
+    single: Scorer
+    maps: "Maps"
+    nearest: Nearest | None
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        bundle: Bundle,
+        *,
+        normal: NormalImages | None = None,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+    ) -> Self:
+        """Make a bundle ready; raises as `Scorer.of`."""
+        whole = Scorer.of(bundle, threads=threads, providers=providers)
+        single = whole
+        if whole.backbone.provider == PROVIDERS["cpu"]:  # elsewhere the device runs one batch after the other
+            single = replace(whole, backbone=whole.backbone.single(), threads=1)
+        nearest = None
+        if normal is not None and whole.backbone.output == "features":
+            nearest = Nearest.of(normal, whole)
+        return cls(name, bundle, whole, single, Maps(bundle, single), nearest)
+
+    @property
+    def outputs(self) -> dict[str, tuple[str, list[int]]]:
+        """Type and shape of every output, -1 for any number of images."""
+        found = dict(zip(PLAIN, (("FP64", [-1]), ("FP64", [-1]), ("BOOL", [-1]), ("BYTES", [-1])), strict=True))
+        found[MAP] = ("BYTES", [-1])
+        if self.nearest is not None:
+            found[NEAREST_ROW], found[NEAREST_DISTANCE] = ("INT64", [-1, NEAREST]), ("FP64", [-1, NEAREST])
+        return found
+
+    def metadata(self) -> dict[str, Any]:
+        """What the protocol tells of a model."""
+        inputs = (("images", "UINT8", [-1, -1, -1, -1]), ("encoded", "BYTES", [-1]))
+        return {
+            "name": self.name,
+            "versions": [VERSION],
+            "platform": "lit_od",
+            "inputs": [{"name": name, "datatype": kind, "shape": shape} for name, kind, shape in inputs],
+            "outputs": [
+                {"name": name, "datatype": kind, "shape": shape} for name, (kind, shape) in self.outputs.items()
+            ],
+        }
+
+    def card(self) -> dict[str, Any]:
+        """What the page tells of a model."""
+        how = self.bundle.manifest
+        return {
+            "name": self.name,
+            "detector": how.detector.kind,
+            "threshold": self.bundle.calibration.threshold,
+            "rule": how.calibration.rule,
+            "calibration_images": how.calibration.images,
+            "size": list(how.preparation.size),
+            "mode": how.preparation.mode,
+            "outputs": list(self.outputs),
+        }
+
+    def answer(self, sources: Sequence[Source], wanted: frozenset[str], *, alone: bool) -> Answers:
+        """Score at most RUN images; those that cannot be read become rows with an error.
+
+        Args:
+            sources: The images.
+            wanted: Names of outputs; those of `PLAIN` are made in any case.
+            alone: Whether all cores are free for it.
+        """
+        scorer = self.whole if alone else self.single
+        ((result, batch, outputs),) = scorer.stream_outputs(sources, batch_size=RUN)
+        sound = np.array([row for row, each in enumerate(outputs) if np.isfinite(each).all()], dtype=np.intp)
+        answers = Answers(result)
+        if MAP in wanted:
+            answers = replace(answers, maps=self._maps(batch, outputs, sound))
+        if {NEAREST_ROW, NEAREST_DISTANCE} & wanted:
+            rows, distances = self._nearest(batch, outputs, sound)
+            answers = replace(answers, rows=rows, distances=distances)
+        return answers
+
+    def _maps(self, batch: Batch, outputs: Features, sound: NDArray[np.intp]) -> list[bytes]:
+        """A PNG for each image of which the graph makes numbers."""
+        pictures = [b""] * len(batch.sources)
+        if len(sound):
+            drawn = self.maps().pictures(batch.images[sound], outputs[sound])
+            for row, picture in zip(batch.rows[sound].tolist(), drawn, strict=True):
+                file = io.BytesIO()
+                picture.save(file, "PNG")
+                pictures[row] = file.getvalue()
+        return pictures
+
+    def _nearest(
+        self, batch: Batch, outputs: Features, sound: NDArray[np.intp]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        rows = np.full((len(batch.sources), NEAREST), -1, dtype=np.int64)
+        distances = np.full((len(batch.sources), NEAREST), np.nan)
+        if self.nearest is not None and len(sound):
+            places = batch.rows[sound]
+            rows[places], distances[places] = self.nearest.find(outputs[sound])
+        return rows, distances

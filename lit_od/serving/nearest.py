@@ -1,0 +1,112 @@
+"""Normal images that a picture resembles most: a bundle keeps none, so the user says where they are."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lit_od.errors import DataError, ImageError
+from lit_od.extraction import extract
+from lit_od.images import Preparation, prepare
+from lit_od.scorer import Scorer
+from lit_od.sources import Source, find
+from lit_od.types import Features
+
+NEAREST = 3
+"""Normal images shown beside a picture."""
+
+MOST = 1000
+"""Normal images that are kept; of more, so many are taken at even distances."""
+
+SIDE = 96
+"""Longer side of a small picture, in pixels."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NormalImages:
+    """Normal images, small.
+
+    Attributes:
+        sources: Those that can be read.
+        pictures: A JPEG of each.
+    """
+
+    sources: Sequence[Source]
+    pictures: Sequence[bytes]
+
+    @classmethod
+    def read(cls, paths: Sequence[str]) -> Self:
+        """Read what PATHs name; images that cannot be read are left out.
+
+        Raises:
+            DataError: If fewer than NEAREST can be read.
+        """
+        found = find(paths)
+        chosen = [found[row] for row in np.unique(np.linspace(0, len(found) - 1, min(len(found), MOST)).astype(int))]
+        kept, pictures = [], []
+        for source in chosen:
+            try:
+                pictures.append(_small(source))
+            except ImageError:
+                continue
+            kept.append(source)
+        if len(kept) < NEAREST:
+            raise DataError(f"--normal needs at least {NEAREST} images that can be read, got {len(kept)}")
+        return cls(kept, pictures)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Nearest:
+    """Finds normal images by the features of one bundle.
+
+    Attributes:
+        rows: Numbers of the normal images that the bundle can prepare, (m,).
+        features: Their features, (m, d).
+    """
+
+    rows: NDArray[np.int64]
+    features: Features
+
+    @classmethod
+    def of(cls, normal: NormalImages, scorer: Scorer) -> Self:
+        """Run normal images through a bundle's backbone.
+
+        Raises:
+            DataError: If it can prepare fewer than NEAREST.
+        """
+        rows: list[NDArray[np.int64]] = []
+        features: list[Features] = []
+        first = 0
+        for batch, outputs in extract(scorer.backbone, normal.sources, scorer.preparation, threads=scorer.threads):
+            finite = np.isfinite(outputs).all(axis=1) if len(outputs) else np.zeros(0, dtype=bool)
+            if finite.any():
+                rows.append(first + batch.rows[finite].astype(np.int64))
+                features.append(outputs[finite])
+            first += len(batch.sources)
+        count = sum(len(each) for each in rows)
+        if count < NEAREST:
+            raise DataError(f"--normal needs at least {NEAREST} images that the bundle can prepare, got {count}")
+        return cls(np.concatenate(rows), np.concatenate(features))
+
+    def find(self, features: Features) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Numbers and Euclidean distances of the NEAREST normal images to each row, nearest first, (n, k)."""
+        rows, distances = [], []
+        for row in features:  # one at a time: all at once would hold (n, m, d)
+            apart = np.linalg.norm((self.features - row).astype(np.float64), axis=1)
+            best = np.argsort(apart, kind="stable")[:NEAREST]
+            rows.append(self.rows[best])
+            distances.append(apart[best])
+        return np.stack(rows), np.stack(distances)
+
+
+def _small(source: Source) -> bytes:
+    image = source.decode()
+    scale = SIDE / max(image.size)
+    size = (max(1, round(image.height * scale)), max(1, round(image.width * scale)))
+    file = io.BytesIO()
+    Image.fromarray(prepare(image, Preparation(size=size))).save(file, "JPEG", quality=85)
+    return file.getvalue()

@@ -1,0 +1,162 @@
+"""The Open Inference Protocol, version 2, over HTTP: what a request asks, and how it is answered.
+
+A request brings one input: `images`, UINT8 (n, h, w, c), or `encoded`, BYTES (n), image files. Its data
+are in the JSON, or behind it in binary form (the binary tensor data extension). It may name the outputs
+that it wants; else it gets those of `PLAIN`.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from lit_od.serving import tensors
+from lit_od.serving.limits import Refused
+from lit_od.serving.tensors import Column
+from lit_od.sources import EncodedImage, ImageArray, Source, Unreadable
+
+VERSION = "1"
+"""The one version of every model."""
+
+EXTENSIONS = ["binary_tensor_data"]
+
+PLAIN = ("score", "p_value", "is_outlier", "error")
+"""Outputs of a request that names none."""
+
+LENGTH_HEADER = "Inference-Header-Content-Length"
+"""Bytes of the JSON that binary tensors follow."""
+
+_POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
+
+
+class _Input(msgspec.Struct):
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: dict[str, Any] = {}
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Output(msgspec.Struct):
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class _Inference(msgspec.Struct):
+    inputs: list[_Input]
+    id: str = ""
+    parameters: dict[str, Any] = {}
+    outputs: list[_Output] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request.
+
+    Attributes:
+        id: Its mark, which the answer repeats.
+        sources: The images.
+        outputs: Name of each output that is wanted, and whether in binary form.
+    """
+
+    id: str
+    sources: Sequence[Source]
+    outputs: Mapping[str, bool]
+
+
+def read(body: bytes | bytearray, json_length: str | None, *, known: Collection[str], most: int) -> Asked:
+    """Read a request.
+
+    Args:
+        body: JSON, then binary tensors.
+        json_length: Bytes of the JSON, from its header; None where there is nothing else.
+        known: Outputs that the model has.
+        most: Images that a request may hold.
+
+    Raises:
+        Refused: 400 where it is not as the protocol has it, 413 where it holds too many images.
+    """
+    end = len(body)
+    if json_length is not None:
+        end = int(json_length) if json_length.isascii() and json_length.isdecimal() and len(json_length) < 20 else -1
+        if not 0 <= end <= len(body):
+            raise Refused(400, f"{LENGTH_HEADER} is {json_length[:40]!r}, the body has {len(body)} bytes")
+    try:
+        given = msgspec.json.decode(memoryview(body)[:end], type=_Inference)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(400, f"the request is not as the protocol has it: {error}") from None
+    sources = _sources(given.inputs, memoryview(body)[end:], most)
+    if "classification" in {key for each in given.outputs for key in each.parameters}:
+        raise Refused(400, "the classification extension is not served: ask for score, p_value or is_outlier")
+    binary = given.parameters.get("binary_data_output", False) is True
+    outputs = {each.name: each.parameters.get("binary_data", binary) is True for each in given.outputs}
+    for name in outputs:
+        if name not in known:
+            raise Refused(400, f"there is no output {name[:100]!r}: this model has {', '.join(known)}")
+    return Asked(given.id, sources, outputs or dict.fromkeys(PLAIN, binary))
+
+
+def answer(model: str, asked: Asked, columns: Mapping[str, Column]) -> tuple[bytes, int | None]:
+    """The body of an answer, and the bytes of its JSON; None where it has no binary part."""
+    described, behind = [], []
+    for name, binary in asked.outputs.items():
+        column = columns[name]
+        entry: dict[str, Any] = {
+            "name": name,
+            "datatype": tensors.datatype(column),
+            "shape": tensors.shape_of(column),
+        }
+        if binary:
+            behind.append(tensors.as_bytes(column))
+            entry["parameters"] = {"binary_data_size": len(behind[-1])}
+        else:
+            entry["data"] = tensors.as_json(column)
+        described.append(entry)
+    head: dict[str, Any] = {"model_name": model, "model_version": VERSION, "outputs": described}
+    if asked.id:
+        head["id"] = asked.id
+    text = msgspec.json.encode(head)
+    return (b"".join((text, *behind)), len(text)) if behind else (text, None)
+
+
+def _sources(inputs: Sequence[_Input], behind: memoryview, most: int) -> list[Source]:
+    if len(inputs) != 1 or inputs[0].name not in ("images", "encoded"):
+        came = ", ".join(repr(each.name[:100]) for each in inputs[:5]) or "none"
+        raise Refused(400, f"wanted one input, images (UINT8) or encoded (BYTES), got {came}")
+    given = inputs[0]
+    data = _data(given, behind)
+    if given.name == "images":
+        if given.datatype != "UINT8" or len(given.shape) != 4 or given.shape[3] not in (1, 3, 4):
+            raise Refused(
+                400, f"images must be UINT8 (n, h, w, c) with c 1, 3 or 4, got {given.datatype[:40]} {given.shape[:9]}"
+            )
+        tensors.require_shape("images", given.shape, most=most)
+        block = tensors.pixels("images", given.shape, data)
+        return [ImageArray(image, f"images[{row}]") for row, image in enumerate(block)]
+    if given.datatype != "BYTES" or len(given.shape) not in (1, 2) or given.shape[1:] not in ([], [1]):
+        raise Refused(400, f"encoded must be BYTES (n), got {given.datatype[:40]} {given.shape[:9]}")
+    tensors.require_shape("encoded", given.shape, most=most)
+    return [
+        _encoded(file, f"encoded[{row}]") for row, file in enumerate(tensors.files("encoded", given.shape[0], data))
+    ]
+
+
+def _data(given: _Input, behind: memoryview) -> memoryview | msgspec.Raw:
+    """An input's data, wherever they lie."""
+    size = given.parameters.get("binary_data_size")
+    if "shared_memory_region" in given.parameters:
+        raise Refused(400, "shared memory is not served: send the data in the body")
+    if size is None and given.data is msgspec.UNSET:
+        raise Refused(400, f"{given.name} brings no data: neither in the JSON nor, with binary_data_size, behind it")
+    if size is not None and given.data is not msgspec.UNSET:
+        raise Refused(400, f"{given.name} brings its data twice: in the JSON and with binary_data_size")
+    if len(behind) != (size or 0):
+        raise Refused(400, f"{given.name} announces {str(size or 0)[:40]} binary bytes, {len(behind)} follow the JSON")
+    return behind if given.data is msgspec.UNSET else given.data
+
+
+def _encoded(file: bytes, name: str) -> Source:
+    if file.startswith(_POSTSCRIPT):  # which Pillow would hand to Ghostscript, a program
+        return Unreadable(name, "PostScript is not taken")
+    return EncodedImage(file, name)

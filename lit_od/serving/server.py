@@ -1,0 +1,90 @@
+"""Listen, say where, stop when told to."""
+
+import socket
+from collections.abc import Callable
+from contextlib import closing
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from lit_od.errors import ConfigError
+from lit_od.serving.connection import Connection
+from lit_od.serving.limits import Limits
+
+BACKLOG = 1024
+"""Connections that the system accepts ahead of the server."""
+
+
+KEEP_ALIVE = 30
+"""Seconds for which a connection may rest between requests."""
+
+
+class Server(uvicorn.Server):
+    """A server that ends in peace: a first signal lets requests finish, a second does not wait for them."""
+
+    def __init__(self, app: ASGIApp, *, limits: Limits, ready: Callable[[], None]) -> None:
+        """Serve an application; `ready` is called once it can be reached."""
+
+        class Patient(Connection):
+            patience = limits.patience
+
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Patient,
+                ws="none",
+                lifespan="off",
+                loop="asyncio",
+                log_config=None,
+                log_level="critical",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE,
+                limit_concurrency=limits.connections,
+                timeout_graceful_shutdown=max(1, round(limits.grace)),
+            )
+        )
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
+        await super().startup(sockets)
+        self._ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop on a signal. Uvicorn's own raises the signal anew at the end, and the process would seem killed."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there; port 0 takes a free one. Raises ConfigError where it cannot be had."""
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, number)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except BaseException:
+            listener.close()
+            raise
+    except (OSError, OverflowError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot listen at {host}:{port}: {cause}. Name another --host or --port") from None
+    return listener
+
+
+def address(listener: socket.socket) -> str:
+    """The address of a listening socket, for a browser."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def serve(app: ASGIApp, listener: socket.socket, *, limits: Limits, ready: Callable[[], None]) -> None:
+    """Serve until told to stop."""
+    with closing(listener):
+        Server(app, limits=limits, ready=ready).run([listener])

@@ -1,0 +1,185 @@
+"""What raises an image's outlier score, seen by gradients of the frozen detector's score through the network.
+
+    s(x) = detector.score(g(x)),   map(p) = sum_c a_c(p) ds / da_c(p)
+
+with a the output of a spatial layer of g: gradient times activation (Shrikumar et al. 2016; HiResCAM,
+Draelos and Carin 2020), computed by Captum. To first order the map is what each position adds to the
+score. Deep layers are coarse, and gradients at the pixels noisy; a layer between serves best.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lit_od.detectors import Detector
+from lit_od.detectors.reconstruction import pixel_threshold
+from lit_od.errors import ConfigError, DataError, missing_extra
+from lit_od.maps import heat, overlay
+from lit_od.training.export import evaluating
+from lit_od.training.torch_scores import torch_score
+from lit_od.types import Images
+
+LEAST_SIDE = 6
+"""Positions along the shorter side that the layer of a map has where nobody names one."""
+
+BATCH_SIZE = 8
+
+TOLERANCE = 1e-5
+"""Largest max|a - b| / max|a| between features of the images as uint8 and as float."""
+
+
+def gradient_maps(
+    module: nn.Module, detector: Detector, images: Images, *, layer: str | None = None, batch_size: int = BATCH_SIZE
+) -> NDArray[np.float32]:
+    """What each pixel's place adds to the outlier score, higher where it raises it.
+
+    Args:
+        module: With a method `backbone()`, such as LitClassifier, LitDOC or FrozenBackbone; or the backbone
+            itself, uint8 images (n, h, w, c) to features (n, d). Its mode and gradients stay as they are.
+        detector: Fitted on those features.
+        images: Prepared images, (n, h, w, c) uint8.
+        layer: One of the backbone's `named_modules()` with an output (n, c, h', w'). None takes the last
+            with at least `LEAST_SIDE` positions along each side, or the finest.
+        batch_size: Images a run.
+
+    Returns:
+        Shape (n, h, w), bilinearly enlarged from the layer's; in the unit of the score.
+
+    Raises:
+        ConfigError: If the detector reads errors, or the module cannot be explained so.
+        DataError: If there is no image.
+        MissingExtra: If Captum is not installed.
+    """
+    try:
+        from captum.attr import LayerGradientXActivation  # type: ignore[import-untyped]
+    except ImportError:
+        missing_extra("captum", "train,cpu")
+    network, score = _scored(module, detector, images)
+    with evaluating(network):
+        name = layer or spatial_layer(network, images[:1])
+        try:
+            chosen = network.get_submodule(name)
+        except AttributeError:
+            raise ConfigError(f"no layer {name!r}: wanted one of the backbone's named_modules()") from None
+        attribution = LayerGradientXActivation(score, chosen)
+        maps = np.empty(images.shape[:3], dtype=np.float32)
+        for rows, pixels in _batches(network, images, batch_size):
+            product = attribution.attribute(pixels)
+            if not isinstance(product, Tensor) or product.ndim != 4:
+                raise ConfigError(f"layer {name} gives no maps (n, c, h, w): choose another")
+            shares = product.sum(dim=1, keepdim=True)
+            maps[rows] = _enlarged(shares, images.shape[1:3])
+    return maps
+
+
+def pixel_gradients(
+    module: nn.Module, detector: Detector, images: Images, *, batch_size: int = BATCH_SIZE
+) -> NDArray[np.float32]:
+    """Derivative of each outlier score by each pixel, per grey level, (n, h, w, c); arguments as `gradient_maps`."""
+    network, score = _scored(module, detector, images)
+    gradients = np.empty(images.shape, dtype=np.float32)
+    with evaluating(network):
+        for rows, pixels in _batches(network, images, batch_size):
+            (gradient,) = torch.autograd.grad(score(pixels).sum(), pixels)
+            gradients[rows] = gradient.cpu().numpy()
+    return gradients
+
+
+def overlays(images: Images, maps: NDArray[np.floating], inlier_maps: NDArray[np.floating]) -> Images:
+    """Images in colour under their maps, (n, h, w, 3) uint8.
+
+    Args:
+        images: Prepared images, (n, h, w, c) uint8.
+        maps: Theirs, (n, h, w).
+        inlier_maps: Maps of held-out inliers, (m, h, w): 99 % of their values stay below half of the heat.
+    """
+    threshold = max(pixel_threshold(inlier_maps.astype(np.float64), q=99), 0.0)
+    return overlay(images, heat(maps.astype(np.float64), threshold))
+
+
+def spatial_layer(network: nn.Module, images: Images) -> str:
+    """The last layer that keeps at least `LEAST_SIDE` positions along each side, else the finest of all.
+
+    Raises:
+        ConfigError: If no layer gives maps in the images' proportions.
+    """
+    height, width = images.shape[1:3]
+    found: dict[str, int] = {}
+
+    def hook_of(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(part: nn.Module, inputs: Any, output: Any) -> None:
+            del part, inputs
+            if isinstance(output, Tensor) and output.ndim == 4:
+                rows, columns = output.shape[2:]
+                if abs(rows * width - columns * height) <= max(height, width) and min(rows, columns) > 1:
+                    found.pop(name, None)
+                    found[name] = min(rows, columns)
+
+        return hook
+
+    parts = [(name, part) for name, part in network.named_modules() if name]
+    handles = [part.register_forward_hook(hook_of(name)) for name, part in parts]
+    try:
+        with torch.no_grad():
+            network(torch.from_numpy(images).to(_device(network)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        raise ConfigError("no layer of the backbone gives maps (n, c, h, w) in the images' proportions: name a layer")
+    fine = [name for name, side in found.items() if side >= LEAST_SIDE]
+    return fine[-1] if fine else max(reversed(found), key=lambda name: found[name])
+
+
+def _scored(module: nn.Module, detector: Detector, images: Images) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """The backbone, and the outlier scores of float images (n, h, w, c) with grey levels from 0 to 255."""
+    if not len(images):
+        raise DataError("wanted at least 1 image, got none")
+    backbone: Any = getattr(module, "backbone", None)
+    network: nn.Module = backbone() if callable(backbone) else module
+    device = _device(network)
+    score = torch_score(detector, device=device)
+    with evaluating(network), torch.no_grad():
+        given = torch.from_numpy(images[:1]).to(device)
+        try:
+            gap = (network(given) - network(given.float())).abs().max() / network(given).abs().max()
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ConfigError(f"the backbone must take images as float too, to be differentiated: {error}") from error
+    if not float(gap) <= TOLERANCE:
+        raise ConfigError("the backbone gives other features for images as float (0 to 255) than as uint8")
+
+    def scores(pixels: Tensor) -> Tensor:
+        return score(network(pixels))
+
+    return network, scores
+
+
+def _batches(network: nn.Module, images: Images, size: int) -> Iterator[tuple[slice, Tensor]]:
+    if size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {size}")
+    with _gradients():
+        for start in range(0, len(images), size):
+            rows = slice(start, start + size)
+            yield rows, torch.from_numpy(images[rows]).to(_device(network)).float().requires_grad_(True)
+
+
+@contextmanager
+def _gradients() -> Iterator[None]:
+    """Gradients, also where the caller has switched them off."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in network.state_dict().values()), torch.device("cpu"))
+
+
+def _enlarged(shares: Tensor, size: tuple[int, ...]) -> NDArray[np.float32]:
+    enlarged = F.interpolate(shares.detach(), size=size, mode="bilinear", align_corners=False)
+    return enlarged[:, 0].float().cpu().numpy()

@@ -1,0 +1,191 @@
+"""Scores of fitted detectors as torch computes them, so that a gradient runs through them.
+
+The statistics are the frozen detector's own, in float64. Which rows of a bank are the neighbours is
+asked of the detector; the distances to them are taken anew.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lit_od.detectors import GMM, KNN, LOF, Detector, LocalResidual, Mahalanobis, PCAResidual
+from lit_od.detectors.neighbours import Bank
+from lit_od.errors import ConfigError
+
+TorchScore: TypeAlias = Callable[[Tensor], Tensor]
+"""Features (n, d) to outlier scores (n,), float64."""
+
+
+def torch_score(detector: Detector, *, device: torch.device | str = "cpu") -> TorchScore:
+    """`detector.score` as a function that torch can differentiate.
+
+    Args:
+        detector: A fitted detector of features.
+        device: Where the features will be.
+
+    Raises:
+        ConfigError: If the detector reads errors, or is of a kind that is not known here.
+    """
+
+    def of(array: NDArray[Any]) -> Tensor:
+        return torch.tensor(array, dtype=torch.float64, device=device)
+
+    match detector:
+        case Mahalanobis():
+            return _mahalanobis(detector, of)
+        case KNN():
+            return _knn(detector, of)
+        case LOF():
+            return _lof(detector, of)
+        case LocalResidual():
+            return _local_residual(detector, of)
+        case PCAResidual():
+            return _pca_residual(detector, of)
+        case GMM():
+            return _gmm(detector, of)
+    raise ConfigError(
+        f"detector {detector.kind} reads {detector.reads} and has no gradient here: wanted one of features"
+    )
+
+
+_Of: TypeAlias = Callable[[NDArray[Any]], Tensor]
+
+
+def _mahalanobis(detector: Mahalanobis, of: _Of) -> TorchScore:
+    first, whitener = of(detector.means[0]), of(detector.whitener)
+    centres = of((detector.means - detector.means[0]) @ detector.whitener.T)  # (classes or 1, d)
+    background = None
+    if detector.background_mean is not None and detector.background_whitener is not None:
+        background = of(detector.background_mean), of(detector.background_whitener)
+
+    def score(features: Tensor) -> Tensor:
+        rows = features.double()
+        white = (rows - first) @ whitener.T
+        nearest = centres[torch.cdist(white.detach(), centres).argmin(dim=1)]
+        distances: Tensor = torch.linalg.vector_norm(white - nearest, dim=1)
+        if background is None:
+            return distances
+        return distances.square() - ((rows - background[0]) @ background[1].T).square().sum(dim=1)
+
+    return score
+
+
+def _knn(detector: KNN, of: _Of) -> TorchScore:
+    neighbours = _neighbours(detector.bank, detector.settings.k, of)
+    mean = detector.settings.reduce == "mean"
+
+    def score(features: Tensor) -> Tensor:
+        distances, _ = neighbours(features)
+        return distances.mean(dim=1) if mean else distances[:, -1]
+
+    return score
+
+
+def _lof(detector: LOF, of: _Of) -> TorchScore:
+    neighbours = _neighbours(detector.bank, detector.settings.k, of)
+    k_distances, densities = of(detector.k_distances), of(detector.densities)
+
+    def score(features: Tensor) -> Tensor:
+        distances, ids = neighbours(features)
+        own = torch.maximum(distances, k_distances[ids]).mean(dim=1) + 1e-10  # as the detector has it
+        return (densities[ids] * own[:, None]).mean(dim=1)
+
+    return score
+
+
+def _local_residual(detector: LocalResidual, of: _Of) -> TorchScore:
+    bank, settings = detector.bank, detector.settings
+    prepare = _preparation(bank, of)
+
+    def score(features: Tensor) -> Tensor:
+        points = prepare(features)
+        hull = of(bank.rows[_nearest(bank, features, settings.k)])  # (n, k, d)
+        mean = hull.mean(dim=1)
+        hull = hull - mean[:, None]
+        offset = points - mean
+        products = hull @ hull.mT
+        spread = products.diagonal(dim1=1, dim2=2).mean(dim=1)
+        price = settings.ridge * torch.where(spread > 0, spread, 1.0)
+        products = products + price[:, None, None] * torch.eye(settings.k, dtype=products.dtype, device=products.device)
+        weights = torch.linalg.solve(products, hull @ offset[..., None])  # (n, k, 1)
+        left = torch.cat([offset - (weights.mT @ hull)[:, 0], price.sqrt()[:, None] * weights[..., 0]], dim=1)
+        distances: Tensor = torch.linalg.vector_norm(left, dim=1)
+        return distances
+
+    return score
+
+
+def _pca_residual(detector: PCAResidual, of: _Of) -> TorchScore:
+    mean, scale, components = of(detector.mean), of(detector.scale), of(detector.components)
+    unit = float(detector.noise[0]) if detector.settings.whiten else 1.0
+
+    def score(features: Tensor) -> Tensor:
+        rows = (features.double() - mean) / scale
+        left = rows - (rows @ components.T) @ components
+        distances: Tensor = torch.linalg.vector_norm(left, dim=1)
+        return distances / unit
+
+    return score
+
+
+def _gmm(detector: GMM, of: _Of) -> TorchScore:
+    count, width = detector.means.shape
+    whiteners, matrices = detector.whiteners, detector.settings.covariance in ("full", "tied")
+    if matrices:
+        whiteners = np.broadcast_to(whiteners, (count, width, width))
+        scales = np.diagonal(whiteners, axis1=1, axis2=2)
+    else:
+        whiteners = scales = np.broadcast_to(whiteners.reshape(count, -1), (count, width))
+    means, factors = of(detector.means), of(whiteners)
+    constants = of(np.log(detector.weights) + np.log(scales).sum(axis=1) - 0.5 * width * math.log(2 * math.pi))
+
+    def score(features: Tensor) -> Tensor:
+        rows = features.double()[None] - means[:, None]  # (components, n, d)
+        white = rows @ factors.mT if matrices else rows * factors[:, None]
+        joint = constants[:, None] - 0.5 * white.square().sum(dim=2)
+        return -torch.logsumexp(joint, dim=0)
+
+    return score
+
+
+def _neighbours(bank: Bank, k: int, of: _Of) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Distances, ascending, to the k nearest rows of a bank, and the rows' numbers, each (n, k)."""
+    prepare, cosine = _preparation(bank, of), bank.settings.metric == "cosine"
+
+    def neighbours(features: Tensor) -> tuple[Tensor, Tensor]:
+        ids = _nearest(bank, features, k)
+        rows, points = of(bank.rows[ids]), prepare(features)[:, None]
+        numbers = torch.as_tensor(ids, device=features.device)
+        if not cosine:
+            return torch.linalg.vector_norm(points - rows, dim=2), numbers
+        lengths = torch.linalg.vector_norm(rows, dim=2, keepdim=True)
+        rows = rows / torch.where(lengths == 0, 1.0, lengths)
+        halves = (points - rows).square().sum(dim=2) / 2
+        empty = (lengths[..., 0] == 0) | (points == 0).all(dim=2)
+        return torch.where(empty, 1.0, halves), numbers
+
+    return neighbours
+
+
+def _preparation(bank: Bank, of: _Of) -> TorchScore:
+    """Features as the bank's rows are: standardised, and of length 1 for the cosine."""
+    centre, scale, cosine = of(bank.centre), of(bank.scale), bank.settings.metric == "cosine"
+
+    def prepare(features: Tensor) -> Tensor:
+        points = (features.double() - centre) / scale
+        if not cosine:
+            return points
+        lengths = torch.linalg.vector_norm(points, dim=1, keepdim=True)
+        return points / torch.where(lengths == 0, 1.0, lengths)
+
+    return prepare
+
+
+def _nearest(bank: Bank, features: Tensor, k: int) -> NDArray[np.int64]:
+    _, ids = bank.nearest(bank.prepare(features.detach().cpu().numpy()), k)
+    return ids

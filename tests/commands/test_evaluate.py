@@ -1,0 +1,43 @@
+"""`lit-od evaluate --record`: figures go where the card shows them, and nothing else changes."""
+
+from lit_od.bundle import CARD, Bundle
+from lit_od.evaluation.evaluate import evaluate
+from lit_od.scorer import Scorer
+from lit_od.sources import find
+from tests.conftest import ASSETS
+
+INLIERS = f"{ASSETS}/digits.npz:test_images:0,1,2"
+GARMENTS = f"{ASSETS}/garments.npz:images"
+
+
+def scores_of(bundle, path):
+    return Scorer.of(bundle, threads=1).score([source.decode() for source in find([path])]).score
+
+
+def test_recorded_figures_are_the_evaluations_and_stand_in_the_card(own_bundle, command):
+    before = Bundle.read(own_bundle)
+    words = ["--inliers", INLIERS, "--outliers", f"garments={GARMENTS}", "--threads", "1"]
+    done = command("evaluate", own_bundle, *words, "--record")
+    assert done.status == 0
+    after = Bundle.read(own_bundle)
+    found = evaluate(scores_of(before, INLIERS), {"garments": scores_of(before, GARMENTS)}, threshold=0.0)
+    kept = after.manifest.provenance.metrics["against garments"]
+    area = found.outliers["garments"].figures["auroc"]
+    assert [kept["auroc"], kept["auroc_low"], kept["auroc_high"]] == [area.value, area.low, area.high]
+    assert kept["outliers"] == 1000
+    assert f"against garments (inliers {kept['inliers']}, outliers 1000, auroc {area.value:.6g}" in (
+        after.files[CARD].decode()
+    )
+    assert after.calibration.threshold == before.calibration.threshold
+    assert {name for name in after.files if after.files[name] != before.files[name]} == {CARD}
+    again = command("evaluate", own_bundle, "--inliers", INLIERS, "--outliers", f"x={GARMENTS}", "--record")
+    assert again.status == 0
+    metrics = Bundle.read(own_bundle).manifest.provenance.metrics
+    assert "against x" in metrics
+    assert "against garments" not in metrics
+
+
+def test_without_it_the_bundle_stays(own_bundle, command):
+    before = (own_bundle / "manifest.json").read_bytes()
+    assert command("evaluate", own_bundle, "--inliers", INLIERS, "--outliers", f"g={GARMENTS}").status == 0
+    assert (own_bundle / "manifest.json").read_bytes() == before

@@ -1,0 +1,140 @@
+"""The queue: turns, pieces taken together, what is given up, what fails."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from lit_od.scorer import Result
+from lit_od.serving.engine import Engine
+from lit_od.serving.limits import Refused
+from lit_od.serving.models import Answers, Model
+from lit_od.sources import Source, Unreadable
+
+PLAIN = frozenset({"score"})
+
+
+class Held:
+    """A model that notes what it is given, and waits until it may answer."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.alone: list[bool] = []
+        self.begun = threading.Semaphore(0)
+        self.may = threading.Event()
+
+    def answer(self, sources: Sequence[Source], wanted: frozenset[str], *, alone: bool) -> Answers:
+        names = [source.name for source in sources]
+        self.calls.append(names)
+        self.alone.append(alone)
+        self.begun.release()
+        assert self.may.wait(10)
+        if "fail" in names:
+            raise ArithmeticError("no")
+        scores = np.arange(len(names), dtype=float)
+        return Answers(Result(names, scores, scores, scores > 0, [None] * len(names)))
+
+
+def sources(*names: str) -> list[Source]:
+    return [Unreadable(name, "") for name in names]
+
+
+def submit(engine: Engine, model: Held, *names: str, wanted: frozenset[str] = PLAIN) -> "list[Future[Answers]]":
+    return engine.submit(cast(Model, model), sources(*names), wanted)
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine(workers=1, queue=4)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def held(engine: Engine) -> Iterator[Held]:
+    """A model whose first call, of "first", occupies the only worker."""
+    model = Held()
+    submit(engine, model, "first")
+    assert model.begun.acquire(timeout=10)
+    yield model
+    model.may.set()
+
+
+def names(parts: "list[Future[Answers]]") -> list[str]:
+    return [name for part in parts for name in part.result(10).result.name]
+
+
+def test_small_requests_go_together_and_each_gets_its_own(engine: Engine, held: Held) -> None:
+    one, two = submit(engine, held, "a", "b"), submit(engine, held, "c")
+    held.may.set()
+    assert (names(one), names(two)) == (["a", "b"], ["c"])
+    assert held.calls == [["first"], ["a", "b", "c"]]
+    assert one[0].result().result.score.tolist() == [0, 1]
+    assert two[0].result().result.score.tolist() == [2]
+
+
+def test_a_large_request_does_not_hold_up_a_small_one(engine: Engine, held: Held) -> None:
+    large = submit(engine, held, *(f"large{row}" for row in range(48)))
+    small = submit(engine, held, "small", wanted=frozenset({"p_value"}))
+    held.may.set()
+    assert names(large) == [f"large{row}" for row in range(48)]
+    assert names(small) == ["small"]
+    assert [call[0] for call in held.calls] == ["first", "large0", "small", "large16", "large32"]
+
+
+def test_other_outputs_and_other_models_do_not_go_together(engine: Engine, held: Held) -> None:
+    other = Held()
+    other.may.set()
+    waiting = [
+        submit(engine, held, "a"),
+        submit(engine, held, "b", wanted=frozenset({"map"})),
+        submit(engine, other, "c"),
+    ]
+    held.may.set()
+    assert [names(parts) for parts in waiting] == [["a"], ["b"], ["c"]]
+    assert (held.calls, other.calls) == ([["first"], ["a"], ["b"]], [["c"]])
+
+
+def test_heat_maps_are_made_one_by_one(engine: Engine, held: Held) -> None:
+    parts = submit(engine, held, "a", "b", wanted=frozenset({"map"}))
+    held.may.set()
+    assert names(parts) == ["a", "b"]
+    assert held.calls == [["first"], ["a"], ["b"]]
+
+
+def test_what_is_given_up_is_not_scored(engine: Engine, held: Held) -> None:
+    gone, stays = submit(engine, held, "gone"), submit(engine, held, "stays")
+    assert gone[0].cancel()
+    held.may.set()
+    assert names(stays) == ["stays"]
+    assert held.calls == [["first"], ["stays"]]
+
+
+def test_a_failure_reaches_all_who_wait_for_it_and_no_one_else(engine: Engine, held: Held) -> None:
+    both = [submit(engine, held, "a"), submit(engine, held, "fail")]
+    held.may.set()
+    for parts in both:
+        with pytest.raises(ArithmeticError):
+            parts[0].result(10)
+    assert names(submit(engine, held, "after")) == ["after"]
+
+
+def test_a_full_queue_refuses_until_a_request_is_done(engine: Engine, held: Held) -> None:
+    for name in "abc":
+        submit(engine, held, name)
+    with pytest.raises(Refused, match="4 requests are waiting") as refusal:
+        submit(engine, held, "d")
+    assert (refusal.value.status, refusal.value.retry_after) == (503, 1)
+    engine.done()
+    submit(engine, held, "d")
+
+
+def test_only_who_is_alone_gets_all_cores(engine: Engine, held: Held) -> None:
+    crowd: list[Any] = [submit(engine, held, "a"), submit(engine, held, "b", wanted=frozenset({"p_value"}))]
+    held.may.set()
+    for parts in crowd:
+        names(parts)
+    assert held.alone == [True, False, True]
