@@ -57,7 +57,7 @@ def gradient_maps(
         MissingExtra: If Captum is not installed.
     """
     try:
-        from captum.attr import LayerGradientXActivation  # type: ignore[import-untyped]
+        from captum.attr import LayerGradientXActivation
     except ImportError:
         missing_extra("captum", "train,cpu")
     network, score = _scored(module, detector, images)
