@@ -1,4 +1,4 @@
-"""The bundle that is kept in the repository: whole, and as good as its card says."""
+"""The bundles that are kept in the repository: whole, small, and as good as their cards say."""
 
 from pathlib import Path
 
@@ -6,20 +6,31 @@ import numpy as np
 import pytest
 
 from lit_od import Scorer
+from lit_od.bundle import MAPS, Bundle
 from lit_od.cli import main
 from lit_od.evaluation.metrics import auroc
+from lit_od.maps import MapGraph
 from lit_od.sources import Source, find
 from tests.conftest import ASSETS
 
-BUNDLE = Path(__file__).parents[1] / "exported" / "mnist-digits"
+EXPORTED = Path(__file__).parents[1] / "exported"
+BUNDLE = EXPORTED / "mnist-digits"
+MEBIBYTES = {"mnist-digits": 2, "cats-autoencoder": 5}
 
 
-def test_it_verifies(capsys: pytest.CaptureFixture[str]):
-    assert main(["verify", str(BUNDLE)]) == 0, capsys.readouterr().out
+@pytest.mark.parametrize("bundle", sorted(EXPORTED.iterdir()), ids=lambda each: each.name)
+def test_it_verifies_and_is_small(bundle: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["verify", str(bundle)]) == 0, capsys.readouterr().out
+    assert sum(file.stat().st_size for file in bundle.iterdir()) <= MEBIBYTES[bundle.name] * 2**20
 
 
-def test_it_is_small():
-    assert sum(file.stat().st_size for file in BUNDLE.iterdir()) <= 2 * 2**20
+def test_the_autoencoder_maps_its_errors(digits: list[Source]):
+    bundle = Bundle.read(EXPORTED / "cats-autoencoder")
+    scorer = Scorer.of(bundle, threads=2)
+    pixels = np.stack([source.prepare(scorer.preparation) for source in digits[:2]])
+    errors, reconstructed = MapGraph.load(bundle.files[MAPS], threads=2)(pixels)
+    np.testing.assert_allclose(errors, (reconstructed - pixels / 255) ** 2, atol=1e-5)
+    np.testing.assert_allclose(scorer.score(pixels).score, np.sqrt(errors.mean(axis=(1, 2, 3))), rtol=1e-4)
 
 
 def test_it_tells_test_digits_from_garments_and_from_eights_and_nines(garments: list[Source]):

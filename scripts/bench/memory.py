@@ -1,6 +1,6 @@
 """Peak memory of `lit-od score` over a few images and over ten times as many.
 
-    python scripts/bench/memory.py BUNDLE IMAGES [--count 3000] [--threads 2]
+    python scripts/bench/memory.py BUNDLE IMAGES [--count 3000] [--threads 2] [--maps]
 
 A list repeats where the folder holds fewer images. Prints the peak resident sizes and a JSON line.
 """
@@ -32,24 +32,26 @@ def main() -> None:
     parser.add_argument("images")
     parser.add_argument("--count", type=int, default=3000)
     parser.add_argument("--threads", type=int, default=available_threads())
+    parser.add_argument("--maps", action="store_true", help="draw heat maps too")
     args = parser.parse_args()
     names = [str(Path(source.name).absolute()) for source in find([args.images])]
     counts = (args.count, 10 * args.count)
-    peaks = [_peak(args.bundle, names, count, args.threads) for count in counts]
+    peaks = [_peak(args.bundle, names, count, args.threads, maps=args.maps) for count in counts]
     print(
         f"peak memory for {counts[0]:,} images {peaks[0]:.0f} MB, for {counts[1]:,} images {peaks[1]:.0f} MB; "
         f"ratio {peaks[1] / peaks[0]:.3f}"
     )
-    print(json.dumps({"images": counts, "megabytes": peaks, "ratio": peaks[1] / peaks[0]}))
+    print(json.dumps({"images": counts, "megabytes": peaks, "ratio": peaks[1] / peaks[0], "maps": args.maps}))
 
 
-def _peak(bundle: str, names: list[str], count: int, threads: int) -> float:
+def _peak(bundle: str, names: list[str], count: int, threads: int, *, maps: bool) -> float:
     """Peak resident megabytes of a process that scores so many images into a file."""
     with tempfile.TemporaryDirectory() as folder:
         listed = Path(folder) / "list.txt"
         listed.write_text("".join(f"{name}\n" for name in itertools.islice(itertools.cycle(names), count)))
         rows = Path(folder) / "rows.csv"
         words = ["score", bundle, str(listed), "--out", str(rows), "--threads", str(threads)]
+        words += ["--maps", str(Path(folder) / "maps")] if maps else []
         done = subprocess.run([sys.executable, "-c", SCORE, *words], capture_output=True, text=True, check=True)
         assert sum(1 for _ in rows.open()) == count + 1
     return float(done.stdout)
