@@ -26,6 +26,8 @@ MAX_DIMENSIONS = 8
 _BYTES = {"U8": 1, "I64": 8, "F16": 2, "F32": 4, "F64": 8}
 """Bytes of an element of each kind that is read, by safetensors' names."""
 
+_DTYPES = {"U8": np.uint8, "I64": np.int64, "F16": np.float16, "F32": np.float32, "F64": np.float64}
+
 
 def load(data: bytes) -> Arrays:
     """The arrays of a safetensors file.
@@ -47,12 +49,30 @@ def save(arrays: Arrays) -> bytes:
     return data
 
 
+def views(data: bytes) -> Arrays:
+    """The arrays of a safetensors file, where they lie in its bytes: read-only, nothing is copied.
+
+    Raises:
+        DataError: As `load`.
+    """
+    start = 8 + int.from_bytes(data[:8], "little")
+    return {
+        name: np.frombuffer(data, _DTYPES[kind], math.prod(shape), start + first).reshape(shape)
+        for name, (kind, shape, first) in _checked(data).items()
+    }
+
+
 def check_header(data: bytes) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Kind and shape of each array, after the header has been checked against the file.
 
     Raises:
         DataError: If it is no such header, or the arrays do not fill the file exactly.
     """
+    return {name: (kind, shape) for name, (kind, shape, _) in _checked(data).items()}
+
+
+def _checked(data: bytes) -> dict[str, tuple[str, tuple[int, ...], int]]:
+    """Kind, shape and first byte, counted from the end of the header, of each array."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(MAX_HEADER, len(data) - 8):
         raise DataError(f"cannot be read: its header must have at most {MAX_HEADER:,} bytes and lie in the file")
@@ -69,7 +89,7 @@ def check_header(data: bytes) -> dict[str, tuple[str, tuple[int, ...]]]:
             raise DataError(f"array {name!r} is larger than the file: {list(shape)}")
         if stop - start != math.prod(shape) * _BYTES[kind]:
             raise DataError(f"array {name!r} of {kind} {list(shape)} does not fit its {stop - start:,} bytes")
-        found[name] = (kind, shape)
+        found[name] = (kind, shape, start)
         parts.append((start, stop))
     end = 0
     for start, stop in sorted(parts):

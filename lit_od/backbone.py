@@ -26,6 +26,7 @@ PROVIDERS = {
 }
 """Short names of ONNX Runtime's execution providers; the long ones are taken too."""
 
+_NVIDIA = (PROVIDERS["cuda"], PROVIDERS["tensorrt"])
 _SEVERITY_ERROR = 3
 _SINGLE = threading.Lock()
 
@@ -54,7 +55,14 @@ class Backbone:
     _single: "list[Backbone]" = field(default_factory=list, init=False, repr=False)
 
     @classmethod
-    def load(cls, model: Path | bytes, *, threads: int | None = None, providers: Sequence[str] | None = None) -> Self:
+    def load(
+        cls,
+        model: Path | bytes,
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+        device: int | None = None,
+    ) -> Self:
         """Open a graph.
 
         Args:
@@ -62,13 +70,14 @@ class Backbone:
             threads: Threads of the session. None takes one a core.
             providers: Execution providers in order of preference ("cpu", "cuda", or ONNX Runtime's own
                 names). None takes CUDA where it is there, else the CPU.
+            device: Number of the GPU, for providers that run on NVIDIA's. None takes the first.
 
         Raises:
             BackboneError: If the graph cannot be loaded or is no backbone.
             ConfigError: If a provider is unknown or absent (there is no silent fall back), or threads is below 1.
             MissingExtra: If no ONNX Runtime is installed.
         """
-        session, provider, count = open_session(model, threads=threads, providers=providers)
+        session, provider, count = open_session(model, threads=threads, providers=providers, device=device)
         return cls(session, *_interface(session), provider=provider, threads=count, model=model)
 
     def single(self) -> Self:
@@ -107,7 +116,11 @@ class Backbone:
 
 
 def open_session(
-    model: Path | bytes, *, threads: int | None = None, providers: Sequence[str] | None = None
+    model: Path | bytes,
+    *,
+    threads: int | None = None,
+    providers: Sequence[str] | None = None,
+    device: int | None = None,
 ) -> tuple[Any, str, int]:
     """A session of any graph, the provider that runs it, and its threads; arguments and errors as `Backbone.load`."""
     runtime = _runtime()
@@ -116,8 +129,9 @@ def open_session(
     count = thread_count(threads)
     options.intra_op_num_threads = count
     options.log_severity_level = _SEVERITY_ERROR
+    chosen = [(name, {"device_id": device}) if device is not None and name in _NVIDIA else name for name in wanted]
     try:
-        session = runtime.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=wanted)
+        session = runtime.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=chosen)
     except Exception as error:  # onnxruntime's exceptions share no base of their own
         raise BackboneError(f"the graph cannot be loaded: {_first_line(error)}") from error
     if wanted[0] not in session.get_providers():

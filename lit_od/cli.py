@@ -28,8 +28,8 @@ COMMANDS = {
     "verify": "check a bundle's files and score its golden images again",
     "inspect": "what a bundle is",
     "bench": "how fast a bundle scores here, beside the bare graph",
-    "recipes": "the shipped recipes",
     "serve": "a local page and an HTTP interface",
+    "recipes": "the shipped recipes",
     "reproduce": "run a published experiment from end to end",
 }
 """Every command with its line of help."""
@@ -108,7 +108,15 @@ def _run(words: list[str]) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     command.add_arguments(parser)
     plain, overrides = split_overrides(words[1:])
-    return command.run(parser.parse_args(plain), overrides)
+    try:
+        args = parser.parse_args(plain)
+    except ConfigError:
+        from lit_od.launch import is_first
+
+        if not is_first():  # every process of a job finds the same, and the first one says so
+            return REFUSED
+        raise
+    return command.run(args, overrides)
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:

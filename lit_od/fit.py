@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from lit_od import arrays as safetensors
 from lit_od import bundle as bundles
+from lit_od import manifest as manifests
 from lit_od.backbone import Backbone
 from lit_od.bundle import Bundle
 from lit_od.calibration import Calibration
-from lit_od.detectors import KNN, Accumulator, Detector, accumulator
-from lit_od.detectors.knn import KNNAccumulator
 from lit_od.errors import DataError
-from lit_od.extraction import extract
 from lit_od.golden import differences, make
 from lit_od.images import Preparation
-from lit_od.loading import Batch
 from lit_od.manifest import (
     SCHEMA_VERSION,
     CalibrationEntry,
@@ -32,10 +29,22 @@ from lit_od.manifest import (
     Provenance,
     Tolerance,
 )
+from lit_od.passes import bank_cost, class_numbers, finish, fit_detector, gather, partial_fit, score_all
 from lit_od.rules import require_applicable
+from lit_od.shares import ALONE, Group, own_threads
 from lit_od.sources import ImageArray, ImageFile, Source
-from lit_od.threads import limited
-from lit_od.types import Features, Labels, Scores
+
+__all__ = [
+    "VERSIONED",
+    "Origin",
+    "class_numbers",
+    "fingerprint",
+    "fit_bundle",
+    "fit_detector",
+    "partial_fit",
+    "score_all",
+    "versions",
+]
 
 VERSIONED = (
     "lit-od",
@@ -89,8 +98,12 @@ def fit_bundle(
     maps: bytes | None = None,
     threads: int | None = None,
     providers: Sequence[str] | None = None,
+    group: Group = ALONE,
 ) -> Bundle:
     """Fit, calibrate, prove and write a bundle.
+
+    Of several processes each runs the graph over its share of the images and scores its share; the first
+    one merges what they have gathered, fits, proves and writes. All return the bundle.
 
     Args:
         out: The bundle's folder.
@@ -106,26 +119,30 @@ def fit_bundle(
             provenance's metrics then state.
         opset: The graph's opset, where it is known.
         maps: The ONNX file of heat maps, where there is one.
-        threads: Threads of decoding and of the session; None is one a core.
-        providers: Execution providers, as `Backbone.load` takes them.
+        threads: Threads of decoding and of the session; None is one a core, or a process' part of the cores.
+        providers: Execution providers, as `Backbone.load` takes them; each process has a GPU of its own.
+        group: The processes that do this together, all with the same arguments.
 
     Raises:
         ConfigError: If an option is wrong, or `out` is not free.
         DataError: If the images do not suffice, or one cannot be read.
     """
-    bundles.require_replaceable(out)
+    if group.rank == 0:
+        bundles.require_replaceable(out)
     if not calibration:
         raise DataError("no calibration images: give split.calibration a larger share, or pass more images")
     require_applicable(rule, inliers=len(calibration), outliers=len(outliers))  # before the work, not after it
-    backbone = Backbone.load(model, threads=threads, providers=providers)
-    gathered = _gathered(backbone, preparation, fit, detector, threads=threads)
-    with limited(threads):
-        fitted = gathered.finish()
-    cost = _bank_cost(gathered, fitted, backbone, preparation, validation, threads=threads)
+    threads = own_threads(threads, group)
+    backbone = Backbone.load(model, threads=threads, providers=providers, device=group.device)
+    gathered = gather(backbone, preparation, fit, detector, threads=threads, group=group)
+    fitted = finish(gathered, detector, threads=threads, group=group)
+    cost = bank_cost(gathered, fitted, backbone, preparation, fit, validation, threads=threads, group=group)
     del gathered
-    scores = score_all(backbone, preparation, fitted, calibration, threads=threads, what="calibrating")
-    others = score_all(backbone, preparation, fitted, outliers, threads=threads, what="scoring outliers")
+    scores = score_all(backbone, preparation, fitted, calibration, threads=threads, what="calibrating", group=group)
+    others = score_all(backbone, preparation, fitted, outliers, threads=threads, what="scoring outliers", group=group)
     calibrated = Calibration.from_inliers(scores, rule, outliers=others)
+    if group.rank > 0:
+        return _received(out, group)
     golden = make(calibration, preparation, backbone, fitted)
     if found := differences(golden, preparation, backbone, fitted, Tolerance()):
         raise DataError(f"the bundle does not score its own golden images as fitted: {found[0]}")
@@ -159,112 +176,18 @@ def fit_bundle(
     files = {bundles.BACKBONE: model, bundles.GOLDEN: bundles.golden_bytes(golden)}
     if maps is not None:
         files[bundles.MAPS] = maps
-    return bundles.write(out, manifest, fitted, calibrated, files)
+    bundle = bundles.write(out, manifest, fitted, calibrated, files)
+    if group.world > 1:
+        sent = {**bundle.files, bundles.MANIFEST: manifests.encode(bundle.manifest)}
+        group.broadcast(safetensors.save({name: np.frombuffer(data, np.uint8) for name, data in sent.items()}))
+    return bundle
 
 
-def fit_detector(
-    backbone: Backbone,
-    preparation: Preparation,
-    sources: Sequence[Source],
-    detector: Mapping[str, Any],
-    *,
-    threads: int | None = None,
-) -> Detector:
-    """A detector from what the backbone computes of inliers, one batch in memory at a time."""
-    gathered = _gathered(backbone, preparation, sources, detector, threads=threads)
-    with limited(threads):
-        return gathered.finish()
-
-
-def _gathered(
-    backbone: Backbone,
-    preparation: Preparation,
-    sources: Sequence[Source],
-    detector: Mapping[str, Any],
-    *,
-    threads: int | None,
-) -> Accumulator:
-    """What the backbone computes of inliers, gathered for a detector."""
-    options = dict(detector)
-    gathered = accumulator(str(options.pop("kind", None)), options)
-    labels = class_numbers(sources) if options.get("class_conditional") else None
-    done = 0
-    with limited(threads), _progress(len(sources), "fitting") as bar:
-        for batch, outputs in extract(backbone, sources, preparation, threads=threads):
-            _require_sound(batch, outputs)
-            gathered.update(outputs, None if labels is None else labels[done : done + len(outputs)])
-            done += len(outputs)
-            bar.update(len(outputs))
-    return gathered
-
-
-def _bank_cost(
-    gathered: Accumulator,
-    fitted: Detector,
-    backbone: Backbone,
-    preparation: Preparation,
-    validation: Sequence[Source],
-    *,
-    threads: int | None,
-) -> dict[str, Any]:
-    """Rows, bytes and rank agreement of a bank that is smaller than the rows it was chosen from, as `bank`."""
-    if not (isinstance(gathered, KNNAccumulator) and isinstance(fitted, KNN)) or not validation:
-        return {}
-    if gathered.store.samples or len(fitted.bank.rows) == gathered.store.seen:
-        return {}
-    rows = []
-    for batch, outputs in extract(backbone, validation, preparation, threads=threads):
-        _require_sound(batch, outputs)
-        rows.append(outputs)
-    with limited(threads):
-        cost = gathered.cost(fitted, np.concatenate(rows))
-    return {"bank": {"rows": cost.rows, "of_rows": cost.of_rows, "bytes": cost.size, "rank_agreement": cost.agreement}}
-
-
-def score_all(
-    backbone: Backbone,
-    preparation: Preparation,
-    detector: Detector,
-    sources: Sequence[Source],
-    *,
-    threads: int | None = None,
-    what: str = "scoring",
-) -> Scores:
-    """Scores of images that must all be readable, shape (n,)."""
-    scores = [np.empty(0)]
-    with limited(threads), _progress(len(sources), what) as bar:
-        for batch, outputs in extract(backbone, sources, preparation, threads=threads):
-            _require_sound(batch, outputs)
-            scores.append(detector.score(outputs))
-            bar.update(len(outputs))
-    return np.concatenate(scores)
-
-
-def _require_sound(batch: Batch, outputs: Features) -> None:
-    """Raise DataError if an image could not be read or the graph made no number of it, naming the first."""
-    batch.require_readable()
-    sound = np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
-    if not sound.all():
-        raise DataError(
-            f"{batch.sources[int(np.argmin(sound))].name}: the backbone gives NaN or infinity for this image. "
-            "Take it out, or use another backbone"
-        )
-
-
-def class_numbers(sources: Sequence[Source]) -> Labels:
-    """The class of each source as a number, classes in the order of their names, shape (n,).
-
-    Raises:
-        DataError: If a source has no label.
-    """
-    for source in sources:
-        if source.label is None:
-            raise DataError(
-                f"a class-conditional detector needs a class for every image; {source.name} has none. "
-                "Give class folders, or a .csv with a label column"
-            )
-    _, numbers = np.unique(np.array([source.label for source in sources], dtype=str), return_inverse=True)
-    return numbers
+def _received(out: Path, group: Group) -> Bundle:
+    """The bundle that the first process has written."""
+    files = {name: data.tobytes() for name, data in safetensors.load(group.broadcast(b"")).items()}
+    manifest = manifests.decode(files.pop(bundles.MANIFEST))
+    return Bundle.of_files(out, manifest, files)
 
 
 def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
@@ -296,7 +219,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _progress(total: int, what: str) -> "tqdm[Any]":
-    return tqdm(total=total, desc=what, unit="img", disable=None, leave=False)

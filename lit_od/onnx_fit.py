@@ -15,6 +15,7 @@ from lit_od.graph import read_graph
 from lit_od.recipe import PACKAGED_BACKBONE, DataConfig, Recipe, portable_tree
 from lit_od.roots import data_root
 from lit_od.rules import rule_and_outliers
+from lit_od.shares import ALONE, Group
 from lit_od.sources import SetOpener, Source, find, of_classes
 from lit_od.splitting import fit_and_calibration
 
@@ -22,7 +23,14 @@ NAMED_SETS = ("cifar10", "fashion-mnist", "mnist")
 """Sets that only torchvision reads."""
 
 
-def fit_onnx(recipe: Recipe, out: Path, *, sets: SetOpener | None = None, threads: int | None = None) -> Bundle:
+def fit_onnx(
+    recipe: Recipe,
+    out: Path,
+    *,
+    sets: SetOpener | None = None,
+    threads: int | None = None,
+    group: Group = ALONE,
+) -> Bundle:
     """Fit the recipe's detector on what its ONNX file computes, calibrate, prove and write the bundle.
 
     Args:
@@ -30,13 +38,15 @@ def fit_onnx(recipe: Recipe, out: Path, *, sets: SetOpener | None = None, thread
         out: The bundle's folder; free, empty, or a bundle to replace.
         sets: Opens torchvision's sets by name, where the caller may import torch.
         threads: Threads of ONNX Runtime and of decoding; None is one a core.
+        group: The processes that do this together.
 
     Raises:
         BackboneError: If the file is no backbone, or does not take such images.
         ConfigError: If the recipe cannot be carried out, or `out` is not free.
         DataError: If the images do not suffice.
     """
-    require_replaceable(out)
+    if group.rank == 0:
+        require_replaceable(out)
     _require_nothing_trained(recipe)
     accumulator(str(recipe.detector["kind"]), {key: each for key, each in recipe.detector.items() if key != "kind"})
     rule, outliers = rule_and_outliers(recipe.calibration)
@@ -54,6 +64,7 @@ def fit_onnx(recipe: Recipe, out: Path, *, sets: SetOpener | None = None, thread
         origin=Origin(name=out.name, recipe=portable_tree(recipe), seed=recipe.seed),
         opset=opset,
         threads=threads,
+        group=group,
     )
 
 

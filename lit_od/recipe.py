@@ -61,6 +61,24 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     test: float = 0.0
 
 
+class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Labelled images of other classes than the inliers', which twin networks (LitDOC) learn beside them.
+
+    Attributes:
+        path: PATH of the images, relative to the data root: class folders, or a set by name.
+        exclude: Labels to leave out: the inliers' own, and those that are to be outliers.
+        limit: Images to use at most, drawn by seed; None uses all.
+        validation: Share set aside for the validation loss.
+        batch_size: Images a training step and process; None takes as many as of the inliers.
+    """
+
+    path: str
+    exclude: list[str] = []
+    limit: int | None = None
+    validation: float = 0.1
+    batch_size: int | None = None
+
+
 class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the images are and how they are prepared.
 
@@ -76,6 +94,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         augment: Changes of training images; None leaves them as they are.
         limit: Images of `train` to use at most, drawn by seed; None uses all.
         memory: Prepared images are kept in memory up to this size, in MiB.
+        reference: Images of other classes, for a model that learns from those too; prepared and augmented alike.
     """
 
     train: str
@@ -89,6 +108,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     augment: Augment | None = None
     limit: int | None = None
     memory: int = 4096
+    reference: Reference | None = None
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -114,16 +134,34 @@ class EvaluationSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     prepare: dict[str, Any] = {}
 
 
+class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Other images for the same options: one class against another, as lit-od reproduce runs it.
+
+    Attributes:
+        train: In place of `data.train`.
+        test: In place of `data.test`.
+        reference: In place of `data.reference`.
+        outliers: The only set of outliers.
+    """
+
+    train: str
+    test: str
+    reference: Reference
+    outliers: str
+
+
 class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The sets that evaluate and report use when none are named.
 
     Attributes:
         inliers: None takes the data's own test part.
         outliers: Sets by name.
+        pairs: Further experiments with the recipe's options, by name; evaluate and report leave them alone.
     """
 
     inliers: EvaluationSet | None = None
     outliers: dict[str, EvaluationSet] = {}
+    pairs: dict[str, Pair] = {}
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -161,6 +199,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def __post_init__(self) -> None:
         if (self.model is None) == (self.backbone is None):
             raise ConfigError("a recipe needs either `model` (a torch module) or `backbone` (an ONNX file)")
+        if self.model is None and self.data.reference is not None:
+            raise ConfigError(
+                "data.reference is for training, and this recipe's backbone is an ONNX file: leave it out"
+            )
         for part, key in ((self.detector, "kind"), (self.calibration, "rule")):
             if not isinstance(part.get(key), str):
                 raise ConfigError(f"a recipe's `{'detector' if key == 'kind' else 'calibration'}` needs `{key}`")

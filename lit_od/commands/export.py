@@ -2,6 +2,7 @@
 
 The checkpoint holds the recipe that it was trained by; --detector KIND and overrides change it:
 --detector.shrinkage 0.1, --calibration.rule mean_std, --data.root DIR ...
+Several processes, started by torchrun or srun, share the work; the bundle does not depend on how many they are.
 """
 
 import argparse
@@ -13,7 +14,9 @@ from lit_od.cli import DONE
 from lit_od.commands.fit import written
 from lit_od.commands.score import positive
 from lit_od.errors import missing_extra
+from lit_od.launch import each_process
 from lit_od.recipe import override, require_same_division
+from lit_od.shares import Group
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Write the bundle and say what it is."""
+    return each_process(lambda group: _export(args, overrides, group))
+
+
+def _export(args: argparse.Namespace, overrides: list[str], group: Group) -> int:
     out = Path(args.out)
-    require_replaceable(out)
+    if group.rank == 0:
+        require_replaceable(out)
     started = time.perf_counter()
     try:
         from lit_od.training.checkpoints import read_checkpoint, rebuild
@@ -41,5 +49,6 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     require_same_division(recipe, changed)
     recipe = changed
     bundle = export_bundle(module, ImageData(recipe.data, seed=recipe.seed), recipe, out, threads=args.threads)
-    print(written(bundle, time.perf_counter() - started))
+    if group.rank == 0:
+        print(written(bundle, time.perf_counter() - started))
     return DONE

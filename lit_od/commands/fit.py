@@ -4,6 +4,9 @@ RECIPE is a shipped recipe's bare name (lit-od recipes) or a YAML file. `folder`
 folder of normal images, and no torch: lit-od fit folder --data.root NORMAL_IMAGES --out BUNDLE.
 Overrides change single keys: --data.root DIR, --trainer.max_epochs 3, --detector.kind mahalanobis,
 --calibration.q 99.5 ...
+
+Several processes, started by torchrun, by srun or by --trainer.devices N, share the work; the bundle does not depend on
+how many they are, but for the training, where N processes take steps of N times as many images.
 """
 
 import argparse
@@ -16,8 +19,10 @@ from lit_od.bundle import Bundle, require_replaceable
 from lit_od.cli import DONE
 from lit_od.commands.score import positive
 from lit_od.errors import missing_extra
+from lit_od.launch import each_process, launch, place, wanted, words_of
 from lit_od.onnx_fit import fit_onnx, require_no_run
 from lit_od.recipe import Recipe, read
+from lit_od.shares import Group
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,23 +48,34 @@ def recipe_of(args: argparse.Namespace, overrides: list[str]) -> Recipe:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Write the bundle and say what it is."""
+    if place() is None and (count := wanted(_recipe(args, overrides).trainer)) > 1:
+        return launch(count, words_of("fit", args, overrides))
+    return each_process(lambda group: _fit(args, overrides, group))
+
+
+def _recipe(args: argparse.Namespace, overrides: list[str]) -> Recipe:
     recipe = recipe_of(args, overrides)
-    if args.backbone is not None:
-        recipe = msgspec.structs.replace(recipe, backbone=args.backbone)
+    return recipe if args.backbone is None else msgspec.structs.replace(recipe, backbone=args.backbone)
+
+
+def _fit(args: argparse.Namespace, overrides: list[str], group: Group) -> int:
+    recipe = _recipe(args, overrides)
     out = Path(args.out)
-    require_replaceable(out)
+    if group.rank == 0:
+        require_replaceable(out)
     started = time.perf_counter()
     run_folder = Path(args.run) if args.run else None
     if recipe.backbone is not None:
         require_no_run(run_folder)
-        bundle = fit_onnx(recipe, out, threads=args.threads)
+        bundle = fit_onnx(recipe, out, threads=args.threads, group=group)
     else:
         try:
             from lit_od.training.pipeline import fit
         except ModuleNotFoundError as error:
             missing_extra(str(error.name), "train,cpu")
         bundle = fit(recipe, out, run=run_folder, threads=args.threads)
-    print(written(bundle, time.perf_counter() - started))
+    if group.rank == 0:
+        print(written(bundle, time.perf_counter() - started))
     return DONE
 
 

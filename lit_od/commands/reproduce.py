@@ -1,4 +1,4 @@
-"""Run a published experiment from end to end and print its figures.
+"""Run a published experiment from end to end and print its figures; or all of them, in one table.
 
 NAME is one of:
   mnist-digits  the Mahalanobis notebook
@@ -6,22 +6,30 @@ NAME is one of:
   one-class     any recipe with a frozen backbone, each class against the rest
   cifar10-autoencoder  an autoencoder of photographs, and patches of noise of growing size
   cats-autoencoder     an autoencoder of cats; dogs; and a classifier made of two of them
+  all           every one but one-class: published figures and ours, what differs, how long it took
+  doc-sneakers         deep one-class features (DOC): sneakers against ankle boots
 
 The data are looked for under --data.root or LIT_OD_DATA; where they are missing torchvision downloads
-them. vgg16-gmm and one-class take overrides of their recipe, as fit does: a file with weights, for
-instance, by --model.init_args.checkpoint_path FILE.
+them. vgg16-gmm, one-class and doc-sneakers take overrides of their recipe, as fit does: a file with weights, for
+instance, by --model.init_args.checkpoint_path FILE. With all, such an override begins with the experiment:
+--vgg16-gmm.model.init_args.checkpoint_path FILE; and what came to its end in --out before is not run again.
 """
 
 import argparse
-import json
+import sys
+import time
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from lit_od.cli import DONE
+from lit_od.cli import DONE, INCOMPLETE
 from lit_od.commands import no_overrides
 from lit_od.commands.score import positive
-from lit_od.errors import ConfigError, missing_extra
+from lit_od.errors import ConfigError, LitODError, missing_extra
 from lit_od.recipe import folder, parse_overrides
+
+if TYPE_CHECKING:
+    from lit_od.evaluation.experiments import Options
 
 EXPERIMENTS = {
     "mnist-digits": "lit_od.evaluation.experiments.mnist_digits",
@@ -29,8 +37,13 @@ EXPERIMENTS = {
     "one-class": "lit_od.evaluation.experiments.one_class",
     "cifar10-autoencoder": "lit_od.evaluation.experiments.cifar10_autoencoder",
     "cats-autoencoder": "lit_od.evaluation.experiments.cats_autoencoder",
+    "doc-sneakers": "lit_od.evaluation.experiments.doc_sneakers",
 }
 """Every experiment and the module that runs it."""
+
+ALL = "all"
+UNPUBLISHED = frozenset({"one-class"})
+"""What `all` leaves out: no source has its figures."""
 
 TAKES = {
     "mnist-digits": frozenset[str](),
@@ -38,13 +51,15 @@ TAKES = {
     "one-class": frozenset({"overrides", "cache", "recipe", "data", "contamination"}),
     "cifar10-autoencoder": frozenset({"budget"}),
     "cats-autoencoder": frozenset({"budget"}),
+    "doc-sneakers": frozenset({"budget", "overrides"}),
 }
 """What an experiment takes besides the data root and what all take."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("name", metavar="NAME", choices=EXPERIMENTS, help=f"one of {', '.join(EXPERIMENTS)}")
+    names = [*EXPERIMENTS, ALL]
+    parser.add_argument("name", metavar="NAME", choices=names, help=f"one of {', '.join(names)}")
     parser.add_argument("--out", metavar="DIR", help="folder for bundles, tables and pictures (runs/NAME, runs/RECIPE)")
     parser.add_argument("--seeds", metavar="N", type=int, nargs="+", default=[0, 1, 2], help="a run each (0 1 2)")
     parser.add_argument("--quick", action="store_true", help="a smoke run whose figures prove nothing")
@@ -64,12 +79,83 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cache", metavar="DIR", type=Path, help="keeps features between runs (OUT/features)")
     parser.add_argument(
-        "--budget", choices=("small", "full"), help="the autoencoders: small takes some 20 minutes on two cores (full)"
+        "--budget",
+        choices=("small", "full"),
+        help="autoencoders, doc-sneakers: small takes some 20 minutes on two cores (full)",
     )
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Run the experiment, print its tables, keep them beside its bundles."""
+    try:
+        from lit_od.evaluation.experiments import together
+    except ModuleNotFoundError as error:
+        missing_extra(str(error.name), "train,cpu")
+    if args.name == ALL:
+        return _run_all(args, overrides)
+    options = _options(args, overrides, Path(args.out or Path("runs") / _title(args)))
+    report = _experiment(args.name).run(options)
+    together.keep_report(report, options.out)
+    print(report.text)
+    print(f"{options.out}: report.txt, report.json")
+    return DONE
+
+
+def _run_all(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Run every published experiment, one after the other; INCOMPLETE if one was refused."""
+    from lit_od.evaluation.experiments import together
+
+    for name in ("cache", "recipe", "data", "contamination"):
+        if getattr(args, name) is not None:
+            raise ConfigError(f"{ALL} takes no --{name}: leave it out")
+    out = Path(args.out or Path("runs") / ALL)
+    finished, refused = [], 0
+    for name, own in _by_experiment(overrides).items():
+        budget = args.budget if "budget" in TAKES[name] else None
+        options = _options(argparse.Namespace(**{**vars(args), "name": name, "budget": budget}), own, out / name)
+        ended = together.take_up(name, options)
+        if ended is None:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            started = time.perf_counter()
+            try:
+                report = _experiment(name).run(options)
+            except LitODError as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                refused += 1
+                continue
+            together.keep_report(report, options.out)
+            ended = together.keep_summary(name, options, report, time.perf_counter() - started)
+        finished.append(ended)
+    text = together.table_of(finished)
+    (out / "table.md").write_text(text, encoding="utf-8")
+    print(f"{text}\n{out}: table.md, and a folder for each experiment")
+    return INCOMPLETE if refused else DONE
+
+
+def _by_experiment(overrides: list[str]) -> dict[str, list[str]]:
+    """The overrides of each published experiment: those that begin with its name, and the data root."""
+    words: dict[str, list[str]] = {name: [] for name in EXPERIMENTS if name not in UNPUBLISHED}
+    for path, value in parse_overrides(overrides):
+        name, _, rest = path.partition(".")
+        if path == "data.root":
+            for own in words.values():
+                own += ["--data.root", str(value)]
+        elif name in words and rest and "overrides" in TAKES[name]:
+            words[name] += [f"--{rest}", str(value)]
+        else:
+            takers = ", ".join(each for each in words if "overrides" in TAKES[each])
+            raise ConfigError(f"--{path}: {ALL} takes --data.root, and overrides that begin with one of {takers}")
+    return words
+
+
+def _options(args: argparse.Namespace, overrides: list[str], out: Path) -> "Options":
+    """How the experiment of this name is to be run; its folder is made.
+
+    Raises:
+        ConfigError: If it does not take what was given.
+    """
+    from lit_od.evaluation.experiments import Options
+
     takes = TAKES[args.name]
     for name in sorted({"budget", "cache", "recipe", "data", "contamination"} - takes):
         if getattr(args, name) is not None:
@@ -78,15 +164,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     root = folder("data.root", values.pop("data.root", None))
     if "overrides" not in takes:
         no_overrides([f"--{path}" for path in values])
-    try:
-        from lit_od.evaluation.experiments import Options
-
-        experiment = import_module(EXPERIMENTS[args.name])
-    except ModuleNotFoundError as error:
-        missing_extra(str(error.name), "train,cpu")
-    out = Path(args.out or Path("runs") / _title(args))
     out.mkdir(parents=True, exist_ok=True)
-    options = Options(
+    return Options(
         root=root,
         out=out,
         seeds=tuple(args.seeds),
@@ -99,12 +178,13 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         cache=args.cache,
         budget=args.budget or "full",
     )
-    report = experiment.run(options)
-    (out / "report.txt").write_text(report.text + "\n", encoding="utf-8")
-    (out / "report.json").write_text(json.dumps(report.figures, indent=2) + "\n", encoding="utf-8")
-    print(report.text)
-    print(f"{out}: report.txt, report.json")
-    return DONE
+
+
+def _experiment(name: str) -> Any:
+    try:
+        return import_module(EXPERIMENTS[name])
+    except ModuleNotFoundError as error:
+        missing_extra(str(error.name), "train,cpu")
 
 
 def _title(args: argparse.Namespace) -> str:

@@ -1,36 +1,84 @@
 """Only the training: a run folder with best.ckpt, metrics.csv, config.yaml and learning curves.
 
 RECIPE and overrides as in lit-od fit; lit-od export makes a bundle of the checkpoint.
+
+--trainer.devices N trains in N processes of this machine; torchrun and srun start them on several. Each takes
+data.batch_size images a step, and the learning rate stays as it is: --trainer.scale_learning_rate linear or sqrt
+multiplies it by their number or its root. --trainer.accumulate_grad_batches N, --trainer.precision bf16-mixed,
+--trainer.compile true and, on GPUs, --trainer.sync_batchnorm true.
+
+A run that was stopped, by SIGTERM, by a crash or by a scheduler, goes on where its last epoch ended, by the same
+command with --resume: it ends with the weights of a run that was never stopped.
 """
 
 import argparse
-import os
+import signal
+import sys
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
 
 from lit_od.cli import DONE
 from lit_od.commands.fit import add_recipe_arguments, recipe_of
 from lit_od.errors import ConfigError, missing_extra
+from lit_od.launch import each_process, is_first, launch, place, wanted, words_of
+from lit_od.shares import Group
+
+LAST = "last"
+"""What --resume alone stands for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_recipe_arguments(parser)
     parser.add_argument("--out", metavar="RUN", help="folder of the run (runs/NAME-TIME)")
-    parser.add_argument("--resume", metavar="CHECKPOINT", help="go on from last.ckpt of a run, in that run's folder")
+    parser.add_argument(
+        "--resume",
+        metavar="CHECKPOINT",
+        nargs="?",
+        const=LAST,
+        help="go on where the run ended, or begin where it has no checkpoint yet; or from a checkpoint of the run",
+    )
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Train and say where the checkpoint is."""
-    recipe = recipe_of(args, overrides)
+    if place() is None:
+        recipe = recipe_of(args, overrides)
+        if args.out is None and args.resume is None:
+            args.out = str(Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}")
+        if (count := wanted(recipe.trainer)) > 1:
+            return launch(count, words_of("train", args, overrides))
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
-        from lit_od.training.train import train
+        return each_process(lambda group: _train(args, overrides, group))
+    except _Stopped as stopped:
+        if is_first():
+            print(f"lit-od: stopped; the same command with --resume goes on from {args.out}", file=sys.stderr)
+        return int(stopped.args[0])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _train(args: argparse.Namespace, overrides: list[str], group: Group) -> int:
+    if args.out is None:
+        raise ConfigError("give --out RUN: a run that is resumed or shared by processes needs its folder's name")
+    recipe, out = recipe_of(args, overrides), Path(args.out)
+    try:
+        from lit_od.training.train import resumable, train
     except ModuleNotFoundError as error:
         missing_extra(str(error.name), "train,cpu")
-    if args.out is None and (args.resume or os.environ.get("WORLD_SIZE", "1") != "1"):
-        raise ConfigError("give --out RUN: a run that is resumed or shared by processes needs its folder's name")
-    out = Path(args.out) if args.out else Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    trained = train(recipe, out, resume=Path(args.resume) if args.resume else None)
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in trained.metrics.items())
-    print(f"{trained.checkpoint}: {figures}")
+    resume = resumable(out) if args.resume == LAST else Path(args.resume) if args.resume else None
+    trained = train(recipe, out, resume=resume)
+    if group.rank == 0:
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in trained.metrics.items())
+        print(f"{trained.checkpoint}: {figures}")
     return DONE
+
+
+class _Stopped(BaseException):
+    """SIGTERM, as KeyboardInterrupt is SIGINT."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise _Stopped(128 + number)

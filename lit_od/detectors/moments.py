@@ -28,6 +28,9 @@ BLOCK_ROWS = 1024
 """Rows gathered before a matrix product. Blocks are cut by row number, not by batch, so that any
 batch size gives the same bits, and small batches cost no more than large ones."""
 
+LAGGING = 32
+"""Products of one vector with itself that wait to be added to the scatter: together they are one matrix product."""
+
 
 def ledoit_wolf_shrinkage(count: int, scatter: Stats, quarts: float) -> float:
     """Ledoit and Wolf's (2004) optimal weight of the scaled identity, in [0, 1].
@@ -54,7 +57,7 @@ class Moments:
         width: Values a row, d.
     """
 
-    __slots__ = ("_count", "_cubes", "_filled", "_mean", "_pending", "_quarts", "_scatter", "width")
+    __slots__ = ("_count", "_cubes", "_filled", "_lag", "_mean", "_pending", "_quarts", "_scatter", "width")
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -63,6 +66,7 @@ class Moments:
         self._scatter = np.zeros((width, width))
         self._cubes = np.zeros(width)
         self._quarts = 0.0
+        self._lag: list[Stats] = []
         self._pending = np.empty((BLOCK_ROWS, width))
         self._filled = 0
 
@@ -81,6 +85,7 @@ class Moments:
     def scatter(self) -> Stats:
         """Sum of y y^T about the mean, shape (d, d). Divided by n it is the covariance."""
         self._flush()
+        self._catch_up()
         return self._scatter.copy()
 
     @property
@@ -90,6 +95,7 @@ class Moments:
         A column counts as constant if it varies by less than float32 resolves at its mean.
         """
         self._flush()
+        self._catch_up()
         deviations = np.sqrt(self._scatter.diagonal() / max(self._count, 1))
         varies = deviations > np.finfo(np.float32).eps * np.abs(self._mean)
         return np.where(varies, deviations, 1.0)
@@ -132,13 +138,15 @@ class Moments:
             raise DataError(f"moments to merge must have one width, got {self.width} and {other.width}")
         self._flush()
         other._flush()
-        self._absorb(other._count, other._mean, other._scatter.copy(), other._cubes, other._quarts)
+        other._catch_up()
+        self._absorb(other._count, other._mean, other._scatter, other._cubes, other._quarts)
 
     def ledoit_wolf_shrinkage(self) -> float:
         """Ledoit-Wolf shrinkage of the covariance of the rows so far, in [0, 1]."""
         if self.count == 0:
             raise DataError("shrinkage needs at least one row, got none")
         self._flush()
+        self._catch_up()
         return ledoit_wolf_shrinkage(self._count, self._scatter, self._quarts)
 
     def state(self) -> Arrays:
@@ -164,9 +172,9 @@ class Moments:
         moments._count = int(take(state, "count", (1,), np.int64)[0])
         if moments._count < 0:
             raise DataError(f"array 'count' of the state must not be negative, got {moments._count}")
-        moments._mean = mean.copy()
-        moments._scatter = take(state, "scatter", (len(mean), len(mean)), most=math.inf).copy()
-        moments._cubes = take(state, "cubes", (len(mean),), most=math.inf).copy()
+        moments._mean = mean
+        moments._scatter = take(state, "scatter", (len(mean), len(mean)), most=math.inf)  # copied when it changes
+        moments._cubes = take(state, "cubes", (len(mean),), most=math.inf)
         moments._quarts = float(take(state, "quarts", (1,), most=math.inf)[0])
         return moments
 
@@ -185,30 +193,52 @@ class Moments:
         self._absorb(len(rows), first + mean, rows.T @ rows, squares @ rows, float(squares @ squares))
 
     def _absorb(self, count: int, mean: Stats, scatter: Stats, cubes: Stats, quarts: float) -> None:
-        """Add another part's sums about its own mean; `scatter` is overwritten."""
+        """Add another part's sums about its own mean, which stay as they are."""
         if count == 0:
             return
         if self._count == 0:
-            self._count, self._mean, self._scatter = count, mean.copy(), scatter
-            self._cubes, self._quarts = cubes.copy(), quarts
+            self._count, self._mean, self._scatter = count, mean, scatter.copy()
+            self._cubes, self._quarts = cubes, quarts
             return
         total = self._count + count
         delta = mean - self._mean
-        mine = _seen_from(-delta * (count / total), self._count, self._scatter, self._cubes, self._quarts)
-        theirs = _seen_from(delta * (self._count / total), count, scatter, cubes, quarts)
+        self._catch_up(LAGGING)
+        back = -delta * (count / total)
+        turned = self._scatter @ back + sum((lag * (lag @ back) for lag in self._lag), np.zeros(self.width))
+        trace = float(np.trace(self._scatter)) + sum(float(lag @ lag) for lag in self._lag)
+        mine = _seen_from(back, self._count, turned, trace, self._cubes, self._quarts)
+        there = delta * (self._count / total)
+        theirs = _seen_from(there, count, scatter @ there, float(np.trace(scatter)), cubes, quarts)
+        if not self._scatter.flags.writeable:
+            self._scatter = self._scatter.copy()
         self._scatter += scatter
-        np.multiply.outer(delta * (self._count * count / total), delta, out=scatter)
-        self._scatter += scatter
+        self._lag.append(delta * math.sqrt(self._count * count / total))
         self._mean = self._mean + delta * (count / total)
         self._cubes = mine[0] + theirs[0]
         self._quarts = mine[1] + theirs[1]
         self._count = total
 
+    def _catch_up(self, least: int = 1) -> None:
+        """Add the products that wait, once there are so many."""
+        if len(self._lag) >= least:
+            lag = np.stack(self._lag)
+            self._scatter += lag.T @ lag
+            self._lag = []
 
-def _seen_from(shift: Stats, count: int, scatter: Stats, cubes: Stats, quarts: float) -> tuple[Stats, float]:
-    """C' and Q' of a part whose rows are all moved by `shift` (see the module's equations)."""
-    trace = float(np.trace(scatter))
-    turned = scatter @ shift
+
+def _seen_from(
+    shift: Stats, count: int, turned: Stats, trace: float, cubes: Stats, quarts: float
+) -> tuple[Stats, float]:
+    """C' and Q' of a part whose rows are all moved by `shift` (see the module's equations).
+
+    Args:
+        shift: s, shape (d,).
+        count: n.
+        turned: S s, shape (d,).
+        trace: tr S.
+        cubes: C, shape (d,).
+        quarts: Q.
+    """
     square = float(shift @ shift)
     moved_cubes = cubes + shift * (trace + count * square) + 2.0 * turned
     moved_quarts = (

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.detectors.base import check_features
+from lit_od.detectors.state import take
 from lit_od.errors import DataError
-from lit_od.types import Features
+from lit_od.types import Arrays, Features
 
 
 def row_ranks(seed: int, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -111,6 +112,31 @@ class RowStore:
         if len(self._chunks) > 1:
             self._chunks, self._ranks = [np.concatenate(self._chunks)], [np.concatenate(self._ranks)]
         return self._chunks[0]
+
+    def state(self) -> Arrays:
+        """The rows and their numbers or ranks as plain arrays, for another process."""
+        rows = self.rows()
+        ranks = self._ranks[0] if self._ranks else np.empty(0, dtype=np.uint64)
+        limit = -1 if self.limit is None else self.limit
+        numbers = np.array([self.first_row, self.seen, self.width or 0, limit], dtype=np.int64)
+        return {"numbers": numbers, "rows": rows.reshape(-1), "ranks": ranks.view(np.int64)}
+
+    def restore(self, state: Arrays) -> None:
+        """Take over what `state()` of a store with the same seed and share has given, in place of the own.
+
+        Raises:
+            DataError: If the arrays do not fit together.
+        """
+        first_row, seen, width, limit = (int(number) for number in take(state, "numbers", (4,), np.int64))
+        rows, ranks = np.asarray(state["rows"]), np.asarray(state["ranks"])
+        fits = rows.dtype == np.float32 and ranks.dtype == np.int64 and rows.shape == (ranks.size * width,)
+        if not fits or ranks.ndim != 1 or not 0 <= ranks.size <= seen or limit < -1:
+            raise DataError("the arrays of a store of rows do not fit together; gather its rows anew")
+        self.first_row, self.seen, self.width = first_row, seen, width or None
+        self.limit = None if limit < 0 else limit
+        self._chunks, self._ranks, self._kept = [], [], 0
+        if ranks.size:
+            self._append(rows.reshape(-1, width), ranks.view(np.uint64))
 
     def _append(self, rows: NDArray[np.float32], ranks: NDArray[np.uint64]) -> None:
         if len(rows):

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from lit_od.detectors import DETECTORS, Detector, accumulator
 from lit_od.detectors.options import integer, number
 from lit_od.errors import DataError
+from lit_od.evaluation.intervals import Interval, delong
 from lit_od.evaluation.metrics import auroc
 from lit_od.threads import limited
 from lit_od.types import Features, Scores
@@ -72,6 +73,7 @@ class ClassResult:
         normal: The class.
         images: Training images that fit a detector.
         aurocs: Against all other classes of the test set, one a repetition.
+        intervals: DeLong's, around each; empty where a set has a single image.
         contaminated: On contaminated sets, one a draw; empty without contamination.
         fit_seconds: CPU time of a fit, without the extraction of features; the mean of the fits.
         score_seconds: CPU time of scoring the whole test set, in the same way.
@@ -80,6 +82,7 @@ class ClassResult:
     normal: str
     images: int
     aurocs: tuple[float, ...]
+    intervals: tuple[Interval, ...]
     contaminated: tuple[float, ...]
     fit_seconds: float
     score_seconds: float
@@ -135,11 +138,14 @@ def one_class(
             inliers, outliers = test.rows(normal), test.rows(normal, other=True)
             draws = _contaminated(train, inliers, fits, normal, contamination) if contamination else []
             once = {id(each): each for each in fits}.values()
+            enough = min(len(inliers), len(outliers)) >= 2  # for a variance
+            intervals = {id(each): delong(each.scores[inliers], each.scores[outliers]) for each in once if enough}
             results.append(
                 ClassResult(
                     normal=normal,
                     images=fits[0].images,
                     aurocs=tuple(auroc(each.scores[inliers], each.scores[outliers]) for each in fits),
+                    intervals=tuple(intervals[id(each)] for each in fits if intervals),
                     contaminated=tuple(draws),
                     fit_seconds=fit_seconds,
                     score_seconds=float(np.mean([each.score_seconds for each in once])),

@@ -6,6 +6,7 @@ fit trains, exports and writes a bundle from a recipe; export_bundle does the re
 from lit_od.training.autoencoder import LitAutoencoder
 from lit_od.training.classifier import LitClassifier
 from lit_od.training.data import ImageData
+from lit_od.training.doc import LitDOC
 from lit_od.training.export import export_backbone
 from lit_od.training.frozen import FrozenBackbone
 from lit_od.training.pipeline import export_bundle, fit
@@ -16,6 +17,7 @@ __all__ = [
     "ImageData",
     "LitAutoencoder",
     "LitClassifier",
+    "LitDOC",
     "export_backbone",
     "export_bundle",
     "fit",

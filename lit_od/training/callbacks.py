@@ -1,5 +1,7 @@
 """What watches and steers a training besides its objective."""
 
+import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +27,9 @@ NO_STEP = 2**32 - 1
 
 TINY = 1e-30
 """Weights below this are zero; the least normal number of float32 and bfloat16 is 1.2e-38."""
+
+BEFORE_SAVING = "before saving"
+"""In place of "epoch" as the interval of a plateau rule."""
 
 SWEEP_STEPS = 64
 """Steps between two sweeps; a moment that decays by 0.9 a step falls by a factor of 1e-3 in them."""
@@ -156,8 +161,43 @@ def zero_tiny(values: Tensor) -> None:
     values.masked_fill_(values.abs() < TINY, 0.0)
 
 
+class Best(ModelCheckpoint):
+    """Keeps the best epoch, once the plateau rules have taken the epoch's step.
+
+    Lightning lets them take it after the checkpoints are written, and a resumed run would miss it.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the rules out of Lightning's hands."""
+        super().on_train_start(trainer, pl_module)
+        for config in trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau and config.interval == "epoch":
+                config.interval = BEFORE_SAVING
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let them take the step, then save."""
+        trainer.fit_loop.epoch_loop.update_lr_schedulers(BEFORE_SAVING, update_plateau_schedulers=True)
+        super().on_train_epoch_end(trainer, pl_module)
+
+
+class Signals(Callback):
+    """Leaves SIGTERM as it is outside of the training.
+
+    Lightning's own handler would talk to the other processes in the middle of whatever this one is doing,
+    and end with status 0.
+    """
+
+    def __init__(self) -> None:
+        self.before = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the handler back; Lightning has replaced it by now, and restores it in the end."""
+        if threading.current_thread() is threading.main_thread() and self.before is not None:
+            signal.signal(signal.SIGTERM, self.before)
+
+
 class Provenance(Callback):
-    """Writes into every checkpoint what it takes to make its module again."""
+    """Writes into every checkpoint what it takes to make its module again, and the figures of its epoch."""
 
     def __init__(self, origin: dict[str, Any]) -> None:
         """Take plain values alone: checkpoints are read without unpickling anything else."""
@@ -165,7 +205,8 @@ class Provenance(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add them under "lit_od"."""
-        checkpoint["lit_od"] = self.origin
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        checkpoint["lit_od"] = self.origin | {"figures": figures}
 
 
 class Progress(Callback):

@@ -1,8 +1,9 @@
 """Checkpoints that say what they are: the module's class, its arguments and the recipe lie inside."""
 
 import io
+import tempfile
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Tensor
 from lit_od.errors import DataError
 from lit_od.folders import replacing_file
 from lit_od.recipe import Recipe, from_tree, to_tree
-from lit_od.training.imports import check_accepted, imported
+from lit_od.training.imports import accepted, check_accepted, imported
+from lit_od.training.processes import current
 from lit_od.training.weights import load_state, read_tensors
 
 SCHEMA = 1
@@ -31,6 +33,8 @@ class Checkpoint:
         init_args: What it was made with.
         recipe: The run that it comes from.
         state: Its weights by name.
+        epoch: The epoch that it ended, counted from 0.
+        figures: What was measured in that epoch, by name.
     """
 
     path: Path
@@ -38,6 +42,8 @@ class Checkpoint:
     init_args: dict[str, Any]
     recipe: Recipe
     state: dict[str, Tensor]
+    epoch: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 def origin(class_path: str, init_args: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
@@ -87,7 +93,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if about.get("schema") != SCHEMA:
         raise DataError(f"{path} has schema {about.get('schema')!r}, this version reads {SCHEMA}. Train anew")
     recipe = from_tree(about["recipe"], f"in {path}")
-    return Checkpoint(path, about["class_path"], about["init_args"], recipe, state)
+    epoch, figures = int(found.get("epoch", 0)), dict(about.get("figures", {}))
+    return Checkpoint(path, about["class_path"], about["init_args"], recipe, state, epoch, figures)
 
 
 def load_module(checkpoint: Path) -> LightningModule:
@@ -100,14 +107,25 @@ def load_module(checkpoint: Path) -> LightningModule:
     return rebuild(read_checkpoint(checkpoint))
 
 
+def load_everywhere(checkpoint: Path) -> LightningModule:
+    """As `load_module`, in all processes; the first one alone needs to see the file."""
+    group = current()
+    data = group.broadcast(checkpoint.read_bytes() if group.rank == 0 else b"") if group.world > 1 else b""
+    if group.rank == 0:
+        return load_module(checkpoint)
+    with tempfile.TemporaryDirectory(prefix="lit_od-best-") as folder:
+        copy = Path(folder) / checkpoint.name
+        copy.write_bytes(data)
+        return load_module(copy)
+
+
 def rebuild(checkpoint: Checkpoint) -> LightningModule:
     """As `load_module`, from a checkpoint that has been read."""
     arguments = dict(checkpoint.init_args)
     # The weights are in the checkpoint; nothing is fetched for them a second time.
-    arguments |= {
-        name: value for name, value in (("pretrained", False), ("checkpoint_path", None)) if name in arguments
-    }
     kind = imported(checkpoint.class_path, LightningModule, "class_path")
+    names, _ = accepted(kind)
+    arguments |= {name: value for name, value in (("pretrained", False), ("checkpoint_path", None)) if name in names}
     check_accepted(kind, arguments, "init_args")
     module = kind(**arguments)
     try:

@@ -23,9 +23,11 @@ from lit_od.training.export_maps import export_maps
 from lit_od.training.frozen import is_frozen
 from lit_od.training.imports import imported
 from lit_od.training.outputs import maps_of, output_of, require_readable
+from lit_od.training.processes import current
 from lit_od.training.sets import open_set
 from lit_od.training.train import train
 from lit_od.training.trainer import make_module, module_arguments, seeded
+from lit_od.types import Images
 
 PARITY_IMAGES = 64
 """Real images on which an exported graph must agree with its module."""
@@ -35,6 +37,7 @@ def fit(recipe: Recipe, out: Path, *, run: Path | None = None, threads: int | No
     """Train the recipe's model, export it, fit the detector, calibrate, prove and write the bundle.
 
     Nothing is trained where the model's class says `frozen = True`, or the recipe's backbone is an ONNX file.
+    Of several processes the first one exports and writes; all share the rest, and return the bundle.
 
     Args:
         recipe: What to do.
@@ -47,10 +50,11 @@ def fit(recipe: Recipe, out: Path, *, run: Path | None = None, threads: int | No
         DataError: If the images do not suffice.
         ExportError: If the exported graph does not compute what the module computes.
     """
-    require_replaceable(out)
+    if current().rank == 0:
+        require_replaceable(out)
     if recipe.model is None:
         require_no_run(run)
-        return fit_onnx(recipe, out, sets=open_set(data_root(recipe.data.root)), threads=threads)
+        return fit_onnx(recipe, out, sets=open_set(data_root(recipe.data.root)), threads=threads, group=current())
     accumulator(str(recipe.detector["kind"]), {key: each for key, each in recipe.detector.items() if key != "kind"})
     kind = imported(recipe.model.class_path, nn.Module, "model.class_path")
     require_readable(kind, recipe.detector)
@@ -98,7 +102,9 @@ def export_bundle(
         threads: Threads of ONNX Runtime and of decoding; None is one a core.
         providers: Execution providers, as `Backbone.load` takes them.
     """
-    require_replaceable(out)
+    group = current()
+    if group.rank == 0:
+        require_replaceable(out)
     backbone = getattr(module, "backbone", None)
     if not callable(backbone):
         raise ConfigError(f"{type(module).__name__} has no backbone(): wanted the module that is to be exported")
@@ -112,18 +118,16 @@ def export_bundle(
     if not calibration_sources:
         raise DataError("no calibration images: give data.split.calibration a share above 0")
     rows = np.linspace(0, len(calibration_sources) - 1, min(PARITY_IMAGES, len(calibration_sources))).astype(int)
-    images = load([calibration_sources[row] for row in rows], recipe.data.prepare, threads=threads)
-    with tempfile.TemporaryDirectory(prefix="lit_od-export-") as folder:
-        graph = Path(folder) / "backbone.onnx"
-        report = export_backbone(backbone(), graph, images, opset=recipe.export.opset, output=output_of(module))
-        model = graph.read_bytes()
-        drawing = maps_of(module)
-        maps = None if drawing is None else export_maps(drawing, images, opset=recipe.export.opset)
+    model, maps, parity = b"", None, 0.0
+    if group.rank == 0:
+        images = load([calibration_sources[row] for row in rows], recipe.data.prepare, threads=threads)
+        model, maps, parity = _exported(module, backbone(), images, opset=recipe.export.opset)
+    model = group.broadcast(model)
     origin = Origin(
         name=out.name,
         recipe=portable_tree(recipe),
         seed=recipe.seed,
-        metrics={**(metrics or {}), "export_parity": max(report.differences.values())},
+        metrics={**(metrics or {}), "export_parity": parity},
     )
     return fit_bundle(
         out,
@@ -140,4 +144,17 @@ def export_bundle(
         opset=recipe.export.opset,
         threads=threads,
         providers=providers,
+        group=group,
     )
+
+
+def _exported(
+    module: nn.Module, backbone: nn.Module, images: Images, *, opset: int
+) -> tuple[bytes, bytes | None, float]:
+    """The backbone's ONNX file, that of the heat maps, and the largest difference between torch and the graph."""
+    with tempfile.TemporaryDirectory(prefix="lit_od-export-") as folder:
+        graph = Path(folder) / "backbone.onnx"
+        report = export_backbone(backbone, graph, images, opset=opset, output=output_of(module))
+        drawing = maps_of(module)
+        maps = None if drawing is None else export_maps(drawing, images, opset=opset)
+        return graph.read_bytes(), maps, max(report.differences.values())

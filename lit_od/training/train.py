@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,26 +19,45 @@ from lit_od.folders import require_place
 from lit_od.loading import load
 from lit_od.recipe import Recipe, to_tree
 from lit_od.training.augmentation import augment, step_generator
-from lit_od.training.callbacks import FiniteLoss, NoSubnormals, OutlierWatch, Progress, Provenance, SeededEpochs
-from lit_od.training.checkpoints import keep_whole, load_module, origin, read_checkpoint
+from lit_od.training.callbacks import (
+    Best,
+    FiniteLoss,
+    NoSubnormals,
+    OutlierWatch,
+    Progress,
+    Provenance,
+    SeededEpochs,
+    Signals,
+)
+from lit_od.training.checkpoints import Checkpoint, keep_whole, load_everywhere, origin, read_checkpoint
 from lit_od.training.data import ImageData, check_trainable
+from lit_od.training.doc_data import data_of
 from lit_od.training.epoch_log import EpochLog
 from lit_od.training.frozen import is_frozen
 from lit_od.training.imports import imported
 from lit_od.training.pictures import learning_curves, sample_grid
+from lit_od.training.processes import current, lost
 from lit_od.training.trainer import (
+    COMPILE,
+    SCALING,
+    compile_network,
     make_module,
     make_trainer,
     module_arguments,
     quiet,
+    scaled,
     seeded,
     trainer_arguments,
 )
+from lit_od.training.trunk_cache import TrunkCache
 from lit_od.training.weights import load_state
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 FILES = frozenset({BEST, LAST, "metrics.csv", "config.yaml", "learning_curves.png", "samples.png"})
 """What a run folder holds."""
+
+_PEER_GONE = re.compile(r"closed by peer|reset by peer|[Bb]roken pipe|[Ss]ocket|gloo|NCCL|timed out", re.IGNORECASE)
+"""What torch says where another process has ended."""
 
 SAMPLES = 16
 """Images in the picture of samples."""
@@ -61,7 +81,9 @@ class TrainingRun:
     metrics: dict[str, float]
 
 
-def train(recipe: Recipe, out: Path, *, resume: Path | None = None) -> TrainingRun:
+def train(
+    recipe: Recipe, out: Path, *, resume: Path | None = None, trunk_cache: TrunkCache | None = None
+) -> TrainingRun:
     """Train, keep the best, and write best.ckpt, last.ckpt, metrics.csv, config.yaml and two pictures.
 
     Args:
@@ -69,6 +91,7 @@ def train(recipe: Recipe, out: Path, *, resume: Path | None = None) -> TrainingR
         out: The run's folder, without another run's checkpoint in it, unless that is resumed.
         resume: A checkpoint in `out` to go on from, with the data and the seed that it was trained with;
             last.ckpt goes on where the run ended.
+        trunk_cache: What frozen layers give, shared with other runs of this process.
 
     Raises:
         ConfigError: If the recipe cannot be carried out, or `out` is not free or cannot be written.
@@ -79,32 +102,34 @@ def train(recipe: Recipe, out: Path, *, resume: Path | None = None) -> TrainingR
         raise ConfigError("the recipe trains nothing: its backbone is an ONNX file. Use lit-od fit")
     if is_frozen(imported(recipe.model.class_path, LightningModule, "model.class_path")):
         raise ConfigError(f"the recipe trains nothing: {recipe.model.class_path} is frozen. Use lit-od fit")
-    if resume is None:
+    if resume is None and current().rank == 0:
         _require_free(out)
     arguments = trainer_arguments(recipe.trainer)
-    data = ImageData(recipe.data, seed=recipe.seed)
+    data = data_of(recipe.data, seed=recipe.seed, cache=trunk_cache)
     check_trainable(data)
     kind, init_args = module_arguments(recipe.model, data)
-    with quiet(), seeded(recipe.seed):
-        module = make_module(kind, init_args)
-        if resume is not None:
-            _check_resumable(module, recipe, out, resume)
+    with quiet(kind), seeded(recipe.seed):
         log = EpochLog(out / "metrics.csv", resume=resume is not None)
-        best = ModelCheckpoint(out, Path(BEST).stem, monitor="val_loss", enable_version_counter=False)
-        last = ModelCheckpoint(out, Path(LAST).stem, enable_version_counter=False)
-        callbacks = [
-            *_callbacks(recipe, data, module, best),
-            Provenance(origin(recipe.model.class_path, init_args, recipe)),
-        ]
+        provenance = Provenance(origin(recipe.model.class_path, init_args, recipe))
+        best = Best(out, Path(BEST).stem, monitor="val_loss", enable_version_counter=False)
+        last = ModelCheckpoint(out, Path(LAST).stem, enable_version_counter=False, save_on_train_epoch_end=True)
         trainer = make_trainer(
             arguments,
-            callbacks=[*callbacks, best, last],
+            callbacks=[*_callbacks(recipe, data, kind, best), provenance, best, last],
             logger=log,
             default_root_dir=out,
             enable_progress_bar=False,
             use_distributed_sampler=False,
         )
         keep_whole(trainer)
+        init_args = scaled(init_args, trainer, kind, recipe.trainer.get(SCALING, "none"))
+        module = make_module(kind, init_args)
+        provenance.origin = origin(recipe.model.class_path, init_args, recipe)
+        if resume is not None:
+            ended = _check_resumable(module, recipe, out, resume)
+            log.rows.setdefault(ended.epoch, {}).update(ended.figures)
+        if recipe.trainer.get(COMPILE, False):
+            compile_network(module)
         with _writing(out):
             if trainer.is_global_zero:
                 out.mkdir(parents=True, exist_ok=True)
@@ -116,7 +141,12 @@ def train(recipe: Recipe, out: Path, *, resume: Path | None = None) -> TrainingR
         trainer.strategy.barrier()
         if not best.best_model_path:
             raise ConfigError("the training took no step: raise trainer.max_epochs")
-        return TrainingRun(out / BEST, load_module(out / BEST), data, _best_row(log))
+        return TrainingRun(out / BEST, load_everywhere(out / BEST), data, _best_row(log))
+
+
+def resumable(out: Path) -> Path | None:
+    """The checkpoint from which a run that was stopped goes on; None where it had none yet."""
+    return next((out / name for name in (LAST, BEST) if (out / name).is_file()), None)
 
 
 def _require_free(out: Path) -> None:
@@ -134,13 +164,15 @@ def _writing(out: Path) -> Iterator[None]:
     """Say of what the system refuses which run it was."""
     try:
         yield
+    except ConnectionError:  # nothing was refused: another process has ended
+        raise
     except OSError as error:
         raise ConfigError(f"cannot write the run {out}: {error.strerror or error}. Name another folder") from error
 
 
-def _callbacks(recipe: Recipe, data: ImageData, module: LightningModule, best: ModelCheckpoint) -> list[Callback]:
-    callbacks: list[Callback] = [SeededEpochs(recipe.seed), FiniteLoss(best), NoSubnormals(), Progress()]
-    if data.watched_outliers() and hasattr(module, "backbone"):
+def _callbacks(recipe: Recipe, data: ImageData, kind: type[LightningModule], best: ModelCheckpoint) -> list[Callback]:
+    callbacks: list[Callback] = [SeededEpochs(recipe.seed), FiniteLoss(best), NoSubnormals(), Progress(), Signals()]
+    if data.watched_outliers() and hasattr(kind, "backbone"):
         callbacks.append(OutlierWatch(data))
     if recipe.early_stopping is not None:
         # a loss that is no number, or that is not logged, is refused elsewhere, and in one line
@@ -154,10 +186,14 @@ def _fit(trainer: Trainer, module: LightningModule, data: ImageData, resume: Pat
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     except MisconfigurationException as error:
         raise ConfigError(f"{type(module).__name__} cannot be trained: {' '.join(str(error).split())}") from error
+    except RuntimeError as error:
+        if trainer.world_size > 1 and _PEER_GONE.search(str(error)):
+            raise lost() from error
+        raise
 
 
-def _check_resumable(module: LightningModule, recipe: Recipe, out: Path, resume: Path) -> None:
-    """Raise where a checkpoint is of another run, another architecture, or another division of the images."""
+def _check_resumable(module: LightningModule, recipe: Recipe, out: Path, resume: Path) -> Checkpoint:
+    """What a checkpoint holds. Raises where it is of another run, architecture, or division of the images."""
     checkpoint = read_checkpoint(resume)
     try:
         load_state(module, checkpoint.state, resume)
@@ -171,6 +207,7 @@ def _check_resumable(module: LightningModule, recipe: Recipe, out: Path, resume:
             raise ConfigError(f"{resume} was trained with data.{name} {before[name]}, the recipe has {now[name]}")
     if resume.resolve().parent != out.resolve():
         raise ConfigError(f"a run goes on in its own folder: give {resume.parent}, where {resume.name} lies, not {out}")
+    return checkpoint
 
 
 def _draw_samples(data: ImageData, path: Path) -> None:

@@ -1,8 +1,9 @@
 """Lightning's Trainer as a run uses it: its arguments checked, its chatter silenced, its seeds contained."""
 
 import contextlib
+import inspect
 import logging
-import os
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,9 +13,12 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_od.errors import ConfigError
+from lit_od.launch import place
 from lit_od.recipe import ModelConfig
 from lit_od.training.data import ImageData
+from lit_od.training.doc_data import TwinData
 from lit_od.training.imports import accepted, check_accepted, imported
+from lit_od.training.processes import environment
 
 DEFAULTS: dict[str, Any] = {
     "max_epochs": 50,
@@ -28,38 +32,79 @@ OURS = frozenset(
 )
 """Arguments of the Trainer that the run itself sets: without them it would not write what it promises."""
 
+COMPILE, SCALING = "compile", "scale_learning_rate"
+"""Options of `trainer` that are ours: whether torch.compile makes the network faster (false), and what the
+learning rate is multiplied by where a step has more images than data.batch_size, N times as many by processes
+and gradient accumulation: "none" (the default), "sqrt" (root of N) or "linear" (N)."""
+
+_SCALES = {"none": lambda times: 1.0, "sqrt": math.sqrt, "linear": float}
+
 
 def trainer_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's `trainer` over the defaults.
+    """The recipe's `trainer` over the defaults, without the options that are ours.
 
     Raises:
-        ConfigError: If the Trainer has no such argument, or the run sets it itself.
+        ConfigError: If the Trainer has no such argument, the run sets it itself, or an option cannot be.
     """
-    check_accepted(Trainer, given, "trainer")
-    for name in given:
+    theirs = {name: value for name, value in given.items() if name not in (COMPILE, SCALING)}
+    check_accepted(Trainer, theirs, "trainer")
+    for name in theirs:
         if name in OURS:
             raise ConfigError(f"trainer.{name} is set by the run itself: leave it out")
-    return DEFAULTS | _processes() | dict(given)
+    if not isinstance(given.get(COMPILE, False), bool):
+        raise ConfigError(f"trainer.{COMPILE} must be true or false, got {given[COMPILE]!r}")
+    if given.get(SCALING, "none") not in _SCALES:
+        raise ConfigError(f"trainer.{SCALING} must be one of {', '.join(_SCALES)}, got {given[SCALING]!r}")
+    strategy = str(given.get("strategy"))
+    if any(word in strategy for word in ("spawn", "fork", "notebook")):
+        raise ConfigError(f"trainer.strategy {strategy} makes processes that cannot export: give ddp")
+    return DEFAULTS | _processes() | theirs
 
 
 def _processes() -> dict[str, Any]:
-    """One process, or those that torchrun has started."""
-    local, world = os.environ.get("LOCAL_WORLD_SIZE"), os.environ.get("WORLD_SIZE")
-    if local is None or world is None:
+    """One process, or those that torchrun or SLURM has started."""
+    where = place()
+    if where is None:
         return {"devices": 1}
-    return {
-        "devices": int(local),
-        "num_nodes": int(world) // int(local),
-        "strategy": "ddp" if int(world) > 1 else "auto",
-    }
+    return {"devices": where.local_world, "num_nodes": where.world // where.local_world, "strategy": "ddp"}
+
+
+def scaled(init_args: Mapping[str, Any], trainer: Trainer, kind: type[LightningModule], rule: str) -> dict[str, Any]:
+    """A module's arguments with its learning rate scaled to the images of a step, see `SCALING`.
+
+    Raises:
+        ConfigError: If the module has no learning rate to scale.
+    """
+    factor = _SCALES[rule](trainer.world_size * trainer.accumulate_grad_batches)
+    if factor == 1:
+        return dict(init_args)
+    taken = inspect.signature(kind).parameters.get("learning_rate")
+    rate = init_args.get("learning_rate", taken.default if taken else None)
+    if not isinstance(rate, int | float):
+        raise ConfigError(f"trainer.{SCALING}: {kind.__name__} has no learning_rate. Leave it out")
+    return dict(init_args) | {"learning_rate": rate * factor}
+
+
+def compile_network(module: LightningModule) -> None:
+    """Let torch.compile make the module's parts faster, in place: names and checkpoints stay as they are."""
+    for part in module.children():
+        part.compile()
 
 
 def make_trainer(arguments: Mapping[str, Any], **ours: Any) -> Trainer:
     """A Trainer. Raises ConfigError, in one line, where Lightning refuses an argument."""
+    known = environment(place())
+    if known is not None:
+        plugins = arguments.get("plugins") or []
+        ours["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), known]
     try:
-        return Trainer(**arguments, **ours)
+        trainer = Trainer(**{**arguments, **ours})
     except (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+    kind = trainer.strategy.root_device.type
+    if arguments.get("sync_batchnorm") and kind != "cuda":  # torch would refuse in the middle of the first step
+        raise ConfigError(f"trainer.sync_batchnorm works on CUDA devices alone, this run is on {kind}: leave it out")
+    return trainer
 
 
 def module_arguments(model: ModelConfig, data: ImageData) -> tuple[type[LightningModule], dict[str, Any]]:
@@ -71,11 +116,17 @@ def module_arguments(model: ModelConfig, data: ImageData) -> tuple[type[Lightnin
     kind = imported(model.class_path, LightningModule, "model.class_path")
     check_accepted(kind, model.init_args, "model.init_args")
     names, _ = accepted(kind)
-    known = {
+    known: dict[str, Any] = {
         "classes": len(data.class_names),
         "channels": data.config.prepare.channels,
         "image_size": list(data.config.prepare.size),
     }
+    takes_reference = "reference_classes" in names
+    if takes_reference != (data.config.reference is not None):
+        wants = "needs data.reference" if takes_reference else "takes no data.reference: leave it out"
+        raise ConfigError(f"{model.class_path} {wants}")
+    if isinstance(data, TwinData):
+        known["reference_classes"] = len(data.reference.class_names)
     return kind, {name: value for name, value in known.items() if name in names} | model.init_args
 
 
@@ -97,8 +148,9 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without Lightning's announcements and three of its warnings; real warnings still come through."""
+def quiet(kind: type | None = None) -> Iterator[None]:
+    """Without Lightning's announcements and warnings that tell nothing; real warnings still come through."""
+    adds_up = any(base.__module__.startswith("lit_od.") for base in getattr(kind, "__mro__", ()))
     loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -106,8 +158,17 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=r"(?s)Checkpoint directory .* exists and is not empty")
         # Lightning's own call of torch
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        # of a weight with one channel both orders in memory are the same
+        warnings.filterwarnings("ignore", message=r"Grad strides do not match bucket view strides")
+        # every process watches the same images, and our own modules log what they have added up over all
+        ours = r"(val_outlier_auroc|(train|val)_\w+)" if adds_up else "val_outlier_auroc"
+        warnings.filterwarnings("ignore", message=rf"It is recommended to use `self.log\('{ours}'")
+        # Lightning's own call of torch
+        warnings.filterwarnings("ignore", message=r"torch\.distributed\.nn\.functional\.all_gather is deprecated")
         # a GPU may be left alone on purpose
         warnings.filterwarnings("ignore", message=r"GPU available but not used")
+        # frozen layers and batch normalisation may be meant to stay so
+        warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         try:

@@ -1,8 +1,11 @@
 """Published experiments, run again from end to end: one module each, with `run(options) -> Report`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from lit_od.evaluation.intervals import Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +40,43 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
+class Row:
+    """A published figure and ours beside it.
+
+    Attributes:
+        what: What was measured on what.
+        published: The figure, or what the source has in its place.
+        ours: The figure with its interval.
+        differs: What is not as in the source: data, budget, weights.
+    """
+
+    what: str
+    published: str
+    ours: str
+    differs: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What an experiment gave.
 
     Attributes:
         text: Tables for a person.
         figures: The same for a machine: plain JSON values.
+        rows: Its chief figures beside the published ones.
     """
 
     text: str
     figures: dict[str, Any] = field(default_factory=dict)
+    rows: tuple[Row, ...] = ()
+
+
+def middle(intervals: Sequence[Interval]) -> Interval:
+    """The interval whose value is the median of an odd number of repetitions; of an even one the lower of the two."""
+    return sorted(intervals, key=lambda each: each.value)[(len(intervals) - 1) // 2]
+
+
+def in_percent(interval: Interval, *, repetitions: int = 1) -> str:
+    """A share and its 95 % interval in percent, and of how many seeds it is the median."""
+    text = f"{100 * interval.value:.2f} [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
+    return f"{text}, median of {repetitions} seeds" if repetitions > 1 else text

@@ -7,6 +7,7 @@ many steps. The two autoencoders together classify, against two baselines; garme
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,20 @@ import msgspec
 import numpy as np
 import torch
 from lightning import LightningModule
+from numpy.typing import NDArray
 
 from lit_od.bundle import Bundle
 from lit_od.classification import NONE, classify
+from lit_od.errors import DataError
 from lit_od.evaluation import plots
 from lit_od.evaluation.baselines import by_brightness, by_nearest
-from lit_od.evaluation.experiments import Options, Report
+from lit_od.evaluation.experiments import Options, Report, Row, in_percent, middle
 from lit_od.evaluation.experiments.staged import Watch, budget_line, seeds_of, train_staged
 from lit_od.evaluation.intervals import Interval, exact_binomial
 from lit_od.evaluation.metrics import auroc
 from lit_od.evaluation.reconstructions import reconstruction_grid
 from lit_od.evaluation.sets import ImageSet, score_set
-from lit_od.evaluation.two_sets import Moments, difference, normal_ratio
+from lit_od.evaluation.two_sets import Moments, difference, effect_interval, normal_ratio
 from lit_od.loading import load
 from lit_od.maps import MapGraph
 from lit_od.recipe import Recipe, override, read
@@ -37,7 +40,7 @@ from lit_od.training.pipeline import export_bundle
 from lit_od.training.sets import open_set
 from lit_od.types import Images, Scores
 
-EPOCHS = {"small": 7, "full": 50}
+EPOCHS = {"small": 12, "full": 50}
 SMALL = "--data.batch_size=16"
 """What the small budget changes besides the epochs: more steps in each."""
 
@@ -67,7 +70,26 @@ def run(options: Options) -> Report:
     parts = [budget_line(options, epochs, full=EPOCHS["full"]), *(_table(each) for each in runs)]
     if len(runs) > 1:
         parts.append(f"median d of {len(runs)} seeds: {statistics.median(each['d'] for each in runs):.3f}")
-    return Report("\n\n".join([*parts, NOTE]), {"budget": options.budget, "runs": runs})
+    return Report("\n\n".join([*parts, NOTE]), {"budget": options.budget, "runs": runs}, _rows(runs, epochs))
+
+
+def _rows(runs: Sequence[Mapping[str, Any]], epochs: int) -> tuple[Row, ...]:
+    published = difference(PUBLISHED["cats"], PUBLISHED["dogs"])
+    d = middle([Interval(**each["d_interval"]) for each in runs])
+    return (
+        Row(
+            "RMSE of dogs against cats, effect size d",
+            f"{published.d:.2f}",
+            f"{d.value:.2f} [{d.low:.2f}, {d.high:.2f}]" + (f", median of {len(runs)} seeds" if len(runs) > 1 else ""),
+            f"2,000 cats instead of 10,000, resized before; {epochs} epochs instead of 50",
+        ),
+        Row(
+            "two autoencoders, cat or dog, accuracy %",
+            "none",
+            in_percent(middle([Interval(**each["classifier"]["accuracy"]["two autoencoders"]) for each in runs])),
+            "ours alone",
+        ),
+    )
 
 
 def _one_seed(recipe: Recipe, options: Options, epochs: int) -> dict[str, Any]:
@@ -143,6 +165,7 @@ def _compared(scores: Mapping[str, Scores], scorer: Scorer) -> dict[str, Any]:
     return {
         "rmse": {name: {"n": each.n, "mean": each.mean, "sd": each.sd} for name, each in moments.items()},
         "d": apart.d,
+        "d_interval": asdict(effect_interval(moments["cats"], moments["dogs"])),
         "t": apart.t,
         "t_p_value": apart.p_value,
         "auroc": auroc(scores["cats"], scores["dogs"]),
@@ -163,10 +186,9 @@ def _classified(
     """Accuracy on the test images with a class for each, against the baselines; and what garments are called."""
     asked = [source for name in scorers for source in sources[name]]
     truth = np.array([name for name in scorers for _ in sources[name]])
-    named = np.array(_labels(scorers, asked, level=0.0))
-    strict = np.array(_labels(scorers, asked, level=LEVEL))
+    named, strict = _labels(scorers, asked)
     strangers = _evenly(find(["fashion-mnist:test"], root=root, sets=open_set(root)), STRANGERS)
-    of_strangers = _labels(scorers, strangers, level=LEVEL)
+    _, of_strangers = _labels(scorers, strangers)
     seen = [_pixels(recipe, find([f"cats_dogs/train/{name}"], root=root), options) for name in scorers]
     train, labels = np.concatenate(seen), np.repeat([0, 1], [len(each) for each in seen])
     test, dogs = _pixels(recipe, asked, options), truth == "dogs"
@@ -182,13 +204,22 @@ def _classified(
         },
         "none_at_level": {
             "cats and dogs": _rate(strict == NONE),
-            "garments": _rate(np.array(of_strangers) == NONE),
+            "garments": _rate(of_strangers == NONE),
         },
     }
 
 
-def _labels(scorers: Mapping[str, Scorer], sources: Sequence[Source], *, level: float) -> list[str | None]:
-    return [label for classes in classify(scorers, sources, level=level) for label in classes.label]
+def _labels(scorers: Mapping[str, Scorer], sources: Sequence[Source]) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
+    """The class of each image, and the same with `NONE` where its p-value is below the level, (n,) each."""
+    named: list[str] = []
+    strict: list[str] = []
+    for classes in classify(scorers, sources, level=0.0):
+        for row, label in enumerate(classes.label):
+            if label is None:
+                raise DataError(f"{classes.name[row]}: {classes.error[row]}")
+            named.append(label)
+            strict.append(label if classes.p_values[label][row] >= LEVEL else NONE)
+    return np.array(named), np.array(strict)
 
 
 def _rate(right: np.ndarray) -> dict[str, float]:
@@ -197,7 +228,7 @@ def _rate(right: np.ndarray) -> dict[str, float]:
 
 
 def _table(found: Mapping[str, Any]) -> str:
-    published = difference(PUBLISHED["cats"], PUBLISHED["dogs"])
+    published, apart = difference(PUBLISHED["cats"], PUBLISHED["dogs"]), found["d_interval"]
     lines = [f"seed {found['seed']}{'':10}{'n':>8}{'mean RMSE':>12}{'sd':>10}{'published':>12}{'sd':>10}"]
     for name, row in found["rmse"].items():
         theirs = PUBLISHED[name]
@@ -206,7 +237,8 @@ def _table(found: Mapping[str, Any]) -> str:
         )
     lines += [
         "(RMSE are not comparable: these images were resized before)",
-        f"effect size d {found['d']:.3f} (published {published.d:.2f}), Welch's t {found['t']:.2f} "
+        f"effect size d {found['d']:.3f} [{apart['low']:.3f}, {apart['high']:.3f}] "
+        f"(published {published.d:.2f}), Welch's t {found['t']:.2f} "
         f"(published {published.t:.2f}), p {found['t_p_value']:.2g}, AUROC {100 * found['auroc']:.2f} %",
         "d of validation images by epoch: "
         + ", ".join(f"{epoch}: {value:.3f}" for epoch, value in found["d_by_epoch"].items()),

@@ -4,7 +4,7 @@ Network, loss and optimiser are the source's. Of the 50,000 training images that
 may hold fewer; three tenths of them calibrate, so that the 99 % threshold is not a matter of luck.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ import numpy as np
 
 from lit_od.bundle import MAPS, Bundle
 from lit_od.evaluation import plots
-from lit_od.evaluation.experiments import Options, Report
+from lit_od.evaluation.experiments import Options, Report, Row, in_percent, middle
 from lit_od.evaluation.experiments.staged import budget_line, seeds_of, train_staged
-from lit_od.evaluation.intervals import exact_binomial
+from lit_od.evaluation.intervals import Interval, exact_binomial
 from lit_od.evaluation.masks import Patch, Sensitivity, apply_mask, sensitivity
 from lit_od.evaluation.reconstructions import reconstruction_grid, sensitivity_curves
 from lit_od.evaluation.sets import ImageSet, score_set
@@ -43,7 +43,20 @@ def run(options: Options) -> Report:
         recipe = override(read("cifar10-autoencoder"), [*overrides, f"--seed={seed}"])
         runs.append(_one_seed(recipe, options, epochs))
     texts = [budget_line(options, epochs, full=EPOCHS["full"]), *(text for text, _ in runs)]
-    return Report("\n\n".join(texts), {"budget": options.budget, "runs": [figures for _, figures in runs]})
+    figures = [each for _, each in runs]
+    return Report("\n\n".join(texts), {"budget": options.budget, "runs": figures}, _rows(figures, epochs))
+
+
+def _rows(runs: Sequence[Mapping[str, Any]], epochs: int) -> tuple[Row, ...]:
+    flagged = middle([Interval(**{end: each["flagged"][end] for end in ("value", "low", "high")}) for each in runs])
+    steps = [np.diff(row) > 0 for each in runs for row in each["means"].values()]
+    differs = f"{runs[0]['training_images']:,} training images instead of 50,000; {epochs} epochs"
+    return (
+        Row("mean score against the size of a patch of noise", "rises (a plot)",
+            f"rises in {sum(map(np.count_nonzero, steps))} of {sum(map(np.size, steps))} steps", differs),
+        Row("share of test images above the 99 % threshold, %", "1 (inferred from the images that were fitted)",
+            in_percent(flagged, repetitions=len(runs)), differs + ", held-out calibration"),
+    )  # fmt: skip
 
 
 def _one_seed(recipe: Recipe, options: Options, epochs: int) -> tuple[str, dict[str, Any]]:
@@ -62,6 +75,7 @@ def _one_seed(recipe: Recipe, options: Options, epochs: int) -> tuple[str, dict[
     figures = {
         "seed": recipe.seed,
         "epochs": epochs,
+        "training_images": len(staged.data.sources("train")),
         "threshold": threshold,
         "flagged": {"value": flagged.value, "low": flagged.low, "high": flagged.high, "n": scores.size},
         "sizes": list(found.sizes),

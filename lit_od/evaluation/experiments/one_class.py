@@ -5,6 +5,7 @@ a folder below the data root that holds `train` and `test`. All training images 
 detector, since AUROC needs no threshold and so no calibration; `data.limit` draws some of them.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 
 from lit_od.detectors import accumulator
 from lit_od.errors import ConfigError, DataError
-from lit_od.evaluation.experiments import Options, Report
+from lit_od.evaluation.experiments import Options, Report, Row, in_percent, middle
 from lit_od.evaluation.features import Extracted, FeatureCache
+from lit_od.evaluation.intervals import Interval
 from lit_od.evaluation.one_class import ClassResult, Contamination, Labelled, one_class
 from lit_od.fit import versions
 from lit_od.loading import load
@@ -76,7 +78,13 @@ def run(options: Options) -> Report:
     recipe = read(options.recipe, [*_of_set(options.data), *options.overrides])
     contamination = None if options.contamination is None else Contamination(rate=options.contamination)
     measured = measure(recipe, options, contamination)
-    return Report("\n\n".join([*tables(measured), seconds(measured)]), figures(measured))
+    row = Row(
+        f"{recipe.name} on {recipe.data.test}, one class against the rest, mean AUROC %",
+        "none of this method",
+        in_percent(mean_interval(measured), repetitions=len(measured.seeds)),
+        "ours alone",
+    )
+    return Report("\n\n".join([*tables(measured), seconds(measured)]), figures(measured), (row,))
 
 
 def _of_set(data: str | None) -> list[str]:
@@ -171,6 +179,7 @@ def figures(measured: Measured) -> dict[str, Any]:
                 "normal": each.normal,
                 "images": each.images,
                 "auroc": list(each.aurocs),
+                "auroc_intervals": [dataclasses.asdict(interval) for interval in each.intervals],
                 "contaminated_auroc": list(each.contaminated),
                 "fit_process_seconds": measured.fit_seconds(each),
                 "score_process_seconds": measured.score_seconds(each),
@@ -179,6 +188,16 @@ def figures(measured: Measured) -> dict[str, Any]:
         ],
         "mean_auroc": [float(np.mean(each)) for each in zip(*(each.aurocs for each in measured.results), strict=True)],
     }
+
+
+def mean_interval(measured: Measured) -> Interval:
+    """The mean AUROC over the classes, median of the repetitions, with the means of the intervals' ends.
+
+    The classes share their test images, so that their errors go together; the interval is right if they go
+    together wholly, and too wide otherwise.
+    """
+    each = [middle(result.intervals) for result in measured.results]
+    return Interval(*(float(np.mean([getattr(one, end) for one in each])) for end in ("value", "low", "high")))
 
 
 def tables(measured: Measured) -> list[str]:

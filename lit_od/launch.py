@@ -1,0 +1,179 @@
+"""The processes of one job: those that torchrun or SLURM has started, or those that a command starts itself.
+
+Torch is loaded where there are several, and by them alone.
+"""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lit_od.errors import ConfigError, missing_extra
+from lit_od.loading import available_threads
+from lit_od.shares import ALONE, Group
+
+GRACE = 10.0
+"""Seconds that the others have to end by themselves once one has failed."""
+
+_POLL = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where this process stands among those of its job.
+
+    Attributes:
+        rank: Its number, counted from 0.
+        world: How many there are.
+        local_rank: Its number on its machine.
+        local_world: How many there are on its machine.
+        slurm: Whether SLURM has started them.
+    """
+
+    rank: int
+    world: int
+    local_rank: int
+    local_world: int
+    slurm: bool = False
+
+
+def place(environment: Mapping[str, str] | None = None) -> Place | None:
+    """Where torchrun or SLURM's srun has put this process; None where neither has started several.
+
+    Raises:
+        ConfigError: If SLURM's machines have different numbers of processes.
+    """
+    given = os.environ if environment is None else environment
+    torchrun = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    if all(name in given for name in torchrun):
+        rank, world, local_rank, local_world = (int(given[name]) for name in torchrun)
+        found = Place(rank, world, local_rank, local_world)
+        return found if found.world > 1 else None
+    # srun's own variables: a batch script has the job's as well, where there is one process
+    world = int(given.get("SLURM_STEP_NUM_TASKS", "1"))
+    if world == 1 or not {"SLURM_PROCID", "SLURM_LOCALID"} <= given.keys():
+        return None
+    tasks = given.get("SLURM_STEP_TASKS_PER_NODE", str(world))
+    if (each := re.fullmatch(r"(\d+)(\(x\d+\))?", tasks)) is None:
+        raise ConfigError(f"every machine must have as many processes, SLURM has {tasks}: set --ntasks-per-node")
+    return Place(int(given["SLURM_PROCID"]), world, int(given["SLURM_LOCALID"]), int(each[1]), slurm=True)
+
+
+def is_first() -> bool:
+    """Whether this process is the first or only one of its job: it speaks for all where all find the same."""
+    where = place()
+    return where is None or where.rank == 0
+
+
+def each_process(work: Callable[[Group], int]) -> int:
+    """Do a command's work, in each of the processes that have been started for it; the exit status.
+
+    What stops one of them stops all; one says why.
+    """
+    where = place()
+    if where is None:
+        return work(ALONE)
+    # torch would tell at length, from its inside, that another process has ended
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    try:
+        from lit_od.training.processes import together
+    except ModuleNotFoundError as error:
+        missing_extra(str(error.name), "train,cpu")
+    return together(where, work)
+
+
+def wanted(trainer: Mapping[str, Any]) -> int:
+    """How many processes a recipe's trainer asks this command to start: one a device.
+
+    Raises:
+        ConfigError: If several machines are asked for, which no process can start.
+    """
+    if place() is not None:
+        return 1
+    if (nodes := trainer.get("num_nodes", 1)) not in (1, "1"):
+        raise ConfigError(f"trainer.num_nodes {nodes}: start a process a device on every machine, by torchrun or srun")
+    devices = trainer.get("devices", 1)
+    if isinstance(devices, str) and re.fullmatch(r"-?\d+", devices):
+        devices = int(devices)
+    if isinstance(devices, list):
+        return max(1, len(devices))
+    if isinstance(devices, int) and devices != -1:
+        return max(1, devices)
+    if trainer.get("accelerator", "auto") not in ("auto", "gpu", "cuda"):
+        return 1
+    from lit_od.training.processes import gpus
+
+    return max(1, gpus())
+
+
+def words_of(name: str, args: Namespace, overrides: Sequence[str]) -> list[str]:
+    """The command line that a command's arguments were parsed from, its own program name left out."""
+    words = [name]
+    for key, value in vars(args).items():
+        if value is None:
+            continue
+        words.append(str(value) if key in ("recipe", "checkpoint") else f"--{key.replace('_', '-')}={value}")
+    return [*words, *overrides]
+
+
+def launch(count: int, words: Sequence[str]) -> int:
+    """Run `lit-od` with the given words in so many processes of this machine; the exit status of the first to fail."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {
+        "OMP_NUM_THREADS": str(max(1, available_threads() // count)),
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+    }
+    command = [sys.executable, "-m", "lit_od.cli", *words]
+    running: list[subprocess.Popen[bytes]] = []
+
+    def stop(number: int, frame: object) -> None:
+        for process in running:
+            process.send_signal(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        running += [
+            subprocess.Popen(command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(count)
+        ]
+        return _watch(running)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        for process in running:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def _watch(running: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait for all; after the first failure end the others. The first failure's status, else 0."""
+    status, deadline = 0, None
+    while True:
+        codes = [process.poll() for process in running]
+        failed = next((code for code in codes if code), 0)
+        if failed and deadline is None:
+            status, deadline = failed, time.monotonic() + GRACE
+            if failed == -signal.SIGKILL:
+                print(f"lit-od: process {codes.index(failed)} of {len(codes)} was killed", file=sys.stderr)  # noqa: T201  # it cannot say so itself
+        if None not in codes:
+            return 128 - status if status < 0 else status
+        if deadline is not None and time.monotonic() > deadline:
+            for process in running:
+                process.terminate()
+            deadline += GRACE
+            if time.monotonic() > deadline:
+                return 128 - status if status < 0 else status
+        time.sleep(_POLL)

@@ -1,0 +1,108 @@
+"""Which images a process works on, and what processes tell each other: results do not depend on how many there are.
+
+A share is a run of consecutive images that begins and ends where one process would begin and end a batch.
+So the graph is given the same batches whatever the number of processes, a share's features are the same to
+the bit, and shares laid end to end are the data in their order.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from lit_od.extraction import BATCH_SIZE
+from lit_od.loading import RUN, available_threads
+from lit_od.types import Stats
+
+
+def share(rows: int, part: int, parts: int) -> range:
+    """Row numbers of one share of several: none is repeated, none is left out, some shares may be empty.
+
+    Args:
+        rows: Images in all.
+        part: Number of the share, counted from 0.
+        parts: Number of shares.
+    """
+    # A few last images go with the batch before them: alone they would run on another session.
+    blocks = max(1, -(-(rows - RUN) // BATCH_SIZE))
+
+    def edge(number: int) -> int:
+        block = number * blocks // parts
+        return rows if block == blocks else block * BATCH_SIZE
+
+    return range(edge(part), edge(part + 1))
+
+
+class Group(Protocol):
+    """Processes that do one job together; all of them call the same methods in the same order."""
+
+    @property
+    def rank(self) -> int:
+        """Number of this process, counted from 0; the first one writes and prints."""
+        ...
+
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        ...
+
+    @property
+    def device(self) -> int | None:
+        """Number of this process among those of its machine, and of the GPU that is its own; None of one alone."""
+        ...
+
+    @property
+    def neighbours(self) -> int:
+        """Processes on this machine."""
+        ...
+
+    def gather(self, part: bytes) -> Iterator[bytes]:
+        """In the first process the parts of all, in the order of their ranks, one at a time; in others none."""
+        ...
+
+    def broadcast(self, data: bytes) -> bytes:
+        """The first process' bytes, in all; what others give is not looked at."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """A process that nobody shares its work with."""
+
+    rank: int = 0
+    world: int = 1
+    device: int | None = None
+    neighbours: int = 1
+
+    def gather(self, part: bytes) -> Iterator[bytes]:
+        """Its own part."""
+        yield part
+
+    def broadcast(self, data: bytes) -> bytes:
+        """Its own bytes."""
+        return data
+
+
+ALONE = Alone()
+
+
+def own_share(rows: int, group: Group) -> range:
+    """Row numbers of this process' share."""
+    return share(rows, group.rank, group.world)
+
+
+def own_threads(threads: int | None, group: Group) -> int | None:
+    """Threads of this process: those that were asked for, else its part of the machine's cores."""
+    if threads is not None or group.neighbours == 1:
+        return threads
+    return max(1, available_threads() // group.neighbours)
+
+
+def laid_end_to_end(rows: Stats, group: Group) -> Stats:
+    """The float64 rows of all processes in the order of their ranks, shape (n, ...), in every process."""
+    if group.world == 1:
+        return rows
+    parts = [np.frombuffer(part) for part in group.gather(np.ascontiguousarray(rows, np.float64).tobytes())]
+    everything = np.frombuffer(group.broadcast(np.concatenate(parts).tobytes() if parts else b""))
+    return everything.reshape(-1, *rows.shape[1:])

@@ -1,0 +1,269 @@
+"""Deep one-class features (DOC): twin networks, one on a reference set and one on the target class."""
+
+from collections.abc import Sequence
+from typing import Literal, Self, TypeAlias, TypedDict
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+from lit_od.errors import ConfigError
+from lit_od.training.compactness import compactness_loss
+from lit_od.training.doc_data import TwinData
+from lit_od.training.frozen import FrozenBackbone
+from lit_od.training.networks import glorot
+from lit_od.training.trunk import Trunk, cut_of, layers_of, running_order
+
+__all__ = ["LitDOC", "compactness_loss"]
+
+Half: TypeAlias = tuple[Tensor, Tensor]
+"""Images (b, h, w, c), uint8, or activations (b, d), and class indices (b,), int64."""
+
+
+class Twin(TypedDict):
+    """A batch of each network."""
+
+    reference: Half
+    target: Half
+
+
+class LitDOC(LightningModule):
+    """Features g that are descriptive of many classes and compact for one (Perera and Patel 2019).
+
+    Both networks share g and its head h. One step takes a batch of the reference set and one of the
+    target class, and minimises
+
+        l = a l_D + lambda l_C
+
+    in one backward pass: l_D is the cross-entropy of h(g) on the reference set, l_C the compactness of g
+    on the target class (`compactness_loss`), over the batches of all processes together. h is dropped
+    afterwards: `backbone()` is g. Batch normalisation stays as it was trained, in evaluation mode.
+
+    Attributes:
+        network: g, uint8 images (n, h, w, c) to features (n, k).
+        head: h, features to logits of the reference classes.
+        trained: Names of the layers of g that are trained.
+        trunk: g's frozen part and its trained one; None where its activations are not kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: str,
+        layer: str,
+        reference_classes: int,
+        pool: str = "avg",
+        trained_layers: int = 4,
+        trained: Sequence[str] | None = None,
+        compactness: float = 0.1,
+        descriptiveness: float = 1.0,
+        optimizer: Literal["adam", "adamw", "sgd"] = "adam",
+        learning_rate: float = 5e-5,
+        weight_decay: float = 5e-5,
+        cache_trunk: bool = True,
+        pretrained: bool = True,
+        checkpoint_path: str | None = None,
+        channels: int = 3,
+        image_size: Sequence[int] = (224, 224),
+    ) -> None:
+        """Build g and h; every argument is saved with the checkpoint.
+
+        Args:
+            network: A timm model; `torchvision:NAME`; or the import path of an nn.Module.
+            layer: Whose pooled output is g's, as in `FrozenBackbone`.
+            reference_classes: Number of classes of the reference set, at least 2.
+            pool: How that output is pooled.
+            trained_layers: How many of the last layers are trained, h among them. A layer is a child of
+                the network, or of one of its nn.Sequential children, that has weights; a batch
+                normalisation belongs to the one before it.
+            trained: Names of the layers of g that are trained, in place of the last ones.
+            compactness: lambda.
+            descriptiveness: a; 0 for an ablation.
+            optimizer: "adam", "adamw" or "sgd" (momentum 0.9).
+            learning_rate: Of all steps.
+            weight_decay: Of all trained weights, as the optimiser applies it.
+            cache_trunk: Run the frozen layers once an image, where images are not augmented and come
+                from a run's own data, and train on what they give, kept in half precision.
+            pretrained: Without a file, take the published weights; else they are random.
+            checkpoint_path: File with weights under the network's own names.
+            channels: Channels of the images.
+            image_size: Height and width of the images.
+
+        Raises:
+            ConfigError: If an argument cannot be, or the network does not fit the images.
+            DataError: If the weights cannot be had.
+        """
+        super().__init__()
+        if reference_classes < 2:
+            raise ConfigError(f"a reference set needs at least 2 classes, got {reference_classes}: see data.reference")
+        if optimizer not in ("adam", "adamw", "sgd"):
+            raise ConfigError(f"optimizer must be adam, adamw or sgd, got {optimizer!r}")
+        if not learning_rate > 0 or not weight_decay >= 0:
+            raise ConfigError(
+                f"wanted learning_rate > 0 and weight_decay >= 0, got {learning_rate:g}, {weight_decay:g}"
+            )
+        if min(compactness, descriptiveness) < 0 or not compactness + descriptiveness > 0:
+            raise ConfigError(
+                "wanted compactness and descriptiveness at least 0 and one of them above, "
+                f"got {compactness:g} and {descriptiveness:g}"
+            )
+        size = [int(side) for side in image_size]
+        self.save_hyperparameters()
+        self.network = FrozenBackbone(
+            network=network,
+            layers=[layer],
+            pool=pool,
+            pretrained=pretrained,
+            checkpoint_path=checkpoint_path,
+            channels=channels,
+            image_size=size,
+        ).network
+        self.head = nn.Linear(self.network.num_features, reference_classes)
+        glorot(self.head)
+        images = _any_images(channels, size)
+        body = cut_of(self.network).body
+        order = running_order(body, lambda: self.network(images))
+        self.trained = _chosen(layers_of(body, order), trained_layers) if trained is None else list(trained)
+        for name in self.trained:
+            if name not in order:
+                raise ConfigError(
+                    f"trained: no layer {name!r} runs before {layer}: the layers are {_named(body, order)}"
+                )
+            for weight in body.get_submodule(name).parameters():
+                weight.requires_grad_(weight.numel() > 0)
+        first = min(self.trained, key=order.index, default=None)
+        keeps = cache_trunk and first is not None
+        self.trunk = Trunk(self.network, first, images) if keeps and first is not None else None
+        self._cached = False  # whether batches hold the trunk's activations
+        self._sums: dict[str, Tensor] = {}
+        self.network.to(memory_format=torch.channels_last)  # a step takes two thirds of the time on a CPU
+        self.train()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (b, reference_classes) of images (b, h, w, c), uint8."""
+        logits: Tensor = self.head(self.network(images))
+        return logits
+
+    def backbone(self) -> nn.Module:
+        """What is exported: uint8 images (n, h, w, c) to features (n, k)."""
+        return self.network
+
+    def train(self, mode: bool = True) -> Self:
+        """As nn.Module has it, except for frozen layers and batch normalisation: they stay in evaluation mode."""
+        super().train(mode)
+        self.network.eval()
+        body = cut_of(self.network).body
+        for name in self.trained if mode else ():
+            for part in body.get_submodule(name).modules():
+                part.training = not isinstance(part, _BatchNorm)
+        return self
+
+    def features(self, images: Tensor) -> Tensor:
+        """The features g of images, or of the trunk's activations where the batches hold those, (b, k)."""
+        found: Tensor = self.trunk.tail(images) if self._cached and self.trunk else self.network(images)
+        return found.float()
+
+    def on_fit_start(self) -> None:
+        """Let the run's data hold the trunk's activations in the images' place."""
+        data = getattr(self.trainer, "datamodule", None)
+        self._cached = self.trunk is not None and isinstance(data, TwinData) and data.keep(self.trunk, self.device)
+
+    def on_fit_end(self) -> None:
+        """Take images again."""
+        self._cached = False
+
+    def training_step(self, batch: Twin, batch_idx: int) -> Tensor:
+        """Loss of a batch of each kind."""
+        (images, labels), (targets, _) = batch["reference"], batch["target"]
+        features = self.features(torch.cat([images, targets]))
+        seen, own = features[: len(images)], features[len(images) :]
+        descriptive = F.cross_entropy(self.head(seen).float(), labels)
+        # each process takes the loss of all, and the exchange of gradients divides their sum by the processes again
+        compact = compactness_loss(self._of_all(own))
+        self._add("train", descriptive.detach(), compact.detach(), descriptive.new_tensor(1.0))
+        return self._total(descriptive, compact)
+
+    def on_train_epoch_end(self) -> None:
+        """Log train_loss and its parts, means over the epoch's steps."""
+        descriptive, compact, steps = self._totals("train")
+        self._log("train", descriptive / steps, compact / steps)
+
+    def validation_step(self, batch: Half, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Count a batch of the reference set's validation part (loader 0), or of the target's (loader 1)."""
+        images, labels = batch
+        features = self.features(images)
+        if dataloader_idx == 0:
+            loss = F.cross_entropy(self.head(features).float(), labels, reduction="sum")
+            self._add("reference", loss.double(), loss.new_tensor(len(labels), dtype=torch.float64))
+        else:
+            rows = features.double()
+            count = rows.new_tensor([float(len(rows))])
+            self._add("target", *torch.cat([count, rows.sum(0), rows.square().sum()[None]]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log val_loss and its parts, over all images on all processes; compactness is that of the whole part."""
+        loss, images = self._totals("reference")
+        target = self._totals("target")
+        count, total, squares = target[0], target[1:-1], target[-1]
+        mean = total / count
+        variance = (squares / count - mean.square().sum()) / len(mean)
+        self._log("val", loss / images, (count / (count - 1)).square() * variance)
+
+    def configure_optimizers(self) -> Optimizer:
+        """The optimiser of h and of the trained layers; its rate stays."""
+        options = self.hparams
+        weights = [weight for weight in self.parameters() if weight.requires_grad]
+        rate, decay = float(options["learning_rate"]), float(options["weight_decay"])
+        match options["optimizer"]:
+            case "sgd":
+                return torch.optim.SGD(weights, rate, momentum=0.9, weight_decay=decay)
+            case "adamw":
+                return torch.optim.AdamW(weights, rate, weight_decay=decay)
+            case _:
+                return torch.optim.Adam(weights, rate, weight_decay=decay)
+
+    def _of_all(self, features: Tensor) -> Tensor:
+        """The features of all processes, (b world, k), with gradients to each."""
+        if self.trainer.world_size == 1:
+            return features
+        gathered = self.all_gather(features, sync_grads=True)  # (world, b, k)
+        return torch.as_tensor(gathered).flatten(0, 1)
+
+    def _total(self, descriptive: Tensor, compact: Tensor) -> Tensor:
+        options = self.hparams
+        return float(options["descriptiveness"]) * descriptive + float(options["compactness"]) * compact
+
+    def _log(self, stage: str, descriptive: Tensor, compact: Tensor) -> None:
+        parts = {"loss_descriptiveness": descriptive, "loss_compactness": compact}
+        for name, value in {"loss": self._total(descriptive, compact), **parts}.items():
+            self.log(f"{stage}_{name}", value)
+
+    def _add(self, stage: str, *values: Tensor) -> None:
+        batch = torch.stack(values)
+        self._sums[stage] = self._sums[stage] + batch if stage in self._sums else batch
+
+    def _totals(self, stage: str) -> Tensor:
+        """The sums of an epoch over all processes, and a fresh start."""
+        total = self.trainer.strategy.reduce(self._sums.pop(stage), reduce_op="sum")
+        return torch.as_tensor(total)
+
+
+def _chosen(layers: Sequence[Sequence[str]], count: int) -> list[str]:
+    """Modules of the last layers, h counted as one of them."""
+    if not 1 <= count <= len(layers) + 1:
+        raise ConfigError(f"trained_layers must be 1 (the head alone) to {len(layers) + 1} here, got {count}")
+    return [name for layer in layers[len(layers) + 1 - count :] for name in layer]
+
+
+def _named(body: nn.Module, order: Sequence[str]) -> str:
+    return ", ".join(name for layer in layers_of(body, order) for name in layer)
+
+
+def _any_images(channels: int, size: Sequence[int]) -> Tensor:
+    """Two images of noise, the same in every run, (2, h, w, c)."""
+    generator = torch.Generator()
+    generator.manual_seed(0)
+    return torch.randint(0, 256, (2, *size, channels), generator=generator, dtype=torch.uint8)

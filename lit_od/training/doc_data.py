@@ -1,0 +1,199 @@
+"""The two streams that a twin network is trained on: a labelled reference set, and the inliers as target class."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import CombinedLoader
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lit_od.errors import ConfigError, DataError
+from lit_od.recipe import DataConfig, Reference, Split
+from lit_od.sources import Source
+from lit_od.training.augmentation import augment, step_generator
+from lit_od.training.data import EVALUATION_BATCH, ImageData, Loader, Part
+from lit_od.training.samplers import EvaluationBatches, TrainingBatches
+from lit_od.training.trunk import Trunk
+from lit_od.training.trunk_cache import RowLoader, TrunkCache, identity
+
+PARTS: tuple[Part, ...] = ("train", "validation", "calibration", "test", "outliers")
+
+TARGET, REFERENCE = 0, 1
+"""Numbers of the streams, so that each draws for itself."""
+
+
+class ContinuedBatches(TrainingBatches):
+    """Whole batches of one process, from a stream that goes on over the epochs.
+
+    Step s of all steps takes the next images of a shuffled pass; what is left of a pass for less than a
+    batch waits for another. So streams of different lengths keep step, and the batch of all processes
+    together is the same for any number of them. Where there are too few images, a batch is all of them.
+    """
+
+    def __init__(
+        self, rows: int, batch_size: int, *, steps: int, seed: int, stream: int, rank: int = 0, world: int = 1
+    ) -> None:
+        """Lay out a stream; an epoch has `steps` of its batches.
+
+        Raises:
+            ConfigError: If the batch size is below 1.
+            DataError: If there are fewer images than processes.
+        """
+        super().__init__(rows, batch_size, seed=seed, rank=rank, world=world)
+        self.steps, self.stream = steps, stream
+        self.together = min(batch_size * world, rows - rows % world)
+        self.batch_size = self.together // world
+
+    @staticmethod
+    def steps_of(rows: int, batch_size: int, world: int) -> int:
+        """Steps of a pass, at least 1."""
+        return max(1, rows // (batch_size * world))
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[NDArray[np.intp]]:
+        a_pass = self.rows // self.together
+        number, order = -1, np.empty(0, dtype=np.intp)
+        for step in range(self.epoch * self.steps, (self.epoch + 1) * self.steps):
+            if step // a_pass != number:
+                number = step // a_pass
+                order = np.random.default_rng([self.seed, self.stream, number]).permutation(self.rows)
+            start = step % a_pass * self.together
+            yield order[start : start + self.together][self.rank :: self.world]
+
+
+class TwinData(ImageData):
+    """Images of the target class by part, as `ImageData`, and a reference set beside them.
+
+    A training batch is `{"reference": (images, labels), "target": (images, labels)}`, an epoch one pass
+    through the longer of the two streams. Validation takes the reference set's part, then the target's.
+
+    Attributes:
+        reference: The reference set; its `class_names` are those of the labels.
+    """
+
+    def __init__(self, config: DataConfig, *, seed: int = 0, cache: TrunkCache | None = None) -> None:
+        """Find and divide the images; none is opened yet.
+
+        Args:
+            config: The `data` part of a recipe, with a reference set.
+            seed: At least 0.
+            cache: What a frozen trunk gives, shared with other runs; None begins one.
+
+        Raises:
+            ConfigError: On an option that cannot be.
+            DataError: If images or classes are missing, or an image is in both sets.
+        """
+        super().__init__(config, seed=seed)
+        if config.reference is None:
+            raise ConfigError(
+                "twin networks need a reference set: give data.reference, labelled images of other classes"
+            )
+        self.reference = _reference(config, config.reference, seed)
+        self._cache, self._device = cache or TrunkCache(), torch.device("cpu")
+        self._trunk: Trunk | None = None
+        _require_apart(self, self.reference)
+
+    def keep(self, trunk: Trunk, device: torch.device) -> bool:
+        """Give batches the trunk's activations in the images' place, if they are not augmented; whether it does."""
+        self._trunk, self._device = (trunk if self.config.augment is None else None), device
+        return self._trunk is not None
+
+    def train_dataloader(self) -> CombinedLoader:  # type: ignore[override]  # of two streams
+        """Batches of both streams, side by side."""
+        rank, world = self._place()
+        streams = {"reference": (REFERENCE, self.reference), "target": (TARGET, self)}
+        sizes = {name: (len(data.sources("train")), data.config.batch_size) for name, (_, data) in streams.items()}
+        steps = max(ContinuedBatches.steps_of(rows, batch, world) for rows, batch in sizes.values())
+        loaders = {
+            name: self._of(
+                data,
+                "train",
+                ContinuedBatches(*sizes[name], steps=steps, seed=self.seed, stream=stream, rank=rank, world=world),
+            )
+            for name, (stream, data) in streams.items()
+        }
+        return CombinedLoader(loaders, "max_size_cycle")
+
+    def val_dataloader(self) -> list[Loader | RowLoader]:  # type: ignore[override]  # of two sets
+        """Batches of the reference set's validation part, and of the target's, in order."""
+        rank, world = self._place()
+        loaders = []
+        for data in (self.reference, self):
+            rows = len(data.sources("validation"))
+            if rows < max(2, world):
+                raise DataError(f"{rows} validation images do not do: wanted at least {max(2, world)} of each set")
+            loaders.append(
+                self._of(data, "validation", EvaluationBatches(rows, EVALUATION_BATCH, rank=rank, world=world))
+            )
+        return loaders
+
+    def on_after_batch_transfer(self, batch: "dict[str, tuple[Tensor, Tensor]]", dataloader_idx: int) -> object:  # type: ignore[override]  # two streams
+        """Augment training batches on the device that they have arrived on, each stream by draws of its own."""
+        del dataloader_idx
+        trainer = self.trainer
+        if self.config.augment is None or trainer is None or not trainer.training:
+            return batch
+        step = trainer.fit_loop.batch_idx + 1  # Lightning counts a batch up once it has arrived
+        changed = {}
+        for stream, name in ((TARGET, "target"), (REFERENCE, "reference")):
+            images, labels = batch[name]
+            place = trainer.global_rank + stream * trainer.world_size
+            generator = step_generator(self.seed, trainer.current_epoch, step, place)
+            changed[name] = augment(images, self.config.augment, generator), labels
+        return changed
+
+    def _of(self, data: ImageData, part: Part, sampler: TrainingBatches | EvaluationBatches) -> Loader | RowLoader:
+        if self._trunk is None:
+            return data._loader(part, sampler)
+        sources = data.sources(part)
+        rows = self._cache.rows(self._trunk, sources, self.config.prepare, self._device)
+        return RowLoader(rows, torch.from_numpy(data.labels(part)), sampler)
+
+
+def data_of(config: DataConfig, *, seed: int, cache: TrunkCache | None = None) -> ImageData:
+    """The images of a run, with a reference set where the recipe names one."""
+    return ImageData(config, seed=seed) if config.reference is None else TwinData(config, seed=seed, cache=cache)
+
+
+def _reference(config: DataConfig, reference: Reference, seed: int) -> ImageData:
+    """The reference set as images of its own: divided alike, nothing held out but for validation."""
+    if not 0 < reference.validation < 1:
+        raise ConfigError(f"data.reference.validation must be a share in (0, 1), got {reference.validation:g}")
+    own = DataConfig(
+        train=reference.path,
+        prepare=config.prepare,
+        root=config.root,
+        outlier_classes=reference.exclude,
+        split=Split(validation=reference.validation, calibration=0.0),
+        batch_size=config.batch_size if reference.batch_size is None else reference.batch_size,
+        limit=reference.limit,
+        memory=config.memory,
+    )
+    try:
+        found = ImageData(own, seed=seed)
+    except DataError as error:
+        raise DataError(f"data.reference: {str(error).replace('data.outlier_classes', 'exclude')}") from error
+    if len(found.class_names) < 2:
+        raise DataError(
+            f"data.reference needs images of at least 2 classes, {reference.path} has {len(found.class_names)}: "
+            "give class folders, or exclude fewer"
+        )
+    return found
+
+
+def _require_apart(data: ImageData, reference: ImageData) -> None:
+    """Raise DataError where an image of the target class, or of its outliers, is in the reference set as well."""
+    own: dict[str, list[tuple[Part, Source]]] = {}
+    for part in PARTS:
+        for source in data.sources(part):
+            own.setdefault(source.name, []).append((part, source))
+    for source in [*reference.sources("train"), *reference.sources("validation")]:
+        for part, other in own.get(source.name, []):  # arrays of one archive give their rows the same names
+            if identity(source) == identity(other):
+                raise DataError(
+                    f"{source.name} is in data.reference and in the {part} part of the inliers' images: leave its "
+                    f"class out, by data.reference.exclude: ['{source.label}']"
+                )

@@ -1,0 +1,178 @@
+"""What a frozen trunk gives for each image, computed once and kept in half precision."""
+
+import hashlib
+import json
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lit_od.backbone import Backbone
+from lit_od.errors import DataError
+from lit_od.extraction import extract
+from lit_od.images import Preparation
+from lit_od.loading import batches, load
+from lit_od.sources import ImageArray, ImageFile, Source
+from lit_od.training.export import export_backbone
+from lit_od.training.samplers import EvaluationBatches, TrainingBatches
+from lit_od.training.trunk import Trunk
+from lit_od.types import Features
+
+BATCH_SIZE = 256
+"""Images that a device is given at once."""
+
+PARITY_IMAGES = 64
+"""Real images on which the exported trunk must agree with torch."""
+
+
+class TrunkCache:
+    """Activations of images, in a file that vanishes with the process; the system keeps in memory what fits.
+
+    One cache serves several runs, so that a trunk sees an image once for all of them: an entry is known
+    by the trunk's weights, the preparation and the image. On a CPU the trunk runs in ONNX Runtime, as an
+    exported graph that is proven against torch; elsewhere in torch.
+    """
+
+    def __init__(self) -> None:
+        self._tables: dict[str, _Table] = {}
+
+    def rows(self, trunk: Trunk, sources: Sequence[Source], how: Preparation, device: torch.device) -> "Rows":
+        """The activations of images that must all be readable.
+
+        Args:
+            trunk: The trunk.
+            sources: The images.
+            how: Their preparation.
+            device: Where the trunk lies.
+
+        Raises:
+            DataError: If an image cannot be read, an activation is beyond what half precision holds, or
+                the disk is full.
+        """
+        table = self._tables.setdefault(_key(trunk, how), _Table(int(np.prod(trunk.shape))))
+        names = [identity(source) for source in sources]
+        missing = {name: source for name, source in zip(names, sources, strict=True) if name not in table.places}
+        if missing:
+            table.append(list(missing), _activations(trunk, list(missing.values()), how, device), len(missing))
+        return Rows(table.tensor(), torch.tensor([table.places[name] for name in names]))
+
+
+class Rows:
+    """Activations of the images of a part, (n, d), half precision, read as they are wanted."""
+
+    def __init__(self, table: Tensor, places: Tensor) -> None:
+        """Take all rows and the places of the part's own, (n,)."""
+        self.table, self.places = table, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        return self.table.index_select(0, self.places[index])
+
+
+class RowLoader:
+    """Batches of activations: (float16 (b, d), int64 (b,))."""
+
+    batch_sampler: None = None
+
+    def __init__(self, rows: Rows, labels: Tensor, sampler: TrainingBatches | EvaluationBatches) -> None:
+        """Take n rows and labels (n,)."""
+        self.rows, self.labels, self.sampler = rows, labels, sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in self.sampler:
+            index = torch.from_numpy(rows)
+            yield self.rows[index], self.labels[index]
+
+
+class _Table:
+    """Rows of one width in a file without a name, and where each image's is."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.places: dict[str, int] = {}
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="lit_od-trunk-")  # noqa: SIM115  # closed with the table
+        weakref.finalize(self, self._file.close)
+
+    def append(self, names: Sequence[str], rows: Iterator[Features], count: int) -> None:
+        """Write rows behind the others."""
+        start = len(self.places)
+        self._file.seek(start * self.width * 2)
+        try:
+            with tqdm(total=count, desc="frozen layers", unit="img", disable=None, leave=False) as bar:
+                for block in rows:
+                    with np.errstate(over="ignore"):
+                        half = block.astype(np.float16)
+                    if not np.isfinite(half).all():
+                        raise DataError(
+                            "what the frozen layers give is beyond what half precision holds (65,504), or no number: "
+                            "set cache_trunk: false"
+                        )
+                    self._file.write(half.tobytes())
+                    bar.update(len(half))
+            self._file.flush()
+        except OSError as error:
+            raise DataError(
+                f"no room for {count:,} images' activations in {tempfile.gettempdir()}: {error.strerror}. "
+                "Name another folder with TMPDIR, or set cache_trunk: false"
+            ) from error
+        self.places |= {name: start + row for row, name in enumerate(names)}
+
+    def tensor(self) -> Tensor:
+        """All rows, (n, width), read from the file as they are wanted."""
+        if not self.places:
+            return torch.empty(0, self.width, dtype=torch.float16)
+        # "c": torch wants memory that it could write to, and nothing is written
+        shape = (len(self.places), self.width)
+        return torch.from_numpy(np.memmap(self._file, dtype=np.float16, mode="c", shape=shape))
+
+
+def _activations(trunk: Trunk, sources: Sequence[Source], how: Preparation, device: torch.device) -> Iterator[Features]:
+    if device.type != "cpu":
+        network = trunk.trunk.to(device)
+        for batch in batches(sources, how, batch_size=BATCH_SIZE):
+            batch.require_readable()
+            with torch.no_grad():
+                yield network(torch.from_numpy(batch.images).to(device)).float().cpu().numpy()
+        return
+    threads = torch.get_num_threads()
+    rows = np.unique(np.linspace(0, len(sources) - 1, min(PARITY_IMAGES, len(sources))).astype(int))
+    with tempfile.TemporaryDirectory(prefix="lit_od-trunk-") as folder:
+        path = Path(folder) / "trunk.onnx"
+        export_backbone(trunk.trunk, path, load([sources[row] for row in rows], how, threads=threads))
+        backbone = Backbone.load(path.read_bytes(), threads=threads, providers=["cpu"])
+    for batch, outputs in extract(backbone, sources, how, threads=threads):
+        batch.require_readable()
+        yield outputs
+
+
+def _key(trunk: Trunk, how: Preparation) -> str:
+    digest = hashlib.sha256(json.dumps([trunk.passed, trunk.shape]).encode() + msgspec.json.encode(how))
+    for name, tensor in trunk.trunk.state_dict().items():
+        if name in ("scale", "shift") or any(name.startswith(f"body.body.{part}.") for part in trunk.passed):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def identity(source: Source) -> str:
+    """What tells an image from every other one in this process."""
+    match source:
+        case ImageArray():
+            pixels = source.pixels
+            return hashlib.sha256(f"{pixels.shape} ".encode() + pixels.tobytes()).hexdigest()
+        case ImageFile():
+            state = source.path.stat() if source.path.exists() else None
+            return f"{source.path} {state.st_size if state else 0} {state.st_mtime_ns if state else 0}"
+        case _:
+            return f"{source.name} {id(source)}"

@@ -1,0 +1,19 @@
+"""lit-od train with the recipe cats-autoencoder where none is named: for torchrun, for SLURM and for plain python.
+
+    python scripts/train_autoencoder.py --out RUN --trainer.devices 2
+    torchrun --nproc-per-node 2 scripts/train_autoencoder.py --out RUN --data.root DATA
+    srun python scripts/train_autoencoder.py --out RUN --data.root DATA --resume
+    python scripts/train_autoencoder.py mine.yaml --out RUN
+
+All arguments and overrides are those of lit-od train.
+"""
+
+import sys
+
+from lit_od.cli import main
+
+RECIPE = "cats-autoencoder"
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    sys.exit(main(["train", *([RECIPE] if not words or words[0].startswith("-") else []), *words]))

@@ -1,0 +1,100 @@
+"""The DOC experiment from end to end on a handful of images and a network of no weight."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lit_od.cli import main
+from lit_od.evaluation.experiments.doc_sneakers import of_pair
+from lit_od.recipe import override, read, to_tree
+from tests.evaluation.test_reproduce_autoencoders import write_idx
+
+CLASSES = 10
+SMALL = [
+    "--data.prepare.size=[28, 28]",
+    "--data.split.calibration=0.3",
+    "--model.init_args.network=tests.training.twins:Chain",
+    "--model.init_args.layer=last_norm",
+    "--model.init_args.pretrained=false",
+]
+
+
+def pictures(rng, labels, shape):
+    """Each class has a level of its own, with noise."""
+    levels = 20 + 20 * labels.astype(float)
+    noise = rng.normal(0, 10, (len(labels), *shape))
+    return np.clip(levels.reshape(-1, *[1] * len(shape)) + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A data root with eighty training images and eight test images of each class of each set."""
+    root, rng = tmp_path_factory.mktemp("root"), np.random.default_rng(0)
+    archive = {}
+    for part, file, count in (("train", "train", 80), ("test", "t10k", 8)):
+        labels = np.tile(np.arange(CLASSES, dtype=np.uint8), count)
+        for name in ("MNIST", "FashionMNIST"):
+            write_idx(root / name / "raw" / f"{file}-images-idx3-ubyte", pictures(rng, labels, (28, 28)))
+            write_idx(root / name / "raw" / f"{file}-labels-idx1-ubyte", labels)
+        archive[f"{part}_images"], archive[f"{part}_labels"] = pictures(rng, labels, (32, 32, 3)), labels[:, None]
+    np.savez(root / "cifar10.npz", **archive)
+    return root
+
+
+def test_sneakers_from_end_to_end(root, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["reproduce", "doc-sneakers", "--quick", "--threads=1", *SMALL, f"--data.root={root}", "--out", str(out)]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert "a smoke run whose figures prove nothing" in text
+    report = json.loads((out / "report.json").read_text())
+    (run,) = report["runs"]
+    assert run["images"] == {"train": 52, "calibration": 24, "inliers": 8, "outliers": 8}
+    assert list(run["ablation"]) == ["frozen", "l_D alone", "l_C alone", "both"]
+    assert set(run["ablation"]["both"]) == {"kNN", "LOF", "hull"}
+    assert run["bundle"]["auroc"] == pytest.approx(run["ablation"]["both"]["kNN"]["auroc"], abs=0.02)
+    assert [(each["templates"], each["chosen"]) for each in run["templates"]] == [
+        (10, "sample"),
+        (10, "k-centre"),
+        (40, "sample"),
+        (40, "k-centre"),
+        (52, "all"),
+    ]
+    assert run["templates"][-1]["auroc"] == run["ablation"]["both"]["kNN"]["auroc"]
+    parts = run["decision_ms"]
+    assert parts["all"] >= max(parts["decode"], parts["backbone"], parts["neighbours"]) > 0
+    assert set(report["pairs"]) == {"fours-nines", "automobiles-trucks"}
+    assert all(len(values) == 1 for values in report["pairs"]["fours-nines"]["both"].values())
+    assert (out / "losses.png").stat().st_size > 10_000
+    assert main(["verify", str(out / "seed-0" / "doc-sneakers")]) == 0
+    capsys.readouterr()
+    assert main([*words, "--budget", "small"]) == 0  # trainings that are done are taken up
+    again = json.loads((out / "report.json").read_text())
+    assert again["runs"][0]["ablation"] == run["ablation"]
+    assert again["pairs"] == {}
+    other = "--data.batch_size=32"
+    assert main([*words, other]) == 2
+    assert "holds a run of another recipe: remove it, or name another --out" in capsys.readouterr().err
+
+
+def test_pairs_have_the_recipes_options():
+    recipe = override(read("doc-sneakers"), ["--seed=4"])
+    for name, pair in recipe.evaluation.pairs.items():
+        own, trees = of_pair(recipe, name, pair), (to_tree(recipe), to_tree(of_pair(recipe, name, pair)))
+        assert own.name == name
+        assert [each["path"] for each in trees[1]["evaluation"]["outliers"].values()] == [pair.outliers]
+        for tree in trees:
+            for key in ("train", "test", "reference"):
+                del tree["data"][key]
+            del tree["name"], tree["evaluation"]
+        assert trees[0] == trees[1]
+
+
+def test_no_reference_set_holds_its_target_or_its_outliers():
+    recipe = read("doc-sneakers")
+    assert recipe.data.reference.exclude == ["7", "9"]
+    assert {name: pair.reference.exclude for name, pair in recipe.evaluation.pairs.items()} == {
+        "fours-nines": ["4", "9"],
+        "automobiles-trucks": ["1", "9"],
+    }

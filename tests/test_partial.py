@@ -1,0 +1,89 @@
+"""States of shares: they travel as bytes, and merge in the order of the images."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lit_od import arrays as safetensors
+from lit_od.detectors import DETECTORS, accumulator
+from lit_od.errors import ConfigError, DataError
+from lit_od.partial import PartialState, merged
+from lit_od.types import Features
+
+OPTIONS: list[tuple[str, dict[str, Any]]] = [
+    *((kind, {}) for kind in DETECTORS),
+    ("mahalanobis", {"class_conditional": True}),
+    ("gmm", {"components": 2, "reservoir": 50}),
+    ("knn", {"coreset": 40, "coreset_method": "sample"}),
+    ("lof", {"memory_budget": "1kB"}),
+]
+
+
+def rows_of(kind: str, count: int) -> Features:
+    rows = np.random.default_rng(0).standard_normal((count, 6)).cumsum(axis=1).astype(np.float32)
+    return np.square(rows).reshape(-1, 3, 2, 1) if DETECTORS[kind].reads == "errors" else rows
+
+
+def part(kind: str, options: dict[str, Any], rows: Features, start: int, stop: int) -> PartialState:
+    gathered = accumulator(kind, options, first_row=start)
+    gathered.update(rows[start:stop], np.arange(start, stop) % 3)
+    return PartialState(kind, gathered, start, stop - start)
+
+
+@pytest.mark.parametrize(("kind", "options"), OPTIONS)
+def test_shares_that_have_travelled_are_the_whole(kind: str, options: dict[str, Any]) -> None:
+    rows = rows_of(kind, 200)
+    edges = [0, 70, 70, 150, 200]
+    states = [part(kind, options, rows, *cut).to_bytes() for cut in pairwise(edges)]
+    whole = part(kind, options, rows, 0, 200)
+    again = merged(states)
+    assert (again.first_row, again.images) == (0, 200)
+    np.testing.assert_allclose(again.finish().score(rows), whole.finish().score(rows), rtol=1e-9)
+    assert again.to_bytes() == merged([again.to_bytes()]).to_bytes()
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_a_share_without_an_image_travels(kind: str) -> None:
+    empty = PartialState(kind, accumulator(kind, {}), 0, 0)
+    with pytest.raises(DataError, match=r"got 0|got none"):
+        merged([empty.to_bytes()]).finish()
+    rows = rows_of(kind, 60)
+    whole = merged([empty.to_bytes(), part(kind, {}, rows, 0, 60).to_bytes()])
+    np.testing.assert_allclose(whole.finish().score(rows), part(kind, {}, rows, 0, 60).finish().score(rows), rtol=1e-9)
+
+
+def test_shares_out_of_order_twice_or_of_another_detector_are_refused() -> None:
+    rows = rows_of("knn", 90)
+    first, second = part("knn", {}, rows, 0, 40), part("knn", {}, rows, 40, 90)
+    with pytest.raises(DataError, match="wanted the one that begins at row 90, got one that begins at 0"):
+        merged([second, first])
+    with pytest.raises(DataError, match="wanted the one that begins at row 40, got one that begins at 0"):
+        merged([first, first])
+    with pytest.raises(DataError, match="shares of one detector merge, got knn and lof"):
+        merged([first, part("lof", {}, rows, 40, 90)])
+    with pytest.raises(ConfigError, match="must have the same options"):
+        merged([first, part("knn", {"k": 3}, rows, 40, 90)])
+    with pytest.raises(DataError, match="there is no share to merge"):
+        merged([])
+
+
+def test_damaged_states_are_refused() -> None:
+    good = safetensors.load(part("knn", {}, rows_of("knn", 30), 0, 30).to_bytes())
+    for name, array, message in (
+        ("about", None, "lacks 'about'"),
+        ("about", np.frombuffer(b"{}", np.uint8), "cannot be read"),
+        ("rows", None, "lacks the array 'rows'"),
+        ("rows", good["rows"][:-1], "do not fit together"),
+        ("ranks", good["ranks"].astype(np.float64), "do not fit together"),
+        ("numbers", good["numbers"] * 0, "do not fit together"),
+    ):
+        changed = {key: value for key, value in good.items() if key != name or array is not None}
+        if array is not None:
+            changed[name] = array
+        with pytest.raises(DataError, match=message):
+            PartialState.from_bytes(safetensors.save(changed))
+    classes = safetensors.load(part("mahalanobis", {}, rows_of("mahalanobis", 30), 0, 30).to_bytes())
+    with pytest.raises(DataError, match="another number of classes than of sums"):
+        PartialState.from_bytes(safetensors.save(classes | {"labels": np.array([0, 1])}))
