@@ -14,6 +14,7 @@ from lit_od.bundle import Bundle
 from lit_od.calibration import Calibration
 from lit_od.detectors import KNN, Detector, accumulator
 from lit_od.errors import ConfigError
+from lit_od.evaluation.intervals import delong
 from lit_od.evaluation.metrics import auroc
 from lit_od.evaluation.rates import best_balanced_accuracy, rates
 from lit_od.evaluation.sets import sets_of_recipe
@@ -84,9 +85,11 @@ def quality(options: Mapping[str, Any], features: Mapping[str, Features], rule: 
     detector = fitted(options, features["train"])
     inliers, outliers = detector.score(features["inliers"]), detector.score(features["outliers"])
     threshold = Calibration.from_inliers(detector.score(features["calibration"]), rule).threshold
-    at = rates(inliers, outliers, threshold)
+    at, area = rates(inliers, outliers, threshold), delong(inliers, outliers)
     return {
         "auroc": auroc(inliers, outliers),
+        "auroc_low": area.low,
+        "auroc_high": area.high,
         "balanced_accuracy": at.balanced_accuracy,
         "false_positive_rate": at.fpr,
         "best_balanced_accuracy": best_balanced_accuracy(inliers, outliers).balanced_accuracy,
