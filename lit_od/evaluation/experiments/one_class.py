@@ -78,10 +78,11 @@ def run(options: Options) -> Report:
     recipe = read(options.recipe, [*_of_set(options.data), *options.overrides])
     contamination = None if options.contamination is None else Contamination(rate=options.contamination)
     measured = measure(recipe, options, contamination)
+    interval = mean_interval(measured)
     row = Row(
         f"{recipe.name} on {recipe.data.test}, one class against the rest, mean AUROC %",
         "none of this method",
-        in_percent(mean_interval(measured), repetitions=len(measured.seeds)),
+        in_percent(interval, repetitions=len(measured.seeds)) if interval else "a class has one test image",
         "ours alone",
     )
     return Report("\n\n".join([*tables(measured), seconds(measured)]), figures(measured), (row,))
@@ -190,12 +191,14 @@ def figures(measured: Measured) -> dict[str, Any]:
     }
 
 
-def mean_interval(measured: Measured) -> Interval:
+def mean_interval(measured: Measured) -> Interval | None:
     """The mean AUROC over the classes, median of the repetitions, with the means of the intervals' ends.
 
-    The classes share their test images, so that their errors go together; the interval is right if they go
-    together wholly, and too wide otherwise.
+    None where a class has a single test image, and so no interval. The classes share their test images, so
+    that their errors go together; the interval is right if they go together wholly, and too wide otherwise.
     """
+    if not all(result.intervals for result in measured.results):
+        return None
     each = [middle(result.intervals) for result in measured.results]
     return Interval(*(float(np.mean([getattr(one, end) for one in each])) for end in ("value", "low", "high")))
 
