@@ -3,24 +3,36 @@
 The images are split into a part that fits (80 %) and one that calibrates (20 %), by seed; the bundle's
 threshold rule is applied anew (max_f1 with --outliers) and its golden images are renewed. Options of the
 detector and of the rule: --detector.k 5, --calibration.rule percentile --calibration.q 99.5 ...
+
+--engine ray has the graph run on a Ray cluster, and merges what its workers have found; PATHs as in lit-od score.
 """
 
 import argparse
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from lit_od.bundle import BACKBONE, MAPS, Bundle, require_replaceable
 from lit_od.cli import DONE
+from lit_od.cluster.fitting import FirstOfCluster
+from lit_od.cluster.inputs import find_images
 from lit_od.commands import no_overrides
 from lit_od.commands.fit import written
-from lit_od.commands.score import add_session_arguments
+from lit_od.commands.score import (
+    add_engine_arguments,
+    add_session_arguments,
+    cluster_of,
+    require_engine,
+    session_options,
+)
 from lit_od.commands.threshold import add_outliers_argument
 from lit_od.detectors import accumulator
 from lit_od.errors import ConfigError
 from lit_od.fit import Origin, fit_bundle
 from lit_od.recipe import parse_overrides
 from lit_od.rules import rule_and_outliers
+from lit_od.shares import ALONE, Group
 from lit_od.sources import find
 from lit_od.splitting import fit_and_calibration
 
@@ -37,33 +49,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the split (0)")
     add_outliers_argument(parser)
     add_session_arguments(parser)
+    add_engine_arguments(parser)
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Write the new bundle and say what it is."""
     out = Path(args.out)
+    require_engine(args, "address", "workers")
     require_replaceable(out)
     started = time.perf_counter()
     bundle = Bundle.read(args.bundle)
     detector, rule, paths = _options(bundle, args, overrides)
     _require_fittable(detector, args.labels)
-    fit, calibration = fit_and_calibration(find(args.paths), seed=args.seed)
-    old = bundle.manifest
-    new = fit_bundle(
-        out,
-        model=bundle.files[BACKBONE],
-        preparation=old.preparation,
-        fit=fit,
-        calibration=calibration,
-        detector=detector,
-        rule=rule,
-        outliers=find(paths) if paths else [],
-        origin=Origin(name=out.name, recipe=None, seed=args.seed, data={"refit_of": old.name}),
-        opset=old.model.opset,
-        maps=bundle.files.get(MAPS),
-        threads=args.threads,
-        providers=[args.provider] if args.provider else None,
-    )
+    look = find_images if args.engine == "ray" else find
+    fit, calibration = fit_and_calibration(look(args.paths), seed=args.seed)
+    outliers = look(paths) if paths else []
+    old, providers = bundle.manifest, session_options(args)["providers"]
+    with ExitStack() as stack:
+        group: Group = ALONE
+        if args.engine == "ray":
+            group = FirstOfCluster(
+                stack.enter_context(cluster_of(args)),
+                model=bundle.files[BACKBONE],
+                preparation=old.preparation,
+                detector=detector,
+                fit=fit,
+                calibration=calibration,
+                outliers=outliers,
+                providers=providers,
+            )
+        new = fit_bundle(
+            out,
+            model=bundle.files[BACKBONE],
+            preparation=old.preparation,
+            fit=fit,
+            calibration=calibration,
+            detector=detector,
+            rule=rule,
+            outliers=outliers,
+            origin=Origin(name=out.name, recipe=None, seed=args.seed, data={"refit_of": old.name}),
+            opset=old.model.opset,
+            maps=bundle.files.get(MAPS),
+            threads=args.threads,
+            providers=providers,
+            group=group,
+        )
     print(written(new, time.perf_counter() - started))
     return DONE
 

@@ -7,15 +7,19 @@ outlying), p_value (small is outlying), is_outlier (score above the threshold), 
 --maps DIR draws what makes each image an outlier: a picture an image, and maps.csv that says which is
 whose. Coloured are an autoencoder's errors, else the parts without which the score would be lower, for
 which an image is scored 65 times. The colours mean the same in all pictures of a bundle.
+
+--engine ray scores on a Ray cluster, or on all cores of this machine. A PATH may then be a URL of an object
+store too (s3://BUCKET/PREFIX, gs://..., file://...), or a Parquet file with the columns bytes or image, and path.
+A worker that dies costs time and no row.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import TextIO, TypedDict
+from typing import TYPE_CHECKING, TextIO, TypedDict
 
 from tqdm import tqdm
 
@@ -30,6 +34,9 @@ from lit_od.scorer import Result, Scorer
 from lit_od.sources import find
 from lit_od.tables import csv_row
 
+if TYPE_CHECKING:
+    from lit_od.cluster.engine import Pool
+
 COLUMNS = ("path", "score", "p_value", "is_outlier", "error")
 
 
@@ -37,16 +44,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument("paths", metavar="PATH", nargs="+", help="what to score")
-    add_row_arguments(parser)
+    add_row_arguments(parser, forms=("csv", "jsonl", "parquet"))
     parser.add_argument("--maps", metavar="DIR", help="draw heat maps there")
     add_batch_argument(parser)
     add_session_arguments(parser)
+    add_engine_arguments(parser)
+    parser.add_argument("--unordered", action="store_true", help="--engine ray: rows as they are ready")
 
 
-def add_row_arguments(parser: argparse.ArgumentParser) -> None:
+def add_row_arguments(parser: argparse.ArgumentParser, *, forms: Sequence[str] = ("csv", "jsonl")) -> None:
     """Declare where the rows of a command go, and their form."""
     parser.add_argument("--out", metavar="FILE", help="write the rows there instead of standard output")
-    parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="form of the rows (csv)")
+    parser.add_argument("--format", choices=forms, default="csv", help="form of the rows (csv)")
 
 
 def add_batch_argument(parser: argparse.ArgumentParser) -> None:
@@ -60,27 +69,78 @@ def add_session_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--provider", metavar="NAME", help="execution provider: cpu, cuda, ...")
 
 
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of every command that can do its work on a cluster."""
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="where the work is done (local)")
+    parser.add_argument("--address", metavar="ADDRESS", help="--engine ray: a running cluster (this machine)")
+    parser.add_argument("--workers", metavar="N", type=positive, help="--engine ray: workers (one a core or GPU)")
+
+
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Score; 1 if some image could not be read."""
     no_overrides(overrides)
-    bundle, session = Bundle.read(args.bundle), session_options(args)
-    scorer = Scorer.of(bundle, **session)
-    maps = HeatMaps.of(bundle, scorer=scorer, **session) if args.maps else None
-    sources = find(args.paths)
+    require_engine(args, "address", "workers", "unordered")
+    bundle = Bundle.read(args.bundle)
     failed = 0
     with ExitStack() as stack:
-        drawn = stack.enter_context(MapFolder(Path(args.maps), maps, total=len(sources))) if maps else None
-        write = _writer(stack.enter_context(output(args.out)), args.format)
-        bar = stack.enter_context(tqdm(total=len(sources), unit="img", disable=None, leave=False))
-        for result, batch, outputs in scorer.stream_outputs(sources, batch_size=args.batch_size):
+        total, results = (_on_cluster if args.engine == "ray" else _here)(args, bundle, stack)
+        write = stack.enter_context(rows_to(args.out, args.format))
+        bar = stack.enter_context(tqdm(total=total, unit="img", disable=None, leave=False))
+        for result in results:
             write(result)
-            if drawn is not None:
-                drawn.add(batch, outputs)
             failed += sum(error is not None for error in result.error)
             bar.update(len(result))
     if failed:
-        print(f"lit-od: {failed} of {len(sources)} images could not be read; their rows say why", file=sys.stderr)
+        print(f"lit-od: {failed} of {total} images could not be read; their rows say why", file=sys.stderr)
     return INCOMPLETE if failed else DONE
+
+
+def _here(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> tuple[int, Iterator[Result]]:
+    """Number of images, and verdicts on them by this process."""
+    session = session_options(args)
+    scorer = Scorer.of(bundle, **session)
+    maps = HeatMaps.of(bundle, scorer=scorer, **session) if args.maps else None
+    sources = find(args.paths)
+    drawn = stack.enter_context(MapFolder(Path(args.maps), maps, total=len(sources))) if maps else None
+
+    def results() -> Iterator[Result]:
+        for result, batch, outputs in scorer.stream_outputs(sources, batch_size=args.batch_size):
+            yield result
+            if drawn is not None:
+                drawn.add(batch, outputs)
+
+    return len(sources), results()
+
+
+def _on_cluster(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> tuple[int, Iterator[Result]]:
+    """Number of images, and verdicts on them by workers."""
+    if args.maps:
+        raise ConfigError("--maps are drawn by this process alone: leave out --engine ray")
+    from lit_od.cluster.inputs import find_images
+    from lit_od.cluster.scoring import score_images
+
+    sources = find_images(args.paths)
+    pool = stack.enter_context(cluster_of(args))
+    providers = session_options(args)["providers"]
+    results = score_images(
+        pool, bundle, sources, providers=providers, batch_size=args.batch_size, ordered=not args.unordered
+    )
+    return len(sources), results
+
+
+def cluster_of(args: argparse.Namespace) -> "AbstractContextManager[Pool]":
+    """The cluster that `add_engine_arguments` and `add_session_arguments` have declared."""
+    from lit_od.cluster.engine import cluster
+
+    gpu = (args.provider or "cpu").lower() != "cpu"
+    return cluster(args.address, workers=args.workers, threads=args.threads, gpu=gpu)
+
+
+def require_engine(args: argparse.Namespace, *options: str) -> None:
+    """Raise ConfigError where an option of a cluster is given to the local engine."""
+    for option in options:
+        if args.engine == "local" and getattr(args, option):
+            raise ConfigError(f"--{option} goes with --engine ray: leave it out, or give both")
 
 
 class Session(TypedDict):
@@ -120,6 +180,21 @@ def output(file: str | None) -> Iterator[TextIO]:
             raise
         cause = error.strerror or error
         raise ConfigError(f"cannot write --out {file}: {cause}. Rows that are there stay; name another file") from error
+
+
+@contextmanager
+def rows_to(file: str | None, form: str) -> Iterator[Callable[[Result], None]]:
+    """A function that writes verdicts to a file or to standard output."""
+    if form != "parquet":
+        with output(file) as out:
+            yield _writer(out, form)
+        return
+    if file is None:
+        raise ConfigError("--format parquet needs a file: give --out FILE")
+    from lit_od.cluster.tables import parquet_rows
+
+    with parquet_rows(Path(file)) as write:
+        yield write
 
 
 def _writer(out: TextIO, form: str) -> Callable[[Result], None]:

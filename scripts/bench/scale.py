@@ -1,0 +1,189 @@
+"""What a run over a billion images on N nodes would take: what can be measured here, and the arithmetic from it.
+
+    python scripts/bench/scale.py BUNDLE IMAGES [--images 1e9] [--nodes 100] [--cores 64] [--width 512]
+
+Measured on this machine: the map (images and bytes a second, one core); what the driver does for every image
+(listing it, telling a worker where it lies, taking its verdict, writing its row) and for every item (a worker of
+a local cluster that does nothing); what a partial state takes to merge, against their number. Arithmetic: all
+that is said of N nodes. It takes for granted that storage and network keep up, and says how much they must give.
+"""
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import merge
+import numpy as np
+
+from lit_od import Scorer
+from lit_od.cluster.engine import cluster
+from lit_od.cluster.inputs import Images, RowGroup
+from lit_od.cluster.items import ITEMS_A_WORKER, items
+from lit_od.cluster.scoring import decoded, encoded
+from lit_od.commands.score import rows_to
+from lit_od.scorer import Result
+from lit_od.sources import ImageFile, Source, find
+from lit_od.threads import limited
+
+T = TypeVar("T")
+
+MAPPED = 1500
+LISTED = 100_000
+ITEMS = 1000
+SHARES = (64, 256, 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle")
+    parser.add_argument("images_path", metavar="IMAGES")
+    parser.add_argument("--images", type=float, default=1e9)
+    parser.add_argument("--nodes", type=int, default=100)
+    parser.add_argument("--cores", type=int, default=64)
+    parser.add_argument("--width", type=int, default=512)
+    args = parser.parse_args()
+    found = {
+        **_map(args.bundle, args.images_path),
+        **_driver(),
+        **_items(),
+        **_merging(args.width),
+    }
+    print("measured here")
+    for name, value in found.items():
+        print(f"  {name:26} {value:,.4g}")
+    print(json.dumps({**found, **_arithmetic(found, args)}))
+
+
+def _map(bundle: str, images: str) -> dict[str, float]:
+    """One thread from file to verdict."""
+    scorer = Scorer.load(bundle, threads=1)
+    files = [source for source in find([images]) if isinstance(source, ImageFile)]
+    sources = [files[row % len(files)] for row in range(MAPPED)]
+    list(scorer.stream(sources[:64]))
+    seconds, _ = _timed(lambda: sum(len(result) for result in scorer.stream(sources)))
+    size = sum(source.path.stat().st_size for source in sources) / MAPPED
+    return {"map_images_s_core": MAPPED / seconds, "image_bytes": size, "map_bytes_s_core": size * MAPPED / seconds}
+
+
+def _driver() -> dict[str, float]:
+    """What the driver does for each image, on its one core."""
+    tracemalloc.start()
+    listed: list[Source] = [
+        ImageFile(Path(f"/images/{row % 1000:03}/{row:012}.jpg"), f"/images/{row % 1000:03}/{row:012}.jpg")
+        for row in range(LISTED)
+    ]
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    telling, told = _timed(lambda: list(items(listed, workers=64)))
+    table = Images(
+        [RowGroup("s3://bucket/table.parquet", group, 1000 * group, 1000) for group in range(LISTED // 1000)]
+    )
+    telling_rows, told_rows = _timed(lambda: list(items(table, workers=1)))
+    verdicts = [_verdicts([source.name for source in listed[start : start + 1000]]) for start in range(0, LISTED, 1000)]
+    taking, results = _timed(lambda: [decoded(each) for each in verdicts])
+    with tempfile.TemporaryDirectory() as folder:
+        csv, _ = _timed(lambda: _write(results, f"{folder}/rows.csv", "csv"))
+        columns, _ = _timed(lambda: _write(results, f"{folder}/rows.parquet", "parquet"))
+    each = 1e6 / LISTED
+    return {
+        "list_bytes_image": kept / LISTED,
+        "tell_file_us_image": telling * each,
+        "tell_file_bytes_image": sum(map(len, told)) / LISTED,
+        "tell_row_us_image": telling_rows * each,
+        "tell_row_bytes_image": sum(map(len, told_rows)) / LISTED,
+        "verdict_us_image": taking * each,
+        "verdict_bytes_image": sum(map(len, verdicts)) / LISTED,
+        "csv_us_image": csv * each,
+        "parquet_us_image": columns * each,
+    }
+
+
+def _items() -> dict[str, float]:
+    """What Ray takes for an item whose work is nothing, between the first and the last answer."""
+    with cluster() as pool:
+        answers = pool.map(_idle, (), (b"%d" % number for number in range(ITEMS + pool.workers)))
+        for _ in range(pool.workers):
+            next(answers)
+        seconds, came = _timed(lambda: len(list(answers)))
+    return {"ray_ms_item": 1e3 * seconds / came}
+
+
+def _idle() -> Callable[[bytes], bytes]:
+    return lambda item: item
+
+
+def _merging(width: int) -> dict[str, float]:
+    found = {}
+    with limited(1):
+        merge.merge_all(SHARES[0], width)
+        for shares in SHARES:
+            seconds, _ = merge.merge_all(shares, width)
+            found[f"merge_ms_state_of_{shares}"] = 1e3 * seconds / shares
+    found["state_bytes"] = len(next(iter(merge.states(1, width)))[0])
+    found["driver_peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return found
+
+
+def _arithmetic(found: dict[str, float], args: argparse.Namespace) -> dict[str, float]:
+    images, workers = args.images, args.nodes * args.cores
+    mapping = images / (found["map_images_s_core"] * workers)
+    item_count = ITEMS_A_WORKER * workers
+    scheduling = 1e-3 * found["ray_ms_item"] * item_count
+    merging = 1e-3 * found[f"merge_ms_state_of_{SHARES[-1]}"] * item_count
+    print(f"arithmetic for {images:,.0f} images on {args.nodes} nodes of {args.cores} cores ({workers:,} workers)")
+    print(
+        f"  map: {mapping / 60:,.1f} min; storage gives {workers * found['map_bytes_s_core'] / 1e9:,.1f} GB/s meanwhile"
+    )
+    walls = {}
+    for kind, tell, form in (
+        ("files", "tell_file", "csv"),
+        ("files", "tell_file", "parquet"),
+        ("table", "tell_row", "parquet"),
+    ):
+        before = 1e-6 * images * found[f"{tell}_us_image"]
+        during = 1e-6 * images * (found["verdict_us_image"] + found[f"{form}_us_image"])
+        memory = images * (found[f"{tell}_bytes_image"] + (found["list_bytes_image"] if kind == "files" else 0))
+        most = images / found["map_images_s_core"] / max(during, 1e-9)
+        walls[f"{kind}_to_{form}"] = most
+        print(
+            f"  {kind} to {form}: before the map the driver tells where images lie, {before / 60:,.1f} min and "
+            f"{memory / 1e9:,.2f} GB; its share during the map {during / 60:,.1f} min, which is the longer from "
+            f"{most:,.0f} workers on"
+        )
+    print(f"  {item_count:,} items through Ray: {scheduling / 60:,.1f} min of the driver, during the map")
+    print(
+        f"  a fit merges {item_count:,} states of {found['state_bytes'] / 1e6:.2f} MB: {merging / 60:,.1f} min, "
+        f"{item_count * found['state_bytes'] / 1e9:,.1f} GB through the driver's network, one state in memory at a time"
+    )
+    list_gb = images * found["list_bytes_image"] / 1e9
+    print(f"first wall: of a list of files the driver's memory, {list_gb:,.0f} GB of paths before any work begins;")
+    print("  of Parquet files the one core of the driver that takes verdicts and writes rows, at the workers above")
+    return {"map_s": mapping, "scheduling_s": scheduling, "merge_s": merging, "list_gb": list_gb, **walls}
+
+
+def _verdicts(names: list[str]) -> bytes:
+    """What a worker answers."""
+    scores = np.random.default_rng(0).random(len(names))
+    return encoded([Result(names, scores, scores, scores > 0.9, [None] * len(names))])
+
+
+def _write(results: list[Result], file: str, form: str) -> None:
+    with rows_to(file, form) as write:
+        for result in results:
+            write(result)
+
+
+def _timed(work: Callable[[], T]) -> tuple[float, T]:
+    started = time.perf_counter()
+    found = work()
+    return time.perf_counter() - started, found
+
+
+if __name__ == "__main__":
+    main()
