@@ -30,7 +30,7 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 ABSENT = "no Chromium here: on Debian, apt-get install chromium"
-SECONDS = 20.0
+SECONDS = 60.0
 """How long an answer of the browser, or a state of a page, is waited for."""
 
 _FLAGS = (
@@ -109,14 +109,16 @@ class Browser:
                     raise AssertionError(f"{method}: {answer['error'].get('message')}")
                 result: dict[str, Any] = answer["result"]
                 return result
-            self._tell(answer)
+            if "id" not in answer:  # else it answers a call that was given up
+                self._tell(answer)
 
     def listen(self, seconds: float) -> None:
         """Take the events that come within so many seconds."""
         deadline = time.monotonic() + seconds
         with suppress(TimeoutError):
             while True:
-                self._tell(self._next(deadline, "events"))
+                if "id" not in (event := self._next(deadline, "events")):
+                    self._tell(event)
 
     def _tell(self, event: dict[str, Any]) -> None:
         if (page := self._pages.get(event.get("sessionId", ""))) is not None:
