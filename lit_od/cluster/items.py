@@ -21,6 +21,9 @@ from lit_od.sources import EncodedImage, ImageArray, ImageFile, OpenImage, Sourc
 ITEMS_A_WORKER = 64
 """Items are made so large that each worker gets about so many: fewer are uneven at the end, more cost more."""
 
+MOST_ITEMS = 1 << 16
+"""More items than this the driver does not hand out, however many workers there are: each takes it milliseconds."""
+
 FETCHERS = 16
 """Threads that wait for object stores, in each worker: they wait, and take no core."""
 
@@ -108,13 +111,18 @@ class _Run(Sequence[Source]):
 
 def items(sources: Sequence[Source], *, workers: int, labels: np.ndarray | None = None) -> Iterator[bytes]:
     """All images in items, encoded, in their order."""
-    parts = ITEMS_A_WORKER * workers
+    parts = item_count(workers)
     for part in range(parts):
         rows = share(len(sources), part, parts)
         if rows:
             numbers = b"" if labels is None else np.ascontiguousarray(labels[rows.start : rows.stop], np.int64)
             item = Item(rows.start, len(rows), _places(sources[rows.start : rows.stop]), bytes(numbers))
             yield msgspec.msgpack.encode(item)
+
+
+def item_count(workers: int) -> int:
+    """Into how many items a long job is cut; a short one makes fewer."""
+    return min(ITEMS_A_WORKER * workers, max(MOST_ITEMS, 4 * workers))
 
 
 def decode(data: bytes) -> Item:

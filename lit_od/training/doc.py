@@ -178,7 +178,9 @@ class LitDOC(LightningModule):
     def training_step(self, batch: Twin, batch_idx: int) -> Tensor:
         """Loss of a batch of each kind."""
         (images, labels), (targets, _) = batch["reference"], batch["target"]
-        features = self.features(torch.cat([images, targets]))
+        # kept activations are float16, which autocast on a CPU cannot join
+        together = torch.cat([each.float() if each.is_floating_point() else each for each in (images, targets)])
+        features = self.features(together)
         seen, own = features[: len(images)], features[len(images) :]
         descriptive = F.cross_entropy(self.head(seen).float(), labels)
         # each process takes the loss of all, and the exchange of gradients divides their sum by the processes again

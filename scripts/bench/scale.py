@@ -2,10 +2,11 @@
 
     python scripts/bench/scale.py BUNDLE IMAGES [--images 1e9] [--nodes 100] [--cores 64] [--width 512]
 
-Measured on this machine: the map (images and bytes a second, one core); what the driver does for every image
-(listing it, telling a worker where it lies, taking its verdict, writing its row) and for every item (a worker of
-a local cluster that does nothing); what a partial state takes to merge, against their number. Arithmetic: all
-that is said of N nodes. It takes for granted that storage and network keep up, and says how much they must give.
+Measured on this machine, in seconds of a core, which other work on it hardly changes: the map (images and bytes);
+what the driver does for every image (listing it, telling a worker where it lies, taking its verdict, writing its
+row) and for every item (workers of a local cluster that do nothing; the clock's time too); what a partial state
+takes to merge, against their number. Arithmetic: all that is said of N nodes. It takes for granted that storage and
+network keep up, and says how much they must give.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import numpy as np
 from lit_od import Scorer
 from lit_od.cluster.engine import cluster
 from lit_od.cluster.inputs import Images, RowGroup
-from lit_od.cluster.items import ITEMS_A_WORKER, items
+from lit_od.cluster.items import item_count, items
 from lit_od.cluster.scoring import decoded, encoded
 from lit_od.commands.score import rows_to
 from lit_od.scorer import Result
@@ -110,8 +111,10 @@ def _items() -> dict[str, float]:
         answers = pool.map(_idle, (), (b"%d" % number for number in range(ITEMS + pool.workers)))
         for _ in range(pool.workers):
             next(answers)
+        started = time.perf_counter()
         seconds, came = _timed(lambda: len(list(answers)))
-    return {"ray_ms_item": 1e3 * seconds / came}
+        clock = time.perf_counter() - started
+    return {"ray_ms_item": 1e3 * seconds / came, "ray_clock_ms_item": 1e3 * clock / came}
 
 
 def _idle() -> Callable[[bytes], bytes]:
@@ -132,39 +135,42 @@ def _merging(width: int) -> dict[str, float]:
 
 def _arithmetic(found: dict[str, float], args: argparse.Namespace) -> dict[str, float]:
     images, workers = args.images, args.nodes * args.cores
-    mapping = images / (found["map_images_s_core"] * workers)
-    item_count = ITEMS_A_WORKER * workers
-    scheduling = 1e-3 * found["ray_ms_item"] * item_count
-    merging = 1e-3 * found[f"merge_ms_state_of_{SHARES[-1]}"] * item_count
+    count = item_count(workers)
+    cores = images / found["map_images_s_core"]
+    scheduling = 1e-3 * found["ray_ms_item"] * count
+    merging = 1e-3 * found[f"merge_ms_state_of_{SHARES[-1]}"] * count
     print(f"arithmetic for {images:,.0f} images on {args.nodes} nodes of {args.cores} cores ({workers:,} workers)")
     print(
-        f"  map: {mapping / 60:,.1f} min; storage gives {workers * found['map_bytes_s_core'] / 1e9:,.1f} GB/s meanwhile"
+        f"  map: {cores / workers / 60:,.1f} min; storage gives {workers * found['map_bytes_s_core'] / 1e9:,.1f} GB/s"
     )
-    walls = {}
-    for kind, tell, form in (
-        ("files", "tell_file", "csv"),
-        ("files", "tell_file", "parquet"),
-        ("table", "tell_row", "parquet"),
+    runs = {"map_s": cores / workers, "scheduling_s": scheduling, "merge_s": merging}
+    for what, tell, form in (
+        ("files", "file", "csv"),
+        ("files", "file", "parquet"),
+        ("rows of Parquet", "row", "parquet"),
     ):
-        before = 1e-6 * images * found[f"{tell}_us_image"]
-        during = 1e-6 * images * (found["verdict_us_image"] + found[f"{form}_us_image"])
-        memory = images * (found[f"{tell}_bytes_image"] + (found["list_bytes_image"] if kind == "files" else 0))
-        most = images / found["map_images_s_core"] / max(during, 1e-9)
-        walls[f"{kind}_to_{form}"] = most
+        before = 1e-6 * images * found[f"tell_{tell}_us_image"]
+        listed = found["list_bytes_image"] if tell == "file" else 0.0
+        memory = images * (listed + found[f"tell_{tell}_bytes_image"]) / 1e9
+        during = 1e-6 * images * (found["verdict_us_image"] + found[f"{form}_us_image"]) + scheduling
+        total = before + max(cores / workers, during)
+        runs[f"{tell}_to_{form}_s"] = total
         print(
-            f"  {kind} to {form}: before the map the driver tells where images lie, {before / 60:,.1f} min and "
-            f"{memory / 1e9:,.2f} GB; its share during the map {during / 60:,.1f} min, which is the longer from "
-            f"{most:,.0f} workers on"
+            f"  {what} to {form}: {total / 60:,.0f} min. Before the map the driver tells where the images lie, "
+            f"{before / 60:,.0f} min and {memory:,.1f} GB; during it it is busy for {during / 60:,.0f} min, so that more "
+            f"than {cores / during:,.0f} workers gain nothing"
         )
-    print(f"  {item_count:,} items through Ray: {scheduling / 60:,.1f} min of the driver, during the map")
+    print(f"    of that {count:,} items through Ray: {scheduling / 60:,.1f} min")
     print(
-        f"  a fit merges {item_count:,} states of {found['state_bytes'] / 1e6:.2f} MB: {merging / 60:,.1f} min, "
-        f"{item_count * found['state_bytes'] / 1e9:,.1f} GB through the driver's network, one state in memory at a time"
+        f"  a fit merges {count:,} states of {found['state_bytes'] / 1e6:.2f} MB: {merging / 60:,.1f} min, "
+        f"{count * found['state_bytes'] / 1e9:,.1f} GB through the driver's network, one in its memory at a time"
     )
-    list_gb = images * found["list_bytes_image"] / 1e9
-    print(f"first wall: of a list of files the driver's memory, {list_gb:,.0f} GB of paths before any work begins;")
-    print("  of Parquet files the one core of the driver that takes verdicts and writes rows, at the workers above")
-    return {"map_s": mapping, "scheduling_s": scheduling, "merge_s": merging, "list_gb": list_gb, **walls}
+    gigabytes = images * found["list_bytes_image"] / 1e9
+    print(
+        f"first wall: the driver. Of a list of files its memory, {gigabytes:,.0f} GB of paths before any work begins; of "
+        "Parquet files its one core, which tells and takes a row at a time: several jobs, each with a part of the files"
+    )
+    return {**runs, "list_gb": gigabytes}
 
 
 def _verdicts(names: list[str]) -> bytes:
@@ -180,9 +186,10 @@ def _write(results: list[Result], file: str, form: str) -> None:
 
 
 def _timed(work: Callable[[], T]) -> tuple[float, T]:
-    started = time.perf_counter()
+    """Seconds that cores have worked for this process, and what came of it."""
+    started = time.process_time()
     found = work()
-    return time.perf_counter() - started, found
+    return time.process_time() - started, found
 
 
 if __name__ == "__main__":

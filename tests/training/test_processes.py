@@ -151,7 +151,7 @@ SAME_STEPS = {
     "classifier, adam": (CLASSIFIER, "--model.init_args.learning_rate=0.0001"),
     "doc": (
         "--model.class_path=tests.training.jobs.RecordedDOC",
-        "--model.init_args={network: test_resnet.r160_in1k, layer: layer4, pretrained: false, cache_trunk: false}",
+        "--model.init_args={network: test_resnet.r160_in1k, layer: layer4, pretrained: false}",
         "--model.init_args.learning_rate=0.0003",
         "--data.train=digits.npz:train_images:0,1",
         "--data.test=digits.npz:test_images:0,1",
