@@ -139,6 +139,17 @@ class Images(Sequence[Source]):
         part = bisect_right(self._ends, row)
         return self._parts[part][row - self._ends[part]]
 
+    def runs(self, rows: range) -> Iterator[tuple[Sequence[Source], range]]:
+        """The parts that consecutive rows lie in, and their rows there."""
+        start = rows.start
+        while start < rows.stop:
+            number = bisect_right(self._ends, start)
+            part, end = self._parts[number], self._ends[number]
+            first = start - (end - len(part))
+            stop = min(rows.stop, end)
+            yield part, range(first, first + stop - start)
+            start = stop
+
 
 def find_images(paths: Iterable[str | Path]) -> Sequence[Source]:
     """Every image that the given PATHs name, in their order, as `lit_od.sources.find`, URLs and Parquet among them.

@@ -6,7 +6,7 @@ it, and a score does not depend on how many workers there are.
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import overload
@@ -14,7 +14,7 @@ from typing import overload
 import msgspec
 import numpy as np
 
-from lit_od.cluster.inputs import PackedImage, StoredImage
+from lit_od.cluster.inputs import Images, PackedImage, RowGroup, StoredImage
 from lit_od.shares import share
 from lit_od.sources import EncodedImage, ImageArray, ImageFile, OpenImage, Source, Unreadable
 
@@ -116,7 +116,7 @@ def items(sources: Sequence[Source], *, workers: int, labels: np.ndarray | None 
         rows = share(len(sources), part, parts)
         if rows:
             numbers = b"" if labels is None else np.ascontiguousarray(labels[rows.start : rows.stop], np.int64)
-            item = Item(rows.start, len(rows), _places(sources[rows.start : rows.stop]), bytes(numbers))
+            item = Item(rows.start, len(rows), _places(sources, rows), bytes(numbers))
             yield msgspec.msgpack.encode(item)
 
 
@@ -130,9 +130,19 @@ def decode(data: bytes) -> Item:
     return msgspec.msgpack.decode(data, type=Item)
 
 
-def _places(sources: Iterable[Source]) -> list[_Place]:
-    places: list[_Place] = []
-    for source in sources:
+def _places(sources: Sequence[Source], rows: range) -> list[_Place]:
+    """Where consecutive images lie; rows of a table that follow each other are one place."""
+    if isinstance(sources, Images):
+        places: list[_Place] = []
+        for part, inner in sources.runs(rows):
+            if isinstance(part, RowGroup):
+                shown, first = part.url, part.first + inner.start
+                places.append(_Rows(_everywhere(shown), shown, part.group, inner.start, first, len(inner)))
+            else:
+                places += _places(part, inner)
+        return places
+    places = []
+    for source in sources[rows.start : rows.stop]:
         place = _place(source)
         last = places[-1] if places else None
         if isinstance(place, _Rows) and isinstance(last, _Rows) and _follows(place, last):

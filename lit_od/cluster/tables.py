@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,15 +50,12 @@ def parquet_rows(file: Path) -> Iterator[Callable[[Result], None]]:
         def flush() -> None:
             broken = np.array([error is not None for result in waiting for error in result.error], dtype=bool)
             columns = [
-                pa.array([_text(name) for result in waiting for name in result.name], pa.string()),
+                _strings([name for result in waiting for name in result.name]),
                 *(
                     pa.array(np.concatenate([getattr(result, part) for result in waiting]), mask=broken)
                     for part in ("score", "p_value", "is_outlier")
                 ),
-                pa.array(
-                    [None if error is None else _text(error) for result in waiting for error in result.error],
-                    pa.string(),
-                ),
+                _strings([error for result in waiting for error in result.error]),
             ]
             out.write_table(pa.table(columns, schema=schema))
             waiting.clear()
@@ -72,5 +70,12 @@ def parquet_rows(file: Path) -> Iterator[Callable[[Result], None]]:
             flush()
 
 
-def _text(name: str) -> str:
-    return name.encode(errors="backslashreplace").decode()
+def _strings(texts: list[str] | list[str | None]) -> Any:
+    """An Arrow array of texts that may not be Unicode, or not be at all."""
+    import pyarrow as pa
+
+    try:
+        return pa.array(texts, pa.string())
+    except UnicodeEncodeError:
+        known = [None if text is None else text.encode(errors="backslashreplace").decode() for text in texts]
+        return pa.array(known, pa.string())

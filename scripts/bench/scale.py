@@ -89,6 +89,7 @@ def _driver() -> dict[str, float]:
     verdicts = [_verdicts([source.name for source in listed[start : start + 1000]]) for start in range(0, LISTED, 1000)]
     taking, results = _timed(lambda: [decoded(each) for each in verdicts])
     with tempfile.TemporaryDirectory() as folder:
+        _write(results[:1], f"{folder}/first.parquet", "parquet")  # loads what writes it
         csv, _ = _timed(lambda: _write(results, f"{folder}/rows.csv", "csv"))
         columns, _ = _timed(lambda: _write(results, f"{folder}/rows.parquet", "parquet"))
     each = 1e6 / LISTED
@@ -157,8 +158,8 @@ def _arithmetic(found: dict[str, float], args: argparse.Namespace) -> dict[str, 
         runs[f"{tell}_to_{form}_s"] = total
         print(
             f"  {what} to {form}: {total / 60:,.0f} min. Before the map the driver tells where the images lie, "
-            f"{before / 60:,.0f} min and {memory:,.1f} GB; during it it is busy for {during / 60:,.0f} min, so that more "
-            f"than {cores / during:,.0f} workers gain nothing"
+            f"{before / 60:,.0f} min and {memory:,.1f} GB; during it it is busy for {during / 60:,.0f} min, so that "
+            f"more than {cores / during:,.0f} workers gain nothing"
         )
     print(f"    of that {count:,} items through Ray: {scheduling / 60:,.1f} min")
     print(
@@ -167,8 +168,8 @@ def _arithmetic(found: dict[str, float], args: argparse.Namespace) -> dict[str, 
     )
     gigabytes = images * found["list_bytes_image"] / 1e9
     print(
-        f"first wall: the driver. Of a list of files its memory, {gigabytes:,.0f} GB of paths before any work begins; of "
-        "Parquet files its one core, which tells and takes a row at a time: several jobs, each with a part of the files"
+        f"first wall: the driver. Of a list of files its memory, {gigabytes:,.0f} GB of paths before any work begins; "
+        "of Parquet files its one core, which writes the rows: several jobs, each with a part of the files"
     )
     return {**runs, "list_gb": gigabytes}
 
