@@ -1,9 +1,11 @@
 """Prepare many images on threads, ahead of who needs them, in bounded memory and in their order."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -83,24 +85,36 @@ def batches(
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     stream = iter(sources)
     workers = thread_count(threads)
-    with ThreadPoolExecutor(workers, thread_name_prefix="lit_od-decode") as pool:
+    with threads_of_a_generator(workers, "lit_od-decode") as pool:
         waiting: deque[tuple[list[Source], Images, list[Future[_Part]]]] = deque()
-        try:
-            while True:
-                while len(waiting) < BATCHES_AHEAD and (chunk := list(islice(stream, batch_size))):
-                    pixels = np.empty((len(chunk), *how.shape), dtype=np.uint8)
-                    # tasks small enough to share evenly; of a graph's batches the size must not hang on the threads
-                    step = max(1, -(-len(chunk) // (2 * workers))) if then is None else RUN
-                    tasks = [
-                        pool.submit(_fill, pixels, chunk, range(start, min(start + step, len(chunk))), how, then)
-                        for start in range(0, len(chunk), step)
-                    ]
-                    waiting.append((chunk, pixels, tasks))
-                if not waiting:
-                    return
-                yield _gather(*waiting.popleft())
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        while True:
+            while len(waiting) < BATCHES_AHEAD and (chunk := list(islice(stream, batch_size))):
+                pixels = np.empty((len(chunk), *how.shape), dtype=np.uint8)
+                # tasks small enough to share evenly; of a graph's batches the size must not hang on the threads
+                step = max(1, -(-len(chunk) // (2 * workers))) if then is None else RUN
+                tasks = [
+                    pool.submit(_fill, pixels, chunk, range(start, min(start + step, len(chunk))), how, then)
+                    for start in range(0, len(chunk), step)
+                ]
+                waiting.append((chunk, pixels, tasks))
+            if not waiting:
+                return
+            yield _gather(*waiting.popleft())
+
+
+@contextmanager
+def threads_of_a_generator(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Threads that end with the generator that asks for them; what has not begun by then is left undone.
+
+    The thread that took the first item waits for them. Any other does not: garbage collection closes a generator on
+    whatever thread it happens to run, one of these included, and that one would wait for itself.
+    """
+    consumer = threading.get_ident()
+    pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=threading.get_ident() == consumer, cancel_futures=True)
 
 
 def load(sources: Iterable[Source], how: Preparation, *, threads: int | None = None) -> Images:

@@ -15,6 +15,7 @@ from lit_od.errors import ConfigError, DataError, ImageError
 from lit_od.images import Preparation
 from lit_od.loading import BATCHES_AHEAD, available_threads, batches, load, thread_count
 from lit_od.sources import ImageArray, OpenImage, Source, Unreadable, find
+from lit_od.types import Features, Images
 
 TINY = Preparation(size=(1, 1), mode="grey")
 GREY = Preparation(size=(28, 28), mode="grey")
@@ -76,6 +77,29 @@ def test_a_consumer_that_raises_leaves_no_thread_behind() -> None:
     with pytest.raises(KeyError, match="the consumer's own"):
         consume()
     assert threading.active_count() == before
+
+
+def test_a_stream_may_be_closed_on_one_of_its_own_threads() -> None:
+    """As garbage collection does that happens to run there."""
+    begun, raised = threading.Event(), []
+
+    def close_when_begun(images: Images) -> Features:
+        if images[0, 0, 0, 0] > 0:  # not in the first batch, which the consumer must have
+            begun.wait(10)
+            try:
+                came.close()  # type: ignore[attr-defined]  # a generator
+            except BaseException as error:
+                raised.append(error)
+            closed.set()
+        return images.reshape(len(images), -1).astype(np.float32)
+
+    closed = threading.Event()
+    came = batches(map(numbered, range(2)), TINY, batch_size=1, threads=1, then=close_when_begun)
+    next(came)
+    begun.set()
+    assert closed.wait(10)
+    assert not raised
+    assert list(came) == []
 
 
 def test_a_stream_that_raises_is_heard() -> None:

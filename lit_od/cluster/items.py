@@ -7,7 +7,7 @@ it, and a score does not depend on how many workers there are.
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import overload
 
@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from lit_od.cluster.inputs import Images, PackedImage, RowGroup, StoredImage
+from lit_od.loading import threads_of_a_generator
 from lit_od.shares import share
 from lit_od.sources import EncodedImage, ImageArray, ImageFile, OpenImage, Source, Unreadable
 
@@ -199,7 +200,7 @@ def _found(place: _Place) -> Iterator[Source]:
 
 def _fetched(sources: Iterator[Source]) -> Iterator[Source]:
     """The same images in the same order; what lies elsewhere is fetched by threads, a window ahead."""
-    with ThreadPoolExecutor(FETCHERS, thread_name_prefix="lit_od-fetch") as pool:
+    with threads_of_a_generator(FETCHERS, "lit_od-fetch") as pool:
         window: deque[Source | Future[EncodedImage | Unreadable]] = deque()
 
         def taken() -> Source:
