@@ -4,7 +4,6 @@ Every key is known and typed; an unknown key, a wrong type and an impossible val
 the key's path. What a model's, a trainer's or a detector's own options may be, those say themselves.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import resources
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from lit_od.errors import ConfigError
 from lit_od.images import Preparation
+from lit_od.strict_yaml import YAMLError, parse
 
 PACKAGED_DATA = "lit_od:assets"
 """The data root that stands for the images which ship with the package."""
@@ -208,33 +207,6 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 raise ConfigError(f"a recipe's `{'detector' if key == 'kind' else 'calibration'}` needs `{key}`")
 
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader, and two things that PyYAML reads otherwise.
-
-    1e-3 is a number: YAML 1.1, which PyYAML reads, wants 1.0e-3 and takes it for a word. A key that is
-    given twice is refused, as YAML has it: PyYAML would let the last one win.
-    """
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """A mapping as it is written, before merge keys bring in others that it may override."""
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        lines: dict[Any, int] = {}
-        for key, _ in node.value:
-            line = key.start_mark.line + 1
-            name = (key.tag, key.value if isinstance(key, yaml.ScalarNode) else id(key))
-            if name in lines:
-                raise yaml.YAMLError(
-                    f"the key {key.value!r} is given twice, in lines {lines[name]} and {line}: leave one out"
-                )
-            lines[name] = line
-        return node
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
 def shipped() -> dict[str, Path]:
     """The recipes that ship with the package, by bare name."""
     folder = Path(str(resources.files("lit_od") / "recipes"))
@@ -286,8 +258,8 @@ def read_tree(name: str | Path) -> dict[str, Any]:
         hint = f"; did you mean {close[0]}?" if close else f"; shipped are {', '.join(known)}"
         raise ConfigError(f"no recipe {str(name)!r}: wanted a YAML file or a shipped recipe{hint}")
     try:
-        tree = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        tree = parse(file.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{file} must hold a mapping of keys, got {type(tree).__name__}")
@@ -339,8 +311,8 @@ def parse_overrides(words: Sequence[str]) -> Iterable[tuple[str, Any]]:
                 raise ConfigError(f"--{path} needs a value, as in --{path} VALUE")
             text = rest.pop(0)
         try:
-            yield path, yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError:
+            yield path, parse(text)
+        except YAMLError:
             raise ConfigError(f"--{path}: {text!r} is not a YAML value") from None
 
 
