@@ -17,7 +17,10 @@ from lit_od import manifest as manifests
 from lit_od.backbone import Backbone
 from lit_od.bundle import Bundle
 from lit_od.calibration import Calibration
+from lit_od.detectors import Detector, Reconstruction
+from lit_od.detectors.reconstruction import PIXEL_PERCENT, pixel_scores, pixel_threshold
 from lit_od.errors import DataError
+from lit_od.extraction import extract
 from lit_od.golden import differences, make
 from lit_od.images import Preparation
 from lit_od.manifest import (
@@ -58,6 +61,9 @@ VERSIONED = (
     "timm",
 )
 """Distributions whose versions a bundle's provenance states, where they are installed."""
+
+PIXELS = 2**24
+"""Pixels of calibration images that the threshold for pixels is taken from, at most: 128 MiB of scores."""
 
 _ANY_NAME = "surrogateescape"
 """How names that are not Unicode are hashed: as the bytes they are."""
@@ -160,7 +166,10 @@ def fit_bundle(
         ),
         detector=DetectorEntry(kind=fitted.kind, options=fitted.options(), images=len(fit)),
         calibration=CalibrationEntry(
-            threshold=calibrated.threshold, rule=calibrated.rule, images=calibrated.scores.size
+            threshold=calibrated.threshold,
+            rule=calibrated.rule,
+            images=calibrated.scores.size,
+            pixel_threshold=_pixel_threshold(backbone, preparation, fitted, calibration, threads),
         ),
         tolerance=Tolerance(),
         provenance=Provenance(
@@ -181,6 +190,18 @@ def fit_bundle(
         sent = {**bundle.files, bundles.MANIFEST: manifests.encode(bundle.manifest)}
         group.broadcast(safetensors.save({name: np.frombuffer(data, np.uint8) for name, data in sent.items()}))
     return bundle
+
+
+def _pixel_threshold(
+    backbone: Backbone, how: Preparation, fitted: Detector, calibration: Sequence[Source], threads: int | None
+) -> float | None:
+    """What 99 % of the calibration inliers' pixels do not exceed, of as many images, evenly drawn, as fit in memory."""
+    if not isinstance(fitted, Reconstruction):
+        return None
+    most = max(1, PIXELS // (how.shape[0] * how.shape[1]))
+    rows = np.unique(np.linspace(0, len(calibration) - 1, min(most, len(calibration))).astype(int))
+    pixels = extract(backbone, [calibration[row] for row in rows], how, threads=threads)
+    return pixel_threshold(np.concatenate([pixel_scores(errors) for _, errors in pixels]), q=PIXEL_PERCENT)
 
 
 def _received(out: Path, group: Group) -> Bundle:

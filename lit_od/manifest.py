@@ -74,11 +74,16 @@ class DetectorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class CalibrationEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The threshold, the rule that gave it, and how many inliers it was taken from."""
+    """The threshold, the rule that gave it, and how many inliers it was taken from.
+
+    Where the graph gives errors there is a threshold for pixels too, a squared error (the mean over channels, pixels in
+    [0, 1]) that 99 % of the calibration inliers' pixels do not exceed.
+    """
 
     threshold: float
     rule: dict[str, Any]
     images: _Count
+    pixel_threshold: Annotated[float, Meta(ge=0)] | None = None
 
 
 class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

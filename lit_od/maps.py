@@ -6,8 +6,7 @@ far the image's score falls when the part around the pixel is hidden (`lit_od.oc
 A picture shows the prepared image, its reconstruction where the bundle carries `maps.onnx`, and the
 image with its heat: pixels whose score stands out are covered by a colour, from dark to bright. The
 scale is one for all images of a bundle: half of it is the pixel threshold, which 99 % of the pixels of
-the bundle's golden images, held-out inliers, do not exceed; where parts are hidden, 99 % of the pixels of
-the median one.
+the calibration inliers do not exceed; where parts are hidden, 99 % of the pixels of the median golden image.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,12 +20,12 @@ from PIL import Image
 from lit_od.backbone import open_session, run_session
 from lit_od.bundle import MAPS, Bundle, golden_arrays
 from lit_od.detectors import Reconstruction
-from lit_od.detectors.reconstruction import pixel_scores, pixel_threshold
+from lit_od.detectors.reconstruction import pixel_scores
 from lit_od.errors import BackboneError, BundleError, DataError
 from lit_od.loading import RUN
 from lit_od.occlusion import occlusion_maps
 from lit_od.scorer import Scorer
-from lit_od.types import Arrays, Features, Images, Stats
+from lit_od.types import Features, Images, Stats
 
 OUTPUTS = ("errors", "reconstruction")
 """What a graph of heat maps gives, each float32 (n, h, w, c): squared errors, and pixels in [0, 1]."""
@@ -160,7 +159,7 @@ class HeatMaps:
             except BackboneError as error:
                 raise BundleError(f"{MAPS}: {error}") from error
         scorer = scorer or Scorer.of(bundle, threads=threads, providers=providers)
-        return cls(scorer, _threshold(scorer, golden_arrays(bundle)), graph)
+        return cls(scorer, _threshold(scorer, bundle), graph)
 
     def heats(self, images: Images, errors: Features | None = None) -> Stats:
         """Heat in [0, 1] of each pixel of prepared images, (n, h, w); 0.5 is the threshold.
@@ -200,10 +199,12 @@ class HeatMaps:
         return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
 
 
-def _threshold(scorer: Scorer, golden: Arrays) -> float:
-    """The pixel threshold that golden images give."""
-    if isinstance(scorer.detector, Reconstruction):
-        return pixel_threshold(pixel_scores(golden["outputs"]), q=99)
+def _threshold(scorer: Scorer, bundle: Bundle) -> float:
+    """The bundle's pixel threshold; where parts are hidden, that which its golden images give."""
+    calibrated = bundle.manifest.calibration.pixel_threshold
+    if calibrated is not None:
+        return calibrated
+    golden = golden_arrays(bundle)
     maps = heat_maps(scorer, golden["pixels"])
     # the median, since a golden image's other format can make its own map odd
     return max(float(np.median(np.percentile(maps, 99, axis=(1, 2)))), 0.0)
@@ -213,7 +214,8 @@ def heat(scores: Stats, threshold: float) -> Stats:
     """Pixel scores as heat in [0, 1]: 0.5 is the threshold, 1 twice the threshold and all above."""
     if threshold == 0:  # inliers that are reconstructed without any error
         return np.asarray(scores > 0, dtype=np.float64)
-    return np.clip(scores / (2 * threshold), 0.0, 1.0)
+    with np.errstate(over="ignore"):  # a threshold next to nothing
+        return np.clip(scores / (2 * threshold), 0.0, 1.0)
 
 
 def overlay(images: Images, heats: Stats) -> Images:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from lit_od.backbone import Backbone
 from lit_od.bundle import MAPS, Bundle, golden_arrays
+from lit_od.cli import main
 from lit_od.errors import BackboneError, BundleError, DataError
 from lit_od.fit import Origin, fit_bundle
 from lit_od.loading import batches
@@ -45,14 +46,14 @@ def graph_of(outputs, shape=("h", "w", 1)):
     return model.SerializeToString()
 
 
-def bundle_at(out, digits, maps):
+def bundle_at(out, digits, maps, calibration=None):
     return fit_bundle(
         out,
         model=graph_of(["errors"], (28, 28, 1)),
         maps=maps,
         preparation=GREY,
         fit=digits[:20],
-        calibration=digits[20:120],
+        calibration=calibration or digits[20:120],
         detector={"kind": "reconstruction"},
         rule={"rule": "percentile", "q": 99},
         origin=Origin(name="grey"),
@@ -118,11 +119,30 @@ def test_a_picture_shows_image_reconstruction_and_heat(bundle, digits):
     np.testing.assert_array_equal(small[:, -28:], wanted)
 
 
-def test_the_threshold_is_the_99th_percentile_of_the_golden_images_pixels(bundle):
-    golden = golden_arrays(bundle)["outputs"]
-    flat = np.sort(golden.mean(axis=3, dtype=np.float64).ravel())
-    share = (flat > HeatMaps.of(bundle).threshold).mean()
-    assert share <= 0.01
+def test_the_threshold_is_the_99th_percentile_of_the_calibration_inliers_pixels(bundle, digits):
+    images = np.stack([each.prepare(GREY) for each in digits[20:120]])
+    scores = (images / 255.0 - 0.5) ** 2  # what the graph computes
+    found = HeatMaps.of(bundle).threshold
+    assert found == bundle.manifest.calibration.pixel_threshold
+    assert found == pytest.approx(np.percentile(scores, 99), rel=1e-6)
+
+
+def test_the_threshold_of_pixels_is_renewed_with_the_images_and_stays_with_the_rule(bundle, digits, tmp_path):
+    few = bundle_at(tmp_path / "few", digits, None, calibration=digits[20:25])
+    images = np.stack([each.prepare(GREY) for each in digits[20:25]])
+    own = few.manifest.calibration.pixel_threshold
+    assert own == pytest.approx(np.percentile((images / 255.0 - 0.5) ** 2, 99), rel=1e-6)
+    assert main(["threshold", str(few.path), "--value", "0.2"]) == 0
+    again = Bundle.read(few.path).manifest.calibration
+    assert (again.threshold, again.pixel_threshold) == (0.2, own)
+
+
+def test_of_many_pixels_some_images_are_taken(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("lit_od.fit.PIXELS", 3 * 28 * 28 + 5)
+    few = bundle_at(tmp_path / "few", digits, None)
+    images = np.stack([digits[row].prepare(GREY) for row in (20, 69, 119)])
+    own = few.manifest.calibration.pixel_threshold
+    assert own == pytest.approx(np.percentile((images / 255.0 - 0.5) ** 2, 99), rel=1e-6)
 
 
 def test_without_maps_the_reconstruction_is_left_out(digits, tmp_path):

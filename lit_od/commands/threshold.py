@@ -20,7 +20,6 @@ from lit_od.commands import no_overrides
 from lit_od.commands.score import add_session_arguments
 from lit_od.errors import ConfigError, DataError
 from lit_od.fit import score_all
-from lit_od.manifest import CalibrationEntry
 from lit_od.rules import RULES, inliers_needed, require_applicable
 from lit_od.scorer import Scorer
 from lit_od.sources import Source, find
@@ -77,8 +76,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         bundle,
         msgspec.structs.replace(
             bundle.manifest,
-            calibration=CalibrationEntry(
-                threshold=calibration.threshold, rule=calibration.rule, images=calibration.scores.size
+            calibration=msgspec.structs.replace(
+                bundle.manifest.calibration, threshold=calibration.threshold, rule=calibration.rule
             ),
         ),
         calibration,

@@ -15,6 +15,9 @@ from lit_od.types import Arrays, Features, Labels, Scores, Stats
 
 Metric: TypeAlias = Literal["mse", "rmse"]
 
+PIXEL_PERCENT = 99
+"""Percent of the inliers' pixels at or below a bundle's threshold for pixels."""
+
 MAX_ELEMENTS = 2**28
 """Errors of one image at most: 1 GiB of float32."""
 
@@ -225,7 +228,7 @@ def pixel_scores(errors: Features, *, metric: Metric = "mse") -> Stats:
     return np.sqrt(scores) if metric == "rmse" else scores
 
 
-def pixel_threshold(scores: Stats, *, q: float = 99) -> float:
+def pixel_threshold(scores: Stats, *, q: float = PIXEL_PERCENT) -> float:
     """The q-th percentile of inliers' pixel scores: a pixel above it is called an outlier.
 
     Args:
