@@ -3,7 +3,7 @@
 from typing import Any
 
 from lit_od.calibration import Calibration
-from lit_od.manifest import Manifest
+from lit_od.manifest import Manifest, one_line
 
 USE = (
     "Use it for images of the kind that it was fitted and calibrated on. A p-value is valid for images that are "
@@ -18,17 +18,18 @@ LIMITS = (
 
 def model_card(manifest: Manifest, calibration: Calibration) -> str:
     """A Markdown page from the manifest and the calibration."""
+    name = _value(manifest.name)
     lines = [
-        f"# {manifest.name}",
+        f"# {name}",
         "",
         "An outlier detector for images, made by lit_od. Higher scores are more outlying; "
         f"an image is called an outlier above {calibration.threshold:.6g}.",
         "",
-        f"    lit-od score {manifest.name} IMAGES...",
+        f"    lit-od score {name} IMAGES...",
         "",
         "| | |",
         "|---|---|",
-        *(f"| {name} | {text} |" for name, text in model_facts(manifest, calibration)),
+        *(f"| {fact} | {text} |" for fact, text in model_facts(manifest, calibration)),
         "",
         USE,
         "",
@@ -54,12 +55,12 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
         ),
         (
             "detector",
-            f"{manifest.detector.kind}{_options(manifest.detector.options)}, "
+            f"{_value(manifest.detector.kind)}{_options(manifest.detector.options)}, "
             f"fitted on {manifest.detector.images:,} images",
         ),
         (
             "threshold",
-            f"{calibration.threshold:.6g} by {calibration.rule['rule']}{_options(rule)}, "
+            f"{calibration.threshold:.6g} by {_value(calibration.rule['rule'])}{_options(rule)}, "
             f"{false_positives(calibration)}",
         ),
         (
@@ -67,7 +68,7 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
             f"{calibration.scores.size:,} inliers, scores {calibration.scores[0]:.6g} to "
             f"{calibration.scores[-1]:.6g}, {calibration.flagged_share():.2%} above the threshold",
         ),
-        ("made", made.created + (f", seed {made.seed}" if made.seed is not None else "")),
+        ("made", _value(made.created) + (f", seed {made.seed}" if made.seed is not None else "")),
     ]
     if made.recipe and made.recipe.get("description"):
         facts.insert(0, ("made for", _value(made.recipe["description"], limit=400)))
@@ -96,12 +97,13 @@ def _options(options: dict[str, Any]) -> str:
 
 
 def _pairs(pairs: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {_value(value)}" for key, value in pairs.items())
+    return ", ".join(f"{_value(key)} {_value(value)}" for key, value in pairs.items())
 
 
 def _value(value: Any, *, limit: int = 80) -> str:
+    """A name or a value of the manifest, which may be a stranger's, such that the page and its table stay whole."""
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, dict):
         return f"({_pairs(value)})"
-    return str(value)[:limit].replace("|", "/").replace("\n", " ")
+    return one_line(str(value).replace("\n", " "), limit).replace("|", "/")

@@ -67,6 +67,30 @@ def test_what_is_not_known_is_left_out(made_bundle: Bundle) -> None:
     assert not facts.keys() & {"data", "metrics", "versions"}
 
 
+def test_a_strangers_words_are_neither_rows_nor_commands_of_a_terminal(made_bundle: Bundle) -> None:
+    evil = "a|b\x1b[2J\n| threshold | 0 |\n\x9b1m\udcff"
+    forged = msgspec.structs.replace(
+        made_bundle.manifest,
+        name=evil,
+        detector=msgspec.structs.replace(made_bundle.manifest.detector, kind=evil, options={evil: {evil: [evil]}}),
+        provenance=Provenance(
+            created=evil,
+            recipe={"description": evil},
+            data={evil: evil},
+            versions={evil: evil},
+            metrics={f"against {evil}": {evil: 0.5}},
+        ),
+    )
+    card = model_card(forged, made_bundle.calibration)
+    plain = model_card(made_bundle.manifest, made_bundle.calibration)
+    assert all(each.isprintable() for each in card.splitlines())
+    assert len(card.splitlines()) == len(plain.splitlines()) + 2  # rows of what it was made for, and of metrics
+    table = [line for line in card.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in table} == {3}
+    assert rows(card)["threshold"].startswith(f"{made_bundle.calibration.threshold:.6g} by percentile")
+    assert rows(card)["metrics"].startswith(r"against a/b\x1b[2J / threshold / 0 / \x9b1m\udcff (a/b")
+
+
 def test_strange_values_keep_the_table_whole(made_bundle: Bundle) -> None:
     provenance = Provenance(created="then", data={"root": "a|b\nc" + "x" * 500}, metrics={"auroc": 0.123456789})
     manifest = msgspec.structs.replace(made_bundle.manifest, provenance=provenance)

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         out = Path(args.out)
         out.mkdir(parents=True, exist_ok=True)
         (out / "metrics.json").write_text(json.dumps(found.to_json(), indent=2) + "\n", encoding="utf-8")
-        (out / "table.txt").write_text(found.table() + "\n", encoding="utf-8")
+        (out / "table.txt").write_text(found.table() + "\n", encoding="utf-8", errors="surrogateescape")
         figure = plots.score_histograms({"inliers": inliers, **scores}, bundle.calibration.threshold)
         plots.save(figure, out / "histogram.png")
         print(f"{out}: metrics.json, table.txt, histogram.png")
@@ -106,10 +106,13 @@ def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) 
     how = bundle.manifest.preparation
     if not args.inliers:
         return sets.sets_of_recipe(override(sets.recipe_of(bundle), overrides), how)
-    values = dict(parse_overrides(overrides))
-    where = data_root(folder("data.root", values.pop("data.root", None)))
-    no_overrides([f"--{path}" for path in values])
-    return sets.sets_of_paths(args.inliers, _by_name(args.outliers), where, how)
+    no_overrides([f"--{path}" for path, _ in parse_overrides(overrides) if path != "data.root"])
+    return sets.sets_of_paths(args.inliers, _by_name(args.outliers), sets_root(overrides), how)
+
+
+def sets_root(overrides: list[str]) -> Path:
+    """Where the sets lie that a command line names: --data.root, else LIT_OD_DATA, else the working folder."""
+    return data_root(folder("data.root", dict(parse_overrides(overrides)).get("data.root")))
 
 
 def _by_name(words: list[str]) -> dict[str, list[str]]:

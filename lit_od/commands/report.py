@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lit_od.bundle import Bundle
 from lit_od.cli import DONE
-from lit_od.commands.evaluate import add_set_arguments, chosen_sets
+from lit_od.commands.evaluate import add_set_arguments, chosen_sets, sets_root
 from lit_od.commands.score import add_session_arguments, session_options
 from lit_od.errors import ConfigError, missing_extra
 from lit_od.folders import replacing_file
@@ -33,6 +33,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     try:
         from lit_od.evaluation import sets
         from lit_od.evaluation.report import report
+        from lit_od.training.sets import open_set
     except ModuleNotFoundError as error:
         missing_extra(str(error.name), "train,cpu")
     out = Path(args.out)
@@ -43,7 +44,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     images = chosen_sets(args, overrides, bundle)
     normals = sets.fitted_images(bundle, overrides)
     if args.normal:
-        normals = sets.ImageSet("normal", find(args.normal), scorer.preparation)
+        sources = find(args.normal, sets=open_set(sets_root(overrides)))
+        normals = sets.ImageSet("normal", sources, scorer.preparation)
     found = report(bundle, scorer, images, normals=normals)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(out) as file:

@@ -13,6 +13,7 @@ The data are looked for under --data.root or LIT_OD_DATA; where they are missing
 them. vgg16-gmm, one-class and doc-sneakers take overrides of their recipe, as fit does: a file with weights, for
 instance, by --model.init_args.checkpoint_path FILE. With all, such an override begins with the experiment:
 --vgg16-gmm.model.init_args.checkpoint_path FILE; and what came to its end in --out before is not run again.
+A smoke run (--quick) has a folder of its own, runs/NAME-quick; in one folder neither takes the other's place.
 """
 
 import argparse
@@ -29,7 +30,8 @@ from lit_od.errors import ConfigError, LitODError, missing_extra
 from lit_od.recipe import folder, parse_overrides
 
 if TYPE_CHECKING:
-    from lit_od.evaluation.experiments import Options
+    from lit_od.evaluation.experiments import Options, Report
+    from lit_od.evaluation.experiments.together import Finished
 
 EXPERIMENTS = {
     "mnist-digits": "lit_od.evaluation.experiments.mnist_digits",
@@ -93,9 +95,9 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         missing_extra(str(error.name), "train,cpu")
     if args.name == ALL:
         return _run_all(args, overrides)
-    options = _options(args, overrides, Path(args.out or Path("runs") / _title(args)))
-    report = _experiment(args.name).run(options)
-    together.keep_report(report, options.out)
+    options = _options(args, overrides, _out(args, _title(args)))
+    together.require_own_folder(args.name, options)
+    report, _ = _carried_out(args.name, options)
     print(report.text)
     print(f"{options.out}: report.txt, report.json")
     return DONE
@@ -108,28 +110,45 @@ def _run_all(args: argparse.Namespace, overrides: list[str]) -> int:
     for name in ("cache", "recipe", "data", "contamination"):
         if getattr(args, name) is not None:
             raise ConfigError(f"{ALL} takes no --{name}: leave it out")
-    out = Path(args.out or Path("runs") / ALL)
-    finished, refused = [], 0
+    out = _out(args, ALL)
+    wanted = {}
     for name, own in _by_experiment(overrides).items():
         budget = args.budget if "budget" in TAKES[name] else None
-        options = _options(argparse.Namespace(**{**vars(args), "name": name, "budget": budget}), own, out / name)
+        given = argparse.Namespace(**{**vars(args), "name": name, "budget": budget})
+        wanted[name] = _options(given, own, out / name)
+    for name, options in wanted.items():
+        together.require_own_folder(name, options)
+    finished, refused = [], 0
+    for name, options in wanted.items():
         ended = together.take_up(name, options)
         if ended is None:
             print(f"{name} ...", file=sys.stderr, flush=True)
-            started = time.perf_counter()
             try:
-                report = _experiment(name).run(options)
+                _, ended = _carried_out(name, options)
             except LitODError as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 refused += 1
                 continue
-            together.keep_report(report, options.out)
-            ended = together.keep_summary(name, options, report, time.perf_counter() - started)
         finished.append(ended)
     text = together.table_of(finished)
-    (out / "table.md").write_text(text, encoding="utf-8")
+    together.keep(text, out / "table.md")
     print(f"{text}\n{out}: table.md, and a folder for each experiment")
     return INCOMPLETE if refused else DONE
+
+
+def _out(args: argparse.Namespace, title: str) -> Path:
+    """The folder that was named, or the one that runs of this title have; a smoke run's own is another."""
+    return Path(args.out or Path("runs") / (f"{title}-quick" if args.quick else title))
+
+
+def _carried_out(name: str, options: "Options") -> "tuple[Report, Finished]":
+    """Run an experiment and keep what it gave in its folder."""
+    from lit_od.evaluation.experiments import together
+
+    started = time.perf_counter()
+    report = _experiment(name).run(options)
+    together.keep_report(report, options.out)
+    return report, together.keep_summary(name, options, report, time.perf_counter() - started)
 
 
 def _by_experiment(overrides: list[str]) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from lit_od.errors import DataError
 from lit_od.evaluation.counts import Curve, Tally, aupr_of, auroc_of, check_scores
 from lit_od.evaluation.panels import image_grid, learning_curves
 from lit_od.evaluation.rates import rates
-from lit_od.evaluation.style import ScoreAxis, colour, dash, mark_threshold, save, set_rows, styled
+from lit_od.evaluation.style import ScoreAxis, colour, dash, mark_threshold, named, save, set_rows, styled
 from lit_od.types import Scores, Stats
 
 __all__ = [
@@ -57,7 +57,7 @@ def score_histograms(scores: Mapping[str, Scores], threshold: float | None = Non
     axes = figure.subplots()
     for number, (name, each) in enumerate(sets.items()):
         share = np.histogram(axis.clip(each), edges)[0] / each.size
-        label = f"{name} (n = {each.size:,}"
+        label = f"{named(name)} (n = {each.size:,}"
         label += ")" if threshold is None else f", {(each > threshold).mean():.1%} above)"
         if len(sets) <= FILLED_SETS:
             axes.stairs(share, edges, color=colour(number), fill=True, alpha=0.25)
@@ -158,7 +158,7 @@ def score_against_index(scores: Mapping[str, Scores], threshold: float | None = 
             alpha=0.8 if total < 2000 else 0.4,
             rasterized=True,  # thousands of dots would make a vector file of megabytes
         )
-        axes.plot([], [], "o", color=colour(number), markersize=5, label=f"{name} (n = {each.size:,})")
+        axes.plot([], [], "o", color=colour(number), markersize=5, label=f"{named(name)} (n = {each.size:,})")
         start += each.size
     mark_threshold(axes, threshold, "y")
     axis.dress(axes, "y")
@@ -186,7 +186,7 @@ def roc_curves(inliers: Scores, outliers: Mapping[str, Scores], threshold: float
         tally = Tally.of(inliers, scores)
         curve = Curve.of(tally.inliers, tally.outliers)
         false, found = curve.false / curve.false[-1], curve.found / curve.found[-1]
-        label = f"{name}, AUROC {auroc_of(curve):.2%}"
+        label = f"{named(name)}, AUROC {auroc_of(curve):.2%}"
         axes.plot(
             np.append(0, false),
             np.append(0, found),
@@ -232,7 +232,7 @@ def precision_recall(inliers: Scores, outliers: Mapping[str, Scores], threshold:
             color=colour(number),
             linestyle=dash(number),
             linewidth=_width(number, len(outliers)),
-            label=f"{name}, AUPR {aupr_of(curve):.2%}",
+            label=f"{named(name)}, AUPR {aupr_of(curve):.2%}",
         )
         if threshold is not None:
             at = rates(inliers, scores, threshold)
@@ -242,25 +242,29 @@ def precision_recall(inliers: Scores, outliers: Mapping[str, Scores], threshold:
 
 
 @styled
-def p_value_reliability(p_values: Mapping[str, Stats]) -> Figure:
+def p_value_reliability(p_values: Mapping[str, Stats], *, calibration: int) -> Figure:
     """Share of images with a p-value of at most each level, on linear and on logarithmic axes.
 
-    Valid p-values of inliers stay on the diagonal: of them, at most 5 % have p <= 0.05. The band holds 95 %
-    of such curves for as many images as the first set has (Dvoretzky, Kiefer and Wolfowitz). A good
-    detector lifts the curves of outliers far above it.
+    Valid p-values of inliers stay on the diagonal: of them, at most 5 % have p <= 0.05. The band holds at least
+    95 % of such curves, over the draw of the calibration images and of as many images as the first set has.
+    Scores that tie press the curve of inliers down, at times below the band: such p-values are cautious, and
+    valid none the less. A good detector lifts the curves of outliers far above it.
 
     Args:
         p_values: In (0, 1], shape (n,) by name of the set.
+        calibration: Number of calibration inliers that the p-values were taken from.
 
     Raises:
-        DataError: If there is no set, or one is empty or leaves (0, 1].
+        DataError: If there is no set, or one is empty or leaves (0, 1], or calibration is below 1.
     """
+    if calibration < 1:
+        raise DataError(f"p-values come from at least 1 calibration image, got {calibration}")
     sets = _checked(p_values)
     for name, each in sets.items():
         if each.min() <= 0 or each.max() > 1:
             raise DataError(f"p-values of {name} must lie in (0, 1], got {each.min():g} to {each.max():g}")
     least = 10 ** math.floor(math.log10(min(0.1, *(float(each.min()) for each in sets.values()))))
-    reach = math.sqrt(math.log(2 / 0.05) / (2 * next(iter(sets.values())).size))
+    reach = _reach(next(iter(sets.values())).size, calibration)
     figure = Figure(figsize=(9, 4.5))
     for axes, levels in zip(figure.subplots(1, 2), (np.linspace(0, 1, 501), np.geomspace(least, 1, 501)), strict=True):
         band = np.clip(levels - reach, least / 10, 1), np.clip(levels + reach, least / 10, 1)
@@ -268,7 +272,7 @@ def p_value_reliability(p_values: Mapping[str, Stats]) -> Figure:
         axes.plot(levels, levels, color="#888888", linewidth=0.8)
         for number, (name, each) in enumerate(sets.items()):
             share = np.searchsorted(np.sort(each), levels, "right") / each.size
-            label = f"{name} (n = {each.size:,})"
+            label = f"{named(name)} (n = {each.size:,})"
             axes.plot(levels, share, color=colour(number), linestyle=dash(number), drawstyle="steps-post", label=label)
         axes.set(xlabel="level", ylabel="share of images with p ≤ level")
     linear, log = figure.axes
@@ -287,6 +291,17 @@ def _checked(sets: Mapping[str, Scores]) -> dict[str, Scores]:
 def _width(number: int, count: int) -> float:
     """Line width of a curve, thinner from one to the next, so that none hides the one beneath it."""
     return 1.4 + 2.0 * (count - number) / count
+
+
+def _reach(images: int, calibration: int) -> float:
+    """Half the height of the band that 95 % of the curves of conformal p-values of inliers stay in.
+
+    The p-values share one calibration set, so that two samples are compared: the distance between their
+    distributions is the two-sample one of Kolmogorov and Smirnov, bounded after Dvoretzky, Kiefer and
+    Wolfowitz (Wei and Dudley 2012). Between two of its levels, 1 / (calibration + 1) apart, the curve is flat
+    and the diagonal is not.
+    """
+    return math.sqrt(math.log(2 / 0.05) / 2 * (1 / images + 1 / calibration)) + 1 / (calibration + 1)
 
 
 def _density(places: Stats, edges: Stats) -> Stats:

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lit_od.errors import ConfigError
+from lit_od.manifest import one_line
 from lit_od.types import Scores, Stats
 
 P = ParamSpec("P")
@@ -102,6 +103,11 @@ def dash(number: int) -> str:
     return DASHES[number // len(COLOURS) % len(DASHES)]
 
 
+def named(name: str) -> str:
+    """A set's name as text of a picture: printable, and its dollars no beginning of a formula."""
+    return one_line(name).replace("$", r"\$")
+
+
 @dataclass(frozen=True, slots=True)
 class ScoreAxis:
     """An axis for scores: linear or logarithmic, with far outlying scores held at its edges.
@@ -180,7 +186,7 @@ def set_rows(sizes: Mapping[str, int]) -> tuple[Figure, Axes]:
     """Axes with a row for each set, the first on top, named with its number of images."""
     figure = Figure(figsize=(8, 1.2 + 0.75 * len(sizes)))
     axes = figure.subplots()
-    axes.set_yticks(range(len(sizes)), [f"{name}\nn = {size:,}" for name, size in sizes.items()])
+    axes.set_yticks(range(len(sizes)), [f"{named(name)}\nn = {size:,}" for name, size in sizes.items()])
     axes.set_ylim(len(sizes) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     return figure, axes

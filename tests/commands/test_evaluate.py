@@ -1,5 +1,8 @@
-"""`lit-od evaluate --record`: figures go where the card shows them, and nothing else changes."""
+"""`lit-od evaluate`: what it writes; with --record figures go where the card shows them, and nothing else changes."""
 
+import os
+
+from lit_od import cli
 from lit_od.bundle import CARD, Bundle
 from lit_od.evaluation.evaluate import evaluate
 from lit_od.scorer import Scorer
@@ -41,3 +44,14 @@ def test_without_it_the_bundle_stays(own_bundle, command):
     before = (own_bundle / "manifest.json").read_bytes()
     assert command("evaluate", own_bundle, "--inliers", INLIERS, "--outliers", f"g={GARMENTS}").status == 0
     assert (own_bundle / "manifest.json").read_bytes() == before
+
+
+def test_a_set_whose_name_is_no_unicode_is_written_and_recorded(own_bundle, capsysbinary, tmp_path):
+    name = os.fsdecode(b"\xff $\\foo$")
+    words = ["evaluate", own_bundle, "--inliers", INLIERS, "--outliers", f"{name}={GARMENTS}"]
+    words += ["--out", tmp_path / "out", "--record"]
+    assert cli.main([str(word) for word in words]) == 0
+    assert capsysbinary.readouterr().err == b""
+    assert os.fsencode(name) in (tmp_path / "out" / "table.txt").read_bytes()
+    assert (tmp_path / "out" / "histogram.png").stat().st_size > 10_000
+    assert r"against \udcff $\foo$ (inliers" in Bundle.read(own_bundle).files[CARD].decode()

@@ -24,6 +24,19 @@ def test_the_card_and_the_files(made_bundle: Bundle, command: Command) -> None:
         assert f"| {name} | {entry.size:,} | {entry.sha256[:16]}... |\n" in out
 
 
+def test_a_strangers_name_is_no_command_of_the_terminal(own_bundle: Path, command: Command, seal: Any) -> None:
+    def forge(tree: dict[str, Any]) -> None:
+        tree["name"] = "a\x1b[2J\n| threshold | 0 |"
+        tree["provenance"]["metrics"] = {"against \x1b[31ma|b": {"auroc": 0.5}}
+
+    seal(own_bundle, forge)
+    status, out, err = command("inspect", own_bundle)
+    assert (status, err) == (0, "")
+    assert "\x1b" not in out
+    assert out.startswith("# a\\x1b[2J / threshold / 0 /\n")
+    assert r"| metrics | against \x1b[31ma/b (auroc 0.5) |" in out
+
+
 def test_the_manifest_as_it_is(made_bundle: Bundle, command: Command) -> None:
     status, out, _ = command("inspect", made_bundle.path, "--json")
     assert status == 0

@@ -1,6 +1,7 @@
 import copy
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import matplotlib as mpl
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lit_od.calibration import Calibration
 from lit_od.errors import ConfigError, DataError
 from lit_od.evaluation import plots
 from lit_od.evaluation.style import ScoreAxis
@@ -76,11 +78,53 @@ def test_the_roc_curve_is_the_curve_and_the_dot_is_the_threshold():
 
 def test_valid_p_values_stay_within_their_band():
     p_values = {"inliers": np.arange(1, 501) / 500, "far": np.full(20, 1 / 501)}
-    figure = plots.p_value_reliability(p_values)
+    figure = plots.p_value_reliability(p_values, calibration=500)
     assert drawn(figure)
     diagonal, inliers, _ = figure.axes[0].lines
     np.testing.assert_allclose(inliers.get_ydata(), diagonal.get_ydata(), atol=1 / 500)
     assert figure.axes[1].get_xscale() == figure.axes[1].get_yscale() == "log"
+
+
+def band(images, calibration):
+    """Levels, shape (501,), and the lower and upper end of the drawn band at each."""
+    p_values = {"inliers": np.linspace(1e-9, 1, images)}
+    shape = plots.p_value_reliability(p_values, calibration=calibration).axes[0].collections[0].get_paths()[0].vertices
+    levels = np.linspace(0, 1, 501)
+    return levels, *(np.array([extreme(shape[shape[:, 0] == each, 1]) for each in levels]) for extreme in (min, max))
+
+
+@pytest.mark.parametrize(
+    ("images", "calibration"), [(1000, 250), (300, 300), (3000, 400), (2000, 20), (20, 1000), (10, 10)]
+)
+def test_the_band_holds_what_valid_p_values_give_over_calibration_sets_too(images, calibration):
+    rng = np.random.default_rng(0)
+    levels, low, high = band(images, calibration)
+    low = np.where(low <= low.min(), 0, low)  # where it would leave the logarithmic axes
+    within = []
+    for _ in range(2000):
+        held_out = Calibration.from_inliers(rng.normal(size=calibration), {"rule": "mean_std", "n": 2})
+        p_values = np.sort(held_out.p_values(rng.normal(size=images)))
+        share = np.searchsorted(p_values, levels, "right") / images
+        within.append(bool(((low <= share) & (share <= high)).all()))
+    assert np.mean(within) >= 0.95
+
+
+def test_the_band_is_no_wider_than_it_must_be():
+    _, low, high = band(1000, 250)
+    assert (high - low).max() == pytest.approx(2 * (1.36 * np.sqrt(1 / 1000 + 1 / 250) + 1 / 251), rel=2e-3)
+
+
+@pytest.mark.parametrize("plot", [*BY_SET, *CURVES, plots.p_value_reliability])
+def test_any_name_of_a_set_can_be_drawn(plot, tmp_path):
+    names = [r"$\foo$", "one $", r"a\$b$", "\udcff", "a\x1b[31mb", "$x$ \udcfe$"]
+    scores = {name: USUAL["near"] / USUAL["near"].max() for name in names}
+    given = (USUAL["inliers"], scores) if plot in CURVES else (scores,)
+    figure = plot(*given, calibration=9) if plot is plots.p_value_reliability else plot(*given)
+    assert drawn(figure)
+    plots.save(figure, tmp_path / "a.svg")
+    text = "".join(ElementTree.parse(tmp_path / "a.svg").getroot().itertext())
+    for shown in (r"$\foo$", "one $", r"a\$b$", r"\udcff", r"a\x1b[31mb", r"$x$ \udcfe$"):
+        assert f"{shown}\n" in text or f"{shown}, AU" in text or f"{shown} (n" in text
 
 
 def test_learning_curves_draw_the_means_of_each_epoch():
@@ -180,7 +224,9 @@ def test_sets_that_cannot_be_drawn_are_refused(plot):
 
 def test_other_refusals(tmp_path):
     with pytest.raises(DataError, match=r"p-values of inliers must lie in \(0, 1\], got 0 to 0\.5"):
-        plots.p_value_reliability({"inliers": np.array([0.0, 0.5])})
+        plots.p_value_reliability({"inliers": np.array([0.0, 0.5])}, calibration=1)
+    with pytest.raises(DataError, match="at least 1 calibration image, got 0"):
+        plots.p_value_reliability({"inliers": np.array([0.5])}, calibration=0)
     with pytest.raises(DataError, match='a column "epoch", got loss'):
         plots.learning_curves({"loss": [1.0]})
     with pytest.raises(DataError, match="columns must be of one length"):

@@ -1,13 +1,17 @@
 """The report: one file that holds all that it shows, and whose threshold can be moved."""
 
+import dataclasses
 import json
+import os
 import re
 import struct
 from base64 import b64decode
 
+import msgspec
 import numpy as np
 import pytest
 
+from lit_od import cli
 from lit_od.errors import DataError
 from lit_od.evaluation.rates import rates
 from lit_od.evaluation.report import report
@@ -148,6 +152,46 @@ def test_the_command_writes_the_page_and_prints_the_table(made_bundle, command, 
     assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+def test_files_and_sets_whose_names_are_no_unicode_are_shown(made_bundle, capsysbinary, digits, tmp_path):
+    odd = os.fsdecode(b"\xff")
+    folder = tmp_path / odd
+    folder.mkdir()
+    for row, source in enumerate(digits[1200:1206]):
+        source.decode().save(folder / f"{odd}{row}.png")
+    words = ["--inliers", folder, "--outliers", f"{odd} $\\foo$={ASSETS}/garments.npz:images", "--normal", folder]
+    words = ["report", made_bundle.path, *words, "--out", tmp_path / "page.html"]
+    assert cli.main([str(word) for word in words]) == 0
+    assert capsysbinary.readouterr().err == b""
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert rf'alt="{tmp_path}/\udcff/\udcff0.png"' in html
+    assert re.search(r'alt="nearest normal image 1: [^"]*\\udcff\d.png"', html)
+    assert r"<h3>\udcff $\foo$</h3>" in html
+    assert html.count(r"\udcff $\foo$ (n = 1,000)") == 2  # in the legends of two pictures
+    assert data_of(html)["sets"][1]["name"] == r"\udcff $\foo$"
+
+
+def test_a_strangers_bundle_puts_no_commands_on_the_page(made_bundle, sets):
+    forged = msgspec.structs.replace(made_bundle.manifest, name="a\x1b[2J\x00<b>")
+    bundle = dataclasses.replace(made_bundle, manifest=forged)
+    html = report(bundle, Scorer.of(bundle, threads=1), sets).html
+    assert r"<h1>a\x1b[2J\x00&lt;b&gt;</h1>" in html
+
+
+def test_the_nearest_may_be_looked_for_among_torchvisions_sets(made_bundle, command, tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
+    for prefix in ("train", "t10k"):
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, 5, 28, 28) + pixels.tobytes())
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, 5) + bytes(range(5)))
+    words = ["--inliers", f"{ASSETS}/digits.npz:test_images", "--outliers", f"x={ASSETS}/garments.npz:images"]
+    words += ["--normal", "mnist:train:1,2,3", f"--data.root={tmp_path}", "--out", tmp_path / "page.html"]
+    done = command("report", made_bundle.path, *words)
+    assert (done.status, done.err) == (0, "")
+    near = re.findall(r'alt="nearest normal image \d: ([^"]*)"', (tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert set(near) == {f"mnist:train#{row}" for row in (1, 2, 3)}
+
+
 @pytest.mark.parametrize("name", ["page.txt", "folder.html"])
 def test_the_command_refuses_another_ending_and_a_folder(made_bundle, command, tmp_path, name):
     (tmp_path / "folder.html").mkdir()
@@ -217,6 +261,60 @@ def test_the_slider_moves_the_figures_to_what_python_computes(page, file, made_b
             assert all(request.startswith(("file:", "data:")) for request in tab.requests)
             tab.screenshot(tmp_path / f"{width}.png")
             assert (tmp_path / f"{width}.png").stat().st_size > 20_000
+
+
+def test_nine_sets_can_be_told_apart_in_light_and_dark(made_bundle, digits, garments, tmp_path):
+    sets = [ImageSet(f"set {number}", garments[20 * number : 20 * number + 20], GREY) for number in range(8)]
+    images = ImageSets(ImageSet("inliers", digits[1200:1240], GREY), sets)
+    out = tmp_path / "nine.html"
+    out.write_text(report(made_bundle, Scorer.of(made_bundle, threads=1), images).html, encoding="utf-8")
+    with Browser.start() as browser:
+        for dark in (False, True):
+            tab = browser.page(width=1400, dark=dark)
+            tab.open(out.as_uri())
+            looks = {
+                where: tab.evaluate(
+                    f"[...document.querySelectorAll('{where}')].map(getComputedStyle)"
+                    ".map(drawn => [drawn.stroke, drawn.strokeDasharray])"
+                )
+                for where in ("#chart path[fill=none]", "#legend .swatch line", "#counts .swatch line")
+            }
+            lines = looks["#chart path[fill=none]"]
+            assert all(each == lines for each in looks.values())
+            assert len({tuple(each) for each in lines}) == len(lines) == 9
+            assert lines[6][0] == tab.evaluate("getComputedStyle(document.body).color")
+            assert [dash == "none" for _, dash in lines] == [True] * 7 + [False] * 2
+            assert tab.unnamed() == []
+            assert tab.complaints == []
+            tab.screenshot(tmp_path / f"nine-{'dark' if dark else 'light'}.png")
+
+
+def test_a_path_is_cut_off_at_its_beginning_and_reads_from_left_to_right(made_bundle, digits, tmp_path):
+    paths = ["/data/x.png", f"/{'long' * 10}/y.png"]
+    named = [dataclasses.replace(source, name=path) for source, path in zip(digits, paths, strict=False)]
+    images = ImageSets(ImageSet("inliers", named, GREY), [ImageSet("others", digits[:3], GREY)])
+    out = tmp_path / "paths.html"
+    out.write_text(report(made_bundle, Scorer.of(made_bundle, threads=1), images).html, encoding="utf-8")
+    with Browser.start() as browser:
+        tab = browser.page()
+        tab.open(out.as_uri())
+        for path in paths:
+            first, last, box = tab.evaluate(
+                """(name => {
+                    const path = [...document.querySelectorAll('.path')].find(each => each.textContent === name);
+                    const text = document.createTreeWalker(path, NodeFilter.SHOW_TEXT).nextNode();
+                    const left = at => {
+                        const letter = document.createRange();
+                        letter.setStart(text, at);
+                        letter.setEnd(text, at + 1);
+                        return letter.getBoundingClientRect().left;
+                    };
+                    return [left(0), left(name.length - 1), path.getBoundingClientRect().toJSON()];
+                })"""
+                f"({json.dumps(path)})"
+            )
+            assert first < last
+            assert box["left"] < last < box["right"]  # the file's name is what remains of a long path
 
 
 def test_a_threshold_that_is_no_number_is_told(file):

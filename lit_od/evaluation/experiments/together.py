@@ -8,6 +8,7 @@ from typing import Any
 
 from lit_od.errors import ConfigError
 from lit_od.evaluation.experiments import Options, Report, Row
+from lit_od.folders import replacing_file
 
 SUMMARY = "summary.json"
 """What is kept of a finished experiment beside its report."""
@@ -23,41 +24,47 @@ class Finished:
         name: Of the experiment.
         rows: Its chief figures.
         seconds: Wall time of its run.
+        quick: Whether it was a smoke run.
     """
 
     name: str
     rows: tuple[Row, ...]
     seconds: float
+    quick: bool
 
 
 def keep_report(report: Report, out: Path) -> None:
     """Write an experiment's tables and figures to its folder."""
-    (out / "report.txt").write_text(report.text + "\n", encoding="utf-8")
-    (out / "report.json").write_text(json.dumps(report.figures, indent=2) + "\n", encoding="utf-8")
+    keep(report.text + "\n", out / "report.txt")
+    keep(json.dumps(report.figures, indent=2) + "\n", out / "report.json")
 
 
 def keep_summary(name: str, options: Options, report: Report, seconds: float) -> Finished:
     """Write down that an experiment has come to its end, and how it was run."""
-    tree = {"options": _told(options), "seconds": seconds, "rows": [asdict(row) for row in report.rows]}
-    (options.out / SUMMARY).write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
-    return Finished(name, report.rows, seconds)
+    rows = [asdict(row) for row in report.rows]
+    tree = {"name": name, "options": _told(options), "seconds": seconds, "rows": rows}
+    keep(json.dumps(tree, indent=2) + "\n", options.out / SUMMARY)
+    return Finished(name, report.rows, seconds, options.quick)
+
+
+def keep(text: str, file: Path) -> None:
+    """Write a file that is there whole, as it was or as it shall be, whatever happens."""
+    with replacing_file(file) as fresh:
+        fresh.write_text(text, encoding="utf-8")
 
 
 def take_up(name: str, options: Options) -> Finished | None:
-    """An experiment that was finished with the same options in the same folder; None where there is none.
+    """An experiment that was finished with the same options in the same folder; None where there is none."""
+    kept = _summary_in(options.out, name)
+    return kept[0] if kept is not None and kept[1] == _told(options) else None
 
-    Raises:
-        ConfigError: If the summary there cannot be read.
-    """
-    file = options.out / SUMMARY
-    if not file.is_file():
-        return None
-    try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
-        found = Finished(name, tuple(Row(**row) for row in tree["rows"]), float(tree["seconds"]))
-        return found if tree["options"] == _told(options) else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{file} is no summary of an experiment: remove it") from error
+
+def require_own_folder(name: str, options: Options) -> None:
+    """Raise ConfigError if a full run would write over a smoke run, or a smoke run over the work of hours."""
+    kept = _summary_in(options.out, name)
+    if kept is not None and kept[0].quick != options.quick:
+        held = "smoke run (--quick)" if kept[0].quick else "full run"
+        raise ConfigError(f"{options.out} holds a {held}: name another --out, or remove it")
 
 
 def table_of(finished: Iterable[Finished]) -> str:
@@ -65,8 +72,9 @@ def table_of(finished: Iterable[Finished]) -> str:
     lines = [_line(HEADS), _line(["---"] * len(HEADS))]
     for each in finished:
         for number, row in enumerate(each.rows):
-            first = (f"`{each.name}`", duration(each.seconds)) if number == 0 else ("", "")
-            lines.append(_line([first[0], row.what, row.published, row.ours, row.differs, first[1]]))
+            first, time = (f"`{each.name}`", duration(each.seconds)) if number == 0 else ("", "")
+            first += " smoke run" if each.quick else ""
+            lines.append(_line([first.strip(), row.what, row.published, row.ours, row.differs, time]))
     return "\n".join(lines) + "\n"
 
 
@@ -75,6 +83,17 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _summary_in(folder: Path, name: str) -> tuple[Finished, dict[str, Any]] | None:
+    """What is kept of an experiment in its folder, and its options; None where nothing is, or nothing whole."""
+    try:
+        tree = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        rows, told = tuple(Row(**row) for row in tree["rows"]), dict(tree["options"])
+        own = tree.get("name", name) == name
+        return (Finished(name, rows, float(tree["seconds"]), told["quick"]), told) if own else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _told(options: Options) -> dict[str, Any]:

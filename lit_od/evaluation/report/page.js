@@ -1,10 +1,15 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
+  const dashes = ["none", "10 5", "2 4", "10 4 2 4"]; // the next one where there are more sets than colours
   const sets = data.sets.map((each, number) => ({
     name: each.name,
     scores: decoded(each.scores),
-    colour: data.colours[number % data.colours.length],
+    pen: {
+      fill: "none",
+      stroke: data.colours[number % data.colours.length],
+      "stroke-dasharray": dashes[Math.floor(number / data.colours.length) % dashes.length],
+    },
   }));
   const slider = document.getElementById("slider");
   const value = document.getElementById("value");
@@ -66,9 +71,9 @@
         path += `L${(bin * width) / bins} ${y}L${((bin + 1) * width) / bins} ${y}`;
       });
       path += `L${width} ${height}`;
-      const colour = sets[number].colour;
-      svg.append(element("path", { d: `${path}Z`, fill: colour, "fill-opacity": 0.22 }));
-      svg.append(element("path", { d: path, fill: "none", stroke: colour, "stroke-width": 2 }));
+      const { pen } = sets[number];
+      svg.append(element("path", { d: `${path}Z`, fill: pen.stroke, "fill-opacity": 0.22 }));
+      svg.append(element("path", { d: path, ...pen, "stroke-width": 2 }));
     });
     for (let tick = 0; tick <= 4; tick++) {
       const x = (tick * width) / 4;
@@ -81,7 +86,7 @@
     svg.append(line);
     const chart = document.getElementById("chart");
     chart.append(svg);
-    document.getElementById("legend").append(...sets.map(({ name, colour }) => labelled(name, colour)));
+    document.getElementById("legend").append(...sets.map(labelled));
     const drag = (event) => {
       const box = svg.getBoundingClientRect();
       const share = Math.min(1, Math.max(0, (event.clientX - box.left) / box.width));
@@ -97,23 +102,22 @@
     });
   }
 
-  function labelled(name, colour) {
+  function labelled({ name, pen }) {
     const label = document.createElement("span");
-    const swatch = document.createElement("span");
-    swatch.className = "swatch";
-    swatch.style.background = colour;
+    const swatch = element("svg", { class: "swatch", viewBox: "0 0 40 12", "aria-hidden": "true" });
+    swatch.append(element("line", { x1: 0, x2: 40, y1: 6, y2: 6, ...pen, "stroke-width": 6 }));
     label.append(swatch, name);
     return label;
   }
 
   function drawTable() {
-    sets.forEach(({ name, scores, colour }) => {
+    sets.forEach((each) => {
       const row = body.insertRow();
       const head = document.createElement("th");
       head.scope = "row";
-      head.append(labelled(name, colour));
+      head.append(labelled(each));
       row.append(head);
-      row.insertCell().textContent = scores.length.toLocaleString("en");
+      row.insertCell().textContent = each.scores.length.toLocaleString("en");
       for (let column = 0; column < 5; column++) row.insertCell();
     });
   }

@@ -23,6 +23,7 @@ from lit_od.evaluation.evaluate import TITLES, Evaluation, SetFigures, SetSummar
 from lit_od.evaluation.report.galleries import SEARCHED, Card, Gallery, Normals, gallery
 from lit_od.evaluation.sets import ImageSet, ImageSets, score_set
 from lit_od.evaluation.style import COLOURS, ScoreAxis, drawing
+from lit_od.manifest import one_line
 from lit_od.maps import HeatMaps
 from lit_od.scorer import Scorer
 from lit_od.types import Images, Scores
@@ -34,6 +35,9 @@ QUALITY = 85
 """Of JPEG; images of at most `EXACT` pixels a side are kept as PNG, without loss."""
 
 EXACT = 40
+
+INK = {"#000000": "currentColor"}
+"""What colours of the pictures are on the page, whose ground may be dark; it turns the pictures itself."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,8 +105,15 @@ def report(bundle: Bundle, scorer: Scorer, images: ImageSets, *, normals: ImageS
 
 
 def _template() -> Any:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable
+    )
     return environment.from_string(_packaged("page.html"))
+
+
+def _printable(value: Any) -> Any:
+    """Text such that a page can hold it: names of files and sets need not be Unicode. The rest as it is."""
+    return one_line(value, len(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _packaged(name: str) -> Markup:
@@ -115,9 +126,9 @@ def _data(scores: Mapping[str, Scores], threshold: float) -> dict[str, Any]:
     return {
         "threshold": threshold,
         "axis": {"log": axis.log, "low": float(axis.low), "high": float(axis.high)},
-        "colours": COLOURS,
+        "colours": [INK.get(colour, colour) for colour in COLOURS],
         "sets": [
-            {"name": name, "scores": base64.b64encode(np.sort(each).astype("<f8").tobytes()).decode()}
+            {"name": _printable(name), "scores": base64.b64encode(np.sort(each).astype("<f8").tobytes()).decode()}
             for name, each in scores.items()
         ],
     }
@@ -150,7 +161,7 @@ def _pictures(
         ("Receiver operating characteristic", plots.roc_curves(inliers, outliers, threshold)),
         ("Precision and recall", plots.precision_recall(inliers, outliers, threshold)),
         ("Scores in the order of the images", plots.score_against_index(scores, threshold)),
-        ("Reliability of p-values", plots.p_value_reliability(p_values)),
+        ("Reliability of p-values", plots.p_value_reliability(p_values, calibration=bundle.calibration.scores.size)),
     ]
     return [(title, _svg(figure, number, title)) for number, (title, figure) in enumerate(drawn)]
 
