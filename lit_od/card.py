@@ -70,6 +70,9 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
         ),
         ("made", _value(made.created) + (f", seed {made.seed}" if made.seed is not None else "")),
     ]
+    pixels = manifest.calibration.pixel_threshold
+    if pixels is not None:
+        facts.insert(-1, ("pixels", f"a squared error above {pixels:.6g} stands out: 1 % of the inliers' pixels have one"))
     if made.recipe and made.recipe.get("description"):
         facts.insert(0, ("made for", _value(made.recipe["description"], limit=400)))
     facts += [

@@ -36,6 +36,14 @@ def test_it_states_the_manifests_facts(made_bundle: Bundle) -> None:
     assert "metrics" not in facts
 
 
+def test_it_states_the_threshold_of_pixels(made_bundle: Bundle) -> None:
+    assert "pixels" not in rows(model_card(made_bundle.manifest, made_bundle.calibration))
+    entry = msgspec.structs.replace(made_bundle.manifest.calibration, pixel_threshold=0.0125)
+    manifest = msgspec.structs.replace(made_bundle.manifest, calibration=entry)
+    found = rows(model_card(manifest, made_bundle.calibration))
+    assert found["pixels"] == "a squared error above 0.0125 stands out: 1 % of the inliers' pixels have one"
+
+
 def test_it_warns_where_the_interval_promises_too_much(made_bundle: Bundle) -> None:
     high = made_bundle.calibration.with_rule({"rule": "max_f1"}, outliers=made_bundle.calibration.scores + 1000)
     line = rows(model_card(made_bundle.manifest, high))["threshold"]
