@@ -80,8 +80,12 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return (*self.size, self.channels)
 
 
-def open_image(file: Path | bytes) -> Image.Image:
+def open_image(file: Path | bytes, *, most: int = MAX_PIXELS) -> Image.Image:
     """Decode an image file, or the bytes of one, upright and whole.
+
+    Args:
+        file: The file.
+        most: Pixels that it may have, at most MAX_PIXELS.
 
     Raises:
         ImageError: If it cannot be read; the message holds the cause, not the path.
@@ -90,30 +94,30 @@ def open_image(file: Path | bytes) -> Image.Image:
         if (_file_size(file) if isinstance(file, Path) else len(file)) == 0:
             raise ImageError("empty file")
         with Image.open(file if isinstance(file, Path) else io.BytesIO(file)) as image:
-            return loaded(image)
+            return loaded(image, most=most)
     except ImageError:
         raise
     except FileNotFoundError:
         raise ImageError("no such file") from None
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
-        raise ImageError(_cause(error)) from error
+        raise ImageError(_cause(error, most)) from error
 
 
-def loaded(image: Image.Image) -> Image.Image:
+def loaded(image: Image.Image, *, most: int = MAX_PIXELS) -> Image.Image:
     """An image that Pillow has opened, decoded and upright.
 
     Raises:
-        ImageError: If it cannot be decoded, or has no pixels, or more than MAX_PIXELS.
+        ImageError: If it cannot be decoded, or has no pixels, or more than `most`.
     """
     if image.width * image.height == 0:
         raise ImageError(f"{image.width}x{image.height} pixels, wanted at least one")
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(f"{image.width}x{image.height} pixels exceed the limit of {MAX_PIXELS:,}")
+    if image.width * image.height > most:
+        raise ImageError(f"{image.width}x{image.height} pixels exceed the limit of {most:,}")
     try:
         image.load()
         return ImageOps.exif_transpose(image)
     except Exception as error:  # as in open_image
-        raise ImageError(_cause(error)) from error
+        raise ImageError(_cause(error, most)) from error
 
 
 def prepare(image: Image.Image | NDArray[np.uint8], how: Preparation) -> Images:
@@ -140,12 +144,12 @@ def prepare(image: Image.Image | NDArray[np.uint8], how: Preparation) -> Images:
     return np.asarray(image, dtype=np.uint8).reshape(how.shape)
 
 
-def _cause(error: Exception) -> str:
+def _cause(error: Exception, most: int) -> str:
     """One line that says what is wrong with an image that Pillow could not decode."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image that can be decoded"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"its pixels exceed the limit of {MAX_PIXELS:,}"
+        return f"its pixels exceed the limit of {most:,}"
     if isinstance(error, OSError) and error.strerror:  # the system's, not a decoder's
         return error.strerror.lower()
     lines = str(error).strip().splitlines()

@@ -23,6 +23,7 @@ from lit_od.cli import DONE
 from lit_od.commands import no_overrides
 from lit_od.commands.score import add_session_arguments, positive, session_options
 from lit_od.errors import ConfigError, missing_extra
+from lit_od.images import MAX_PIXELS
 from lit_od.loading import thread_count
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--normal", metavar="PATH", nargs="+", help="normal images to show beside those scored")
     parser.add_argument("--max-body", metavar="MIB", type=positive, help="largest request (64)")
     parser.add_argument("--max-images", metavar="N", type=positive, help="images a request (1024)")
+    parser.add_argument("--max-pixels", metavar="MILLIONS", type=_megapixels, help="pixels of one image (50)")
+    parser.add_argument("--max-time", metavar="SECONDS", type=positive, help="time to wait and score a request (300)")
     parser.add_argument("--queue", metavar="N", type=positive, help="requests that may wait; others get 503 (256)")
     parser.add_argument("--patience", metavar="SECONDS", type=positive, help="time of a client that sends slowly (15)")
     add_session_arguments(parser)
@@ -97,7 +100,7 @@ def named(bundles: Sequence[str]) -> dict[str, str]:
 
 
 def _limits(args: argparse.Namespace) -> "Limits":
-    from lit_od.serving.limits import MIB, Limits
+    from lit_od.serving.limits import MIB, MILLION, Limits
 
     usual = Limits()
     body = MIB * args.max_body if args.max_body else usual.body
@@ -105,9 +108,18 @@ def _limits(args: argparse.Namespace) -> "Limits":
         body=body,
         memory=max(usual.memory, 2 * body),
         images=args.max_images or usual.images,
+        pixels=MILLION * args.max_pixels if args.max_pixels else usual.pixels,
+        time=args.max_time or usual.time,
         queue=args.queue or usual.queue,
         patience=args.patience or usual.patience,
     )
+
+
+def _megapixels(text: str) -> int:
+    most = MAX_PIXELS // 1_000_000
+    if (number := positive(text)) > most:
+        raise argparse.ArgumentTypeError(f"must be at most {most}, the largest image that is decoded, got {number}")
+    return number
 
 
 def _port(text: str) -> int:

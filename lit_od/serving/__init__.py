@@ -2,7 +2,7 @@
 
 The way of a request:
 
-    connection.py   bytes from the socket; a client that dawdles is answered 408 and left
+    connection.py   bytes from the socket; a client that dawdles is answered 408 and left, one too many 503
     gate.py         who may ask: hosts and origins; an answer that arrives though the body was not wanted
     intake.py       the body, within its limits of size, time and memory
     protocol.py     the Open Inference Protocol: a request to images and wanted outputs, verdicts to an answer

@@ -62,6 +62,7 @@ class Site:
                 request.headers.get(LENGTH_HEADER),
                 known=model.outputs,
                 most=self.intake.limits.images,
+                pixels=self.intake.limits.pixels,
             )
             columns = joined(await self._scored(request, model, asked))
         if "error" not in asked.outputs:
@@ -74,16 +75,24 @@ class Site:
         return Response(text, media_type="application/octet-stream", headers={LENGTH_HEADER: str(length)})
 
     async def _scored(self, request: Request, model: Model, asked: Asked) -> list[Answers]:
-        """The answers to a request's pieces; those of a client that leaves are dropped."""
+        """The answers to a request's pieces; those of a client that leaves are dropped.
+
+        Raises:
+            Refused: 503 where the queue is full, 504 where they take too long.
+            ClientGone: If the client leaves.
+        """
+        limit = self.intake.limits.time
         pieces = self.engine.submit(model, asked.sources, frozenset(asked.outputs))
         scored = asyncio.gather(*map(asyncio.wrap_future, pieces))
         gone = asyncio.ensure_future(request.receive())  # the body has been read: all that can come is a farewell
         try:
             both: set[asyncio.Future[Any]] = {scored, gone}
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if not scored.done():
+            await asyncio.wait(both, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            if scored.done():
+                return scored.result()
+            if gone.done():
                 raise ClientGone
-            return scored.result()
+            raise Refused(504, f"not scored within {limit:g} s: send fewer images, or start with --max-time")
         finally:
             scored.cancel()
             gone.cancel()

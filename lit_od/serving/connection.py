@@ -2,27 +2,44 @@
 
 import asyncio
 import json
+import socket
 from http import HTTPStatus
 from typing import ClassVar
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from lit_od.serving.limits import RETRY_AFTER, Limits
+
+SPARE = 128
+"""Connections that may wait at a time to be turned away, besides those that are let in."""
+
+UNSENT = 128 * 1024
+"""Bytes that the system takes ahead of what it can send. It would take megabytes at a time, and be given none for so
+long that a client which reads steadily seems not to read."""
+
 
 class Connection(H11Protocol):
-    """HTTP/1.1 with limits of time on a request's head and on a client that does not read its answer.
+    """HTTP/1.1 with limits of connections, and of time on a request's head and on the reading of its answer.
 
     Attributes:
-        patience: Seconds for either.
+        limits: The limits.
     """
 
-    patience: ClassVar[float] = 15.0
+    limits: ClassVar[Limits] = Limits()
     _head: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
+    _left = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
-        """Start to wait for the first head."""
+        """Start to wait for the first head, or turn one connection too many away."""
         super().connection_made(transport)
-        self._head = self.loop.call_later(self.patience, self._head_is_late)
+        if len(self.connections) > self.limits.connections:
+            self.connections.discard(self)
+            transport.set_protocol(TurnedAway(transport, self.limits))
+            return
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
+        self._head = self.loop.call_later(self.limits.patience, self._head_is_late)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; a head that has begun must end in time, whatever drips in."""
@@ -32,7 +49,7 @@ class Connection(H11Protocol):
             _cancel(self._head)
             self._head = None
         elif self._head is None and not self.transport.is_closing():
-            self._head = self.loop.call_later(self.patience, self._head_is_late)
+            self._head = self.loop.call_later(self.limits.patience, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing more."""
@@ -41,12 +58,13 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client does not read: give it some time."""
+        """The client does not read as fast as it is sent to: give it some time."""
         super().pause_writing()
-        self._unread = self.loop.call_later(self.patience, self.transport.abort)
+        self._left = self.transport.get_write_buffer_size()
+        self._unread = self.loop.call_later(self.limits.patience, self._answer_is_unread)
 
     def resume_writing(self) -> None:
-        """The client has read."""
+        """The client has read nearly all."""
         _cancel(self._unread)
         super().resume_writing()
 
@@ -59,17 +77,66 @@ class Connection(H11Protocol):
         if not begun:  # a browser's spare connection, say
             self.transport.close()
         elif not self.transport.is_closing():
-            message = f"the head of the request did not come within {self.patience:g} s"
+            message = f"the head of the request did not come within {self.limits.patience:g} s"
             self._answer(HTTPStatus.REQUEST_TIMEOUT, message)
 
+    def _answer_is_unread(self) -> None:
+        """As with a body that comes: bytes buy time, and never more than patience at once."""
+        left = self.transport.get_write_buffer_size()
+        read, self._left = self._left - left, left
+        if read <= 0:
+            self.transport.abort()
+        else:
+            more = min(read / self.limits.rate, self.limits.patience)
+            self._unread = self.loop.call_later(more, self._answer_is_unread)
+
     def _answer(self, status: HTTPStatus, message: str) -> None:
-        body = json.dumps({"error": message}).encode()
-        head = (
-            f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
+        self.transport.write(_refusal(status, message))
         self.transport.close()
+
+
+class TurnedAway(asyncio.Protocol):
+    """A connection too many, answered once it asks.
+
+    An answer ahead of the question confuses clients; and were the connection closed while the client still
+    sends, it would be reset and the answer lost. So it is heard out for a moment, unless too many are.
+    """
+
+    _all: ClassVar[set["TurnedAway"]] = set()
+
+    def __init__(self, transport: asyncio.Transport, limits: Limits) -> None:
+        self._transport = transport
+        message = f"the server has {limits.connections} connections: try again"
+        self._told = _refusal(HTTPStatus.SERVICE_UNAVAILABLE, message, f"retry-after: {RETRY_AFTER}\r\n")
+        self._all.add(self)
+        self._end = asyncio.get_running_loop().call_later(limits.drain if len(self._all) <= SPARE else 0, self._leave)
+
+    def data_received(self, data: bytes) -> None:
+        """Answer, whatever it is."""
+        if self._told:
+            self._transport.write(self._told)
+            self._transport.write_eof()
+            self._told = b""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing more."""
+        self._all.discard(self)
+        self._end.cancel()
+
+    def _leave(self) -> None:
+        if self._told:
+            self._transport.write(self._told)
+        self._transport.close()
+
+
+def _refusal(status: HTTPStatus, message: str, headers: str = "") -> bytes:
+    """An answer as the application gives it."""
+    body = json.dumps({"error": message}).encode()
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n{headers}"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> None:

@@ -13,8 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from lit_od.loading import RUN
-from lit_od.serving.intake import RETRY_AFTER
-from lit_od.serving.limits import Refused
+from lit_od.serving.limits import RETRY_AFTER, Refused
 from lit_od.serving.models import MAP, Answers, Model
 from lit_od.sources import Source
 

@@ -7,13 +7,10 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from lit_od.serving.limits import MIB, ClientGone, Limits, Refused
+from lit_od.serving.limits import MIB, RETRY_AFTER, ClientGone, Limits, Refused
 
 TYPES = ("application/json", "application/octet-stream")
 """Content types of a request; one that names none is taken for what its headers make it."""
-
-RETRY_AFTER = 1
-"""Seconds after which to try again where the server is full."""
 
 
 def require_type(request: Request) -> None:
@@ -71,18 +68,22 @@ class _Room:
         if int(request.headers.get("content-length", "0")) > limits.body:
             raise _too_large(limits)
         body = bytearray()
-        begun = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time
+        begun = now()
+        deadline = begun + limits.patience
         while True:
             try:
-                async with asyncio.timeout_at(begun + limits.patience + len(body) / limits.rate):
+                async with asyncio.timeout_at(deadline):
                     message = await request.receive()
             except TimeoutError:
-                took = asyncio.get_running_loop().time() - begun
+                took = now() - begun
                 raise Refused(408, f"the body came too slowly: {len(body)} bytes in {took:.0f} s") from None
             if message["type"] == "http.disconnect":
                 raise ClientGone
             self._take(len(message["body"]))
             body += message["body"]
+            # Bytes buy time, yet who has sent many at once may not be silent for long: the body holds memory.
+            deadline = min(deadline + len(message["body"]) / limits.rate, now() + limits.patience)
             if not message["more_body"]:
                 return body
 

@@ -3,29 +3,38 @@
 from dataclasses import dataclass
 
 MIB = 2**20
+MILLION = 10**6
+
+RETRY_AFTER = 1
+"""Seconds after which to try again where the server is full."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds of memory and time. An image's pixels are bounded where it is decoded, in `lit_od.images`.
+    """Bounds of memory and time.
 
     Attributes:
         body: Bytes of one request.
         images: Images of one request.
+        pixels: Pixels of one image, at most those that `lit_od.images` decodes.
         queue: Requests that wait or are being scored.
         memory: Bytes of all bodies at once.
         connections: Open connections; many systems allow a process some 1,000 files.
-        patience: Seconds that a client may take over a request's head, and over its body before `rate` counts.
-        rate: Bytes a second at which a body must come in the long run.
+        time: Seconds that a request may wait and be scored, once its body is there.
+        patience: Seconds that a client may take over a request's head, be silent within its body, or read nothing of
+            its answer.
+        rate: Bytes a second at which a body must come, and an answer be read, in the long run.
         drain: Seconds for which an unwanted body is still read, so that its sender gets to read the answer.
         grace: Seconds that requests may go on when the server is stopped.
     """
 
     body: int = 64 * MIB
     images: int = 1024
+    pixels: int = 50 * MILLION
     queue: int = 256
     memory: int = 512 * MIB
     connections: int = 512
+    time: float = 300.0
     patience: float = 15.0
     rate: int = 64 * 1024
     drain: float = 2.0

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from PIL import Image
 
+from lit_od.images import MAX_PIXELS, open_image
 from lit_od.serving import tensors
 from lit_od.serving.limits import Refused
 from lit_od.serving.tensors import Column
@@ -30,23 +32,36 @@ LENGTH_HEADER = "Inference-Header-Content-Length"
 _POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 
 
-class _Input(msgspec.Struct):
+class _Parameters(msgspec.Struct, frozen=True, gc=False):
+    """Those that mean something here. Others are skipped as text: decoded, lists of lists are 20 times as large."""
+
+    binary_data_size: int | None = None
+    binary_data: bool | None = None
+    binary_data_output: bool = False
+    classification: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    shared_memory_region: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_NONE = _Parameters()
+
+
+class _Input(msgspec.Struct, gc=False):
     name: str
     shape: list[int]
     datatype: str
-    parameters: dict[str, Any] = {}
+    parameters: _Parameters = _NONE
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-class _Output(msgspec.Struct):
+class _Output(msgspec.Struct, gc=False):
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: _Parameters = _NONE
 
 
 class _Inference(msgspec.Struct):
     inputs: list[_Input]
     id: str = ""
-    parameters: dict[str, Any] = {}
+    parameters: _Parameters = _NONE
     outputs: list[_Output] = []
 
 
@@ -65,7 +80,22 @@ class Asked:
     outputs: Mapping[str, bool]
 
 
-def read(body: bytes | bytearray, json_length: str | None, *, known: Collection[str], most: int) -> Asked:
+@dataclass(frozen=True, slots=True)
+class SentImage(EncodedImage):
+    """An image file from a client.
+
+    Attributes:
+        pixels: Pixels that it may have.
+    """
+
+    pixels: int = MAX_PIXELS
+
+    def decode(self) -> Image.Image:
+        """The image, upright. Raises ImageError where the bytes cannot be read, or its header says too many pixels."""
+        return open_image(self.data, most=self.pixels)
+
+
+def read(body: bytes | bytearray, json_length: str | None, *, known: Collection[str], most: int, pixels: int) -> Asked:
     """Read a request.
 
     Args:
@@ -73,9 +103,10 @@ def read(body: bytes | bytearray, json_length: str | None, *, known: Collection[
         json_length: Bytes of the JSON, from its header; None where there is nothing else.
         known: Outputs that the model has.
         most: Images that a request may hold.
+        pixels: Pixels that an image may have; a file with more becomes an error when it is decoded.
 
     Raises:
-        Refused: 400 where it is not as the protocol has it, 413 where it holds too many images.
+        Refused: 400 where it is not as the protocol has it, 413 where it holds too many images or pixels.
     """
     end = len(body)
     if json_length is not None:
@@ -86,14 +117,16 @@ def read(body: bytes | bytearray, json_length: str | None, *, known: Collection[
         given = msgspec.json.decode(memoryview(body)[:end], type=_Inference)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(400, f"the request is not as the protocol has it: {error}") from None
-    sources = _sources(given.inputs, memoryview(body)[end:], most)
-    if "classification" in {key for each in given.outputs for key in each.parameters}:
-        raise Refused(400, "the classification extension is not served: ask for score, p_value or is_outlier")
-    binary = given.parameters.get("binary_data_output", False) is True
-    outputs = {each.name: each.parameters.get("binary_data", binary) is True for each in given.outputs}
-    for name in outputs:
-        if name not in known:
-            raise Refused(400, f"there is no output {name[:100]!r}: this model has {', '.join(known)}")
+    sources = _sources(given.inputs, memoryview(body)[end:], most, pixels)
+    binary = given.parameters.binary_data_output
+    outputs: dict[str, bool] = {}
+    for each in given.outputs:
+        if each.parameters.classification is not msgspec.UNSET:
+            raise Refused(400, "the classification extension is not served: ask for score, p_value or is_outlier")
+        if each.name not in known:
+            raise Refused(400, f"there is no output {each.name[:100]!r}: this model has {', '.join(known)}")
+        wish = each.parameters.binary_data
+        outputs[each.name] = binary if wish is None else wish
     return Asked(given.id, sources, outputs or dict.fromkeys(PLAIN, binary))
 
 
@@ -120,7 +153,7 @@ def answer(model: str, asked: Asked, columns: Mapping[str, Column]) -> tuple[byt
     return (b"".join((text, *behind)), len(text)) if behind else (text, None)
 
 
-def _sources(inputs: Sequence[_Input], behind: memoryview, most: int) -> list[Source]:
+def _sources(inputs: Sequence[_Input], behind: memoryview, most: int, pixels: int) -> list[Source]:
     if len(inputs) != 1 or inputs[0].name not in ("images", "encoded"):
         came = ", ".join(repr(each.name[:100]) for each in inputs[:5]) or "none"
         raise Refused(400, f"wanted one input, images (UINT8) or encoded (BYTES), got {came}")
@@ -132,20 +165,24 @@ def _sources(inputs: Sequence[_Input], behind: memoryview, most: int) -> list[So
                 400, f"images must be UINT8 (n, h, w, c) with c 1, 3 or 4, got {given.datatype[:40]} {given.shape[:9]}"
             )
         tensors.require_shape("images", given.shape, most=most)
+        height, width = given.shape[1:3]
+        if height * width > pixels:
+            raise Refused(413, f"images of {width}x{height} pixels exceed the limit of {pixels:,}")
         block = tensors.pixels("images", given.shape, data)
         return [ImageArray(image, f"images[{row}]") for row, image in enumerate(block)]
     if given.datatype != "BYTES" or len(given.shape) not in (1, 2) or given.shape[1:] not in ([], [1]):
         raise Refused(400, f"encoded must be BYTES (n), got {given.datatype[:40]} {given.shape[:9]}")
     tensors.require_shape("encoded", given.shape, most=most)
     return [
-        _encoded(file, f"encoded[{row}]") for row, file in enumerate(tensors.files("encoded", given.shape[0], data))
+        _encoded(file, f"encoded[{row}]", pixels)
+        for row, file in enumerate(tensors.files("encoded", given.shape[0], data))
     ]
 
 
 def _data(given: _Input, behind: memoryview) -> memoryview | msgspec.Raw:
     """An input's data, wherever they lie."""
-    size = given.parameters.get("binary_data_size")
-    if "shared_memory_region" in given.parameters:
+    size = given.parameters.binary_data_size
+    if given.parameters.shared_memory_region is not msgspec.UNSET:
         raise Refused(400, "shared memory is not served: send the data in the body")
     if size is None and given.data is msgspec.UNSET:
         raise Refused(400, f"{given.name} brings no data: neither in the JSON nor, with binary_data_size, behind it")
@@ -156,7 +193,7 @@ def _data(given: _Input, behind: memoryview) -> memoryview | msgspec.Raw:
     return behind if given.data is msgspec.UNSET else given.data
 
 
-def _encoded(file: bytes, name: str) -> Source:
+def _encoded(file: bytes, name: str, pixels: int) -> Source:
     if file.startswith(_POSTSCRIPT):  # which Pillow would hand to Ghostscript, a program
         return Unreadable(name, "PostScript is not taken")
-    return EncodedImage(file, name)
+    return SentImage(file, name, pixels=pixels)

@@ -25,14 +25,11 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: ASGIApp, *, limits: Limits, ready: Callable[[], None]) -> None:
         """Serve an application; `ready` is called once it can be reached."""
-
-        class Patient(Connection):
-            patience = limits.patience
-
+        limited = type("Limited", (Connection,), {"limits": limits})
         super().__init__(
             uvicorn.Config(
                 app,
-                http=Patient,
+                http=limited,
                 ws="none",
                 lifespan="off",
                 loop="asyncio",
@@ -43,7 +40,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 backlog=BACKLOG,
                 timeout_keep_alive=KEEP_ALIVE,
-                limit_concurrency=limits.connections,
+                limit_concurrency=None,
                 timeout_graceful_shutdown=max(1, round(limits.grace)),
             )
         )

@@ -7,14 +7,18 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from lit_od.images import MAX_PIXELS
+from lit_od.serving import connection
 from lit_od.serving.limits import Limits
 from lit_od.serving.models import Answers, Model
-from tests.serving.site import Answer, Site, binary, read_all, running
+from tests.serving.site import Answer, Site, binary, png_of, read_all, running
 
 INFER = "/v2/models/digits/infer"
 KIB = 1024
@@ -207,6 +211,33 @@ def test_a_body_that_comes_steadily_may_take_longer_than_patience(model: Model, 
         assert client.recv(4096).startswith(b"HTTP/1.1 200")
 
 
+def test_a_client_that_falls_silent_in_a_body_that_came_fast(model: Model) -> None:
+    """What it has sent would give it 40 seconds in the long run."""
+    limits = Limits(rate=1000, patience=0.4, grace=1)
+    with running([model], limits=limits) as site, closing(socket.create_connection(site.place, timeout=10)) as client:
+        begun = time.monotonic()
+        head = f"POST {INFER} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 50000\r\n\r\n"
+        client.sendall(head.encode() + bytes(40_000))
+        status, message = status_of(read_all(client))
+        assert (status, "slowly: 40000 bytes" in message) == (408, True)
+        assert time.monotonic() - begun < 5
+
+
+def test_a_body_that_comes_too_slowly_in_the_long_run(model: Model) -> None:
+    """It is never silent for as long as it may be."""
+    limits = Limits(rate=1000, patience=0.5, drain=0.5, grace=1)
+    with running([model], limits=limits) as site, closing(socket.create_connection(site.place, timeout=10)) as client:
+        client.sendall(f"POST {INFER} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5000\r\n\r\n".encode())
+        client.settimeout(0.1)
+        received, deadline = b"", time.monotonic() + 8
+        while not received and time.monotonic() < deadline:
+            client.sendall(b"x" * 10)
+            with suppress(TimeoutError):
+                received = client.recv(65_536)
+        client.settimeout(10)
+        assert status_of(received + read_all(client))[0] == 408
+
+
 def test_a_full_server_says_when_to_come_back(model: Model, pictures: list[bytes]) -> None:
     with running([model], limits=Limits(queue=0, memory=4 * KIB, grace=1)) as site:
         body, headers = binary(pictures[:1])
@@ -280,6 +311,138 @@ def test_a_defect_is_an_answer_too(model: Model, pictures: list[bytes], capsys: 
         assert "server has failed" in answer.error
         assert site.ask("/v2/health/ready").status == 200
     assert capsys.readouterr().err == f"lit-od: POST {INFER}: unexpected ArithmeticError: two lines\n"
+
+
+class Stuck(Halted):
+    """As Halted, for another test."""
+
+    may = threading.Event()
+    begun = threading.Semaphore(0)
+    answered: "list[int]" = []  # noqa: RUF012 -- as above
+
+
+def test_a_request_that_takes_too_long_is_answered_and_what_is_left_of_it_not_scored(
+    model: Model, pictures: list[bytes]
+) -> None:
+    stuck = Stuck(model.name, model.bundle, model.whole, model.single, model.maps, model.nearest)
+    with running([stuck], limits=Limits(time=0.5, grace=1)) as site:
+        try:
+            with ThreadPoolExecutor(3) as clients:
+                body, headers = binary(pictures[:40])
+                sent = [clients.submit(site.ask, INFER, body, headers=headers)]
+                for _ in range(2):  # workers; the third piece waits, and so do the other requests
+                    assert Stuck.begun.acquire(timeout=10)
+                body, headers = binary(pictures[:3])
+                sent += [clients.submit(site.ask, INFER, body, headers=headers) for _ in range(2)]
+                for each in sent:
+                    answer = each.result(20)
+                    assert answer.status == 504
+                    assert answer.error == "not scored within 0.5 s: send fewer images, or start with --max-time"
+            assert site.engine._requests == 0
+        finally:
+            Stuck.may.set()
+        answer = site.ask(INFER, body, headers=headers)
+        assert answer.status == 200
+    assert Stuck.answered == [16, 16, 3]
+
+
+def test_an_image_with_too_many_pixels_is_a_row_with_an_error(model: Model, pictures: list[bytes]) -> None:
+    """Its header suffices to know."""
+    large = png_of(Image.new("L", (50, 40)))
+    with running([model], limits=Limits(pixels=1000, grace=1)) as site:
+        body, headers = binary([pictures[0], large, large[:50]])
+        answer = site.ask(INFER, body, headers=headers)
+        assert answer.output("error") == ["", *["50x40 pixels exceed the limit of 1,000"] * 2]
+        assert [score is None for score in answer.output("score")] == [False, True, True]
+        given = {"name": "images", "datatype": "UINT8", "shape": [1, 40, 50, 1], "data": [0] * 2000}
+        assert site.infer({"inputs": [given]}).status == 413
+
+
+def test_the_usual_limit_of_pixels_is_below_what_can_be_decoded() -> None:
+    assert 24_000_000 < Limits().pixels < MAX_PIXELS
+
+
+class TestConnections:
+    """One more than the two that this server takes."""
+
+    @pytest.fixture
+    def full(self, model: Model) -> Iterator[Site]:
+        """Two connections are open."""
+        with running([model], limits=Limits(connections=2, patience=20, drain=1, grace=1)) as site, ExitStack() as two:
+            self.two = [two.enter_context(socket.create_connection(site.place, timeout=20)) for _ in range(2)]
+            for each in self.two:
+                self.require_served(each)
+            yield site
+
+    def require_served(self, client: socket.socket) -> None:
+        client.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        received = b""
+        while not received.endswith(b"}"):
+            data = client.recv(4096)
+            assert data, "closed"
+            received += data
+        assert received.startswith(b"HTTP/1.1 200")
+
+    def test_is_told_so_although_it_sends_everything_first(self, full: Site) -> None:
+        for _ in range(3):
+            answer = full.ask(INFER, bytes(8 * 2**20), headers={"content-type": "application/octet-stream"})
+            assert answer.status == 503
+            assert answer.headers["content-type"] == "application/json"
+            assert (answer.headers["retry-after"], answer.headers["connection"]) == ("1", "close")
+            assert answer.error == "the server has 2 connections: try again"
+
+    def test_does_not_disturb_the_others_and_is_let_in_later(self, full: Site) -> None:
+        with ExitStack() as more:
+            for _ in range(5):
+                more.enter_context(socket.create_connection(full.place, timeout=20))
+            self.require_served(self.two[0])
+            self.two[0].close()
+            deadline = time.monotonic() + 10
+            while (answer := full.ask("/v2/health/live")).status == 503 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert answer.status == 200  # though the five are not gone
+
+    def test_is_closed_though_it_says_nothing(self, full: Site) -> None:
+        begun = time.monotonic()
+        assert status_of(full.raw(b""))[0] == 503
+        assert time.monotonic() - begun < 5
+
+    def test_is_closed_though_it_stays(self, full: Site) -> None:
+        with socket.create_connection(full.place, timeout=20) as client:
+            client.sendall(b"GET / HTTP/1.1\r\n")
+            assert status_of(read_all(client))[0] == 503
+            deadline = time.monotonic() + 5
+            with pytest.raises(ConnectionError):  # noqa: PT012 -- the first bytes after the end go through
+                while time.monotonic() < deadline:
+                    client.sendall(b"x")
+                    time.sleep(0.05)
+
+    def test_is_not_waited_for_where_too_many_are(self, full: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connection, "SPARE", 0)
+        begun = time.monotonic()
+        assert status_of(full.raw(b""))[0] == 503
+        assert time.monotonic() - begun < 0.8
+
+
+@pytest.mark.parametrize(("step", "whole"), [(2**18, True), (2**14, False)], ids=["steadily", "too slowly"])
+def test_a_client_that_reads_its_answer(model: Model, pictures: list[bytes], step: int, whole: bool) -> None:
+    """At some 6 MB a second it may take longer than patience, where 2 are wanted, and at 0.8 it may not."""
+    mark = "x" * 2**24
+    body, headers = binary(pictures[:1], id=mark)
+    limits = Limits(patience=0.8, rate=2**21, grace=1)
+    with running([model], limits=limits) as site, closing(socket.socket()) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**17)
+        client.settimeout(20)
+        client.connect(site.place)
+        client.sendall(request_of(body, {**headers, "connection": "close"}))
+        received, begun = 0, time.monotonic()
+        with suppress(ConnectionResetError):
+            while data := client.recv(step):
+                received += len(data)
+                if whole or time.monotonic() < begun + 3 * limits.patience:  # then it takes what the system holds
+                    time.sleep(0.02)
+        assert (received > len(mark)) == whole
+        assert time.monotonic() - begun > limits.patience * (2 if whole else 1)
 
 
 def test_a_client_that_does_not_read_its_answer_is_left(model: Model, pictures: list[bytes]) -> None:

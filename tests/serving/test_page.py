@@ -19,6 +19,29 @@ DONE = "items.length && items.every(item => item.done)"
 MAPPED = "items.every(item => item.error || item.map)"
 ROWS = "items.map(item => [item.name, item.score ?? null, item.outlier ?? null, item.error])"
 
+SEEN = """new Promise(done => {
+  const after = new IntersectionObserver(() => { after.disconnect(); done(true); });
+  for (const item of items) { sight.unobserve(item.card); sight.observe(item.card); }
+  after.observe(items.at(-1).card);
+})"""
+"""Resolves once the page has been told which cards are in sight: observers are told in the order of their making."""
+
+UNREADABLE = """(() => {
+  const fail = (done, failed) => failed(new DOMException("it is gone", "NotFoundError"));
+  const spoilt = entry => {
+    if (["1.png", "notes.txt"].includes(entry.name)) entry.file = fail;
+    if (!entry.isDirectory) return entry;
+    const reader = entry.createReader(), read = reader.readEntries.bind(reader);
+    const spoil = (done, failed) => read(found => done(found.map(spoilt)), failed);
+    reader.readEntries = entry.name === "below" ? fail : spoil;
+    entry.createReader = () => reader;
+    return entry;
+  };
+  const entry = DataTransferItem.prototype.webkitGetAsEntry;
+  DataTransferItem.prototype.webkitGetAsEntry = function () { return spoilt(entry.call(this)); };
+})()"""
+"""Makes an image, a text and a folder unreadable."""
+
 CONTRAST = """(() => {
   const parsed = text => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number); return {rgb: [r, g, b], a}; };
   const light = rgb => rgb.map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
@@ -127,12 +150,51 @@ def test_the_keyboard_is_enough(page: Page, folder: Path) -> None:
 
 
 def test_without_heat_maps(page: Page, folder: Path) -> None:
-    page.click("#maps") if page.evaluate("!by('bar').hidden") else page.evaluate("by('maps').checked = false")
     page.choose("#files", [folder / "0.png"])
-    page.wait(DONE)
-    assert page.evaluate("document.querySelector('.map')") is None
-    page.evaluate("by('maps').click()")
+    page.wait(f"{DONE} && {MAPPED}")
+    page.click("#maps")
+    page.choose("#files", [folder / "1.png"])
+    page.wait(f"items.length == 2 && {DONE}")
+    page.evaluate(SEEN)
+    page.wait("!mapping && !scoring")
+    assert page.evaluate("items.map(item => [!!item.asked, !!item.map])") == [[True, True], [False, False]]
+    assert page.evaluate("document.querySelectorAll('.map').length") == 1
+    assert len([url for url in page.requests if url.endswith("/infer")]) == 3  # two scores and a map
+    page.click("#maps")
     page.wait(MAPPED)
+
+
+def test_a_file_that_is_gone_costs_the_others_nothing(
+    browser: Browser, site: Site, pictures: list[bytes], expected: np.ndarray, tmp_path: Path
+) -> None:
+    files = [tmp_path / f"{row}.png" for row in range(4)]
+    for file, picture in zip(files, pictures, strict=False):
+        file.write_bytes(picture)
+    page = browser.page()
+    page.open(site.url)
+    page.wait("model")
+    page.evaluate("scoring = AT_ONCE")
+    page.choose("#files", files)
+    page.wait("items.length == 4 && items.every(item => item.file.size)")
+    files[1].unlink()
+    page.evaluate("scoring = 0, score()")
+    page.wait(DONE)
+    np.testing.assert_allclose(page.evaluate("[0, 2, 3].map(row => items[row].score)"), expected[[0, 2, 3]], rtol=1e-12)
+    assert page.evaluate("items.map(item => !!item.error)") == [False, True, False, False]
+    assert "the file has changed" in page.evaluate("items[1].card.innerText")
+
+
+def test_what_cannot_be_read_in_a_folder_is_counted_and_the_others_are_scored(page: Page, folder: Path) -> None:
+    page.evaluate(UNREADABLE)
+    page.drop("#drop", [folder])
+    page.wait(DONE)
+    assert page.evaluate("items.map(item => item.name)") == ["folder/0.png", "folder/2.png", "folder/broken.png"]
+    assert page.evaluate("by('trouble').hidden") is False
+    assert page.evaluate("by('trouble').textContent") == "2 files or folders could not be read."
+    page.click("#clear")
+    page.drop("#drop", [folder / "1.png"])
+    page.wait("by('trouble').textContent == '1 file or folder could not be read.'")
+    assert page.evaluate("items.length") == 0
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import tracemalloc
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -27,10 +29,11 @@ def encoded(**changes: Any) -> dict[str, Any]:
 
 def read(given: Any, behind: bytes = b"", *, announce: bool = False) -> protocol.Asked:
     head = given if isinstance(given, bytes) else json.dumps(given).encode()
-    return protocol.read(head + behind, str(len(head)) if behind or announce else None, known=KNOWN, most=8)
+    length = str(len(head)) if behind or announce else None
+    return protocol.read(head + behind, length, known=KNOWN, most=8, pixels=10_000)
 
 
-@pytest.mark.parametrize("data", [PIXELS.tolist(), PIXELS.reshape(-1).tolist(), PIXELS.reshape(6, 4).tolist()])
+@pytest.mark.parametrize("data", [PIXELS.tolist(), PIXELS.reshape(-1).tolist()])
 def test_pixels_may_be_flat_or_nested(data: list[Any]) -> None:
     asked = read({"inputs": [images(data=data)], "id": "7"})
     assert asked.id == "7"
@@ -38,6 +41,13 @@ def test_pixels_may_be_flat_or_nested(data: list[Any]) -> None:
     for source, row in zip(asked.sources, PIXELS, strict=True):
         assert isinstance(source, ImageArray)
         np.testing.assert_array_equal(source.pixels, row)
+
+
+def test_json_may_hold_white_space_anywhere() -> None:
+    given = json.dumps({"inputs": [images(data=PIXELS.tolist())]}, indent=4, separators=(" ,\t", "\r\n: ")).encode()
+    (first, _) = read(given).sources
+    assert isinstance(first, ImageArray)
+    np.testing.assert_array_equal(first.pixels, PIXELS[0])
 
 
 def test_pixels_in_binary_form() -> None:
@@ -93,17 +103,27 @@ WRONG = [
     ({"inputs": [images(data=[-1] * 24)]}, "whole numbers"),
     ({"inputs": [images(data=[2**70] * 24)]}, "whole numbers"),
     ({"inputs": [images(data=["a"] * 24)]}, "whole numbers"),
+    ({"inputs": [images(data=[True] * 24)]}, "whole numbers"),
     ({"inputs": [images(data=[])]}, "whole numbers"),
-    ({"inputs": [images(data=[[1, 2], [3]])]}, "list of numbers"),
+    ({"inputs": [images(data=[[1, 2], [3]])]}, "has 3 values"),
+    ({"inputs": [images(data=[[0] * 13, [0] * 11])]}, "list of numbers"),
+    ({"inputs": [images(data=PIXELS.reshape(6, 4).tolist())]}, "list of numbers"),
+    ({"inputs": [images(data=PIXELS.swapaxes(1, 2).tolist())]}, "list of numbers"),
+    ({"inputs": [images(data=[*PIXELS.tolist()[:1], PIXELS[1].swapaxes(0, 1).tolist()])]}, "list of numbers"),
+    ({"inputs": [images(data=[[[[0], []]]], shape=[1, 1, 2, 1])]}, "whole numbers"),
+    ({"inputs": [images(data=5, shape=[1, 1, 1, 1])]}, "list of numbers"),
     ({"inputs": [images(data={"a": 1})]}, "whole numbers"),
     ({"inputs": [images(data=None)]}, "brings no data"),
     ({"inputs": [images(parameters={"binary_data_size": 24})]}, "twice"),
     ({"inputs": [images(data=None, parameters={"binary_data_size": 24})]}, "announces 24"),
-    ({"inputs": [images(data=None, parameters={"binary_data_size": "24"})]}, "announces 24"),
+    ({"inputs": [images(data=None, parameters={"binary_data_size": "24"})]}, "not as the protocol"),
+    ({"inputs": [images(data=None, parameters={"binary_data_size": -24})]}, "announces -24"),
     ({"inputs": [images(data=None, parameters={"shared_memory_region": "x"})]}, "shared memory"),
     ({"inputs": [encoded(datatype="UINT8")]}, "must be BYTES"),
     ({"inputs": [encoded(shape=[1, 2])]}, "must be BYTES"),
     ({"inputs": [encoded(shape=[2])]}, "has 1 elements"),
+    ({"inputs": [encoded(data=["YWJj", "YWJj"])]}, "more elements than the 1"),
+    ({"inputs": [encoded(data=[])]}, "has 0 elements"),
     ({"inputs": [encoded(data=["***"])]}, "base64"),
     ({"inputs": [encoded(data=["é"])]}, "base64"),
     ({"inputs": [encoded(data=[1])]}, "base64"),
@@ -130,13 +150,50 @@ def test_a_bytes_tensor_whose_lengths_lie(data: bytes) -> None:
 @pytest.mark.parametrize("length", ["-1", "999", "1e2", "", "x", "٣", "9" * 30])
 def test_a_length_of_the_json_that_lies(length: str) -> None:
     with pytest.raises(Refused, match="Inference-Header-Content-Length"):
-        protocol.read(b'{"inputs": []}', length, known=KNOWN, most=8)
+        protocol.read(b'{"inputs": []}', length, known=KNOWN, most=8, pixels=10_000)
 
 
 def test_too_many_images() -> None:
     with pytest.raises(Refused, match="at most 8") as refusal:
         read({"inputs": [images(shape=[9, 1, 1, 1], data=[0] * 9)]})
     assert refusal.value.status == 413
+
+
+def test_too_many_pixels() -> None:
+    with pytest.raises(Refused, match="101x100 pixels exceed the limit of 10,000") as refusal:
+        read({"inputs": [images(shape=[1, 100, 101, 1], data=[0] * 10_100)]})
+    assert refusal.value.status == 413
+    assert read({"inputs": [images(shape=[1, 100, 100, 1], data=[0] * 10_000)]}).sources
+
+
+MANY = 20_000
+LARGE = {
+    "strings": {"inputs": [images(data=["x" * 1000] + [""] * MANY)]},
+    "empty lists": {"inputs": [images(data=[[]] * MANY)]},
+    "as many empty lists as values": {"inputs": [images(data=[[[[0]] * MANY]] + [[]] * 24)]},
+    "lists of one": {"inputs": [images(data=[[[[0]]]] * MANY)]},
+    "a list for each value": {"inputs": [images(data=[[[[0]]] * 10_000], shape=[1, 10_000, 1, 1])]},
+    "a list too few": {"inputs": [images(data=[[0] * 10_000], shape=[1, 10_000, 1, 1])]},
+    "a large shape": {"inputs": [images(data=[0] * MANY, shape=[8, 1000, 1, 4])]},
+    "texts": {"inputs": [encoded(data=["ab"] * MANY)]},
+    "parameters": {"inputs": [images()], "parameters": {"a": [[]] * MANY}},
+    "parameters of the input": {"inputs": [images(parameters={"a": [{}] * MANY})]},
+    "outputs": {"inputs": [images()], "outputs": [{"name": "score"}] * MANY},
+    "names of outputs": {"inputs": [images()], "outputs": [{"name": f"{row:x}"} for row in range(MANY)]},
+}
+
+
+@pytest.mark.parametrize("given", LARGE.values(), ids=LARGE)
+def test_a_request_takes_little_more_memory_than_its_text(given: Any) -> None:
+    body = json.dumps(given, separators=(",", ":")).encode()
+    tracemalloc.start()
+    try:
+        with suppress(Refused):
+            read(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 7 * len(body) + 10_000
 
 
 def test_an_answer_comes_back_as_it_went() -> None:
