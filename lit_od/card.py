@@ -72,7 +72,8 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
     ]
     pixels = manifest.calibration.pixel_threshold
     if pixels is not None:
-        facts.insert(-1, ("pixels", f"a squared error above {pixels:.6g} stands out: 1 % of the inliers' pixels have one"))
+        text = f"a squared error above {pixels:.6g} stands out: 1 % of the inliers' pixels have one"
+        facts.insert(-1, ("pixels", text))
     if made.recipe and made.recipe.get("description"):
         facts.insert(0, ("made for", _value(made.recipe["description"], limit=400)))
     facts += [

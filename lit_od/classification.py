@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lit_od.calibration import Calibration
 from lit_od.errors import ConfigError
 from lit_od.extraction import BATCH_SIZE
+from lit_od.rules import inliers_needed
 from lit_od.scorer import Result, Scorer
 from lit_od.sources import Source
 from lit_od.types import Scores, Stats
@@ -50,9 +51,11 @@ def classify(
         batch_size: Images a result.
 
     Raises:
-        ConfigError: If there are fewer than two classes, one is called "none", or the level cannot be.
+        ConfigError: If there are fewer than two classes, one is called "none", or the level cannot be, by
+            itself or with so few calibration images as a bundle has.
     """
     require_classes(list(scorers), level)
+    require_reachable(scorers, level)
     return _classified(scorers, sources, level, batch_size)
 
 
@@ -67,6 +70,28 @@ def require_classes(names: Sequence[str], level: float) -> None:
             raise ConfigError(f"two classes are called {name!r}: give them names, as in --bundle cats=DIR")
     if len(names) < 2:
         raise ConfigError(f"a classifier needs a bundle for each of two classes or more, got {len(names)}")
+
+
+def require_reachable(scorers: Mapping[str, Scorer], level: float) -> None:
+    """Raise ConfigError unless every bundle can give a p-value below the level; at level 0 none is asked for.
+
+    The least p-value of n calibration images is 1 / (n + 1): with a single bundle that cannot go below the
+    level no image is ever called "none".
+    """
+    for name, scorer in scorers.items():
+        images = scorer.calibration.scores.size
+        if level > 0 and 1 / (1 + images) >= level:
+            raise ConfigError(
+                f"level={level:g} needs at least {images_needed(level):,} calibration inliers, bundle {name!r} has "
+                f"{images:,}, so that no image could be called {NONE!r}. Calibrate on more images, or pass a higher "
+                "level, or 0 to give every image a class"
+            )
+
+
+def images_needed(level: float) -> int:
+    """The least number n of calibration images with 1 / (n + 1) < level, by the p-values' own division."""
+    needed = inliers_needed(level)
+    return needed if 1 / (1 + needed) < level else needed + 1
 
 
 def standing(calibration: Calibration, scores: Scores) -> Stats:

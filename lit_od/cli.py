@@ -61,16 +61,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        status = _run(words)
+        status = _run(words, debug=debug)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; say nothing at exit
         return DONE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if debug:
             raise
-        return _complain("interrupted", INTERRUPTED)
+        return _complain(str(stop) or "interrupted", INTERRUPTED)
     except LitODError as error:
         if debug:
             raise
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(f"unexpected {type(error).__name__}: {error}. Run again with --debug for the trace", REFUSED)
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], *, debug: bool) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
         return DONE
@@ -116,6 +116,7 @@ def _run(words: list[str]) -> int:
         if not is_first():  # every process of a job finds the same, and the first one says so
             return REFUSED
         raise
+    args.debug = debug  # processes that a command starts are told
     return command.run(args, overrides)
 
 

@@ -9,20 +9,25 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lit_od.cli import INTERRUPTED
 from lit_od.errors import ConfigError, missing_extra
 from lit_od.loading import available_threads
 from lit_od.shares import ALONE, Group
 
 GRACE = 10.0
-"""Seconds that the others have to end by themselves once one has failed."""
+"""Seconds that the others have to end by themselves once one has failed, and again once they are asked to."""
 
 _POLL = 0.05
+
+_HELD = "LIT_OD_HELD"
+"""Set where standard input is a pipe that whoever has started this process holds open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,8 @@ def each_process(work: Callable[[Group], int]) -> int:
 
     What stops one of them stops all; one says why.
     """
+    if os.environ.pop(_HELD, None) is not None:
+        _end_with_starter()
     where = place()
     if where is None:
         return work(ALONE)
@@ -117,9 +124,14 @@ def words_of(name: str, args: Namespace, overrides: Sequence[str]) -> list[str]:
     """The command line that a command's arguments were parsed from, its own program name left out."""
     words = [name]
     for key, value in vars(args).items():
-        if value is None:
-            continue
-        words.append(str(value) if key in ("recipe", "checkpoint") else f"--{key.replace('_', '-')}={value}")
+        option = f"--{key.replace('_', '-')}"
+        match value:
+            case None | False:
+                continue
+            case True:
+                words.append(option)
+            case _:
+                words.append(str(value) if key in ("recipe", "checkpoint") else f"{option}={value}")
     return [*words, *overrides]
 
 
@@ -135,6 +147,7 @@ def launch(count: int, words: Sequence[str]) -> int:
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
+        _HELD: "yes",
     }
     command = [sys.executable, "-m", "lit_od.cli", *words]
     running: list[subprocess.Popen[bytes]] = []
@@ -145,35 +158,59 @@ def launch(count: int, words: Sequence[str]) -> int:
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        running += [
-            subprocess.Popen(command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-            for rank in range(count)
-        ]
+        for rank in range(count):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            running.append(subprocess.Popen(command, env=shared | own, stdin=subprocess.PIPE))
         return _watch(running)
+    except KeyboardInterrupt:  # a terminal interrupts all of them, and one says so
+        _end(running)
+        if INTERRUPTED in (process.poll() for process in running):
+            return INTERRUPTED
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
         for process in running:
             if process.poll() is None:
                 process.kill()
-            process.wait()
+            process.communicate()
 
 
 def _watch(running: Sequence[subprocess.Popen[bytes]]) -> int:
     """Wait for all; after the first failure end the others. The first failure's status, else 0."""
-    status, deadline = 0, None
     while True:
         codes = [process.poll() for process in running]
         failed = next((code for code in codes if code), 0)
-        if failed and deadline is None:
-            status, deadline = failed, time.monotonic() + GRACE
-            if failed == -signal.SIGKILL:
-                print(f"lit-od: process {codes.index(failed)} of {len(codes)} was killed", file=sys.stderr)  # noqa: T201  # it cannot say so itself
-        if None not in codes:
-            return 128 - status if status < 0 else status
-        if deadline is not None and time.monotonic() > deadline:
-            for process in running:
-                process.terminate()
-            deadline += GRACE
-            if time.monotonic() > deadline:
-                return 128 - status if status < 0 else status
+        if failed or None not in codes:
+            break
         time.sleep(_POLL)
+    if failed == -signal.SIGKILL:
+        print(f"lit-od: process {codes.index(failed)} of {len(codes)} was killed", file=sys.stderr)  # noqa: T201  # it cannot say so itself
+    _end(running)
+    return 128 - failed if failed < 0 else failed
+
+
+def _end(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Wait until all have ended: by themselves, else asked to, else killed."""
+    for force in (subprocess.Popen.terminate, subprocess.Popen.kill):
+        deadline = time.monotonic() + GRACE
+        while any(process.poll() is None for process in running):
+            if time.monotonic() > deadline:
+                for process in running:
+                    force(process)
+                break
+            time.sleep(_POLL)
+
+
+def _end_with_starter() -> None:
+    """End this process at once when the one that has started it is gone, even if that was killed.
+
+    Else it would go on, and the job started again would write into the same run.
+    """
+    held = os.dup(0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+
+    def watch() -> None:
+        os.read(held, 1)  # nothing is ever written: it returns once the other end is closed
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

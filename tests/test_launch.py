@@ -1,9 +1,18 @@
-"""Where torchrun and SLURM put a process, and how many a command starts itself."""
+"""Where torchrun and SLURM put a process, how many a command starts itself, and how these end."""
 
+import os
+import signal
+import subprocess
+import sys
 from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lit_od import launch as launching
+from lit_od.commands import train
 from lit_od.errors import ConfigError
 from lit_od.launch import Place, place, wanted, words_of
 
@@ -42,3 +51,126 @@ def test_a_command_line_from_its_arguments() -> None:
     args = Namespace(recipe="demo", seed=3, out="a b", resume=None)
     words = words_of("train", args, ["--trainer.devices", "2"])
     assert words == ["train", "demo", "--seed=3", "--out=a b", "--trainer.devices", "2"]
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_the_processes_are_told_to_show_the_trace(
+    debug: bool, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(train, "launch", lambda count, words: started.append(words) or 0)
+    words = ["--debug"] * debug + ["train", "demo", "--trainer.devices=2", "--out", str(tmp_path)]
+    assert command(*words).status == 0
+    ((*_, last),) = started
+    assert last == "--trainer.devices=2"
+    assert ("--debug" in started[0]) == debug
+
+
+# How they end
+
+
+def process(code: str) -> subprocess.Popen[bytes]:
+    """A process that says when its code is under way."""
+    running = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert running.stdout is not None
+    running.stdout.readline()
+    running.stdout.close()
+    return running
+
+
+SLEEPS = "import time; print(flush=True); time.sleep(120)"
+REFUSES = "import sys; print(flush=True); sys.exit(2)"
+STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPS}"
+
+
+@pytest.mark.parametrize(("other", "ended"), [(SLEEPS, -signal.SIGTERM), (STUBBORN, -signal.SIGKILL)])
+def test_one_that_fails_ends_the_others_whatever_they_do(
+    other: str, ended: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launching, "GRACE", 0.2)
+    running = [process(other), process(REFUSES), process(other)]
+    try:
+        assert launching._watch(running) == 2
+        assert [each.wait(timeout=30) for each in running] == [ended, 2, ended]
+    finally:
+        for each in running:
+            each.kill()
+
+
+CHILD = """
+import os, sys, time
+from lit_od import launch
+launch.place = lambda: None  # they meet nobody
+def work(group):
+    try:
+        print(os.getpid(), flush=True)
+        time.sleep(120)
+    except KeyboardInterrupt:
+        print("interrupted, says a child", file=sys.stderr)
+        return 130
+sys.exit(launch.each_process(work))
+"""
+PARENT = """
+import sys
+from lit_od import cli, launch
+from lit_od.commands import recipes
+sys.executable, launch.GRACE = sys.argv[1], float(sys.argv[2])
+recipes.run = lambda args, overrides: launch.launch(2, ["train"])
+sys.exit(cli.main(["recipes"]))
+"""
+
+
+class Job:
+    """A command that has started two processes."""
+
+    def __init__(self, folder: Path, grace: float) -> None:
+        (folder / "child.py").write_text(CHILD)
+        stub = folder / "python"
+        stub.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{folder}/child.py"\n')
+        stub.chmod(0o755)
+        self.parent = subprocess.Popen(
+            [sys.executable, "-c", PARENT, str(stub), str(grace)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        assert self.parent.stdout is not None
+        self.children = [int(self.parent.stdout.readline()) for _ in range(2)]
+
+    def ended(self) -> tuple[int, str]:
+        """The command's status, and what all have said, once none is left that could say more."""
+        _, said = self.parent.communicate(timeout=30)
+        return self.parent.returncode, said
+
+
+@pytest.fixture
+def job(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Job]:
+    """With the patience that is asked for, in seconds."""
+    started = Job(tmp_path, request.param)
+    yield started
+    for each in (started.parent.pid, *started.children):
+        try:
+            os.kill(each, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    started.parent.communicate()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX'")
+@pytest.mark.parametrize("job", [60], indirect=True)
+def test_they_end_with_the_command_that_is_killed(job: Job) -> None:
+    """Else a job that is started again writes into the run that they write into."""
+    job.parent.kill()
+    assert job.ended() == (-signal.SIGKILL, "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sessions are POSIX'")
+@pytest.mark.parametrize("job", [60], indirect=True)
+def test_an_interrupt_of_all_is_for_them_to_tell(job: Job) -> None:
+    os.killpg(job.parent.pid, signal.SIGINT)
+    assert job.ended() == (130, "interrupted, says a child\n" * 2)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sessions are POSIX'")
+@pytest.mark.parametrize("job", [0.1], indirect=True)
+def test_an_interrupt_of_the_command_alone_ends_them_too(job: Job) -> None:
+    job.parent.send_signal(signal.SIGINT)
+    assert job.ended() == (130, "lit-od: interrupted\n")

@@ -3,7 +3,8 @@
 --bundle takes a bundle, which is called by its folder's name, or NAME=BUNDLE. A PATH is what lit-od score
 takes. Columns: path, class, p_value (the class'), one p_value.NAME for each class, error. Of equal
 p-values the class wins whose score lies lowest among its bundle's own calibration scores, in standard
-deviations from their mean; if these are equal too, the one that is named first.
+deviations from their mean; if these are equal too, the one that is named first. The least p-value of n
+calibration images is 1 / (n + 1): a --level that a bundle cannot go below is refused; 0 calls nothing none.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from lit_od.bundle import MANIFEST
-from lit_od.classification import NONE, Classes, classify, require_classes
+from lit_od.classification import NONE, Classes, classify, require_classes, require_reachable
 from lit_od.cli import DONE, INCOMPLETE
 from lit_od.commands import no_overrides
 from lit_od.commands.score import (
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     names = [name for name, _ in named]
     require_classes(names, args.level)
     scorers = {name: Scorer.load(folder, **session_options(args)) for name, folder in named}
+    require_reachable(scorers, args.level)  # before a row is written
     sources = find(args.paths)
     failed = 0
     with output(args.out) as out, tqdm(total=len(sources), unit="img", disable=None, leave=False) as bar:

@@ -6,6 +6,7 @@ Several processes, started by torchrun or srun, share the work; the bundle does 
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def _export(args: argparse.Namespace, overrides: list[str], group: Group) -> int
         require_replaceable(out)
     started = time.perf_counter()
     try:
-        from lit_od.training.checkpoints import read_checkpoint, rebuild
+        from lit_od.training.checkpoints import read_checkpoint, rebuild, require_same_images
         from lit_od.training.data import ImageData
         from lit_od.training.pipeline import export_bundle
     except ModuleNotFoundError as error:
@@ -48,7 +49,15 @@ def _export(args: argparse.Namespace, overrides: list[str], group: Group) -> int
     changed = override(recipe, overrides, detector=args.detector)
     require_same_division(recipe, changed)
     recipe = changed
-    bundle = export_bundle(module, ImageData(recipe.data, seed=recipe.seed), recipe, out, threads=args.threads)
+    data = ImageData(recipe.data, seed=recipe.seed)  # a reference set is for training alone, and need not be here
+    require_same_images(checkpoint, data)
+    if group.rank == 0 and not checkpoint.fingerprints:
+        print(
+            f"lit-od: {args.checkpoint} is of an earlier version and does not say which images trained it: the "
+            "bundle's p-values hold only if data.train is as it was then",
+            file=sys.stderr,
+        )
+    bundle = export_bundle(module, data, recipe, out, threads=args.threads)
     if group.rank == 0:
         print(written(bundle, time.perf_counter() - started))
     return DONE

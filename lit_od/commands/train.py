@@ -7,8 +7,8 @@ data.batch_size images a step, and the learning rate stays as it is: --trainer.s
 multiplies it by their number or its root. --trainer.accumulate_grad_batches N, --trainer.precision bf16-mixed,
 --trainer.compile true and, on GPUs, --trainer.sync_batchnorm true.
 
-A run that was stopped, by SIGTERM, by a crash or by a scheduler, goes on where its last epoch ended, by the same
-command with --resume: it ends with the weights of a run that was never stopped.
+A run that was stopped, by Ctrl-C, by SIGTERM, by a crash or by a scheduler, goes on where its last epoch ended, by
+the same command with --resume: it ends with the weights of a run that was never stopped.
 """
 
 import argparse
@@ -69,7 +69,12 @@ def _train(args: argparse.Namespace, overrides: list[str], group: Group) -> int:
     except ModuleNotFoundError as error:
         missing_extra(str(error.name), "train,cpu")
     resume = resumable(out) if args.resume == LAST else Path(args.resume) if args.resume else None
-    trained = train(recipe, out, resume=resume)
+    try:
+        trained = train(recipe, out, resume=resume)
+    except KeyboardInterrupt as stop:
+        if resumable(out) is None:
+            raise
+        raise KeyboardInterrupt(f"interrupted; the same command with --resume goes on from {out}") from stop
     if group.rank == 0:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in trained.metrics.items())
         print(f"{trained.checkpoint}: {figures}")

@@ -16,8 +16,8 @@ DENSE, CONV = "dense", "conv"
 CODE = 1024
 """Values of the dense network's code."""
 
-KERAS_EPSILON = 1e-3
-"""What Keras adds to the variance in batch normalisation."""
+KERAS_EPSILON, KERAS_MOMENTUM = 1e-3, 1 - 0.99
+"""What Keras adds to the variance in batch normalisation, and the weight of a batch in the running statistics."""
 
 
 class Autoencoder(nn.Module):
@@ -156,7 +156,7 @@ def _block(before: int, after: int) -> list[nn.Module]:
         layers += [
             nn.Conv2d(width, after, 3, padding=1),
             nn.ReLU(inplace=True),
-            nn.BatchNorm2d(after, eps=KERAS_EPSILON),
+            nn.BatchNorm2d(after, eps=KERAS_EPSILON, momentum=KERAS_MOMENTUM),
         ]
     return layers
 

@@ -3,12 +3,13 @@
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -18,7 +19,7 @@ from lit_od.evaluation.metrics import auroc
 from lit_od.loading import load
 from lit_od.sources import Source
 from lit_od.training.augmentation import step_generator
-from lit_od.training.data import EVALUATION_BATCH, ImageData
+from lit_od.training.data import ImageData, evaluation_batch
 from lit_od.training.outputs import output_of
 from lit_od.types import Features
 
@@ -83,7 +84,8 @@ def _mean_error(network: nn.Module) -> Callable[[Tensor], Tensor]:
 def _features(network: Callable[[Tensor], Tensor], pixels: Tensor, device: torch.device) -> Features:
     """What a network gives for images (n, h, w, c), in batches; validation has put the network into evaluation mode."""
     with torch.no_grad():
-        rows = [network(batch.to(device)).float().cpu() for batch in torch.split(pixels, EVALUATION_BATCH)]
+        batches = torch.split(pixels, evaluation_batch(pixels.shape[1:]))
+        rows = [network(batch.to(device)).float().cpu() for batch in batches]
     features: Features = torch.cat(rows).numpy()
     return features
 
@@ -161,11 +163,47 @@ def zero_tiny(values: Tensor) -> None:
     values.masked_fill_(values.abs() < TINY, 0.0)
 
 
-class Best(ModelCheckpoint):
+class LastingStop(EarlyStopping):
+    """Early stopping that a resumed run keeps to.
+
+    Lightning restores the epochs that were waited for, but not that the run had stopped by then.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what was waited for; the patience is this run's own, and a longer one lets it go on."""
+        stopped = state_dict["stopped_epoch"] if state_dict["patience"] >= self.patience else 0
+        super().load_state_dict(state_dict | {"patience": self.patience, "stopped_epoch": stopped})
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End a run that had stopped before it takes a step."""
+        if self.stopped_epoch:
+            trainer.should_stop = True
+
+
+class Movable(ModelCheckpoint):
+    """Checkpoints of a run whose folder may have been moved since they were written, or is mounted elsewhere.
+
+    Lightning would forget which one was the best, and how good it was.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what was kept, as it lies in the present folder."""
+
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        paths = {name: here(state_dict[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        kept = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(state_dict | paths | {"best_k_models": kept, "dirpath": self.dirpath})
+
+
+class Best(Movable):
     """Keeps the best epoch, once the plateau rules have taken the epoch's step.
 
     Lightning lets them take it after the checkpoints are written, and a resumed run would miss it.
     """
+
+    _validated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the rules out of Lightning's hands."""
@@ -174,9 +212,20 @@ class Best(ModelCheckpoint):
             if config.reduce_on_plateau and config.interval == "epoch":
                 config.interval = BEFORE_SAVING
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wait for the epoch's validation; it may have none."""
+        self._validated = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that it took place."""
+        self._validated = True
+        super().on_validation_end(trainer, pl_module)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let them take the step, then save."""
-        trainer.fit_loop.epoch_loop.update_lr_schedulers(BEFORE_SAVING, update_plateau_schedulers=True)
+        """Let them take the step, then save. Rules that watch a validation's figure leave out epochs without one."""
+        watched = [config.monitor for config in trainer.lr_scheduler_configs if config.interval == BEFORE_SAVING]
+        if self._validated or all(name in trainer.callback_metrics for name in watched):
+            trainer.fit_loop.epoch_loop.update_lr_schedulers(BEFORE_SAVING, update_plateau_schedulers=True)
         super().on_train_epoch_end(trainer, pl_module)
 
 
@@ -202,6 +251,10 @@ class Provenance(Callback):
     def __init__(self, origin: dict[str, Any]) -> None:
         """Take plain values alone: checkpoints are read without unpickling anything else."""
         self.origin = origin
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the figures before: Lightning keeps a validation's through epochs that have none."""
+        trainer.callback_metrics.clear()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add them under "lit_od"."""

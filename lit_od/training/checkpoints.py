@@ -3,6 +3,7 @@
 import io
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from lit_od.errors import DataError
 from lit_od.folders import replacing_file
 from lit_od.recipe import Recipe, from_tree, to_tree
+from lit_od.training.data import ImageData
 from lit_od.training.imports import accepted, check_accepted, imported
 from lit_od.training.processes import current
 from lit_od.training.weights import load_state, read_tensors
@@ -35,6 +37,8 @@ class Checkpoint:
         state: Its weights by name.
         epoch: The epoch that it ended, counted from 0.
         figures: What was measured in that epoch, by name.
+        fingerprints: Of the images that it was trained on, as `ImageData.fingerprints` has them; empty in a
+            checkpoint from before they were noted.
     """
 
     path: Path
@@ -44,15 +48,19 @@ class Checkpoint:
     state: dict[str, Tensor]
     epoch: int = 0
     figures: dict[str, float] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
 
 
-def origin(class_path: str, init_args: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+def origin(
+    class_path: str, init_args: dict[str, Any], recipe: Recipe, fingerprints: Mapping[str, str]
+) -> dict[str, Any]:
     """What a checkpoint carries so that it can be read without anything beside it: plain values."""
     return {
         "schema": SCHEMA,
         "class_path": class_path,
         "init_args": dict(init_args),
         "recipe": to_tree(recipe),
+        "fingerprints": dict(fingerprints),
     }
 
 
@@ -94,7 +102,22 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise DataError(f"{path} has schema {about.get('schema')!r}, this version reads {SCHEMA}. Train anew")
     recipe = from_tree(about["recipe"], f"in {path}")
     epoch, figures = int(found.get("epoch", 0)), dict(about.get("figures", {}))
-    return Checkpoint(path, about["class_path"], about["init_args"], recipe, state, epoch, figures)
+    fingerprints = dict(about.get("fingerprints", {}))
+    return Checkpoint(path, about["class_path"], about["init_args"], recipe, state, epoch, figures, fingerprints)
+
+
+def require_same_images(checkpoint: Checkpoint, data: ImageData) -> None:
+    """Raise DataError unless these are the images that a checkpoint was trained on, divided alike.
+
+    One image more or less divides all of them anew. Of a checkpoint without fingerprints nobody can tell; it
+    is taken as it is, since to refuse it would throw the training away.
+    """
+    for name, now in data.fingerprints.items():
+        if checkpoint.fingerprints.get(name, now) != now:
+            raise DataError(
+                f"data.{name} holds other images than {checkpoint.path} was trained on, and some of those that trained "
+                "the model would be taken for unseen ones: give them as they were (--data.root DIR), or train anew"
+            )
 
 
 def load_module(checkpoint: Path) -> LightningModule:

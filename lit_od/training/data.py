@@ -14,7 +14,7 @@ from lit_od.errors import ConfigError, DataError
 from lit_od.loading import load
 from lit_od.recipe import DataConfig
 from lit_od.roots import data_root
-from lit_od.sources import ImageFile, Source, find
+from lit_od.sources import ImageArray, ImageFile, Source, find
 from lit_od.training.augmentation import augment, check_augment, step_generator
 from lit_od.training.loaders import DecodingLoader, MemoryLoader, Sampler
 from lit_od.training.samplers import EvaluationBatches, TrainingBatches
@@ -26,7 +26,19 @@ Part: TypeAlias = Literal["train", "validation", "calibration", "test", "outlier
 Loader: TypeAlias = MemoryLoader | DecodingLoader
 
 EVALUATION_BATCH = 256
-"""Images a batch where no gradient is taken; no result depends on it."""
+"""Images a batch at most where no gradient is taken; no result depends on it."""
+
+EVALUATION_PIXELS = EVALUATION_BATCH * 96 * 96
+"""Pixels a batch there: a network's activations take memory by them, some 600 MB in a convolutional autoencoder."""
+
+DIVIDED: tuple[Part, ...] = ("train", "validation", "calibration")
+"""Parts that a training and what follows it must find again as they were."""
+
+
+def evaluation_batch(shape: Sequence[int]) -> int:
+    """Images a batch where no gradient is taken, for images of shape (h, w, ...); at least 1."""
+    height, width = shape[:2]
+    return max(1, min(EVALUATION_BATCH, EVALUATION_PIXELS // (height * width)))
 
 
 class ImageData(LightningDataModule):
@@ -98,19 +110,26 @@ class ImageData(LightningDataModule):
 
     @property
     def fingerprint(self) -> str:
-        """Sha256, hexadecimal, of each part's names (below the data root) and labels, not of the pixels.
+        """Sha256, hexadecimal, of names, labels, and file sizes or pixels of the parts in `DIVIDED`.
 
-        It tells whether two runs divided the same files alike; a file that was overwritten goes unseen.
+        It tells whether two runs divided the same images alike, wherever they lay: names count from the
+        folder that `train` names. A file that was overwritten by one of the same size goes unseen.
         """
         digest = hashlib.sha256()
-        base = f"{self.root}/"
-        for part in ("train", "validation", "calibration", "test", "outliers"):
+        where = self.root / self.config.train
+        base = f"{where if where.is_dir() else where.parent}/"
+        for part in DIVIDED:
             sources = self.sources(part)
             digest.update(f"{part}\0{len(sources)}\n".encode())
             for source in sources:
-                line = f"{source.name.removeprefix(base)}\0{source.label or ''}\n"
-                digest.update(line.encode(errors="surrogateescape"))
+                line = f"{source.name.removeprefix(base)}\0{source.label or ''}\0"
+                digest.update(line.encode(errors="surrogateescape") + _content(source) + b"\n")
         return digest.hexdigest()
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """The fingerprint of each set that a training takes images from, by its name in `data`."""
+        return {"train": self.fingerprint}
 
     def train_dataloader(self) -> Loader:
         """Shuffled batches of the training part."""
@@ -149,7 +168,8 @@ class ImageData(LightningDataModule):
         rank, world = self._place()
         if rows < world:
             raise DataError(f"{rows} {part} images cannot be shared by {world} processes. Use fewer devices")
-        return self._loader(part, EvaluationBatches(rows, EVALUATION_BATCH, rank=rank, world=world))
+        size = evaluation_batch(self.config.prepare.shape)
+        return self._loader(part, EvaluationBatches(rows, size, rank=rank, world=world))
 
     def _loader(self, part: Part, sampler: Sampler) -> Loader:
         labels = torch.from_numpy(self.labels(part))
@@ -168,6 +188,20 @@ class ImageData(LightningDataModule):
             self._kept[part] = torch.from_numpy(load(sources, self.config.prepare))
             self._budget -= size
         return self._kept[part]
+
+
+def _content(source: Source) -> bytes:
+    """What tells an image from another one under the same name, as far as that is cheap to know."""
+    match source:
+        case ImageArray():
+            return f"{source.pixels.shape}\0".encode() + source.pixels.tobytes()
+        case ImageFile():
+            try:
+                return str(source.path.stat().st_size).encode()
+            except OSError:  # whoever reads it will say so
+                return b""
+        case _:
+            return b""
 
 
 def _require_full_classes(folder: Path, images: Sequence[Source], config: DataConfig) -> None:

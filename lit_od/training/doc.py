@@ -169,11 +169,14 @@ class LitDOC(LightningModule):
     def on_fit_start(self) -> None:
         """Let the run's data hold the trunk's activations in the images' place."""
         data = getattr(self.trainer, "datamodule", None)
-        self._cached = self.trunk is not None and isinstance(data, TwinData) and data.keep(self.trunk, self.device)
+        self._cached = isinstance(data, TwinData) and data.keep(self.trunk, self.device)
 
     def on_fit_end(self) -> None:
         """Take images again."""
         self._cached = False
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, TwinData):
+            data.keep(None, self.device)
 
     def training_step(self, batch: Twin, batch_idx: int) -> Tensor:
         """Loss of a batch of each kind."""

@@ -1,6 +1,8 @@
 """The two streams that a twin network is trained on: a labelled reference set, and the inliers as target class."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -10,9 +12,9 @@ from torch import Tensor
 
 from lit_od.errors import ConfigError, DataError
 from lit_od.recipe import DataConfig, Reference, Split
-from lit_od.sources import Source
+from lit_od.sources import ImageFile, Source
 from lit_od.training.augmentation import augment, step_generator
-from lit_od.training.data import EVALUATION_BATCH, ImageData, Loader, Part
+from lit_od.training.data import ImageData, Loader, Part, evaluation_batch
 from lit_od.training.samplers import EvaluationBatches, TrainingBatches
 from lit_od.training.trunk import Trunk
 from lit_od.training.trunk_cache import RowLoader, TrunkCache, identity
@@ -96,8 +98,16 @@ class TwinData(ImageData):
         self._trunk: Trunk | None = None
         _require_apart(self, self.reference)
 
-    def keep(self, trunk: Trunk, device: torch.device) -> bool:
-        """Give batches the trunk's activations in the images' place, if they are not augmented; whether it does."""
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """The fingerprint of the target's images, and that of the reference set."""
+        return super().fingerprints | {"reference": self.reference.fingerprint}
+
+    def keep(self, trunk: Trunk | None, device: torch.device) -> bool:
+        """Give batches the trunk's activations in the images' place, if they are not augmented; whether it does.
+
+        None gives them images again.
+        """
         self._trunk, self._device = (trunk if self.config.augment is None else None), device
         return self._trunk is not None
 
@@ -120,14 +130,13 @@ class TwinData(ImageData):
     def val_dataloader(self) -> list[Loader | RowLoader]:  # type: ignore[override]  # of two sets
         """Batches of the reference set's validation part, and of the target's, in order."""
         rank, world = self._place()
+        size = evaluation_batch(self.config.prepare.shape)
         loaders = []
         for data in (self.reference, self):
             rows = len(data.sources("validation"))
             if rows < max(2, world):
                 raise DataError(f"{rows} validation images do not do: wanted at least {max(2, world)} of each set")
-            loaders.append(
-                self._of(data, "validation", EvaluationBatches(rows, EVALUATION_BATCH, rank=rank, world=world))
-            )
+            loaders.append(self._of(data, "validation", EvaluationBatches(rows, size, rank=rank, world=world)))
         return loaders
 
     def on_after_batch_transfer(self, batch: "dict[str, tuple[Tensor, Tensor]]", dataloader_idx: int) -> object:  # type: ignore[override]  # two streams
@@ -186,14 +195,31 @@ def _reference(config: DataConfig, reference: Reference, seed: int) -> ImageData
 
 def _require_apart(data: ImageData, reference: ImageData) -> None:
     """Raise DataError where an image of the target class, or of its outliers, is in the reference set as well."""
+    real = lru_cache(maxsize=None)(os.path.realpath)  # images lie in few folders
     own: dict[str, list[tuple[Part, Source]]] = {}
     for part in PARTS:
         for source in data.sources(part):
-            own.setdefault(source.name, []).append((part, source))
+            own.setdefault(_place(source, real), []).append((part, source))
     for source in [*reference.sources("train"), *reference.sources("validation")]:
-        for part, other in own.get(source.name, []):  # arrays of one archive give their rows the same names
-            if identity(source) == identity(other):
+        for part, other in own.get(_place(source, real), []):
+            # arrays of one archive give their rows the same names
+            if isinstance(source, ImageFile) or identity(source) == identity(other):
                 raise DataError(
                     f"{source.name} is in data.reference and in the {part} part of the inliers' images: leave its "
                     f"class out, by data.reference.exclude: ['{source.label}']"
                 )
+
+
+def _place(source: Source, real: Callable[[str], str]) -> str:
+    """Where an image lies, the same for every path that leads to it.
+
+    Args:
+        source: A file, or a row that is named after its archive.
+        real: Resolves a path's links.
+    """
+    if not isinstance(source, ImageFile):
+        archive, _, row = source.name.rpartition("#")
+        return f"{real(archive)}#{row}"
+    if source.path.is_symlink():
+        return real(str(source.path))
+    return f"{real(str(source.path.parent))}/{source.path.name}"

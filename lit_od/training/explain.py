@@ -31,7 +31,7 @@ LEAST_SIDE = 6
 BATCH_SIZE = 8
 
 TOLERANCE = 1e-5
-"""Largest max|a - b| / max|a| between features of the images as uint8 and as float."""
+"""Largest max|a - b| / max|a| between features that are the same: of an image as uint8 and as float, for instance."""
 
 
 def gradient_maps(
@@ -45,7 +45,8 @@ def gradient_maps(
         detector: Fitted on those features.
         images: Prepared images, (n, h, w, c) uint8.
         layer: One of the backbone's `named_modules()` with an output (n, c, h', w'). None takes the last
-            with at least `LEAST_SIDE` positions along each side, or the finest.
+            with at least `LEAST_SIDE` positions along each side, or the finest, among those that everything
+            passes through.
         batch_size: Images a run.
 
     Returns:
@@ -106,8 +107,11 @@ def overlays(images: Images, maps: NDArray[np.floating], inlier_maps: NDArray[np
 def spatial_layer(network: nn.Module, images: Images) -> str:
     """The last layer that keeps at least `LEAST_SIDE` positions along each side, else the finest of all.
 
+    Only layers count that everything passes through: inside a residual branch a map would show a part of
+    the score, or nothing.
+
     Raises:
-        ConfigError: If no layer gives maps in the images' proportions.
+        ConfigError: If no such layer gives maps in the images' proportions.
     """
     height, width = images.shape[1:3]
     found: dict[str, int] = {}
@@ -134,7 +138,29 @@ def spatial_layer(network: nn.Module, images: Images) -> str:
     if not found:
         raise ConfigError("no layer of the backbone gives maps (n, c, h, w) in the images' proportions: name a layer")
     fine = [name for name, side in found.items() if side >= LEAST_SIDE]
-    return fine[-1] if fine else max(reversed(found), key=lambda name: found[name])
+    coarse = sorted((name for name in found if name not in fine), key=lambda name: found[name])
+    for name in reversed([*coarse, *fine]):
+        if _passed_by_all(network, name, images[:1]):
+            return name
+    raise ConfigError("the backbone has no layer with maps (n, c, h, w) that everything passes through: name a layer")
+
+
+def _passed_by_all(network: nn.Module, layer: str, image: Images) -> bool:
+    """Whether all that the features hang on passes through a layer: with its output held still, images are alike."""
+    noise = np.random.default_rng(0).integers(1, 256, image.shape, dtype=np.uint8)
+
+    def hold(part: nn.Module, inputs: Any, output: Any) -> Any:
+        del part, inputs
+        return output[:1].expand_as(output).clone() if isinstance(output, Tensor) else output
+
+    handle = network.get_submodule(layer).register_forward_hook(hold)
+    try:
+        with torch.no_grad():
+            # uint8 wraps around: the other image differs in every pixel
+            one, other = network(torch.from_numpy(np.concatenate([image, image + noise])).to(_device(network)))
+    finally:
+        handle.remove()
+    return bool((one - other).abs().max() <= TOLERANCE * one.abs().max())
 
 
 def _scored(module: nn.Module, detector: Detector, images: Images) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:

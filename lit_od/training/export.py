@@ -221,13 +221,14 @@ def _output_shape(module: nn.Module, images: Images, output: str) -> tuple[int, 
 
 def _run(module: nn.Module, batch: Images) -> torch.Tensor:
     with torch.no_grad():
-        result = module(_on_device(module, batch))
+        result = module(on_device(module, batch))
     if not isinstance(result, torch.Tensor):
         raise ExportError(f"the module must return one tensor, got {type(result).__name__}")
     return result.cpu()
 
 
-def _on_device(module: nn.Module, batch: Images) -> torch.Tensor:
+def on_device(module: nn.Module, batch: Images) -> torch.Tensor:
+    """Images where a module's weights lie."""
     weight = next(chain(module.parameters(), module.buffers()), torch.empty(0))
     return torch.from_numpy(np.ascontiguousarray(batch)).to(weight.device)
 
@@ -252,7 +253,7 @@ def exported(
         with torch.no_grad(), _quiet():
             program = torch.onnx.export(
                 module,
-                (_on_device(module, example),),
+                (on_device(module, example),),
                 dynamo=True,
                 input_names=["images"],
                 output_names=list(outputs),

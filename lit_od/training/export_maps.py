@@ -9,7 +9,7 @@ from torch import nn
 
 from lit_od.errors import BackboneError, ExportError
 from lit_od.maps import OUTPUTS, MapGraph
-from lit_od.training.export import evaluating, exported, save
+from lit_od.training.export import evaluating, exported, on_device, save
 from lit_od.types import Images
 
 BATCH_SIZES = (1, 2, 3)
@@ -46,9 +46,9 @@ def _prove(module: nn.Module, model: bytes, images: Images) -> None:
         for size in BATCH_SIZES:
             batch = images[np.arange(size) % len(images)]
             with torch.no_grad():
-                wanted = module(torch.from_numpy(batch))
+                wanted = module(on_device(module, batch))
             for name, want, got in zip(OUTPUTS, wanted, graph(batch), strict=True):
-                gap = float(np.abs(want.numpy() - got).max()) if got.shape == tuple(want.shape) else float("inf")
+                gap = float(np.abs(want.cpu().numpy() - got).max()) if got.shape == tuple(want.shape) else float("inf")
                 if not gap <= TOLERANCE:
                     raise ExportError(
                         f"the exported heat maps differ from torch at batch size {size}: output {name!r}, "

@@ -11,6 +11,7 @@ from datetime import timedelta
 
 import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import distributed
@@ -156,12 +157,12 @@ def together(where: Place, work: Callable[[Group], int]) -> int:
     group = current()
     try:
         status = work(group)
+        if isinstance(group, Processes):
+            group.wait()
     except (Exception, KeyboardInterrupt):
         if _speaks(store):
             raise
         return REFUSED
-    if isinstance(group, Processes):
-        group.wait()
     distributed.destroy_process_group()
     return status
 
@@ -175,9 +176,12 @@ def _speaks(store: Store) -> bool:
 
 
 def environment(where: Place | None) -> ClusterEnvironment | None:
-    """What Lightning needs to know of the processes; None where it starts them, or there is one."""
+    """What Lightning needs to know of the processes; None where torchrun has started one, and it finds out itself.
+
+    In a job of SLURM it would take a lone process for one of all tasks, and have the job queued again at a signal.
+    """
     if where is None:
-        return None
+        return None if TorchElasticEnvironment.detect() else LightningEnvironment()
     if where.slurm:
         nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST", "127.0.0.1")
         os.environ.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes))

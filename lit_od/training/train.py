@@ -12,7 +12,7 @@ import torch
 import yaml
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_od.errors import ConfigError, DataError
 from lit_od.folders import require_place
@@ -22,6 +22,8 @@ from lit_od.training.augmentation import augment, step_generator
 from lit_od.training.callbacks import (
     Best,
     FiniteLoss,
+    LastingStop,
+    Movable,
     NoSubnormals,
     OutlierWatch,
     Progress,
@@ -29,7 +31,14 @@ from lit_od.training.callbacks import (
     SeededEpochs,
     Signals,
 )
-from lit_od.training.checkpoints import Checkpoint, keep_whole, load_everywhere, origin, read_checkpoint
+from lit_od.training.checkpoints import (
+    Checkpoint,
+    keep_whole,
+    load_everywhere,
+    origin,
+    read_checkpoint,
+    require_same_images,
+)
 from lit_od.training.data import ImageData, check_trainable
 from lit_od.training.doc_data import data_of
 from lit_od.training.epoch_log import EpochLog
@@ -56,7 +65,10 @@ BEST, LAST = "best.ckpt", "last.ckpt"
 FILES = frozenset({BEST, LAST, "metrics.csv", "config.yaml", "learning_curves.png", "samples.png"})
 """What a run folder holds."""
 
-_PEER_GONE = re.compile(r"closed by peer|reset by peer|[Bb]roken pipe|[Ss]ocket|gloo|NCCL|timed out", re.IGNORECASE)
+_PEER_GONE = re.compile(
+    r"closed by (remote )?peer|reset by (remote )?peer|peer closed|broken pipe|connection refused|remote process exit",
+    re.IGNORECASE,
+)
 """What torch says where another process has ended."""
 
 SAMPLES = 16
@@ -96,7 +108,7 @@ def train(
     Raises:
         ConfigError: If the recipe cannot be carried out, or `out` is not free or cannot be written.
         DataError: If the images do not suffice, the loss becomes NaN or infinite, or `resume` is of
-            another architecture.
+            another architecture or of other images.
     """
     if recipe.model is None:
         raise ConfigError("the recipe trains nothing: its backbone is an ONNX file. Use lit-od fit")
@@ -110,9 +122,10 @@ def train(
     kind, init_args = module_arguments(recipe.model, data)
     with quiet(kind), seeded(recipe.seed):
         log = EpochLog(out / "metrics.csv", resume=resume is not None)
-        provenance = Provenance(origin(recipe.model.class_path, init_args, recipe))
+        fingerprints = data.fingerprints
+        provenance = Provenance(origin(recipe.model.class_path, init_args, recipe, fingerprints))
         best = Best(out, Path(BEST).stem, monitor="val_loss", enable_version_counter=False)
-        last = ModelCheckpoint(out, Path(LAST).stem, enable_version_counter=False, save_on_train_epoch_end=True)
+        last = Movable(out, Path(LAST).stem, enable_version_counter=False, save_on_train_epoch_end=True)
         trainer = make_trainer(
             arguments,
             callbacks=[*_callbacks(recipe, data, kind, best), provenance, best, last],
@@ -124,13 +137,15 @@ def train(
         keep_whole(trainer)
         init_args = scaled(init_args, trainer, kind, recipe.trainer.get(SCALING, "none"))
         module = make_module(kind, init_args)
-        provenance.origin = origin(recipe.model.class_path, init_args, recipe)
         if resume is not None:
-            ended = _check_resumable(module, recipe, out, resume)
-            log.rows.setdefault(ended.epoch, {}).update(ended.figures)
+            ended = _check_resumable(module, recipe, data, out, resume)
+            fingerprints = ended.fingerprints  # the same, or none where nobody knows what began the run
+        provenance.origin = origin(recipe.model.class_path, init_args, recipe, fingerprints)
         if recipe.trainer.get(COMPILE, False):
             compile_network(module)
         with _writing(out):
+            if resume is not None:  # its last row is missing where it was killed before that was written
+                log.log_metrics(ended.figures | {"epoch": float(ended.epoch)})
             if trainer.is_global_zero:
                 out.mkdir(parents=True, exist_ok=True)
                 (out / "config.yaml").write_text(yaml.safe_dump(to_tree(recipe), sort_keys=False), encoding="utf-8")
@@ -140,8 +155,13 @@ def train(
                 learning_curves(log.rows, out / "learning_curves.png")
         trainer.strategy.barrier()
         if not best.best_model_path:
-            raise ConfigError("the training took no step: raise trainer.max_epochs")
-        return TrainingRun(out / BEST, load_everywhere(out / BEST), data, _best_row(log))
+            if trainer.global_step == 0:
+                raise ConfigError("the training took no step: raise trainer.max_epochs")
+            raise ConfigError(
+                f"no validation took place, and {BEST} is chosen by one: raise trainer.max_epochs, or lower "
+                "trainer.check_val_every_n_epoch"
+            )
+        return TrainingRun(out / BEST, load_everywhere(out / BEST), data, best_row(log))
 
 
 def resumable(out: Path) -> Path | None:
@@ -152,8 +172,8 @@ def resumable(out: Path) -> Path | None:
 def _require_free(out: Path) -> None:
     """Raise ConfigError unless a new run can be written at `out`: no file of another run, or of anybody's, is lost."""
     require_place(out)
-    if (out / BEST).exists():
-        raise ConfigError(f"{out} holds a run already: choose another folder, or resume {out / LAST}")
+    if found := next((out / name for name in (LAST, BEST) if (out / name).exists()), None):
+        raise ConfigError(f"{out} holds a run already: choose another folder, or resume {found}")
     there = sorted(entry.name for entry in out.iterdir() if entry.name[0] != ".") if out.is_dir() else []
     if foreign := [name for name in there if name not in FILES]:
         raise ConfigError(f"{out} is a folder with other files in it, such as {foreign[0]}: name one that is free")
@@ -176,7 +196,7 @@ def _callbacks(recipe: Recipe, data: ImageData, kind: type[LightningModule], bes
         callbacks.append(OutlierWatch(data))
     if recipe.early_stopping is not None:
         # a loss that is no number, or that is not logged, is refused elsewhere, and in one line
-        stop = EarlyStopping("val_loss", patience=recipe.early_stopping, check_finite=False, strict=False)
+        stop = LastingStop("val_loss", patience=recipe.early_stopping, check_finite=False, strict=False)
         callbacks.append(stop)
     return callbacks
 
@@ -186,13 +206,17 @@ def _fit(trainer: Trainer, module: LightningModule, data: ImageData, resume: Pat
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     except MisconfigurationException as error:
         raise ConfigError(f"{type(module).__name__} cannot be trained: {' '.join(str(error).split())}") from error
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning makes a status of 1 of it, without a word
+            raise end.__context__ from None
+        raise
     except RuntimeError as error:
         if trainer.world_size > 1 and _PEER_GONE.search(str(error)):
             raise lost() from error
         raise
 
 
-def _check_resumable(module: LightningModule, recipe: Recipe, out: Path, resume: Path) -> Checkpoint:
+def _check_resumable(module: LightningModule, recipe: Recipe, data: ImageData, out: Path, resume: Path) -> Checkpoint:
     """What a checkpoint holds. Raises where it is of another run, architecture, or division of the images."""
     checkpoint = read_checkpoint(resume)
     try:
@@ -205,6 +229,7 @@ def _check_resumable(module: LightningModule, recipe: Recipe, out: Path, resume:
     for name in now:
         if name not in ("root", "memory") and before[name] != now[name]:
             raise ConfigError(f"{resume} was trained with data.{name} {before[name]}, the recipe has {now[name]}")
+    require_same_images(checkpoint, data)
     if resume.resolve().parent != out.resolve():
         raise ConfigError(f"a run goes on in its own folder: give {resume.parent}, where {resume.name} lies, not {out}")
     return checkpoint
@@ -223,7 +248,7 @@ def _draw_samples(data: ImageData, path: Path) -> None:
         sample_grid(images, augment(torch.from_numpy(images), changes, generator).numpy(), path)
 
 
-def _best_row(log: EpochLog) -> dict[str, float]:
+def best_row(log: EpochLog) -> dict[str, float]:
     """Figures of the epoch with the least validation loss."""
     rows = {epoch: row for epoch, row in log.rows.items() if "val_loss" in row}
     if not rows:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_od.errors import ConfigError
@@ -19,6 +20,7 @@ from lit_od.training.data import ImageData
 from lit_od.training.doc_data import TwinData
 from lit_od.training.imports import accepted, check_accepted, imported
 from lit_od.training.processes import environment
+from lit_od.training.trunk import Trunk
 
 DEFAULTS: dict[str, Any] = {
     "max_epochs": 50,
@@ -86,17 +88,27 @@ def scaled(init_args: Mapping[str, Any], trainer: Trainer, kind: type[LightningM
 
 
 def compile_network(module: LightningModule) -> None:
-    """Let torch.compile make the module's parts faster, in place: names and checkpoints stay as they are."""
+    """Let torch.compile make the module's parts faster, in place: names and checkpoints stay as they are.
+
+    Raises:
+        ConfigError: If the module trains behind a trunk whose activations are kept: it passes its parts by.
+    """
+    if isinstance(getattr(module, "trunk", None), Trunk):
+        raise ConfigError(
+            f"trainer.{COMPILE} does not reach what {type(module).__name__} trains behind a kept trunk: set "
+            f"model.init_args.cache_trunk to false, or leave trainer.{COMPILE} out"
+        )
     for part in module.children():
         part.compile()
 
 
 def make_trainer(arguments: Mapping[str, Any], **ours: Any) -> Trainer:
     """A Trainer. Raises ConfigError, in one line, where Lightning refuses an argument."""
+    plugins = arguments.get("plugins") or []
+    plugins = plugins if isinstance(plugins, list) else [plugins]
     known = environment(place())
-    if known is not None:
-        plugins = arguments.get("plugins") or []
-        ours["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), known]
+    if known is not None and not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+        ours["plugins"] = [*plugins, known]
     try:
         trainer = Trainer(**{**arguments, **ours})
     except (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError) as error:

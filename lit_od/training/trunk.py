@@ -35,6 +35,7 @@ class Trunk:
         trunk: Uint8 images (n, h, w, c) to the trunk's activations, flattened to (n, d).
         shape: Of an image's activations, such as (c, h, w).
         passed: Names of the outermost modules that the trunk consists of, in the order in which they run.
+        operations: What these do to a tensor, besides their weights: two networks may share names and weights.
     """
 
     def __init__(self, network: FeatureNetwork, first: str, images: Tensor) -> None:
@@ -63,6 +64,7 @@ class Trunk:
             half, num_features=0, mean=(network.shift.flatten() * std).tolist(), std=std.tolist()
         )
         self.trunk.eval()
+        self.operations = "\n".join([repr(type(cut.body)), *(repr(cut.body.get_submodule(one)) for one in self.passed)])
         self.shape = _output_shape(cut.body.get_submodule(self._layer), lambda: network(images))
         self._require_joined(network, first, images)
 

@@ -20,13 +20,11 @@ from lit_od.extraction import extract
 from lit_od.images import Preparation
 from lit_od.loading import batches, load
 from lit_od.sources import ImageArray, ImageFile, Source
+from lit_od.training.data import evaluation_batch
 from lit_od.training.export import export_backbone
 from lit_od.training.samplers import EvaluationBatches, TrainingBatches
 from lit_od.training.trunk import Trunk
 from lit_od.types import Features
-
-BATCH_SIZE = 256
-"""Images that a device is given at once."""
 
 PARITY_IMAGES = 64
 """Real images on which the exported trunk must agree with torch."""
@@ -36,8 +34,8 @@ class TrunkCache:
     """Activations of images, in a file that vanishes with the process; the system keeps in memory what fits.
 
     One cache serves several runs, so that a trunk sees an image once for all of them: an entry is known
-    by the trunk's weights, the preparation and the image. On a CPU the trunk runs in ONNX Runtime, as an
-    exported graph that is proven against torch; elsewhere in torch.
+    by the trunk's operations and weights, the preparation and the image. On a CPU the trunk runs in ONNX
+    Runtime, as a graph that is exported and proven against torch once; elsewhere in torch.
     """
 
     def __init__(self) -> None:
@@ -56,11 +54,15 @@ class TrunkCache:
             DataError: If an image cannot be read, an activation is beyond what half precision holds, or
                 the disk is full.
         """
-        table = self._tables.setdefault(_key(trunk, how), _Table(int(np.prod(trunk.shape))))
+        key = _key(trunk, how)
+        if key not in self._tables:
+            self._tables[key] = _Table(int(np.prod(trunk.shape)))
+        table = self._tables[key]
         names = [identity(source) for source in sources]
         missing = {name: source for name, source in zip(names, sources, strict=True) if name not in table.places}
         if missing:
-            table.append(list(missing), _activations(trunk, list(missing.values()), how, device), len(missing))
+            rows = _activations(trunk, list(missing.values()), how, device, table.graphs)
+            table.append(list(missing), rows, len(missing))
         return Rows(table.tensor(), torch.tensor([table.places[name] for name in names]))
 
 
@@ -97,11 +99,12 @@ class RowLoader:
 
 
 class _Table:
-    """Rows of one width in a file without a name, and where each image's is."""
+    """Rows of one width in a file without a name, where each image's is, and the graphs that gave them."""
 
     def __init__(self, width: int) -> None:
         self.width = width
         self.places: dict[str, int] = {}
+        self.graphs: dict[int, Backbone] = {}  # by number of threads
         self._file: IO[bytes] = tempfile.TemporaryFile(prefix="lit_od-trunk-")  # noqa: SIM115  # closed with the table
         weakref.finalize(self, self._file.close)
 
@@ -138,27 +141,37 @@ class _Table:
         return torch.from_numpy(np.memmap(self._file, dtype=np.float16, mode="c", shape=shape))
 
 
-def _activations(trunk: Trunk, sources: Sequence[Source], how: Preparation, device: torch.device) -> Iterator[Features]:
+def _activations(
+    trunk: Trunk, sources: Sequence[Source], how: Preparation, device: torch.device, graphs: dict[int, Backbone]
+) -> Iterator[Features]:
+    """What the trunk gives; a graph that is made for it is left in `graphs`."""
     if device.type != "cpu":
         network = trunk.trunk.to(device)
-        for batch in batches(sources, how, batch_size=BATCH_SIZE):
+        for batch in batches(sources, how, batch_size=evaluation_batch(how.shape)):
             batch.require_readable()
             with torch.no_grad():
                 yield network(torch.from_numpy(batch.images).to(device)).float().cpu().numpy()
         return
     threads = torch.get_num_threads()
-    rows = np.unique(np.linspace(0, len(sources) - 1, min(PARITY_IMAGES, len(sources))).astype(int))
-    with tempfile.TemporaryDirectory(prefix="lit_od-trunk-") as folder:
-        path = Path(folder) / "trunk.onnx"
-        export_backbone(trunk.trunk, path, load([sources[row] for row in rows], how, threads=threads))
-        backbone = Backbone.load(path.read_bytes(), threads=threads, providers=["cpu"])
-    for batch, outputs in extract(backbone, sources, how, threads=threads):
+    if threads not in graphs:
+        graphs[threads] = _graph(trunk, sources, how, threads)
+    for batch, outputs in extract(graphs[threads], sources, how, threads=threads):
         batch.require_readable()
         yield outputs
 
 
+def _graph(trunk: Trunk, sources: Sequence[Source], how: Preparation, threads: int) -> Backbone:
+    """The trunk in ONNX Runtime, proven on some of the images."""
+    rows = np.unique(np.linspace(0, len(sources) - 1, min(PARITY_IMAGES, len(sources))).astype(int))
+    with tempfile.TemporaryDirectory(prefix="lit_od-trunk-") as folder:
+        path = Path(folder) / "trunk.onnx"
+        export_backbone(trunk.trunk, path, load([sources[row] for row in rows], how, threads=threads))
+        return Backbone.load(path.read_bytes(), threads=threads, providers=["cpu"])
+
+
 def _key(trunk: Trunk, how: Preparation) -> str:
     digest = hashlib.sha256(json.dumps([trunk.passed, trunk.shape]).encode() + msgspec.json.encode(how))
+    digest.update(trunk.operations.encode())
     for name, tensor in trunk.trunk.state_dict().items():
         if name in ("scale", "shift") or any(name.startswith(f"body.body.{part}.") for part in trunk.passed):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lit_od.calibration import Calibration
-from lit_od.classification import classify, largest, standing
+from lit_od.classification import classify, images_needed, largest, standing
 from lit_od.errors import ConfigError
 from lit_od.fit import Origin, fit_bundle
 from lit_od.images import Preparation
@@ -124,6 +124,10 @@ def test_an_image_that_one_bundle_cannot_read_has_no_class(two, tmp_path, digits
         (["--bundle", "none={0}", "--bundle", "{1}"], "a class cannot be called 'none'"),
         (["--bundle", "={0}", "--bundle", "{1}"], "wanted BUNDLE or NAME=BUNDLE"),
         (["--bundle", "{0}", "--bundle", "{1}", "--level", "1"], "level must lie in [0, 1), got 1"),
+        (
+            ["--bundle", "{0}", "--bundle", "{1}", "--level", "0.012"],
+            "level=0.012 needs at least 83 calibration inliers, bundle 'digit-0' has 80, so that no image could be",
+        ),
         (["--bundle", "{0}", "--bundle", "nowhere"], "no bundle at nowhere"),
         ([], "required: --bundle"),
     ],
@@ -153,3 +157,24 @@ def test_standing_is_in_standard_deviations_of_the_calibration_scores():
 def test_a_single_class_is_refused_in_python_too(two):
     with pytest.raises(ConfigError, match="two classes or more, got 1"):
         classify({"zero": Scorer.load(two[0])}, [], level=0.05)
+
+
+def test_a_level_that_no_p_value_is_below_is_refused_in_python_too(two, images):
+    scorers = {folder.name: Scorer.load(folder, threads=1) for folder in two}
+    sources = find([images])[80:]
+    with pytest.raises(ConfigError, match=r"needs at least 81 calibration inliers, bundle 'digit-0' has 80, so that"):
+        classify(scorers, sources, level=1 / 81)
+    (classes,) = classify(scorers, sources, level=np.nextafter(1 / 81, 1), batch_size=200)
+    assert "none" in classes.label
+
+
+@pytest.mark.parametrize("level", [0.9, 0.5, 1 / 3, 0.3, 0.1, 0.05, np.nextafter(0.05, 1), 1 / 49, 0.01, 0.003])
+def test_the_images_that_a_level_needs_are_the_least_that_do(level):
+    least = next(n for n in range(1, 1000) if 1 / (n + 1) < level)
+    assert images_needed(level) == least
+
+
+def test_the_smallest_level_is_refused_at_once(two):
+    scorers = {folder.name: Scorer.load(folder, threads=1) for folder in two}
+    with pytest.raises(ConfigError, match=r"level=1e-300 needs at least 999,.* has 80, so"):
+        classify(scorers, [], level=1e-300)

@@ -7,12 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
+from lit_od.bundle import Bundle
 from lit_od.cli import main
-from lit_od.errors import ConfigError
+from lit_od.errors import ConfigError, DataError
 from lit_od.evaluation.experiments import Options
 from lit_od.evaluation.experiments.staged import budget_line, seeds_of, train_staged
 from lit_od.recipe import override, read
 from tests.training.test_autoencoder import TINY
+from tests.training.twins import Killed, digits_root, kill_before_last
 
 
 def write_idx(file, array):
@@ -65,6 +67,10 @@ def test_cats_from_end_to_end(root, tmp_path, capsys):
     seed = out / "seed-0"
     assert {"rmse.png", "scores.png", "dogs.png"} < {path.name for path in seed.iterdir()}
     assert main(["verify", str(seed / "cats-autoencoder")]) == 0
+    provenance = Bundle.read(seed / "cats-autoencoder").manifest.provenance
+    assert provenance.recipe is not None
+    assert provenance.recipe["trainer"]["max_epochs"] == 1
+    assert provenance.metrics["val_loss"] > 0
 
 
 def test_cifar10_from_end_to_end(root, tmp_path, capsys):
@@ -137,6 +143,44 @@ def test_a_run_with_fewer_epochs_goes_on(tmp_path):
     more = train_staged(recipe, folder, epochs=2, watch=lambda module: 2.0)
     assert more.watched == {1: 1.0, 2: 2.0}
     assert len(epochs_of(folder)) == 2
+
+
+def test_a_run_that_was_killed_between_its_first_checkpoints_goes_on(staged, tmp_path, monkeypatch):
+    recipe, _, unbroken = staged
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        kill_before_last(patched)
+        with pytest.raises(Killed):
+            train_staged(recipe, folder, epochs=3, watch=lambda module: 0.0)
+    assert [file.name for file in folder.glob("*.ckpt")] == ["best.ckpt"]
+    with pytest.raises(ConfigError, match="another recipe or of more epochs: remove it, or name another --out"):
+        train_staged(override(recipe, ["--model.init_args.learning_rate=0.02"]), folder, epochs=3)
+    found = train_staged(recipe, folder, epochs=3, watch=lambda module: float(module.current_epoch))
+    assert found.watched == unbroken.watched
+    assert epochs_of(folder) == epochs_of(unbroken.folder)
+    for name, tensor in unbroken.module.state_dict().items():
+        assert torch.equal(tensor, found.module.state_dict()[name])
+
+
+def test_a_run_that_was_killed_before_an_epoch_was_watched_watches_it(tmp_path):
+    def watch(module):
+        raise Killed
+
+    recipe, folder = read("demo", TINY), tmp_path / "run"
+    with pytest.raises(Killed):
+        train_staged(recipe, folder, epochs=1, watch=watch)
+    assert train_staged(recipe, folder, epochs=1, watch=lambda module: 1.0).watched == {1: 1.0}
+
+
+def test_a_run_on_other_images_is_not_taken_up(tmp_path):
+    root, folder = digits_root(tmp_path / "root"), tmp_path / "run"
+    recipe = read("demo", [*TINY, f"--data.root={root}"])
+    train_staged(recipe, folder, epochs=1)
+    train_staged(recipe, folder, epochs=1)
+    digits_root(root, without=1)
+    for epochs in (1, 2):  # with nothing left to train, and with an epoch
+        with pytest.raises(DataError, match=r"data\.train holds other images than .*\.ckpt was trained on"):
+            train_staged(recipe, folder, epochs=epochs)
 
 
 @pytest.mark.parametrize(("change", "epochs"), [(["--seed=1"], 3), (["--data.batch_size=16"], 3), ([], 2)])

@@ -4,11 +4,20 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from lit_od.cli import main
-from lit_od.evaluation.experiments.doc_sneakers import of_pair
+from lit_od.errors import ConfigError, DataError
+from lit_od.evaluation.experiments.doc_measures import features_by_part
+from lit_od.evaluation.experiments.doc_sneakers import _trained, of_pair
 from lit_od.recipe import override, read, to_tree
+from lit_od.training.checkpoints import read_checkpoint
+from lit_od.training.doc import LitDOC
+from lit_od.training.doc_data import data_of
+from lit_od.training.trunk_cache import TrunkCache
 from tests.evaluation.test_reproduce_autoencoders import write_idx
+from tests.training import twins
+from tests.training.twins import Killed, digits_root, kill_before_last
 
 CLASSES = 10
 SMALL = [
@@ -78,11 +87,43 @@ def test_sneakers_from_end_to_end(root, tmp_path, capsys):
     assert set(report["pairs"]) == {"fours-nines"}
     assert all(len(values) == 1 for values in report["pairs"]["fours-nines"]["both"].values())
     assert (out / "losses.png").stat().st_size > 10_000
-    assert {"tsne.png", "most.png", "least.png"} < {each.name for each in (out / "seed-0").iterdir()}
+    assert {"tsne.png", "most.png", "least.png", "overlays.png"} < {each.name for each in (out / "seed-0").iterdir()}
     assert main(["verify", str(out / "seed-0" / "doc-sneakers")]) == 0
     other = "--data.batch_size=32"
     assert main([*words, other]) == 2
     assert "holds a run of another recipe: remove it, or name another --out" in capsys.readouterr().err
+
+
+def test_a_training_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    root, folder, cache = digits_root(tmp_path / "root"), tmp_path / "run", TrunkCache()
+    asked = twins.recipe(data={"root": str(root)})
+    unbroken = _trained(asked, tmp_path / "unbroken", cache)
+    with monkeypatch.context() as patched:
+        kill_before_last(patched)
+        with pytest.raises(Killed):
+            _trained(asked, folder, cache)
+    assert [file.name for file in folder.glob("*.ckpt")] == ["best.ckpt"]
+    with pytest.raises(ConfigError, match="holds a run of another recipe: remove it, or name another --out"):
+        _trained(twins.recipe(data={"root": str(root)}, learning_rate=0.1), folder, cache)
+    for time in range(3):  # goes on; has come to its end but for its picture; is taken up
+        found = _trained(asked, folder, cache)
+        for name, tensor in unbroken.module.state_dict().items():
+            assert torch.equal(tensor, found.module.state_dict()[name])
+        assert read_checkpoint(folder / "last.ckpt").epoch == 1
+        if time == 0:
+            (folder / "learning_curves.png").unlink()
+    digits_root(root, without=1)
+    with pytest.raises(DataError, match=r"data\.(train|reference) holds other images than .*best\.ckpt was trained on"):
+        _trained(asked, folder, cache)
+
+
+def test_features_of_large_images_are_computed_a_few_at_once(monkeypatch):
+    monkeypatch.setattr("lit_od.training.data.EVALUATION_PIXELS", 28 * 28 * 50)
+    asked, module, sizes = twins.recipe(), LitDOC(**twins.options()), []
+    tail = module.trunk.tail
+    monkeypatch.setattr(module.trunk, "tail", lambda rows: sizes.append(len(rows)) or tail(rows))
+    features_by_part(module, data_of(asked.data, seed=0), asked, TrunkCache())
+    assert max(sizes) == 50
 
 
 def test_pairs_have_the_recipes_options():

@@ -91,6 +91,17 @@ def fit_all(out, models, detectors):
     return each_process(work)
 
 
+def lose(victim):
+    """One process is killed while the others have done their work, and wait."""
+
+    def work(group):
+        if group.rank == victim:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    return each_process(work)
+
+
 def labels_of(sources):
     return np.array([int(source.label) for source in sources])
 
@@ -162,6 +173,10 @@ class Recorded:
         if os.environ.get("FAIL_ON") == str(self.global_rank) and self.global_step == 3:
             loss = loss * float("nan")
         return loss
+
+    def on_train_epoch_start(self):
+        if str(self.current_epoch) == os.environ.get("INTERRUPT_AT"):
+            raise KeyboardInterrupt
 
     def on_train_end(self):
         if folder := os.environ.get("LOSSES"):

@@ -1,4 +1,5 @@
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from lit_od.maps import MapGraph
 from lit_od.recipe import read
 from lit_od.sources import find
 from lit_od.training import LitAutoencoder, fit
+from lit_od.training import export_maps as export_maps_file
 from lit_od.training.callbacks import OutlierWatch
 from lit_od.training.checkpoints import load_module
 from lit_od.training.data import ImageData
@@ -207,6 +209,38 @@ def test_the_maps_give_the_errors_and_what_they_come_from(bundle):
 def test_maps_that_differ_from_torch_are_refused():
     with pytest.raises(ExportError, match=r"batch size 1: output 'reconstruction', difference 0\.5"):
         export_maps(Drifts(), np.full((1, 4, 4, 1), 255, dtype=np.uint8), opset=20)
+
+
+class Far(torch.Tensor):
+    """A tensor on another device: numpy wants it on the CPU first."""
+
+    def numpy(self):
+        raise TypeError("can't convert device type tensor to numpy")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+class Remote(nn.Module):
+    """Weights on another device, and what it gives as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(1, device="meta"))
+
+    def forward(self, images):
+        assert images.device.type == "meta"
+        return [torch.zeros(images.shape).as_subclass(Far) for _ in range(2)]
+
+
+def test_maps_are_proven_where_the_module_lies(monkeypatch):
+    given = np.zeros((3, 4, 4, 1), dtype=np.uint8)
+    graph = SimpleNamespace(load=lambda model, providers: lambda batch: (np.zeros(batch.shape), np.zeros(batch.shape)))
+    monkeypatch.setattr(export_maps_file, "MapGraph", graph)
+    export_maps_file._prove(Remote(), b"", given)
+    graph.load = lambda model, providers: lambda batch: (np.zeros(batch.shape), np.ones(batch.shape))
+    with pytest.raises(ExportError, match=r"batch size 1: output 'reconstruction', difference 1, at most"):
+        export_maps_file._prove(Remote(), b"", given)
 
 
 def test_a_refit_keeps_the_maps(bundle, tmp_path, digit_files):

@@ -11,7 +11,15 @@ from torch import nn
 from lit_od.errors import DataError
 from lit_od.images import Preparation
 from lit_od.recipe import PACKAGED_DATA, DataConfig
-from lit_od.training.callbacks import SWEEP_STEPS, FiniteLoss, NoSubnormals, OutlierWatch, Progress, SeededEpochs
+from lit_od.training.callbacks import (
+    SWEEP_STEPS,
+    FiniteLoss,
+    LastingStop,
+    NoSubnormals,
+    OutlierWatch,
+    Progress,
+    SeededEpochs,
+)
 from lit_od.training.data import ImageData
 
 LEAST_NORMAL = torch.finfo(torch.float32).tiny
@@ -49,6 +57,18 @@ def test_the_watched_figure_is_high_where_the_features_tell(data):
     module = Scores()
     OutlierWatch(data, images=200).on_validation_epoch_end(trainer(), module)
     assert module.logged["val_outlier_auroc"] > 0.9
+
+
+def test_large_images_are_watched_a_few_at_once(data, monkeypatch):
+    monkeypatch.setattr("lit_od.training.data.EVALUATION_PIXELS", 28 * 28 * 7)
+    sizes = []
+
+    class Counted(Scores):
+        def backbone(self):
+            return lambda images: sizes.append(len(images)) or images.float().mean((1, 2, 3))[:, None]
+
+    OutlierWatch(data, images=20).on_validation_epoch_end(trainer(), Counted())
+    assert sizes == [7, 7, 6] * 3
 
 
 def test_it_is_no_number_where_the_features_admit_no_detector(data):
@@ -96,6 +116,21 @@ def test_a_networks_draws_are_a_function_of_seed_epoch_and_rank():
 
     assert first() == first()
     assert len({first(), first(seed=1), first(current_epoch=1), first(global_rank=1)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("stopped", "patience", "stops"),
+    [(0, 2, False), (3, 2, True), (3, 1, True), (3, 5, False)],
+)
+def test_a_resumed_run_has_stopped_unless_it_has_more_patience(stopped, patience, stops):
+    """Also where it got better before trainer.min_epochs were done: it ends with them all the same."""
+    before = LastingStop("val_loss", patience=2)
+    before.stopped_epoch = stopped
+    after, resumed = LastingStop("val_loss", patience=patience), trainer(should_stop=False)
+    after.load_state_dict(before.state_dict())
+    after.on_train_start(resumed, Scores())
+    assert resumed.should_stop == stops
+    assert after.patience == patience
 
 
 @pytest.mark.parametrize("terminal", [True, False])

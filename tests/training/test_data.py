@@ -7,7 +7,7 @@ from lit_od.errors import ConfigError, DataError
 from lit_od.images import Preparation
 from lit_od.loading import load
 from lit_od.recipe import PACKAGED_DATA, Augment, DataConfig, Split
-from lit_od.training.data import ImageData, check_trainable
+from lit_od.training.data import EVALUATION_BATCH, ImageData, check_trainable, evaluation_batch
 
 GREY = Preparation(size=(28, 28), mode="grey")
 
@@ -104,6 +104,63 @@ def test_the_fingerprint_knows_names_labels_and_parts_but_not_the_root(folders, 
     assert fingerprint(moved, split=Split(validation=0.4, calibration=0.2)) != first
     (moved / "cats" / "0.png").rename(moved / "cats" / "x.png")
     assert fingerprint(moved) != first
+
+
+def test_the_fingerprint_counts_from_the_folder_that_is_named(folders, monkeypatch):
+    first = in_folders(folders).fingerprint
+    monkeypatch.setenv("LIT_OD_DATA", str(folders.parent))
+    assert in_folders(folders).fingerprint == first
+    assert in_folders(folders.name).fingerprint == first
+
+
+def test_an_image_that_took_anothers_place_changes_the_fingerprint(folders):
+    first = in_folders(folders).fingerprint
+    (folders / "cats" / "0.png").write_bytes((folders / "cats" / "0.png").read_bytes() + b" ")
+    assert in_folders(folders).fingerprint != first
+    rows = np.arange(20 * 16, dtype=np.uint8).reshape(20, 4, 4)
+    prints = []
+    for images in (rows, rows, rows[::-1]):
+        np.savez(folders / "rows.npz", images=images)
+        prints.append(in_folders("rows.npz", root=str(folders)).fingerprint)
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_images_that_no_training_sees_are_not_in_the_fingerprint(folders):
+    (folders / "tests" / "cats").mkdir(parents=True)
+    (folders / "cats" / "0.png").rename(folders / "tests" / "cats" / "0.png")
+    how = {"outlier_classes": ["dogs"], "classes": ["cats"], "test": str(folders / "tests")}
+    first = in_folders(folders, **how).fingerprint
+    (folders / "dogs" / "0.png").unlink()
+    (folders / "tests" / "cats" / "0.png").rename(folders / "tests" / "cats" / "1.png")
+    assert in_folders(folders, **how).fingerprint == first
+    (folders / "cats" / "5.png").unlink()
+    assert in_folders(folders, **how).fingerprint != first
+
+
+def test_a_missing_file_has_a_fingerprint(folders):
+    (folders / "list.txt").write_text("".join(f"cats/{row}.png\n" for row in range(9)))
+    assert in_folders("list.txt", root=str(folders)).fingerprint  # and reading it says what is wrong
+
+
+@pytest.mark.parametrize(
+    ("shape", "batch"),
+    [
+        ((28, 28, 1), EVALUATION_BATCH),
+        ((96, 96, 3), EVALUATION_BATCH),
+        ((128, 128), 144),
+        ((512, 512, 1), 9),
+        ((64, 256, 3), 144),
+        ((4000, 4000, 3), 1),
+    ],
+)
+def test_a_batch_of_large_images_has_fewer(shape, batch):
+    assert evaluation_batch(shape) == batch
+
+
+def test_validation_takes_so_many_at_once(folders, monkeypatch):
+    monkeypatch.setattr("lit_od.training.data.EVALUATION_PIXELS", 8 * 8 * 2)
+    loader = in_folders(folders, split=Split(validation=0.4, calibration=0.2)).val_dataloader()
+    assert [len(labels) for _, labels in loader] == [2, 2]
 
 
 def test_an_empty_part_has_no_loader():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning import Trainer
 from msgspec.structs import replace
 from torch import nn
 
@@ -11,11 +12,13 @@ from lit_od import Bundle, Scorer
 from lit_od.cli import main
 from lit_od.errors import ConfigError, DataError
 from lit_od.recipe import ModelConfig, override, read
-from lit_od.training import LitDOC
+from lit_od.training import LitDOC, trunk_cache
 from lit_od.training.checkpoints import load_module
 from lit_od.training.doc import compactness_loss
+from lit_od.training.doc_data import TwinData
 from lit_od.training.pipeline import fit
 from lit_od.training.train import train
+from lit_od.training.trainer import quiet
 from lit_od.training.trunk_cache import TrunkCache
 from tests.training.test_processes import Ranks
 from tests.training.twins import options, recipe
@@ -121,7 +124,17 @@ def cache():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, cache):
+def calls():
+    """What functions of the cache were called with in the first run."""
+    return {"export_backbone": [], "_activations": []}
+
+
+def noted(function, calls):
+    return lambda *given: calls.append(given) or function(*given)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, cache, calls):
     """A run on what the trunk gives, and the same run on images."""
     out = tmp_path_factory.mktemp("runs")
     words = {"class_path": "tests.training.twins.Recorded", "trained_layers": 3, "learning_rate": 0.001}
@@ -129,7 +142,10 @@ def run(tmp_path_factory, cache):
     from tests.training.twins import Recorded
 
     Recorded.on_train_end = lambda self: kept.append(self.losses)
-    trained = train(recipe(**words), out / "cached", trunk_cache=cache)
+    with pytest.MonkeyPatch.context() as patched:
+        for name, given in calls.items():
+            patched.setattr(trunk_cache, name, noted(getattr(trunk_cache, name), given))
+        trained = train(recipe(**words), out / "cached", trunk_cache=cache)
     train(recipe(**words, cache_trunk=False), out / "images")
     return trained, kept
 
@@ -156,12 +172,35 @@ def test_the_log_has_both_parts(run):
     assert float(best["val_loss_compactness"]) == pytest.approx(wanted, rel=1e-3)
 
 
-def test_the_trunk_sees_an_image_once(run, cache, monkeypatch, tmp_path):
+def test_the_trunk_sees_an_image_once(run, cache, calls, monkeypatch, tmp_path):
     trained, _ = run
+    seen = [source.name for _, sources, *_ in calls["_activations"] for source in sources]
+    parts = [(data, part) for data in (trained.data, trained.data.reference) for part in ("train", "validation")]
+    assert sorted(seen) == sorted(source.name for data, part in parts for source in data.sources(part))
+    assert len(calls["export_backbone"]) == 1
     monkeypatch.setattr("lit_od.training.trunk_cache._activations", lambda *given: pytest.fail("it ran again"))
     words = {"trained_layers": 3, "learning_rate": 0.002}
     again = train(recipe(**words), tmp_path / "again", trunk_cache=cache)
     assert again.data.fingerprint == trained.data.fingerprint
+
+
+def short(**changes):
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": 1}
+    options |= {"limit_train_batches": 2, "accelerator": "cpu", "use_distributed_sampler": False}
+    return Trainer(**options | changes)
+
+
+def test_after_a_fit_the_data_give_images_again(tmp_path, cache):
+    made, data = LitDOC(**options()), TwinData(recipe().data, seed=0, cache=cache)
+    with quiet(LitDOC):
+        trainer = short(default_root_dir=tmp_path)
+        trainer.fit(made, datamodule=data)
+        (figures,) = trainer.validate(made, datamodule=data, verbose=False)[:1]
+        assert figures["val_loss"] > 0
+        images, _ = next(iter(data.val_dataloader()[0]))
+        assert images.dtype == torch.uint8
+        data.keep(made.trunk, made.device)  # as a fit leaves them that was broken off
+        short(default_root_dir=tmp_path).fit(LitDOC(**options(cache_trunk=False)), datamodule=data)
 
 
 def test_augmented_images_are_not_kept(monkeypatch, tmp_path):

@@ -1,8 +1,13 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from lit_od.errors import ConfigError, DataError
-from lit_od.recipe import from_tree
+from lit_od.images import Preparation
+from lit_od.recipe import DataConfig, Reference, from_tree
+from lit_od.training.checkpoints import Checkpoint, require_same_images
 from lit_od.training.data import ImageData
 from lit_od.training.doc_data import ContinuedBatches, TwinData, data_of
 from lit_od.training.trainer import quiet
@@ -89,6 +94,64 @@ def test_own_batch_size_of_the_reference_set():
 def test_reference_sets_that_do_not_do(reference, message):
     with pytest.raises(DataError, match=message):
         data_of(recipe(reference=reference).data, seed=0)
+
+
+@pytest.fixture
+def linked(tmp_path):
+    """Three class folders of twenty images, and links to one of them, to one of its images, and to an archive."""
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        (tmp_path / "all" / name).mkdir(parents=True)
+        for row in range(20):
+            pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "all" / name / f"{row}.png")
+    (tmp_path / "target").symlink_to(tmp_path / "all" / "a")
+    (tmp_path / "own").mkdir()
+    for row in range(20):
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path / "own" / f"{row}.png")
+    rows = rng.integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "rows.npz", images=rows, labels=np.arange(60) % 3)
+    (tmp_path / "other.npz").symlink_to(tmp_path / "rows.npz")
+    return tmp_path
+
+
+def of_links(root, train, reference="all"):
+    how = Preparation(size=(8, 8), mode="grey")
+    return TwinData(DataConfig(train=train, prepare=how, root=str(root), reference=Reference(path=reference)))
+
+
+def test_a_link_does_not_hide_that_an_image_is_in_both_sets(linked):
+    with pytest.raises(DataError, match=r"all/a/\d+\.png is in data\.reference and in the \w+ part .*: \['a'\]"):
+        of_links(linked, "target")
+    assert of_links(linked, "own").class_names == ["inlier"]
+    (linked / "own" / "20.png").symlink_to(linked / "all" / "b" / "3.png")
+    with pytest.raises(DataError, match=r"all/b/3\.png is in data\.reference"):
+        of_links(linked, "own")
+    with pytest.raises(DataError, match=r"rows\.npz#\d+ is in data\.reference"):
+        of_links(linked, "other.npz:images:0", "rows.npz")
+
+
+def checkpoint(data):
+    return Checkpoint(Path("best.ckpt"), "", {}, recipe(), {}, fingerprints=data.fingerprints)
+
+
+def test_a_checkpoint_knows_both_sets():
+    data = data_of(recipe().data, seed=0)
+    assert set(data.fingerprints) == {"train", "reference"}
+    trained = checkpoint(data)
+    require_same_images(trained, data_of(recipe().data, seed=0))
+    other = data_of(recipe(reference={"limit": 190}).data, seed=0)
+    with pytest.raises(DataError, match=r"data\.reference holds other images than best\.ckpt was trained on"):
+        require_same_images(trained, other)
+    require_same_images(trained, ImageData(other.config))  # which is what a bundle is made of
+    with pytest.raises(DataError, match=r"data\.train holds other images than best\.ckpt .* \(--data\.root DIR\), or"):
+        require_same_images(trained, data_of(recipe().data, seed=1))
+
+
+def test_validation_takes_few_large_images_at_once(monkeypatch):
+    monkeypatch.setattr("lit_od.training.data.EVALUATION_PIXELS", 28 * 28 * 3)
+    reference, target = data_of(recipe().data, seed=0).val_dataloader()
+    assert {len(labels) for loader in (reference, target) for _, labels in loader} <= {1, 2, 3}
 
 
 def test_a_share_that_is_none():

@@ -148,6 +148,59 @@ def test_a_network_trained_for_compact_features_is_explained():
     assert np.abs(maps).max() > 0
 
 
+class Branches(nn.Module):
+    """A residual branch, the last of whose layers has weights of zero, before the features."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, stride=2, padding=1)
+        self.branch = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 1))
+        nn.init.zeros_(self.branch[2].weight)
+        self.pool = nn.AvgPool2d(7)
+
+    def forward(self, images):
+        pixels = self.stem(images.permute(0, 3, 1, 2).float() / 255)
+        return self.pool(pixels + self.branch(pixels)).flatten(1)
+
+
+class Shallow(Branches):
+    """The pixels themselves are features too."""
+
+    def forward(self, images):
+        return torch.cat([super().forward(images), images.float().mean((1, 2))], dim=1)
+
+
+def test_a_layer_inside_a_branch_is_not_taken():
+    torch.manual_seed(0)
+    network, images = Branches(), noise(60)
+    detector = fitted(network, images, KNN)
+    odd = RNG.integers(0, 256, (3, 28, 28, 1), dtype=np.uint8)
+    assert spatial_layer(network, odd) == "stem"
+    assert not any(part._forward_hooks for part in network.modules())
+    maps = gradient_maps(network, detector, odd)
+    np.testing.assert_array_equal(maps, gradient_maps(network, detector, odd, layer="stem"))
+    assert np.abs(maps).max() > 0
+    assert np.abs(gradient_maps(network, detector, odd, layer="branch.1")).max() == 0
+    drawn = np.random.default_rng(0).integers(1, 256, (1, 28, 28, 1), dtype=np.uint8)  # as the probe draws
+    assert spatial_layer(network, drawn) == "stem"
+
+
+def test_of_two_layers_side_by_side_the_earlier_is_taken():
+    frozen = FrozenBackbone(
+        network="test_resnet", layers=["layer1", "layer2"], pretrained=False, image_size=(64, 64)
+    ).eval()
+    images = RNG.integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    assert spatial_layer(frozen.backbone(), images) == "body.body.layer1"
+
+
+def test_where_everything_passes_no_layer_one_is_to_be_named():
+    network, images = Shallow(), noise(60)
+    detector = fitted(network, images, KNN)
+    with pytest.raises(ConfigError, match=r"no layer with maps \(n, c, h, w\) that everything passes through: name"):
+        gradient_maps(network, detector, images[:1])
+    assert gradient_maps(network, detector, images[:1], layer="stem").shape == (1, 28, 28)
+
+
 def test_overlays_leave_inliers_cold_and_show_the_odd_spot():
     network = Cells()
     detector = fitted(network, noise(300))

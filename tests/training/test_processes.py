@@ -271,6 +271,14 @@ def test_a_process_that_fails_ends_the_others(ranks, tmp_path, rank):
     assert "the loss became nan at step 3" in wrong
 
 
+def test_one_of_those_that_have_lost_a_process_says_so(ranks, tmp_path):
+    statuses = ranks(3, tmp_path, call="tests.training.jobs:lose", victim=2)
+    assert statuses[2] == -9
+    assert sorted(statuses[:2]) == [2, 70], said(tmp_path)  # one refuses, one raises
+    _, wrong = said(tmp_path)
+    assert wrong.count("ConnectionError: another process of this job has ended") == 1, wrong
+
+
 def test_an_image_that_one_process_cannot_read_stops_both(ranks, tmp_path, digit_files):
     for row in range(100):
         (tmp_path / "images").mkdir(exist_ok=True)
@@ -318,13 +326,27 @@ def test_a_run_killed_three_times_ends_where_an_unbroken_one_ends(ranks, tmp_pat
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_sigterm_stops_a_run_that_goes_on(ranks, tmp_path, world):
-    words = ["train", "demo", "--out", tmp_path / "run", *DEMO, CLASSIFIER, "--resume"]
-    environment = {"KILL_AT": "11", "KILL_BY": "SIGTERM"}
-    assert ranks(world, tmp_path / "said", *words, "--data.batch_size=8", environment=environment) == [143] * world
+    """In its second epoch: it ends where the run ends that was not stopped, to the bit."""
+    small = [CLASSIFIER, "--data.batch_size=8"]
+    train(ranks, world, tmp_path / "whole", *small)
+    rows = len(ImageData(read("demo", DEMO).data, seed=0).sources("train"))
+    steps_an_epoch = -(-(rows // world) // 8)
+    words = ["train", "demo", "--out", tmp_path / "run", *DEMO, *small, "--resume"]
+    environment = {"KILL_AT": str(steps_an_epoch + 3), "KILL_BY": "SIGTERM"}
+    assert ranks(world, tmp_path / "said", *words, environment=environment) == [143] * world
     _, wrong = said(tmp_path / "said")
     assert len(wrong.splitlines()) == 1, wrong
     assert "stopped; the same command with --resume goes on from" in wrong
-    assert ranks(world, tmp_path / "said", *words, "--data.batch_size=8") == [0] * world, said(tmp_path / "said")
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["epoch"] == 0
+    assert ranks(world, tmp_path / "said", *words) == [0] * world, said(tmp_path / "said")
+    for name in ("last.ckpt", "best.ckpt"):
+        want, got = (
+            torch.load(folder / name, weights_only=True) for folder in (tmp_path / "whole" / "run", tmp_path / "run")
+        )
+        assert got["epoch"] == want["epoch"]
+        assert got["global_step"] == want["global_step"] >= steps_an_epoch
+        assert all(torch.equal(got["state_dict"][key], each) for key, each in want["state_dict"].items())
+    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole" / "run")
 
 
 # Precision

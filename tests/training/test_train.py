@@ -1,8 +1,10 @@
 import csv
 import logging
 import math
+import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +15,10 @@ from lit_od.recipe import from_tree, read, read_tree, to_tree
 from lit_od.training.checkpoints import load_module, read_checkpoint
 from lit_od.training.classifier import LitClassifier
 from lit_od.training.data import ImageData
-from lit_od.training.train import train
+from lit_od.training.processes import environment
+from lit_od.training.train import _fit, train
+from lit_od.training.trainer import make_trainer, trainer_arguments
+from tests.training.twins import recipe as twins
 
 SMALL = [
     "--data.limit=300",
@@ -208,6 +213,165 @@ def test_early_stopping_counts_epochs(tmp_path):
     assert len(rows_of(tmp_path)) == 2
     epochs = {name: torch.load(tmp_path / name, weights_only=True)["epoch"] for name in ("best.ckpt", "last.ckpt")}
     assert epochs == {"best.ckpt": 0, "last.ckpt": 1}
+
+
+STANDING = ["--data.limit=150", "--data.augment=null", "--model.init_args.learning_rate=1.0e-30"]
+"""A run that gets no better after its first epoch."""
+
+
+def test_a_run_that_has_stopped_early_stays_as_it_is(tmp_path):
+    recipe = demo(*STANDING, "--trainer.max_epochs=6", "--early_stopping=1")
+    train(recipe, tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in ("best.ckpt", "last.ckpt", "metrics.csv")}
+    assert len(rows_of(tmp_path)) == 2
+    # as if it had been killed between its last checkpoint and its last row
+    (tmp_path / "metrics.csv").write_bytes(b"".join(before["metrics.csv"].splitlines(keepends=True)[:-1]))
+    assert train(recipe, tmp_path, resume=tmp_path / "last.ckpt").metrics["epoch"] == 0
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    train(demo(*STANDING, "--trainer.max_epochs=6", "--early_stopping=3"), tmp_path, resume=tmp_path / "last.ckpt")
+    assert len(rows_of(tmp_path)) == 4
+
+
+def test_a_run_whose_folder_was_moved_keeps_its_best(tmp_path):
+    before, moved = tmp_path / "before", tmp_path / "elsewhere" / "moved"
+    train(demo(*STANDING, "--trainer.max_epochs=1"), before)
+    moved.parent.mkdir()
+    before.rename(moved)
+    assert train(demo(*STANDING), moved, resume=moved / "last.ckpt").metrics["epoch"] == 0
+    assert torch.load(moved / "best.ckpt", weights_only=True)["epoch"] == 0
+    last = torch.load(moved / "last.ckpt", weights_only=True)
+    assert last["epoch"] == 1
+    assert str(before) not in str(last["callbacks"])
+
+
+# Epochs without a validation
+
+
+SELDOM = ["--data.limit=150", "--data.augment=null", "--trainer.check_val_every_n_epoch=2"]
+
+
+def test_a_run_resumed_before_a_validation_is_the_unbroken_run(tmp_path):
+    train(demo(*SELDOM, "--trainer.max_epochs=4"), tmp_path / "whole")
+    assert [bool(row["val_loss"]) for row in rows_of(tmp_path / "whole")] == [False, True, False, True]
+    out = tmp_path / "broken"
+    train(demo(*SELDOM, "--trainer.max_epochs=3"), out)
+    assert set(read_checkpoint(out / "last.ckpt").figures) == {"train_loss"}
+    train(demo(*SELDOM, "--trainer.max_epochs=4"), out, resume=out / "last.ckpt")
+    assert rows_of(out) == rows_of(tmp_path / "whole")
+    for name in ("best.ckpt", "last.ckpt"):
+        got, want = (torch.load(folder / name, weights_only=True) for folder in (out, tmp_path / "whole"))
+        assert got["epoch"] == want["epoch"] == 3
+        assert all(torch.equal(got["state_dict"][key], each) for key, each in want["state_dict"].items())
+        assert got["lr_schedulers"] == want["lr_schedulers"]
+
+
+def test_a_run_without_a_validation_says_so_and_is_not_overwritten(tmp_path):
+    recipe = demo(*SELDOM, "--trainer.max_epochs=1")
+    with pytest.raises(ConfigError, match=r"no validation took place, .*: raise trainer\.max_epochs, or lower trainer"):
+        train(recipe, tmp_path)
+    assert (tmp_path / "last.ckpt").exists()
+    with pytest.raises(ConfigError, match=r"holds a run already: choose another folder, or resume .*last\.ckpt"):
+        train(recipe, tmp_path)
+    train(demo(*SELDOM), tmp_path, resume=tmp_path / "last.ckpt")
+    assert (tmp_path / "best.ckpt").exists()
+
+
+# What stops a run
+
+
+INTERRUPTED = ["--model.class_path=tests.training.jobs.RecordedClassifier", "--data.limit=150", *SMALL[1:3]]
+
+
+@pytest.mark.parametrize(
+    ("words", "epoch", "line"),
+    [
+        (["train"], 0, "interrupted"),
+        (["train"], 1, "interrupted; the same command with --resume goes on from {out}"),
+        (["fit"], 1, "interrupted"),
+    ],
+)
+def test_an_interrupt_is_said_and_how_to_go_on(words, epoch, line, tmp_path, command, monkeypatch):
+    monkeypatch.setenv("INTERRUPT_AT", str(epoch))
+    before = signal.getsignal(signal.SIGINT)
+    out = tmp_path / "out"
+    assert command(*words, "demo", "--out", out, *INTERRUPTED) == (130, "", f"lit-od: {line.format(out=out)}\n")
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_other_exits_are_left_alone():
+    def fit(*args, **kwargs):
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit, match="3"):
+        _fit(SimpleNamespace(fit=fit), None, None, None)
+
+
+GONE = [
+    "[pair.cc:561] Connection closed by peer [127.0.0.1]:15555. This is typically caused by a remote worker crashing.",
+    "[pair.cc:545] Read error [127.0.0.1]:47005: Connection reset by peer. This is typically caused by ...",
+    "NCCL error in: ProcessGroupNCCL.cpp:3698, remote process exited or there was a network error",
+    "socketProgress: Connection closed by remote peer node1<54321>",
+]
+OTHERS = [
+    "NCCL error in: ProcessGroupNCCL.cpp:3698, invalid usage. Duplicate GPU detected : rank 1 and rank 0 both on CUDA "
+    "device 1000",
+    "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:446] op.preamble.length <= op.nbytes. 8 vs 4",
+    "/data/socket_42.jpg: mat1 and mat2 shapes cannot be multiplied",
+    "Timed out waiting 1800000ms for recv operation to complete",
+]
+
+
+@pytest.mark.parametrize("message", GONE + OTHERS)
+def test_another_process_has_ended_where_torch_says_so_and_nowhere_else(message):
+    def fit(*args, **kwargs):
+        raise RuntimeError(message)
+
+    wanted = ConnectionError if message in GONE else RuntimeError
+    with pytest.raises(wanted):
+        _fit(SimpleNamespace(fit=fit, world_size=2), None, None, None)
+    with pytest.raises(RuntimeError):  # who is alone has nobody to lose
+        _fit(SimpleNamespace(fit=fit, world_size=1), None, None, None)
+
+
+# Where it runs
+
+
+@pytest.mark.parametrize("job", [{"SLURM_NTASKS": "4"}, {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4"}])
+def test_a_process_alone_in_a_job_of_slurm_is_alone(job, monkeypatch):
+    for name, value in (job | {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_NNODES": "2"}).items():
+        monkeypatch.setenv(name, value)
+    trainer = make_trainer(trainer_arguments({"accelerator": "cpu"}), logger=False, enable_checkpointing=False)
+    assert trainer.world_size == 1
+    assert type(trainer._accelerator_connector.cluster_environment).__name__ == "LightningEnvironment"
+
+
+def test_one_that_torchrun_has_started_and_one_that_names_its_own_are_left_alone(monkeypatch):
+    own = environment(None)
+    given = trainer_arguments({"accelerator": "cpu", "plugins": [own]})
+    trainer = make_trainer(given, logger=False, enable_checkpointing=False)
+    assert trainer._accelerator_connector.cluster_environment is own
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.setenv(name, "1" if "SIZE" in name else "0")
+    assert environment(None) is None
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_what_is_compiled_is_what_is_trained(cached, tmp_path, monkeypatch):
+    compiled = []
+
+    def compile_it(module):  # in place of torch.compile, which takes minutes
+        module._compiled_call_impl = lambda *args: compiled.append(type(module).__name__) or module._call_impl(*args)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_it)
+    recipe = twins(trainer={"compile": True, "max_epochs": 1}, cache_trunk=cached)
+    if cached:
+        message = r"trainer\.compile does not reach what LitDOC trains behind a kept trunk: set .*cache_trunk to false"
+        with pytest.raises(ConfigError, match=message):
+            train(recipe, tmp_path)
+        assert not list(tmp_path.iterdir())
+    else:
+        train(recipe, tmp_path)
+        assert {"FeatureNetwork", "Linear"} <= set(compiled)
 
 
 def test_an_unlabelled_folder_cannot_train_a_classifier(tmp_path):

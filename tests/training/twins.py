@@ -1,10 +1,15 @@
 """Small networks and a recipe for twin networks, on the packaged digits: zeros beside the digits 1 to 5."""
 
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lit_od.recipe import from_tree, read_tree
+from lit_od.training.checkpoints import WholeFiles
 from lit_od.training.doc import LitDOC
+from tests.conftest import ASSETS
 
 
 class Chain(nn.Module):
@@ -111,10 +116,40 @@ def recipe(data=None, reference=None, trainer=None, class_path=None, seed=0, **m
     return from_tree(found | {"seed": seed}, "twins")
 
 
+def digits_root(folder, *, without=0):
+    """A data root of its own with the packaged digits, less so many of the training images."""
+    with np.load(ASSETS / "digits.npz") as arrays:
+        kept = {name: rows[without:] if name.startswith("train") else rows for name, rows in arrays.items()}
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / "digits.npz", **kept)
+    return folder
+
+
+class Killed(BaseException):
+    """In the place of SIGKILL."""
+
+
+def kill_before_last(patched):
+    """Let runs be killed between the two checkpoints of an epoch."""
+    save = WholeFiles.save_checkpoint
+
+    def killed(self, checkpoint, path, storage_options=None):
+        if Path(path).name == "last.ckpt":
+            raise Killed
+        save(self, checkpoint, path, storage_options)
+
+    patched.setattr(WholeFiles, "save_checkpoint", killed)
+
+
+def without_fingerprints(checkpoint):
+    """Make a checkpoint one of an earlier version."""
+    stored = torch.load(checkpoint, weights_only=True)
+    del stored["lit_od"]["fingerprints"]
+    torch.save(stored, checkpoint)
+
+
 def train_recorded(out, batch_size, steps):
     """A run of each process of a group, whose losses and weights are left in the folder."""
-    from pathlib import Path
-
     from lit_od.training.train import train
 
     kept = []

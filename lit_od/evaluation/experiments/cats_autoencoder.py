@@ -35,7 +35,7 @@ from lit_od.recipe import Recipe, override, read
 from lit_od.roots import data_root
 from lit_od.scorer import Scorer
 from lit_od.sources import Source, find
-from lit_od.training.data import EVALUATION_BATCH
+from lit_od.training.data import evaluation_batch
 from lit_od.training.pipeline import export_bundle
 from lit_od.training.sets import open_set
 from lit_od.types import Images, Scores
@@ -105,7 +105,12 @@ def _one_seed(recipe: Recipe, options: Options, epochs: int) -> dict[str, Any]:
         staged = train_staged(each, out / f"run-{name}", epochs=epochs, watch=_effect(own, other))
         watched[name] = staged.watched
         bundles[name] = export_bundle(
-            staged.module, staged.data, each, out / f"{name}-autoencoder", threads=options.threads
+            staged.module,
+            staged.data,
+            staged.recipe,
+            out / f"{name}-autoencoder",
+            metrics=staged.metrics,
+            threads=options.threads,
         )
     sources = {name: find([f"cats_dogs/test/{name}"], root=root) for name in PUBLISHED}
     scorers = {name: Scorer.of(bundle, threads=options.threads) for name, bundle in bundles.items()}
@@ -142,7 +147,7 @@ def _effect(own: Images, other: Images) -> Watch:
         found = []
         for images in (own, other):
             with torch.inference_mode():
-                batches = torch.split(torch.from_numpy(images), EVALUATION_BATCH // 8)
+                batches = torch.split(torch.from_numpy(images), evaluation_batch(images.shape[1:]))
                 found.append(
                     torch.cat([errors(batch).mean(dim=(1, 2, 3)) for batch in batches]).sqrt().double().numpy()
                 )

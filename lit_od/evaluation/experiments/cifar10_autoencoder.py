@@ -62,7 +62,9 @@ def _rows(runs: Sequence[Mapping[str, Any]], epochs: int) -> tuple[Row, ...]:
 def _one_seed(recipe: Recipe, options: Options, epochs: int) -> tuple[str, dict[str, Any]]:
     out = options.out / f"seed-{recipe.seed}"
     staged = train_staged(recipe, out / "run", epochs=epochs)
-    bundle = export_bundle(staged.module, staged.data, recipe, out / "bundle", threads=options.threads)
+    bundle = export_bundle(
+        staged.module, staged.data, staged.recipe, out / "bundle", metrics=staged.metrics, threads=options.threads
+    )
     scorer = Scorer.of(bundle, threads=options.threads)
     test = ImageSet("test", staged.data.sources("test"), recipe.data.prepare)
     scores = score_set(scorer, test)

@@ -22,7 +22,7 @@ from lit_od.evaluation.style import colour, styled
 from lit_od.recipe import Recipe
 from lit_od.scorer import Scorer
 from lit_od.sources import EncodedImage, Source
-from lit_od.training.data import EVALUATION_BATCH, ImageData
+from lit_od.training.data import ImageData, evaluation_batch
 from lit_od.training.doc import LitDOC
 from lit_od.training.trunk_cache import TrunkCache
 from lit_od.types import Features
@@ -67,7 +67,7 @@ def features_by_part(module: LitDOC, data: ImageData, recipe: Recipe, cache: Tru
     for name, sources in parts.items():
         rows = cache.rows(module.trunk, sources, recipe.data.prepare, torch.device("cpu"))
         with torch.inference_mode():
-            places = torch.split(torch.arange(len(rows)), EVALUATION_BATCH)
+            places = torch.split(torch.arange(len(rows)), evaluation_batch(recipe.data.prepare.shape))
             found[name] = torch.cat([module.trunk.tail(rows[each]).float() for each in places]).numpy()
     return found
 

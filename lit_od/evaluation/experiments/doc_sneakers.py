@@ -39,13 +39,16 @@ from lit_od.evaluation.metrics import auroc
 from lit_od.evaluation.rates import best_balanced_accuracy, rates
 from lit_od.evaluation.sets import ImageSets, score_set, sets_of_recipe
 from lit_od.loading import load
+from lit_od.maps import heat_maps, in_colour
 from lit_od.recipe import Evaluation, EvaluationSet, Pair, Recipe, override, portable_tree, read
 from lit_od.scorer import Scorer
-from lit_od.training.checkpoints import read_checkpoint, rebuild
+from lit_od.sources import Source
+from lit_od.training.checkpoints import read_checkpoint, rebuild, require_same_images
 from lit_od.training.doc import LitDOC
 from lit_od.training.doc_data import TwinData, data_of
+from lit_od.training.explain import gradient_maps, overlays
 from lit_od.training.pipeline import export_bundle
-from lit_od.training.train import BEST, TrainingRun, train
+from lit_od.training.train import BEST, TrainingRun, resumable, train
 from lit_od.training.trainer import make_module, module_arguments, seeded
 from lit_od.training.trunk_cache import TrunkCache
 from lit_od.types import Features
@@ -62,6 +65,9 @@ ABLATION = {
 QUICK = ["--data.limit=240", "--data.reference.limit=240", "--trainer.max_epochs=2", "--trainer.limit_train_batches=2"]
 SHOWN, TINY = 400, 40
 """Images of a set in a map, and in that of a smoke run."""
+
+EXPLAINED, INLIERS = 8, 12
+"""Outliers under heat maps, and calibration images whose maps give the scale."""
 
 TIMED = 220
 """Images of the measurement of a decision's time."""
@@ -109,8 +115,10 @@ def _one_seed(recipe: Recipe, options: Options, cache: TrunkCache) -> dict[str, 
         features[name] = features_by_part(_doc(alone), alone.data, recipe, cache)
     features["both"] = features_by_part(_doc(both), both.data, recipe, cache)
     sets = sets_of_recipe(recipe, recipe.data.prepare)
+    (outliers,) = sets.outliers
     if recipe.seed == options.seeds[0]:
         _draw(bundle, sets, features, options, out)
+        _explain(both, bundle, outliers.sources, features["both"]["outliers"], options, out)
     return {
         "seed": recipe.seed,
         "images": {name: len(rows) for name, rows in features["both"].items()},
@@ -144,6 +152,23 @@ def _draw(
     p_values = bundle.calibration.p_values(scores)
     plots.save(most_outlying(images, scores, p_values, names), out / "most.png")
     plots.save(least_outlying(images, scores, p_values, names), out / "least.png")
+
+
+def _explain(
+    trained: TrainingRun, bundle: Bundle, outliers: Sequence[Source], features: Features, options: Options, out: Path
+) -> None:
+    """The most outlying of the outliers, under a heat map of gradients and under one of hidden parts."""
+    recipe = trained.data.config
+    rows = np.argsort(-bundle.detector.score(features), kind="stable")[:EXPLAINED]
+    images = load([outliers[row] for row in rows], recipe.prepare, threads=options.threads)
+    inliers = load(trained.data.sources("calibration")[:INLIERS], recipe.prepare, threads=options.threads)
+    scorer = Scorer.of(bundle, threads=options.threads)
+    both = np.concatenate([images, inliers])
+    shown = [in_colour(images)]
+    for maps in (gradient_maps(trained.module, bundle.detector, both), heat_maps(scorer, both)):
+        shown.append(overlays(images, maps[: len(images)], maps[len(images) :]))
+    title = "most outlying; heat of gradients; heat of hidden parts"
+    plots.save(plots.image_grid(np.concatenate(shown), columns=len(images), title=title), out / "overlays.png")
 
 
 def _through_bundle(bundle: Bundle, recipe: Recipe, options: Options, out: Path) -> dict[str, Any]:
@@ -187,13 +212,15 @@ def of_pair(recipe: Recipe, name: str, pair: Pair) -> Recipe:
 
 
 def _trained(recipe: Recipe, folder: Path, cache: TrunkCache) -> TrainingRun:
-    """Train, or take up a run of this recipe that has come to its end here before."""
-    if not (folder / "learning_curves.png").exists():  # the last thing that a training writes
-        return train(recipe, folder, trunk_cache=cache)
-    checkpoint = read_checkpoint(folder / BEST)
-    if checkpoint.recipe != recipe:
+    """Train, go on with a training of this recipe that was stopped here, or take up one that has come to its end."""
+    begun = resumable(folder)
+    if begun is not None and read_checkpoint(begun).recipe != recipe:
         raise ConfigError(f"{folder} holds a run of another recipe: remove it, or name another --out")
+    if not (folder / "learning_curves.png").exists():  # the last thing that a training writes
+        return train(recipe, folder, resume=begun, trunk_cache=cache)
+    checkpoint = read_checkpoint(folder / BEST)
     data = data_of(recipe.data, seed=recipe.seed, cache=cache)
+    require_same_images(checkpoint, data)
     return TrainingRun(folder / BEST, rebuild(checkpoint), data, {})
 
 

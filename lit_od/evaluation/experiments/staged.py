@@ -11,9 +11,10 @@ from lightning import LightningModule
 from lit_od.errors import ConfigError
 from lit_od.evaluation.experiments import Options
 from lit_od.recipe import Recipe, override, to_tree
-from lit_od.training.checkpoints import load_module, read_checkpoint
+from lit_od.training.checkpoints import load_module, read_checkpoint, require_same_images
 from lit_od.training.data import ImageData
-from lit_od.training.train import BEST, LAST, train
+from lit_od.training.epoch_log import EpochLog
+from lit_od.training.train import BEST, LAST, best_row, resumable, train
 
 Watch: TypeAlias = Callable[[LightningModule], float]
 
@@ -25,12 +26,16 @@ class Staged:
     Attributes:
         module: The best by validation loss.
         data: The images that it was trained on, divided.
+        recipe: What it was trained by, its number of epochs included.
+        metrics: Figures of the best epoch by name, and its number, counted from 0.
         watched: What the watch said after each epoch, by number of epochs.
         folder: The run's folder.
     """
 
     module: LightningModule
     data: ImageData
+    recipe: Recipe
+    metrics: dict[str, float]
     watched: dict[int, float]
     folder: Path
 
@@ -52,7 +57,7 @@ def budget_line(options: Options, epochs: int, *, full: int) -> str:
 
 
 def train_staged(recipe: Recipe, folder: Path, *, epochs: int, watch: Watch | None = None) -> Staged:
-    """Train epoch by epoch, and look at the module after each; a folder with fewer epochs goes on.
+    """Train epoch by epoch, and look at the module after each; a folder with fewer epochs goes on, also after a kill.
 
     Args:
         recipe: What to train on what.
@@ -62,23 +67,30 @@ def train_staged(recipe: Recipe, folder: Path, *, epochs: int, watch: Watch | No
 
     Raises:
         ConfigError: If the folder holds a run of another recipe, or of more epochs.
+        DataError: If the images are not those that the run in the folder was trained on.
     """
     done = _epochs_done(recipe, folder, epochs)
     file = folder.with_name(f"{folder.name}-watched.json")
     watched = {int(key): value for key, value in json.loads(file.read_text()).items()} if done and file.exists() else {}
-    for number in range(done + 1, epochs + 1):
-        stage = override(recipe, [f"--trainer.max_epochs={number}"])
-        train(stage, folder, resume=folder / LAST if number > 1 else None)
-        if watch is not None:
-            watched[number] = watch(load_module(folder / LAST))
+    for number in range(max(done, 1), epochs + 1):
+        if number > done:
+            train(override(recipe, [f"--trainer.max_epochs={number}"]), folder, resume=resumable(folder))
+        if watch is not None and number not in watched:  # a kill may have come before the last epoch was watched
+            # of the first epoch a kill may have left best.ckpt alone, which is the same module
+            watched[number] = watch(load_module(resumable(folder) or folder / LAST))
             file.write_text(json.dumps(watched) + "\n", encoding="utf-8")
-    return Staged(load_module(folder / BEST), ImageData(recipe.data, seed=recipe.seed), watched, folder)
+    data = ImageData(recipe.data, seed=recipe.seed)
+    require_same_images(read_checkpoint(folder / BEST), data)
+    whole = override(recipe, [f"--trainer.max_epochs={epochs}"])
+    metrics = best_row(EpochLog(folder / "metrics.csv", resume=True))
+    return Staged(load_module(folder / BEST), data, whole, metrics, watched, folder)
 
 
 def _epochs_done(recipe: Recipe, folder: Path, epochs: int) -> int:
-    if not (folder / LAST).is_file():
+    ended = resumable(folder)
+    if ended is None:
         return 0
-    before = read_checkpoint(folder / LAST).recipe
+    before = read_checkpoint(ended).recipe
     done = int(before.trainer["max_epochs"])
     if _without_epochs(before) != _without_epochs(recipe) or done > epochs:
         raise ConfigError(f"{folder} holds a run of another recipe or of more epochs: remove it, or name another --out")

@@ -1,0 +1,67 @@
+"""What follows a training takes the images that it was trained on, or none."""
+
+import shutil
+
+import pytest
+
+from lit_od.errors import DataError
+from lit_od.training.checkpoints import read_checkpoint
+from lit_od.training.train import train
+from tests.training.test_refusals import demo
+from tests.training.twins import digits_root, without_fingerprints
+
+
+@pytest.fixture(scope="module")
+def rooted(tmp_path_factory):
+    """A run of one epoch on images below a data root of its own, in a folder with it."""
+    folder = tmp_path_factory.mktemp("rooted")
+    train(demo(f"--data.root={digits_root(folder / 'root')}", "--trainer.max_epochs=1"), folder / "run")
+    return folder
+
+
+@pytest.fixture
+def moved(rooted, tmp_path):
+    """The same, elsewhere, and the data root by another name."""
+    shutil.copytree(rooted / "run", tmp_path / "run")
+    shutil.copytree(rooted / "root", tmp_path / "images")
+    return tmp_path / "run", tmp_path / "images"
+
+
+def test_a_run_goes_on_with_the_images_that_it_was_trained_on(moved):
+    out, root = moved
+    train(demo(f"--data.root={root}", "--trainer.max_epochs=2"), out, resume=out / "last.ckpt")
+    known = read_checkpoint(out / "last.ckpt")
+    assert (known.epoch, list(known.fingerprints)) == (1, ["train"])
+    digits_root(root, without=1)
+    more = demo(f"--data.root={root}", "--trainer.max_epochs=3")
+    with pytest.raises(DataError, match=r"data\.train holds other images than .*last\.ckpt was trained on, and some"):
+        train(more, out, resume=out / "last.ckpt")
+    assert read_checkpoint(out / "last.ckpt").epoch == 1
+
+
+def test_a_run_that_does_not_say_its_images_goes_on_and_never_will(moved):
+    out, root = moved
+    without_fingerprints(out / "last.ckpt")
+    digits_root(root, without=1)
+    train(demo(f"--data.root={root}", "--trainer.max_epochs=2"), out, resume=out / "last.ckpt")
+    known = read_checkpoint(out / "last.ckpt")
+    assert (known.epoch, known.fingerprints) == (1, {})
+
+
+def test_a_bundle_is_made_of_the_images_that_the_model_was_trained_on(moved, command, monkeypatch, made_bundle):
+    made = []
+    monkeypatch.setattr(
+        "lit_od.training.pipeline.export_bundle", lambda *given, **options: made.append(given) or made_bundle
+    )
+    out, root = moved
+    words = ["export", out / "best.ckpt", f"--data.root={root}", "--out", out.parent / "bundle"]
+    assert command(*words).err == ""
+    digits_root(root, without=1)
+    outcome = command(*words)
+    assert (outcome.status, outcome.err.count("\n"), len(made)) == (2, 1, 1)
+    assert "data.train holds other images than" in outcome.err
+    assert "give them as they were (--data.root DIR), or train anew" in outcome.err
+    without_fingerprints(out / "best.ckpt")
+    outcome = command(*words)
+    assert (outcome.status, outcome.err.count("\n"), len(made)) == (0, 1, 2)
+    assert "is of an earlier version and does not say which images trained it" in outcome.err
