@@ -21,6 +21,7 @@ from lit_od.detectors.pca import PCAResidualAccumulator
 from lit_od.detectors.reconstruction import ReconstructionAccumulator
 from lit_od.detectors.state import check_names, take
 from lit_od.errors import DataError
+from lit_od.threads import limited
 from lit_od.types import Arrays
 
 _ABOUT = "about"
@@ -106,12 +107,13 @@ def merged(parts: Iterable[bytes | PartialState]) -> PartialState:
         DataError: If there are none, or they do not follow each other.
     """
     whole: PartialState | None = None
-    for part in parts:
-        state = PartialState.from_bytes(part) if isinstance(part, bytes) else part
-        if whole is None:
-            whole = state
-        else:
-            whole.merge(state)
+    with limited(1):  # a matrix with a vector: threads take longer to find each other than to do it
+        for part in parts:
+            state = PartialState.from_bytes(part) if isinstance(part, bytes) else part
+            if whole is None:
+                whole = state
+            else:
+                whole.merge(state)
     if whole is None:
         raise DataError("there is no share to merge")
     return whole

@@ -1,9 +1,11 @@
 """Divide normal images into those that fit a detector and those that calibrate it."""
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lit_od.errors import ConfigError, DataError
 
@@ -12,9 +14,47 @@ T = TypeVar("T")
 CALIBRATION_SHARE = 0.2
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Part(Sequence[T]):
+    """Some of a sequence's images, each made when it is asked for: eight bytes an image, whatever it is.
+
+    Attributes:
+        whole: The sequence.
+        rows: Their numbers in it, ascending, shape (n,).
+    """
+
+    whole: Sequence[T]
+    rows: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[T]:
+        return (self.whole[int(row)] for row in self.rows)
+
+    @overload
+    def __getitem__(self, row: int) -> T: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> "Part[T]": ...
+
+    def __getitem__(self, row: int | slice) -> "T | Part[T]":
+        if isinstance(row, slice):
+            return Part(self.whole, self.rows[row])
+        return self.whole[int(self.rows[row])]
+
+
 def fit_and_calibration(
     sources: Sequence[T], *, seed: int, share: float = CALIBRATION_SHARE
 ) -> tuple[list[T], list[T]]:
+    """The parts of `fit_and_calibration_parts`, each image in memory."""
+    fit, calibration = fit_and_calibration_parts(sources, seed=seed, share=share)
+    return list(fit), list(calibration)
+
+
+def fit_and_calibration_parts(
+    sources: Sequence[T], *, seed: int, share: float = CALIBRATION_SHARE
+) -> tuple[Part[T], Part[T]]:
     """A seeded split; both parts keep the order in which the images came.
 
     Args:
@@ -35,5 +75,4 @@ def fit_and_calibration(
     held_out = min(max(1, round(share * len(sources))), len(sources) - 2)
     calibrates = np.zeros(len(sources), dtype=bool)
     calibrates[np.random.default_rng(seed).permutation(len(sources))[:held_out]] = True
-    fit = [source for source, held in zip(sources, calibrates, strict=True) if not held]
-    return fit, [source for source, held in zip(sources, calibrates, strict=True) if held]
+    return Part(sources, np.flatnonzero(~calibrates)), Part(sources, np.flatnonzero(calibrates))

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from lit_od.bundle import Bundle
-from lit_od.cluster.engine import Pool, cluster
+from lit_od.cluster.engine import Pool, _on_gpu_machines, cluster
 from lit_od.cluster.items import items
 from lit_od.cluster.scoring import score_images
-from lit_od.errors import LitODError
+from lit_od.errors import ConfigError, LitODError
 from lit_od.scorer import Result, Scorer
 from lit_od.sources import Source
 from tests.conftest import ASSETS
@@ -121,6 +121,31 @@ def test_refusals_of_workers_are_ours(
     assert status == 2
     assert "0 GPUs: too few for 1 workers of 1 threads and a GPU" in err
     assert err.count("\n") == 1
+
+
+def test_machines_tell_what_their_onnx_runtime_can_do(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine, said to have a GPU, twice; then one that is gone, and one that is too slow."""
+    import onnxruntime
+    import ray
+
+    (here,) = ray.nodes()
+    machines = [{**here, "Resources": {"CPU": 2.0, "GPU": 1.0}}] * 2
+    monkeypatch.setattr(ray, "nodes", lambda: [here, *machines, {**machines[0], "Alive": False}])
+    assert _on_gpu_machines(ray) == [onnxruntime.get_available_providers()] * 2
+    monkeypatch.setattr(ray, "nodes", lambda: [{**machines[0], "NodeID": "0" * 56}])
+    with pytest.raises(ConfigError, match=r"does not tell what its ONNX Runtime can do: .*Give --provider cuda or"):
+        _on_gpu_machines(ray)
+    monkeypatch.setattr("lit_od.cluster.engine.TELLING", 0.0)
+    monkeypatch.setattr(ray, "nodes", lambda: machines)
+    with pytest.raises(ConfigError, match=r"does not tell what its ONNX Runtime can do: .*Give --provider cuda or"):
+        _on_gpu_machines(ray)
+
+
+def test_a_worker_without_a_gpu_sees_none(pool: Pool) -> None:
+    def make() -> Callable[[bytes], bytes]:
+        return lambda item: os.environ.get("CUDA_VISIBLE_DEVICES", "all").encode()
+
+    assert list(pool.map(make, (), [b""])) == [b""]
 
 
 def test_an_item_that_kills_every_worker_ends_the_job(

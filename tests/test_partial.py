@@ -1,10 +1,12 @@
 """States of shares: they travel as bytes, and merge in the order of the images."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 from lit_od import arrays as safetensors
 from lit_od.detectors import DETECTORS, accumulator
@@ -52,6 +54,25 @@ def test_a_share_without_an_image_travels(kind: str) -> None:
     rows = rows_of(kind, 60)
     whole = merged([empty.to_bytes(), part(kind, {}, rows, 0, 60).to_bytes()])
     np.testing.assert_allclose(whole.finish().score(rows), part(kind, {}, rows, 0, 60).finish().score(rows), rtol=1e-9)
+
+
+def test_merging_waits_for_no_threads() -> None:
+    """The products of a merge are so small that BLAS' threads take longer to find each other than to compute them."""
+    rows, within = rows_of("mahalanobis", 90), []
+
+    def states() -> Iterator[bytes]:
+        for start in range(0, 90, 30):
+            within.append(blas_threads())
+            yield part("mahalanobis", {}, rows, start, start + 30).to_bytes()
+
+    before = blas_threads()
+    merged(states())
+    assert within == [{1}] * 3
+    assert blas_threads() == before
+
+
+def blas_threads() -> set[int]:
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 
 
 def test_shares_out_of_order_twice_or_of_another_detector_are_refused() -> None:

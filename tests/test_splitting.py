@@ -1,9 +1,11 @@
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_od.errors import ConfigError, DataError
-from lit_od.splitting import fit_and_calibration
+from lit_od.splitting import fit_and_calibration, fit_and_calibration_parts
 
 
 @given(st.integers(3, 500), st.integers(0, 2**32), st.floats(0.01, 0.99))
@@ -20,6 +22,32 @@ def test_a_fifth_calibrates_and_the_seed_decides_which():
     parts = [fit_and_calibration(range(1000), seed=seed) for seed in (0, 0, 1)]
     assert [len(calibration) for _, calibration in parts] == [200, 200, 200]
     assert parts[0] == parts[1] != parts[2]
+
+
+def test_parts_are_the_same_and_make_nothing_before_it_is_wanted():
+    class Squares(Sequence[int]):
+        asked = 0
+
+        def __len__(self) -> int:
+            return 50_000
+
+        def __getitem__(self, row):
+            self.asked += 1
+            return row**2
+
+    squares = Squares()
+    parts = fit_and_calibration_parts(squares, seed=7)
+    lists = fit_and_calibration([row**2 for row in range(50_000)], seed=7)
+    assert [len(part) for part in parts] == [40_000, 10_000]
+    for part, want in zip(parts, lists, strict=True):
+        assert squares.asked == 0
+        assert [part[0], part[-1], *part[5:9]] == [want[0], want[-1], *want[5:9]]
+        assert squares.asked == 6
+        assert list(part) == want
+        assert sum(1 for _ in part[10:20:2]) == 5
+        with pytest.raises(IndexError):
+            part[len(want)]
+        squares.asked = 0
 
 
 def test_too_few_images_a_wrong_share_or_a_negative_seed_is_refused():

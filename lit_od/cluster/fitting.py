@@ -96,10 +96,9 @@ class FirstOfCluster:
         fit: Sequence[Source],
         calibration: Sequence[Source],
         outliers: Sequence[Source] = (),
-        providers: Sequence[str] | None = None,
     ) -> None:
         self._pool = pool
-        self._given = (model, preparation, dict(detector), pool.threads, providers)
+        self._given = (model, preparation, dict(detector), pool.threads, pool.providers)
         self._fitted = b""
         labels = class_numbers(fit) if detector.get("class_conditional") else None
         self._steps: list[Callable[[], Iterator[bytes]]] = [

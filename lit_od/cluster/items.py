@@ -1,7 +1,9 @@
 """Items of work: runs of consecutive images, told in so few bytes that a worker finds them.
 
-Where items begin and end is as in `lit_od.shares`, so the graph is given the batches that one process would give
-it, and a score does not depend on how many workers there are.
+Items begin and end where one process would begin and end a batch, as in `lit_od.shares`, so the graph is given the
+batches that one process would give it, and a score does not depend on how many workers there are. Of these places
+they take those where row groups begin, if there are such: a worker that begins in the middle of a group reads what
+is before it too.
 """
 
 import os
@@ -13,11 +15,14 @@ from typing import overload
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from lit_od.cluster.inputs import Images, PackedImage, RowGroup, StoredImage
+from lit_od.extraction import BATCH_SIZE
 from lit_od.loading import threads_of_a_generator
 from lit_od.shares import share
 from lit_od.sources import EncodedImage, ImageArray, ImageFile, OpenImage, Source, Unreadable
+from lit_od.splitting import Part
 
 ITEMS_A_WORKER = 64
 """Items are made so large that each worker gets about so many: fewer are uneven at the end, more cost more."""
@@ -40,8 +45,11 @@ class _Url(msgspec.Struct, frozen=True, tag="url"):
     url: str
 
 
-class _Rows(msgspec.Struct, frozen=True, tag="rows"):
-    """Consecutive rows of a row group; the first of them is called `shown`#`number`."""
+class _Rows(msgspec.Struct, frozen=True, tag="rows", omit_defaults=True):
+    """Rows of a row group: `count` that follow each other, of which a bit each in `chosen` says whether it is meant.
+
+    The first of them is called `shown`#`number`. Without `chosen` all are meant.
+    """
 
     url: str
     shown: str
@@ -49,6 +57,7 @@ class _Rows(msgspec.Struct, frozen=True, tag="rows"):
     row: int
     number: int
     count: int
+    chosen: bytes = b""
 
 
 class _Pixels(msgspec.Struct, frozen=True, tag="pixels"):
@@ -112,13 +121,12 @@ class _Run(Sequence[Source]):
 
 def items(sources: Sequence[Source], *, workers: int, labels: np.ndarray | None = None) -> Iterator[bytes]:
     """All images in items, encoded, in their order."""
-    parts = item_count(workers)
-    for part in range(parts):
-        rows = share(len(sources), part, parts)
-        if rows:
-            numbers = b"" if labels is None else np.ascontiguousarray(labels[rows.start : rows.stop], np.int64)
-            item = Item(rows.start, len(rows), _places(sources, rows), bytes(numbers))
-            yield msgspec.msgpack.encode(item)
+    start = 0
+    for stop in _ends(sources, item_count(workers)):
+        numbers = b"" if labels is None else np.ascontiguousarray(labels[start:stop], np.int64)
+        item = Item(start, stop - start, list(_places(sources, range(start, stop))), bytes(numbers))
+        yield msgspec.msgpack.encode(item)
+        start = stop
 
 
 def item_count(workers: int) -> int:
@@ -131,26 +139,72 @@ def decode(data: bytes) -> Item:
     return msgspec.msgpack.decode(data, type=Item)
 
 
-def _places(sources: Sequence[Source], rows: range) -> list[_Place]:
-    """Where consecutive images lie; rows of a table that follow each other are one place."""
+def _ends(sources: Sequence[Source], parts: int) -> Iterator[int]:
+    """Where items end: with the shares of so many parts, or a little before, where a row group begins."""
+    last = 0
+    for part in range(parts):
+        rows = share(len(sources), part, parts)
+        if not rows:
+            continue
+        end = rows.stop
+        if end < len(sources):
+            batch = -(-_group_start(sources, end) // BATCH_SIZE) * BATCH_SIZE
+            end = batch if batch > last else end
+        yield end
+        last = end
+
+
+def _group_start(sources: Sequence[Source], row: int) -> int:
+    """The first row that lies in the same row group; the row itself where there are no groups."""
+    match sources:
+        case Images():
+            return sources.group_start(row)
+        case Part(whole=Images() as whole, rows=rows):
+            return int(np.searchsorted(rows, whole.group_start(int(rows[row]))))
+        case _:
+            return row
+
+
+def _places(sources: Sequence[Source], rows: range) -> Iterator[_Place]:
+    """Where images of consecutive numbers lie; those of a row group are one place."""
     if isinstance(sources, Images):
-        places: list[_Place] = []
-        for part, inner in sources.runs(rows):
-            if isinstance(part, RowGroup):
-                shown, first = part.url, part.first + inner.start
-                places.append(_Rows(_everywhere(shown), shown, part.group, inner.start, first, len(inner)))
-            else:
-                places += _places(part, inner)
-        return places
-    places = []
-    for source in sources[rows.start : rows.stop]:
-        place = _place(source)
-        last = places[-1] if places else None
-        if isinstance(place, _Rows) and isinstance(last, _Rows) and _follows(place, last):
-            places[-1] = msgspec.structs.replace(last, count=last.count + 1)
-        else:
-            places.append(place)
-    return places
+        yield from _in_parts(sources, np.arange(rows.start, rows.stop))
+    elif isinstance(sources, Part) and isinstance(sources.whole, Images):
+        yield from _in_parts(sources.whole, sources.rows[rows.start : rows.stop])
+    else:
+        yield from _one_by_one(sources[rows.start : rows.stop])
+
+
+def _in_parts(images: Images, rows: NDArray[np.intp]) -> Iterator[_Place]:
+    """Where the images of some ascending rows lie."""
+    first = int(rows[0])
+    for part, inner in images.runs(range(first, int(rows[-1]) + 1)):
+        here = rows[slice(*np.searchsorted(rows, (first, first + len(inner))))] - first
+        first += len(inner)
+        if not isinstance(part, RowGroup):
+            yield from _one_by_one([part[inner[row]] for row in here])
+        elif len(here):
+            chosen = np.zeros(len(inner), bool)
+            chosen[here] = True
+            bits = b"" if chosen.all() else np.packbits(chosen).tobytes()
+            number = part.first + inner.start
+            yield _Rows(_everywhere(part.url), part.url, part.group, inner.start, number, len(inner), bits)
+
+
+def _one_by_one(sources: Sequence[Source]) -> Iterator[_Place]:
+    """Where images lie; rows of a table that follow each other are one place."""
+    rows: _Rows | None = None
+    for place in map(_place, sources):
+        if isinstance(place, _Rows) and rows is not None and _follows(place, rows):
+            rows = msgspec.structs.replace(rows, count=rows.count + 1)
+            continue
+        if rows is not None:
+            yield rows
+        rows = place if isinstance(place, _Rows) else None
+        if rows is None:
+            yield place
+    if rows is not None:
+        yield rows
 
 
 def _follows(place: _Rows, last: _Rows) -> bool:
@@ -188,8 +242,10 @@ def _found(place: _Place) -> Iterator[Source]:
             yield ImageFile(Path(os.fsdecode(path)), os.fsdecode(name or path))
         case _Url(url):
             yield StoredImage(url)
-        case _Rows(url, shown, group, row, number, count):
-            yield from (PackedImage(url, group, row + each, f"{shown}#{number + each}") for each in range(count))
+        case _Rows(url, shown, group, row, number, count, chosen):
+            bits = np.unpackbits(np.frombuffer(chosen, np.uint8), count=count) if chosen else np.ones(count, np.uint8)
+            for each in np.flatnonzero(bits).tolist():
+                yield PackedImage(url, group, row + each, f"{shown}#{number + each}")
         case _Pixels(data, shape, name):
             yield ImageArray(np.frombuffer(data, np.uint8).reshape(shape), os.fsdecode(name))
         case _Bytes(data, name):
@@ -200,7 +256,10 @@ def _found(place: _Place) -> Iterator[Source]:
 
 def _fetched(sources: Iterator[Source]) -> Iterator[Source]:
     """The same images in the same order; what lies elsewhere is fetched by threads, a window ahead."""
-    with threads_of_a_generator(FETCHERS, "lit_od-fetch") as pool:
+    with (
+        threads_of_a_generator(FETCHERS, "lit_od-fetch") as pool,
+        threads_of_a_generator(1, "lit_od-table") as reader,  # a table is read in order
+    ):
         window: deque[Source | Future[EncodedImage | Unreadable]] = deque()
 
         def taken() -> Source:
@@ -208,7 +267,13 @@ def _fetched(sources: Iterator[Source]) -> Iterator[Source]:
             return first.result() if isinstance(first, Future) else first
 
         for source in sources:
-            window.append(pool.submit(source.fetched) if isinstance(source, StoredImage | PackedImage) else source)
+            match source:
+                case StoredImage():
+                    window.append(pool.submit(source.fetched))
+                case PackedImage():
+                    window.append(reader.submit(source.fetched))
+                case _:
+                    window.append(source)
             if len(window) > _AHEAD:
                 yield taken()
         while window:

@@ -51,7 +51,6 @@ def score_images(
     bundle: Bundle,
     sources: Sequence[Source],
     *,
-    providers: Sequence[str] | None = None,
     batch_size: int = BATCH_SIZE,
     ordered: bool = True,
 ) -> Iterator[Result]:
@@ -61,14 +60,13 @@ def score_images(
         pool: Workers.
         bundle: What scores; its files are sent to the workers.
         sources: Images that the workers can reach.
-        providers: Execution providers, as `Backbone.load` takes them.
         batch_size: Images a run.
         ordered: Whether verdicts come in the order of the images, or as items are done.
 
     Yields:
         Verdicts on the next images.
     """
-    given = (manifests.encode(bundle.manifest), dict(bundle.files), pool.threads, providers, batch_size)
+    given = (manifests.encode(bundle.manifest), dict(bundle.files), pool.threads, pool.providers, batch_size)
     for answer in pool.map(Scoring, given, items(sources, workers=pool.workers), ordered=ordered):
         yield decoded(answer)
 

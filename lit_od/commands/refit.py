@@ -34,7 +34,7 @@ from lit_od.recipe import parse_overrides
 from lit_od.rules import rule_and_outliers
 from lit_od.shares import ALONE, Group
 from lit_od.sources import find
-from lit_od.splitting import fit_and_calibration
+from lit_od.splitting import fit_and_calibration_parts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     detector, rule, paths = _options(bundle, args, overrides)
     _require_fittable(detector, args.labels)
     look = find_images if args.engine == "ray" else find
-    fit, calibration = fit_and_calibration(look(args.paths), seed=args.seed)
+    fit, calibration = fit_and_calibration_parts(look(args.paths), seed=args.seed)
     outliers = look(paths) if paths else []
     old, providers = bundle.manifest, session_options(args)["providers"]
     with ExitStack() as stack:
@@ -76,8 +76,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
                 fit=fit,
                 calibration=calibration,
                 outliers=outliers,
-                providers=providers,
             )
+            providers = ["cpu"]  # of the driver, which runs a few golden images: the GPUs are the workers'
         new = fit_bundle(
             out,
             model=bundle.files[BACKBONE],

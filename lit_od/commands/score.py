@@ -121,10 +121,7 @@ def _on_cluster(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> t
 
     sources = find_images(args.paths)
     pool = stack.enter_context(cluster_of(args))
-    providers = session_options(args)["providers"]
-    results = score_images(
-        pool, bundle, sources, providers=providers, batch_size=args.batch_size, ordered=not args.unordered
-    )
+    results = score_images(pool, bundle, sources, batch_size=args.batch_size, ordered=not args.unordered)
     return len(sources), results
 
 
@@ -132,8 +129,7 @@ def cluster_of(args: argparse.Namespace) -> "AbstractContextManager[Pool]":
     """The cluster that `add_engine_arguments` and `add_session_arguments` have declared."""
     from lit_od.cluster.engine import cluster
 
-    gpu = (args.provider or "cpu").lower() != "cpu"
-    return cluster(args.address, workers=args.workers, threads=args.threads, gpu=gpu)
+    return cluster(args.address, workers=args.workers, threads=args.threads, provider=args.provider)
 
 
 def require_engine(args: argparse.Namespace, *options: str) -> None:

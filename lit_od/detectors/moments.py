@@ -10,8 +10,17 @@ Seen from another point, y' = y + s for all n rows, they become (sum y = 0)
     C' = C + s tr S + 2 S s + n |s|^2 s
     Q' = Q + 4 s^T S s + n |s|^4 + 4 s . C + 2 |s|^2 tr S,
 
-so that two parts merge by shifting both to the common mean and adding (Chan, Golub and LeVeque 1983
-for S). Everything is float64; memory does not grow with the number of rows.
+so that parts merge by shifting all to one point and adding (Chan, Golub and LeVeque 1983 for S). That
+point need not be their common mean m + t at once, which moves with each part. About any point sum y = n t, and
+
+    S' = S - n t t^T
+    C' = C - t tr S - 2 S t + 2 n |t|^2 t
+    Q' = Q + 4 t^T S t - 3 n |t|^4 - 4 t . C + 2 |t|^2 tr S
+
+take the sums from the point to the mean. So they stay about the mean of half of the rows or more, which is
+too near to the mean of all for digits to cancel, and move when the rows have doubled: a merge takes one
+product with the part's matrix and none with the sum's. Everything is float64; memory does not grow with
+the number of rows.
 """
 
 import math
@@ -20,7 +29,7 @@ from typing import Self
 import numpy as np
 
 from lit_od.detectors.base import check_features
-from lit_od.detectors.state import check_names, take
+from lit_od.detectors.state import check_names, read_only, take
 from lit_od.errors import DataError
 from lit_od.types import Arrays, Features, Stats
 
@@ -28,7 +37,7 @@ BLOCK_ROWS = 1024
 """Rows gathered before a matrix product. Blocks are cut by row number, not by batch, so that any
 batch size gives the same bits, and small batches cost no more than large ones."""
 
-LAGGING = 32
+LAGGING = 128
 """Products of one vector with itself that wait to be added to the scatter: together they are one matrix product."""
 
 
@@ -57,17 +66,31 @@ class Moments:
         width: Values a row, d.
     """
 
-    __slots__ = ("_count", "_cubes", "_filled", "_lag", "_mean", "_pending", "_quarts", "_scatter", "width")
+    __slots__ = (
+        "_centred",
+        "_count",
+        "_cubes",
+        "_filled",
+        "_first",
+        "_lag",
+        "_pending",
+        "_point",
+        "_quarts",
+        "_scatter",
+        "width",
+    )
 
     def __init__(self, width: int) -> None:
         self.width = width
         self._count = 0
-        self._mean = np.zeros(width)
-        self._scatter = np.zeros((width, width))
+        self._point = np.zeros(width)  # where the sums are taken about: the mean of so many rows
+        self._centred = 0
+        self._first = np.zeros(width)  # sum y, shape (d,)
+        self._scatter = np.broadcast_to(0.0, (width, width))  # takes no memory; copied when it changes
         self._cubes = np.zeros(width)
         self._quarts = 0.0
         self._lag: list[Stats] = []
-        self._pending = np.empty((BLOCK_ROWS, width))
+        self._pending = np.empty((0, width))
         self._filled = 0
 
     @property
@@ -78,14 +101,13 @@ class Moments:
     @property
     def mean(self) -> Stats:
         """Mean of the rows, shape (d,); zeros before the first row."""
-        self._flush()
-        return self._mean.copy()
+        self._centre()
+        return self._point.copy()
 
     @property
     def scatter(self) -> Stats:
         """Sum of y y^T about the mean, shape (d, d). Divided by n it is the covariance."""
-        self._flush()
-        self._catch_up()
+        self._centre()
         return self._scatter.copy()
 
     @property
@@ -94,22 +116,21 @@ class Moments:
 
         A column counts as constant if it varies by less than float32 resolves at its mean.
         """
-        self._flush()
-        self._catch_up()
+        self._centre()
         deviations = np.sqrt(self._scatter.diagonal() / max(self._count, 1))
-        varies = deviations > np.finfo(np.float32).eps * np.abs(self._mean)
+        varies = deviations > np.finfo(np.float32).eps * np.abs(self._point)
         return np.where(varies, deviations, 1.0)
 
     @property
     def cubes(self) -> Stats:
         """Sum of ||y||^2 y about the mean, shape (d,)."""
-        self._flush()
+        self._centre()
         return self._cubes.copy()
 
     @property
     def quarts(self) -> float:
         """Sum of ||y||^4 about the mean."""
-        self._flush()
+        self._centre()
         return self._quarts
 
     def update(self, batch: Features) -> None:
@@ -119,6 +140,8 @@ class Moments:
             DataError: On a wrong shape, or values that are not finite.
         """
         batch = check_features(batch, self.width)
+        if not len(self._pending):
+            self._pending = np.empty((BLOCK_ROWS, self.width))
         start = 0
         while start < len(batch):
             rows = min(BLOCK_ROWS - self._filled, len(batch) - start)
@@ -137,16 +160,14 @@ class Moments:
         if other.width != self.width:
             raise DataError(f"moments to merge must have one width, got {self.width} and {other.width}")
         self._flush()
-        other._flush()
-        other._catch_up()
-        self._absorb(other._count, other._mean, other._scatter, other._cubes, other._quarts)
+        other._centre()
+        self._absorb(other._count, other._point, other._scatter, other._cubes, other._quarts)
 
     def ledoit_wolf_shrinkage(self) -> float:
         """Ledoit-Wolf shrinkage of the covariance of the rows so far, in [0, 1]."""
         if self.count == 0:
             raise DataError("shrinkage needs at least one row, got none")
-        self._flush()
-        self._catch_up()
+        self._centre()
         return ledoit_wolf_shrinkage(self._count, self._scatter, self._quarts)
 
     def state(self) -> Arrays:
@@ -172,8 +193,8 @@ class Moments:
         moments._count = int(take(state, "count", (1,), np.int64)[0])
         if moments._count < 0:
             raise DataError(f"array 'count' of the state must not be negative, got {moments._count}")
-        moments._mean = mean
-        moments._scatter = take(state, "scatter", (len(mean), len(mean)), most=math.inf)  # copied when it changes
+        moments._centred, moments._point = moments._count, mean
+        moments._scatter = _finite_square(state, len(mean))  # copied when it changes
         moments._cubes = take(state, "cubes", (len(mean),), most=math.inf)
         moments._quarts = float(take(state, "quarts", (1,), most=math.inf)[0])
         return moments
@@ -196,34 +217,65 @@ class Moments:
         """Add another part's sums about its own mean, which stay as they are."""
         if count == 0:
             return
-        if self._count == 0:
-            self._count, self._mean, self._scatter = count, mean, scatter.copy()
-            self._cubes, self._quarts = cubes, quarts
-            return
-        total = self._count + count
-        delta = mean - self._mean
-        self._catch_up(LAGGING)
-        back = -delta * (count / total)
-        turned = self._scatter @ back + sum((lag * (lag @ back) for lag in self._lag), np.zeros(self.width))
-        trace = float(np.trace(self._scatter)) + sum(float(lag @ lag) for lag in self._lag)
-        mine = _seen_from(back, self._count, turned, trace, self._cubes, self._quarts)
-        there = delta * (self._count / total)
-        theirs = _seen_from(there, count, scatter @ there, float(np.trace(scatter)), cubes, quarts)
+        if self._count + count > 2 * self._centred:
+            self._centre_blocks()
+            if count > self._count:  # the larger part's mean is the nearer one to that of all
+                mine = self._count, self._point, self._scatter, self._cubes, self._quarts
+                self._count = self._centred = count
+                self._point, self._scatter, self._cubes, self._quarts = mean, scatter.copy(), cubes, quarts
+                self._absorb(*mine)
+                return
+        shift = mean - self._point
+        cubes, quarts = _seen_from(shift, count, scatter @ shift, float(np.trace(scatter)), cubes, quarts)
         if not self._scatter.flags.writeable:
             self._scatter = self._scatter.copy()
         self._scatter += scatter
-        self._lag.append(delta * math.sqrt(self._count * count / total))
-        self._mean = self._mean + delta * (count / total)
-        self._cubes = mine[0] + theirs[0]
-        self._quarts = mine[1] + theirs[1]
-        self._count = total
+        self._lag.append(shift * math.sqrt(count))
+        if len(self._lag) == LAGGING:
+            self._catch_up()
+        self._first = self._first + shift * count
+        self._cubes = self._cubes + cubes
+        self._quarts += quarts
+        self._count += count
 
-    def _catch_up(self, least: int = 1) -> None:
-        """Add the products that wait, once there are so many."""
-        if len(self._lag) >= least:
+    def _catch_up(self) -> None:
+        """Add the products that wait."""
+        if self._lag:
             lag = np.stack(self._lag)
             self._scatter += lag.T @ lag
             self._lag = []
+
+    def _centre(self) -> None:
+        """Take the sums of all rows about their mean."""
+        self._flush()
+        self._centre_blocks()
+
+    def _centre_blocks(self) -> None:
+        """The same of the rows that are in the sums."""
+        if self._count == self._centred:
+            return
+        self._catch_up()
+        count, step = self._count, self._first / self._count
+        turned, trace, square = self._scatter @ step, float(np.trace(self._scatter)), float(step @ step)
+        self._quarts += (
+            4.0 * float(step @ turned) - 3.0 * count * square**2
+            - 4.0 * float(step @ self._cubes) + 2.0 * square * trace
+        )  # fmt: skip
+        self._cubes = self._cubes + step * (2.0 * count * square - trace) - 2.0 * turned
+        root = step * math.sqrt(count)
+        self._scatter -= np.multiply.outer(root, root)
+        self._point, self._first, self._centred = self._point + step, np.zeros(self.width), count
+
+
+def _finite_square(state: Arrays, width: int) -> Stats:
+    """As `take`, the scatter, shape (d, d): a finite sum, one pass over it, tells that all of it is finite."""
+    scatter = np.asarray(state["scatter"])
+    if scatter.shape == (width, width) and scatter.dtype == np.float64:
+        with np.errstate(invalid="ignore", over="ignore"):  # infinities of both signs have no sum
+            total = np.add.reduce(scatter, axis=None)
+        if math.isfinite(total):
+            return read_only(scatter)
+    return take(state, "scatter", (width, width), most=math.inf)  # says what is wrong, where it is not the sum alone
 
 
 def _seen_from(

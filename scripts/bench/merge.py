@@ -2,11 +2,12 @@
 
     python scripts/bench/merge.py [SHARES] [FEATURES]
 
-The states arrive as bytes, one after the other; a share is 64 rows of random features.
+The states arrive as bytes, one after the other; a share is 64 rows of random features. The clock's seconds, and
+those of cores, which other work on the machine hardly changes. Prints a JSON line at last.
 """
 
+import json
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -21,20 +22,25 @@ ROWS = 64
 REPEATS = 7
 
 
-def states(shares: int, width: int) -> Iterator[tuple[bytes, float]]:
-    """A share's state, and the seconds that it took to make."""
+def states(shares: int, width: int) -> Iterator[tuple[bytes, np.ndarray]]:
+    """A share's state, and the seconds that it took to make: of the clock, and of cores."""
     rng = np.random.default_rng(0)
     for share in range(shares):
-        start = time.perf_counter()
+        start = now()
         gathered = accumulator("mahalanobis", {}, first_row=share * ROWS)
         gathered.update(rng.standard_normal((ROWS, width), dtype=np.float32))
         data = PartialState("mahalanobis", gathered, share * ROWS, ROWS).to_bytes()
-        yield data, time.perf_counter() - start
+        yield data, now() - start
 
 
-def merge_all(shares: int, width: int) -> tuple[float, int]:
-    """Seconds of the merging alone, and rows."""
-    making = 0.0
+def now() -> np.ndarray:
+    """Seconds so far: of the clock, and of cores that worked for this process."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def merge_all(shares: int, width: int) -> tuple[np.ndarray, int]:
+    """Seconds of the merging alone, of the clock and of cores, and rows."""
+    making = np.zeros(2)
 
     def stream() -> Iterator[bytes]:
         nonlocal making
@@ -42,9 +48,9 @@ def merge_all(shares: int, width: int) -> tuple[float, int]:
             making += seconds
             yield data
 
-    start = time.perf_counter()
+    start = now()
     whole = merged(stream())
-    return time.perf_counter() - start - making, whole.images
+    return now() - start - making, whole.images
 
 
 def peak() -> float:
@@ -58,11 +64,16 @@ def main() -> None:
         merge_all(shares // 10, width)
         tenth = peak()
         found = [merge_all(shares, width) for _ in range(REPEATS)]
-    seconds = statistics.median(each for each, _ in found)
     assert all(rows == shares * ROWS for _, rows in found)
-    each = 1e3 * seconds / shares
-    print(f"{shares:,} shares of {width} features: {seconds:.2f} s, median of {REPEATS} ({each:.2f} ms a share)")
+    clock, cores = np.median([seconds for seconds, _ in found], axis=0)
+    each = 1e3 * clock / shares
+    print(
+        f"{shares:,} shares of {width} features: {clock:.2f} s, {cores:.2f} s of cores, "
+        f"medians of {REPEATS} ({each:.2f} ms a share)"
+    )
     print(f"peak memory {tenth:.0f} MiB after {shares // 10:,} shares, {peak():.0f} MiB after {shares:,}")
+    figures = {"shares": shares, "features": width, "seconds": clock, "cores_s": cores, "ms_share": each}
+    print(json.dumps({**figures, "peak_tenth_mib": tenth, "peak_mib": peak()}))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@
 
 Measured on this machine, in seconds of a core, which other work on it hardly changes: the map (images and bytes);
 what the driver does for every image (listing it, telling a worker where it lies, taking its verdict, writing its
-row) and for every item (workers of a local cluster that do nothing; the clock's time too); what a partial state
-takes to merge, against their number. Arithmetic: all that is said of N nodes. It takes for granted that storage and
-network keep up, and says how much they must give.
+row; of a fit the split, telling of its part and the fingerprint) and for every item (workers of a local cluster that
+do nothing; the clock's time too); what a partial state takes to merge, against their number. Arithmetic: all that is
+said of N nodes. It takes for granted that storage and network keep up, and says how much they must give. Prints a
+JSON line at last.
 """
 
 import argparse
@@ -28,14 +29,17 @@ from lit_od.cluster.inputs import Images, RowGroup
 from lit_od.cluster.items import item_count, items
 from lit_od.cluster.scoring import decoded, encoded
 from lit_od.commands.score import rows_to
+from lit_od.fit import fingerprint
 from lit_od.scorer import Result
 from lit_od.sources import ImageFile, Source, find
+from lit_od.splitting import fit_and_calibration_parts
 from lit_od.threads import limited
 
 T = TypeVar("T")
 
 MAPPED = 1500
 LISTED = 100_000
+SPLIT = 20_000_000  # so many that they are in no cache, as a billion are not
 ITEMS = 1000
 SHARES = (64, 256, 1024)
 
@@ -52,6 +56,7 @@ def main() -> None:
     found = {
         **_map(args.bundle, args.images_path),
         **_driver(),
+        **_driver_of_a_fit(args.images_path),
         **_items(),
         **_merging(args.width),
     }
@@ -82,10 +87,7 @@ def _driver() -> dict[str, float]:
     kept = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     telling, told = _timed(lambda: list(items(listed, workers=64)))
-    table = Images(
-        [RowGroup("s3://bucket/table.parquet", group, 1000 * group, 1000) for group in range(LISTED // 1000)]
-    )
-    telling_rows, told_rows = _timed(lambda: list(items(table, workers=1)))
+    telling_rows, told_rows = _timed(lambda: list(items(_table(), workers=1)))
     verdicts = [_verdicts([source.name for source in listed[start : start + 1000]]) for start in range(0, LISTED, 1000)]
     taking, results = _timed(lambda: [decoded(each) for each in verdicts])
     with tempfile.TemporaryDirectory() as folder:
@@ -104,6 +106,33 @@ def _driver() -> dict[str, float]:
         "csv_us_image": csv * each,
         "parquet_us_image": columns * each,
     }
+
+
+def _driver_of_a_fit(images: str) -> dict[str, float]:
+    """What `refit --engine ray` does for each image on the driver's one core, besides listing it."""
+    splitting, _ = _timed(lambda: fit_and_calibration_parts(range(SPLIT), seed=0))
+    tracemalloc.start()
+    fit, calibration = fit_and_calibration_parts(_table(), seed=0)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    telling, told = _timed(lambda: [*items(fit, workers=1), *items(calibration, workers=1)])
+    rows, _ = _timed(lambda: (fingerprint(fit), fingerprint(calibration)))
+    there = find([images])
+    files, _ = _timed(lambda: fingerprint(there))  # each file's size is asked for: here of a local disk
+    each = 1e6 / LISTED
+    return {
+        "split_us_image": 1e6 * splitting / SPLIT,
+        "split_bytes_image": most / LISTED,
+        "tell_part_us_image": telling * each,
+        "tell_part_bytes_image": sum(map(len, told)) / LISTED,
+        "fingerprint_row_us_image": rows * each,
+        "fingerprint_file_us_image": 1e6 * files / len(there),
+    }
+
+
+def _table() -> Images:
+    """A Parquet file in an object store, which nobody opens."""
+    return Images([RowGroup("s3://bucket/table.parquet", group, 1000 * group, 1000) for group in range(LISTED // 1000)])
 
 
 def _items() -> dict[str, float]:
@@ -127,8 +156,8 @@ def _merging(width: int) -> dict[str, float]:
     with limited(1):
         merge.merge_all(SHARES[0], width)
         for shares in SHARES:
-            seconds, _ = merge.merge_all(shares, width)
-            found[f"merge_ms_state_of_{shares}"] = 1e3 * seconds / shares
+            (_, cores), _ = merge.merge_all(shares, width)
+            found[f"merge_ms_state_of_{shares}"] = 1e3 * cores / shares
     found["state_bytes"] = len(next(iter(merge.states(1, width)))[0])
     found["driver_peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     return found
@@ -162,14 +191,37 @@ def _arithmetic(found: dict[str, float], args: argparse.Namespace) -> dict[str, 
             f"more than {cores / during:,.0f} workers gain nothing"
         )
     print(f"    of that {count:,} items through Ray: {scheduling / 60:,.1f} min")
+    for what, kind in (("files", "file"), ("rows of Parquet", "row")):
+        tell = "tell_file" if kind == "file" else "tell_part"
+        listed = found["list_bytes_image"] if kind == "file" else 0.0
+        parts = {
+            "splits": 1e-6 * images * found["split_us_image"],
+            "tells where they lie": 1e-6 * images * found[f"{tell}_us_image"],
+            "hands out items": scheduling,
+            "merges": merging,
+            "fingerprints": 1e-6 * images * found[f"fingerprint_{kind}_us_image"],
+        }
+        memory = images * (listed + found["split_bytes_image"] + found[f"{tell}_bytes_image"]) / 1e9
+        alone = parts["splits"] + parts["tells where they lie"] + parts["fingerprints"]  # no worker works meanwhile
+        total = alone + max(cores / workers, scheduling + merging)
+        worst = max(parts, key=parts.__getitem__)
+        runs |= {f"fit_{kind}_s": total, f"fit_{kind}_gb": memory}
+        print(
+            f"  a fit of {what}: {total / 60:,.0f} min, {memory:,.1f} GB at the driver, whose core works alone for "
+            f"{alone / 60:,.0f} min. It " + ", ".join(f"{part} {each / 60:,.1f} min" for part, each in parts.items())
+        )
+        wall = f"the memory, {images * listed / 1e9:,.0f} GB of paths, then " if listed else ""
+        print(
+            f"    first wall: {wall}the core that {worst}: beyond {cores / parts[worst]:,.0f} workers it takes longer"
+        )
     print(
-        f"  a fit merges {count:,} states of {found['state_bytes'] / 1e6:.2f} MB: {merging / 60:,.1f} min, "
+        f"  a fit merges {count:,} states of {found['state_bytes'] / 1e6:.2f} MB, "
         f"{count * found['state_bytes'] / 1e9:,.1f} GB through the driver's network, one in its memory at a time"
     )
     gigabytes = images * found["list_bytes_image"] / 1e9
     print(
-        f"first wall: the driver. Of a list of files its memory, {gigabytes:,.0f} GB of paths before any work begins; "
-        "of Parquet files its one core, which writes the rows: several jobs, each with a part of the files"
+        f"first wall of scoring: the driver. Of a list of files its memory, {gigabytes:,.0f} GB of paths before any "
+        "work begins; of Parquet files its one core, which writes the rows: several jobs, each with a part of the files"
     )
     return {**runs, "list_gb": gigabytes}
 

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -104,6 +106,54 @@ def test_merging_leaves_the_other_as_it_was():
         np.testing.assert_array_equal(array, b.state()[name])
 
 
+FAR = np.full((1, 6), 1e6)
+ORDERS = {
+    "as many rows each": (rows(1920, 6), range(64, 1920, 64)),
+    "means that drift": (rows(1920, 6) + np.linspace(0, 1e3, 1920)[:, None], range(64, 1920, 64)),
+    "one row far away, then many parts": (np.concatenate([FAR, rows(100_000, 6)]), range(1, 100_000, 500)),
+    "one row far away, then one part": (np.concatenate([FAR, rows(100_000, 6)]), [1]),
+    "one row far away between two parts": (np.concatenate([rows(900, 6), FAR, rows(900, 6)]), [900, 901]),
+    "smaller parts that vary less": (rows(1920, 6) * np.linspace(1e3, 1e-3, 1920)[:, None], [960, 1440, 1680, 1800]),
+    "larger parts that vary more": (rows(1920, 6) * np.linspace(1e-3, 1e3, 1920)[:, None], [20, 60, 200, 600]),
+    "a row each": (rows(300, 6, offset=3.0), range(1, 300)),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_no_order_of_parts_costs_digits(name):
+    """Wherever the sums are taken about meanwhile; the truth is in long doubles."""
+    x, cuts = ORDERS[name]
+    merged = Moments(6)
+    for part in np.split(x, list(cuts)):
+        merged.merge(Moments.from_state(gathered([part]).state()))
+    y = x.astype(np.longdouble)
+    y -= y.mean(axis=0)
+    r2 = (y**2).sum(axis=1)
+    sums = (y[:, :, None] * y[:, None, :]).sum(axis=0), (r2[:, None] * y).sum(axis=0), (r2**2).sum()
+    for got, want, most in zip((merged.scatter, merged.cubes, merged.quarts), sums, (2e-14, 1e-11, 2e-14), strict=True):
+        assert np.abs(got - want).max() <= most * np.abs(want).max()
+    np.testing.assert_array_equal(merged.scatter, merged.scatter.T)
+
+
+def test_the_whole_moves_when_its_rows_have_doubled_not_with_every_part():
+    """So a merge goes through the part's matrix for its products, and through the sum's to add alone."""
+    merged, points = Moments(6), set()
+    for part in np.split(rows(2000, 6), 500):
+        merged.merge(gathered([part]))
+        points.add(merged._point.tobytes())
+    assert len(points) <= 10
+    assert_same(merged, gathered([rows(2000, 6)]))
+
+
+def test_a_state_that_is_read_takes_no_matrix_of_its_own():
+    state = gathered([rows(400, 300)]).state()
+    tracemalloc.start()
+    Moments.from_state(state)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < state["scatter"].nbytes / 10
+
+
 def test_state_round_trip_goes_on_counting():
     x = rows(90, 4)
     moments = Moments.from_state(gathered([x[:60]]).state())
@@ -122,6 +172,9 @@ def test_float32_rows_are_summed_in_float64():
         ({"count": np.array([-1])}, "'count' of the state must not be negative"),
         ({"scatter": np.zeros((3, 2))}, r"'scatter' of the state must have shape \(3, 3\), got \(3, 2\)"),
         ({"quarts": np.array([np.nan])}, "'quarts' of the state must be finite"),
+        ({"scatter": np.diag([1.0, np.nan, 1.0])}, "'scatter' of the state must be finite"),
+        ({"scatter": np.diag([np.inf, -np.inf, 1.0])}, "'scatter' of the state must be finite"),
+        ({"scatter": np.eye(3, dtype=np.float32)}, "'scatter' of the state must be float64, got float32"),
         ({"mean": np.zeros(3, np.float32)}, "'mean' of the state must be float64, got float32"),
         ({"more": np.zeros(3)}, "unknown array 'more'"),
     ],
@@ -129,6 +182,11 @@ def test_float32_rows_are_summed_in_float64():
 def test_a_foreign_state_is_refused(change, message):
     with pytest.raises(DataError, match=message):
         Moments.from_state(gathered([rows(9, 3)]).state() | change)
+
+
+def test_a_scatter_whose_sum_overflows_is_one_all_the_same():
+    state = gathered([rows(9, 3)]).state() | {"scatter": np.full((3, 3), 1e308)}
+    np.testing.assert_array_equal(Moments.from_state(state).scatter, state["scatter"])
 
 
 def test_refusals():
