@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -146,6 +147,36 @@ def test_a_worker_without_a_gpu_sees_none(pool: Pool) -> None:
         return lambda item: os.environ.get("CUDA_VISIBLE_DEVICES", "all").encode()
 
     assert list(pool.map(make, (), [b""])) == [b""]
+
+
+WITH_GPUS = """
+import os, time
+from lit_od.cluster import engine
+
+def make():
+    def work(item):
+        time.sleep(0.3)
+        return os.environ["CUDA_VISIBLE_DEVICES"].encode()
+    return work
+
+ray = engine._ray()
+with engine._silent():
+    ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
+for provider in (None, "cuda"):
+    with engine.cluster(provider=provider) as pool:
+        print(pool.gpus, *pool.providers, *sorted(set(pool.map(make, (), [b"item"] * 8))))
+"""
+
+
+def test_workers_with_gpus_see_one_each() -> None:
+    """Two GPUs that Ray takes our word for; those who asked for none take them if ONNX Runtime could use them."""
+    import onnxruntime
+
+    done = subprocess.run([sys.executable, "-c", WITH_GPUS], capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    unasked, asked = done.stdout.splitlines()
+    assert asked == "1 cuda b'0' b'1'"
+    assert unasked == (asked if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else "0 cpu b''")
 
 
 def test_an_item_that_kills_every_worker_ends_the_job(

@@ -96,7 +96,11 @@ def test_parquet_holds_images_in_row_groups(tmp_path: Path, files: list[Path], c
         "views": {"bytes": pa.array(data, pa.binary_view()), "path": pa.array(names, pa.string_view())},
         "categories": {"bytes": data, "path": pa.array(names).dictionary_encode()},
     }.get(column, {column: data, "path": names, "other": list(range(8))})
-    found = find_images([write_table(tmp_path / "t.parquet", table)])
+    try:
+        file = write_table(tmp_path / "t.parquet", table)
+    except pa.ArrowNotImplementedError:  # of PyArrow 17
+        pytest.skip("this PyArrow writes no views")
+    found = find_images([file])
     assert len(found) == 8
     assert [source.name for source in found] == [f"{tmp_path}/t.parquet#{row}" for row in range(8)]
     there = travelled(found)

@@ -104,7 +104,7 @@ class Pool:
             done = work.map_batches(
                 _Actor,
                 fn_constructor_args=(make, ray.put(list(given))),
-                batch_size=None,
+                batch_size=1,  # a table has one row; of workers with GPUs Ray wants a number
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=size),
                 num_cpus=self.threads,

@@ -56,9 +56,9 @@ def main() -> None:
     found = {
         **_map(args.bundle, args.images_path),
         **_driver(),
-        **_driver_of_a_fit(args.images_path),
         **_items(),
         **_merging(args.width),
+        **_driver_of_a_fit(args.images_path),
     }
     print("measured here")
     for name, value in found.items():
