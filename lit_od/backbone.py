@@ -123,7 +123,7 @@ def open_session(
     device: int | None = None,
 ) -> tuple[Any, str, int]:
     """A session of any graph, the provider that runs it, and its threads; arguments and errors as `Backbone.load`."""
-    runtime = _runtime()
+    runtime = onnx_runtime()
     wanted = _providers(providers, runtime.get_available_providers())
     options = runtime.SessionOptions()
     count = thread_count(threads)
@@ -148,7 +148,8 @@ def run_session(session: Any, outputs: Sequence[str], given: dict[str, Images]) 
     return results
 
 
-def _runtime() -> Any:
+def onnx_runtime() -> Any:
+    """The module onnxruntime. Raises MissingExtra where it is not installed."""
     try:
         import onnxruntime
     except ImportError:

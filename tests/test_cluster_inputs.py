@@ -15,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lit_od.backbone import Backbone
 from lit_od.bundle import Bundle
-from lit_od.cluster import inputs
+from lit_od.cluster import packed, stores
 from lit_od.cluster.engine import Pool, Work, cluster, provider_and_gpu
 from lit_od.cluster.fitting import FirstOfCluster
-from lit_od.cluster.inputs import Images, RowGroup, find_images
+from lit_od.cluster.inputs import Images, find_images
 from lit_od.cluster.items import ITEMS_A_WORKER, _found, decode, items
 from lit_od.cluster.tables import parquet_rows
 from lit_od.errors import ConfigError, DataError
@@ -70,8 +70,8 @@ def pixels(sources: Sequence[Source]) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def nothing_stays_open() -> Iterator[None]:
     yield
-    while inputs._open:
-        inputs._open.pop().close()
+    while packed._open:
+        packed._open.pop().close()
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def large_group(tmp_path: Path) -> str:
 
 
 def test_of_a_large_row_group_a_worker_holds_a_few_pages(large_group: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "BUFFER", 1 << 16)
+    monkeypatch.setattr(packed, "BUFFER", 1 << 16)
     pa, work = arrow(), list(items(find_images([large_group]), workers=1))
     before, most, count = pa.total_allocated_bytes(), 0, 0
     for source in (source for item in work for source in decode(item).sources()):
@@ -204,8 +204,8 @@ def test_a_large_row_group_is_read_once_and_no_further_than_asked(
     size, counted = Path(large_group).stat().st_size, Counted()
     work = list(items(find_images([large_group]), workers=1))
     assert len(work) == 25
-    monkeypatch.setattr(inputs, "filesystem", lambda url: (counted.files, url))
-    monkeypatch.setattr(inputs, "BUFFER", 1 << 16)
+    monkeypatch.setattr(packed, "filesystem", lambda url: (counted.files, url))
+    monkeypatch.setattr(packed, "BUFFER", 1 << 16)
     next(iter(decode(work[0]).sources()))
     assert counted.bytes < size / 10
     for item in work[:5]:
@@ -232,7 +232,7 @@ def test_a_row_group_that_fails_is_read_once_more_and_not_over_and_over(
 ) -> None:
     opened: list[int] = []
 
-    class Failing(inputs._Reading):
+    class Failing(packed._Reading):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             opened.append(self.tried)
@@ -244,7 +244,7 @@ def test_a_row_group_that_fails_is_read_once_more_and_not_over_and_over(
                 raise OSError("the store is tired")
             super()._next()
 
-    monkeypatch.setattr(inputs, "_Reading", Failing)
+    monkeypatch.setattr(packed, "_Reading", Failing)
     causes = [source.cause for source in travelled(find_images([large_group])) if isinstance(source, Unreadable)]
     assert causes == ["row group 0 cannot be read: the store is tired"] * unreadable
     assert opened == [1, 2]
@@ -272,7 +272,7 @@ def test_another_file_system_than_the_local_one(files: list[Path], monkeypatch: 
     for name, data in (("a/b/1.png", files[0].read_bytes()), ("a/2.jpg", b"no image"), ("a/notes.txt", b"-")):
         with store.open_output_stream(f"bucket/{name}") as out:
             out.write(data)
-    monkeypatch.setattr(inputs, "_of_bucket", lambda url: (store, url.removeprefix("s3://")))
+    monkeypatch.setattr(stores, "_of_bucket", lambda url: (store, url.removeprefix("s3://")))
     found = find_images(["s3://bucket/a/", "s3://bucket/a/b/1.png"])
     assert [source.name for source in found] == [
         "s3://bucket/a/2.jpg",
@@ -376,7 +376,7 @@ def test_items_begin_where_row_groups_do(tmp_path: Path, rows: int, split: bool)
 
 
 def test_a_part_of_a_table_is_told_in_a_bit_a_row(tmp_path: Path) -> None:
-    groups = [RowGroup("s3://bucket/t.parquet", group, 1000 * group, 1000) for group in range(100)]
+    groups = [packed.RowGroup("s3://bucket/t.parquet", group, 1000 * group, 1000) for group in range(100)]
     files = [ImageFile(Path(f"/{row}.png"), f"/{row}.png") for row in range(500)]
     fit, calibration = fit_and_calibration_parts(Images([files, *groups, files]), seed=3)
     for part in (fit, calibration):
@@ -468,7 +468,7 @@ def test_a_missing_extra_is_one_line(
         assert (status, out, err) == (2, "", f"lit-od: this needs Ray (ray), {mend}")
     for name in [each for each in sys.modules if each.partition(".")[0] == "pyarrow"]:
         monkeypatch.setitem(sys.modules, name, None)
-    inputs._local.cache_clear()
+    stores._local.cache_clear()
     table = ["score", own_bundle, digit_files, "--format", "parquet", "--out", tmp_path / "rows"]
     for words in (["score", own_bundle, "s3://bucket/a.png", "--engine", "ray"], table):
         status, out, err = command(*words)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from lit_od.backbone import PROVIDERS, _runtime
+from lit_od.backbone import PROVIDERS, onnx_runtime
 from lit_od.errors import ConfigError, DataError, LitODError, MissingExtra, missing_extra
 from lit_od.loading import available_threads
 
@@ -239,7 +239,7 @@ def _on_gpu_machines(ray: Any) -> list[list[str]]:
 def _present() -> list[str]:
     """The execution providers of the ONNX Runtime on this machine."""
     try:
-        return list(_runtime().get_available_providers())
+        return list(onnx_runtime().get_available_providers())
     except MissingExtra:
         return []
 

@@ -17,7 +17,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.cluster.inputs import Images, PackedImage, RowGroup, StoredImage
+from lit_od.cluster.inputs import Images
+from lit_od.cluster.packed import PackedImage, RowGroup
+from lit_od.cluster.stores import StoredImage
 from lit_od.extraction import BATCH_SIZE
 from lit_od.loading import threads_of_a_generator
 from lit_od.shares import share

@@ -25,8 +25,9 @@ import numpy as np
 
 from lit_od import Scorer
 from lit_od.cluster.engine import cluster
-from lit_od.cluster.inputs import Images, RowGroup
+from lit_od.cluster.inputs import Images
 from lit_od.cluster.items import item_count, items
+from lit_od.cluster.packed import RowGroup
 from lit_od.cluster.scoring import decoded, encoded
 from lit_od.commands.score import rows_to
 from lit_od.fit import fingerprint

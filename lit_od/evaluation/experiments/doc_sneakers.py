@@ -82,11 +82,12 @@ def run(options: Options) -> Report:
     curves = {f"seed {each['seed']}": _log(options.out / f"seed-{each['seed']}" / "run") for each in runs}
     plots.save(loss_curves(curves), options.out / "losses.png")
     figures = {"budget": options.budget, "recipe": portable_tree(recipe), "runs": runs, "pairs": pairs}
-    return Report("\n\n".join(_tables(runs, pairs, options)), figures, _rows(runs))
+    return Report("\n\n".join(_tables(runs, pairs, options)), figures, _rows(runs, recipe))
 
 
-def _rows(runs: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
-    differs = "EfficientNet-Lite0 instead of MobileNetV2; both losses in one step; 100 steps"
+def _rows(runs: Sequence[Mapping[str, Any]], recipe: Recipe) -> tuple[Row, ...]:
+    steps = recipe.trainer["max_epochs"] * recipe.trainer.get("limit_train_batches", 1)
+    differs = f"EfficientNet-Lite0 instead of MobileNetV2; both losses in one step; {steps:,} steps"
     rows = []
     for detector in runs[0]["ablation"]["both"]:
         each = [run["ablation"]["both"][detector] for run in runs]
