@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lit_od.errors import DataError, missing_extra
-from lit_od.evaluation.style import colour, styled
+from lit_od.evaluation.style import colour, named, styled
 from lit_od.types import Stats
 
 Rows = NDArray[np.generic]
@@ -111,7 +111,7 @@ def embedding_maps(
     for number, (name, size) in enumerate(sizes.items()):
         shown = f"{len(chosen[name]):,} of {size:,}" if size > most else f"n = {size:,}"
         marker = MARKERS[number % len(MARKERS)]
-        panels[0].plot([], [], marker, color=colour(number), markersize=5, label=f"{name} ({shown})")
+        panels[0].plot([], [], marker, color=colour(number), markersize=5, label=f"{named(name)} ({shown})")
     figure.legend(loc="outside lower center", ncols=min(4, len(sizes)))
     if title:
         figure.suptitle(title)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from lit_od.errors import DataError
 from lit_od.evaluation.counts import check_scores
 from lit_od.evaluation.panels import image_grid
+from lit_od.manifest import one_line
 from lit_od.types import Images, Scores, Stats
 
 
@@ -67,5 +68,5 @@ def _gallery(
         raise DataError(f"wanted a score and a p-value for each image, got lengths {sorted(lengths)}")
     captions = [f"{scores[row]:.3g}  p {p_values[row]:.2g}" for row in rows]
     if names is not None:
-        captions = [f"{names[row]}\n{caption}" for row, caption in zip(rows, captions, strict=True)]
+        captions = [f"{one_line(names[row])}\n{caption}" for row, caption in zip(rows, captions, strict=True)]
     return image_grid(images[rows], captions, title=f"{title}: {len(rows)} of {len(images):,}, score and p-value")

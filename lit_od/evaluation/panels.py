@@ -81,7 +81,8 @@ def image_grid(images: Images, captions: Sequence[str] | None = None, *, columns
         top, left = number // columns * tall, number % columns * wide
         canvas[top : top + height, left : left + width] = image
         if captions:
-            axes.text(left + width / 2, top + height + gap / 2, captions[number], fontsize=6.5, ha="center", va="top")
+            middle, below = left + width / 2, top + height + gap / 2
+            axes.text(middle, below, captions[number], fontsize=6.5, ha="center", va="top", parse_math=False)
     axes.imshow(canvas, interpolation="nearest" if width < 64 else "antialiased")
     axes.set_axis_off()
     axes.set_title(title)

@@ -104,8 +104,9 @@ def dash(number: int) -> str:
 
 
 def named(name: str) -> str:
-    """A set's name as text of a picture: printable, and its dollars no beginning of a formula."""
-    return one_line(name).replace("$", r"\$")
+    """A set's name as text of a picture: printable, its dollars no beginning of a formula, and shown in legends."""
+    shown = one_line(name).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown  # Matplotlib keeps such a label out of a legend
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,13 @@ def test_maps_stand_side_by_side_with_the_same_images():
     assert [text.get_text() for text in legend.get_texts()] == ["inliers (30 of 40)", "garments (n = 25)"]
 
 
+def test_any_name_of_a_set_is_drawn_as_it_is():
+    figure = embedding_maps({"pixels": {"_$\\frac$": FEATURES["inliers"], "a\nb": FEATURES["garments"]}})
+    assert rendered(figure).std() > 5
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [" _\\$\\frac\\$ (n = 40)", "a\\nb (n = 25)"]
+
+
 def test_what_cannot_be_mapped_is_refused():
     for spaces in ({}, {"pixels": {}}):
         with pytest.raises(DataError, match="at least one space with at least one set"):
@@ -84,6 +91,14 @@ def test_galleries_are_in_order(gallery, wanted):
     tiles = [pixels[1, 1 + column * 5] for column in range(3)]
     assert tiles == wanted
     assert axes.get_title().endswith("outlying: 3 of 5, score and p-value")
+
+
+def test_a_gallery_takes_any_name():
+    images = RNG.integers(0, 99, (2, 6, 5, 1)).astype(np.uint8)
+    names = ["$\\frac$", "a\nb"]
+    figure = most_outlying(images, np.array([2.0, 1.0]), np.array([0.1, 0.2]), names)
+    assert rendered(figure).std() > 5
+    assert [text.get_text().split("\n")[0] for text in figure.axes[0].texts] == ["$\\frac$", "a\\nb"]
 
 
 def test_a_gallery_of_what_does_not_fit_is_refused():

@@ -33,7 +33,7 @@ from lit_od.extraction import extract
 from lit_od.loading import load
 from lit_od.recipe import Recipe, override, read
 from lit_od.training.augmentation import augment, step_generator
-from lit_od.training.checkpoints import read_checkpoint, rebuild
+from lit_od.training.checkpoints import read_checkpoint, rebuild, require_same_images
 from lit_od.training.data import ImageData
 from lit_od.training.pipeline import export_bundle
 from lit_od.training.train import TrainingRun, train
@@ -147,6 +147,7 @@ def _trained(recipe: Recipe, run: Path) -> TrainingRun:
     if checkpoint.recipe != recipe:
         raise ConfigError(f"{run} holds a run of another recipe: remove it, or name another --out")
     data = ImageData(recipe.data, seed=recipe.seed)
+    require_same_images(checkpoint, data)
     return TrainingRun(run / "best.ckpt", rebuild(checkpoint), data, min(_epochs(run), key=lambda row: row["val_loss"]))
 
 
