@@ -105,7 +105,8 @@ def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) 
         raise ConfigError("--inliers and --outliers go together: give both, or neither for the recipe's own sets")
     how = bundle.manifest.preparation
     if not args.inliers:
-        return sets.sets_of_recipe(override(sets.recipe_of(bundle), overrides), how)
+        recipe = override(sets.recipe_of(bundle), overrides)
+        return sets.sets_of_recipe(recipe, how, of=bundle)
     no_overrides([f"--{path}" for path, _ in parse_overrides(overrides) if path != "data.root"])
     return sets.sets_of_paths(args.inliers, _by_name(args.outliers), sets_root(overrides), how)
 

@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 
 from lit_od.bundle import Bundle
-from lit_od.errors import ConfigError, LitODError
-from lit_od.fit import score_all
+from lit_od.errors import ConfigError, DataError, LitODError
+from lit_od.fit import fingerprint, score_all
 from lit_od.images import Preparation
+from lit_od.onnx_fit import divided
 from lit_od.recipe import EvaluationSet, Recipe, from_tree, override
 from lit_od.roots import data_root
 from lit_od.scorer import Scorer
@@ -53,12 +54,18 @@ def recipe_of(bundle: Bundle) -> Recipe:
     return from_tree(tree, f"of {bundle.path}")
 
 
-def sets_of_recipe(recipe: Recipe, preparation: Preparation) -> ImageSets:
+def sets_of_recipe(recipe: Recipe, preparation: Preparation, *, of: Bundle | None = None) -> ImageSets:
     """The sets that a recipe names: its own test part, or what `evaluation` says.
+
+    Args:
+        recipe: What names them.
+        preparation: Of the inliers, and of the outliers where they have none of their own.
+        of: The bundle that is to be evaluated, if there is one. A test part that is drawn from the training
+            source is unseen by it only where that source is divided as it was then.
 
     Raises:
         ConfigError: If it names no outliers.
-        DataError: If images are missing.
+        DataError: If images are missing, or a test part may hold images that the bundle was fitted on.
     """
     if not recipe.evaluation.outliers:
         raise ConfigError(f"recipe {recipe.name} names no evaluation.outliers: give --inliers and --outliers NAME=PATH")
@@ -67,18 +74,34 @@ def sets_of_recipe(recipe: Recipe, preparation: Preparation) -> ImageSets:
     else:
         data = ImageData(recipe.data, seed=recipe.seed)
         inliers = ImageSet("inliers", data.sources("test"), preparation)
+        if recipe.data.test is None and of is not None and not _calibrated(of, data.sources("calibration")):
+            raise DataError(
+                f"{recipe.data.train} holds other images than {of.path} was fitted on, and some of those would be "
+                "taken for unseen ones: give them as they were (--data.root DIR), or name the sets with --inliers "
+                "and --outliers NAME=PATH"
+            )
     outliers = [_named(name, each, recipe, preparation) for name, each in recipe.evaluation.outliers.items()]
     return ImageSets(inliers, outliers)
 
 
 def fitted_images(bundle: Bundle, overrides: Sequence[str]) -> ImageSet | None:
-    """The images that a bundle was fitted on, where its recipe names them and they are at hand."""
+    """The images that a bundle was fitted on, where its recipe names them and they are at hand as they were."""
     try:
         recipe = override(recipe_of(bundle), overrides)
-        sources = ImageData(recipe.data, seed=recipe.seed).sources("train")
+        if recipe.backbone is None:
+            data = ImageData(recipe.data, seed=recipe.seed)
+            fit, calibration = data.sources("train"), data.sources("calibration")
+        else:
+            sets = open_set(data_root(recipe.data.root))
+            fit, calibration = divided(recipe.data, seed=recipe.seed, sets=sets)
     except LitODError:
         return None
-    return ImageSet("fitted", sources, bundle.manifest.preparation)
+    return ImageSet("fitted", fit, bundle.manifest.preparation) if _calibrated(bundle, calibration) else None
+
+
+def _calibrated(bundle: Bundle, sources: Sequence[Source]) -> bool:
+    """Whether these images calibrated a bundle: then the images are those that it was made of, divided alike."""
+    return bundle.manifest.provenance.data.get("calibration") == fingerprint(sources)
 
 
 def sets_of_paths(

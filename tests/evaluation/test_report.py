@@ -17,7 +17,10 @@ from lit_od.evaluation.rates import rates
 from lit_od.evaluation.report import report
 from lit_od.evaluation.report.galleries import NEIGHBOURS, SHOWN, Normals, gallery
 from lit_od.evaluation.sets import ImageSet, ImageSets, fitted_images, score_set
+from lit_od.fit import fingerprint
 from lit_od.maps import HeatMaps, overlay
+from lit_od.onnx_fit import fit_onnx
+from lit_od.recipe import override, read
 from lit_od.scorer import Scorer
 from tests.browser import Browser
 from tests.conftest import ASSETS, GREY
@@ -127,6 +130,20 @@ def test_normals_must_be_there(made_bundle):
 
 def test_a_bundle_without_a_recipe_knows_no_images(made_bundle):
     assert fitted_images(made_bundle, []) is None
+
+
+def test_a_bundle_of_a_folder_knows_the_images_that_fitted_it(digits, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for row, each in enumerate(digits[:20]):
+        each.decode().save(images / f"{row:02}.png")
+    own = [f"--data.root={images}"]
+    bundle = fit_onnx(override(read("folder"), own), tmp_path / "bundle", threads=1)
+    found = fitted_images(bundle, own)
+    assert found is not None
+    assert fingerprint(found.sources) == bundle.manifest.provenance.data["fit"]
+    (images / "00.png").unlink()
+    assert fitted_images(bundle, own) is None
 
 
 def test_an_autoencoders_images_show_what_it_makes_of_them(digits, garments, tmp_path):

@@ -224,6 +224,17 @@ def test_fit_goes_straight_from_images_to_bundle(recipe: Path, tmp_path: Path, c
     assert "garments" in capsys.readouterr().out
 
 
+def test_evaluate_takes_no_test_part_that_is_divided_anew(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    bundle, words = str(tmp_path / "bundle"), ["--data.test", "null", "--data.split.test", "0.25"]
+    assert main(["fit", str(recipe), *words, "--out", bundle]) == 0
+    assert main(["evaluate", bundle]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", bundle, "--data.limit", "100"]) == 2
+    assert "holds other images than" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
