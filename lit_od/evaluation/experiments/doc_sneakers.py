@@ -87,7 +87,10 @@ def run(options: Options) -> Report:
 
 def _rows(runs: Sequence[Mapping[str, Any]], recipe: Recipe) -> tuple[Row, ...]:
     steps = recipe.trainer["max_epochs"] * recipe.trainer.get("limit_train_batches", 1)
-    differs = f"EfficientNet-Lite0 instead of MobileNetV2; both losses in one step; {steps:,} steps"
+    differs = (
+        "EfficientNet-Lite0 instead of MobileNetV2; both losses in one step, "
+        f"lambda {runs[0]['lambda']:g}; {steps:,} steps"
+    )
     rows = []
     for detector in runs[0]["ablation"]["both"]:
         each = [run["ablation"]["both"][detector] for run in runs]
@@ -122,6 +125,7 @@ def _one_seed(recipe: Recipe, options: Options, cache: TrunkCache) -> dict[str, 
         _explain(both, bundle, outliers.sources, features["both"]["outliers"], options, out)
     return {
         "seed": recipe.seed,
+        "lambda": both.module.hparams["compactness"],
         "images": {name: len(rows) for name, rows in features["both"].items()},
         "bundle": _through_bundle(bundle, recipe, options, out),
         "ablation": {
