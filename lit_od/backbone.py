@@ -8,13 +8,13 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 
 from lit_od.errors import BackboneError, ConfigError, missing_extra
 from lit_od.loading import thread_count
-from lit_od.types import Features, Images
+from lit_od.types import Features, Images, Output
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -47,7 +47,7 @@ class Backbone:
 
     session: Any
     input: str
-    output: Literal["features", "errors"]
+    output: Output
     image_shape: tuple[int | None, int | None, int | None]
     provider: str
     threads: int
@@ -174,7 +174,7 @@ def _providers(wanted: Sequence[str] | None, present: Sequence[str]) -> list[str
 
 def _interface(
     session: Any,
-) -> tuple[str, Literal["features", "errors"], tuple[int | None, int | None, int | None]]:
+) -> tuple[str, Output, tuple[int | None, int | None, int | None]]:
     """Input name, output and image shape. Raises BackboneError where the graph is no backbone."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or inputs[0].type != "tensor(uint8)" or len(inputs[0].shape) != 4:

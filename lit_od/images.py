@@ -30,6 +30,10 @@ from lit_od.types import Images
 MAX_PIXELS = 89_478_485
 """Images with more pixels are refused unread (1 GiB of RGBA / 12): a guard against decompression bombs."""
 
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "TGA")
+"""Of a file: formats whose size is known before they are decoded. ICO and some others decode when they are opened.
+MPO is opened as JPEG."""
+
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _LUMINOSITY = np.array([0.21, 0.72, 0.07], dtype=np.float32)
 
@@ -81,7 +85,7 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 def open_image(file: Path | bytes, *, most: int = MAX_PIXELS) -> Image.Image:
-    """Decode an image file, or the bytes of one, upright and whole.
+    """Decode an image file of one of `FORMATS`, or the bytes of one, upright and whole.
 
     Args:
         file: The file.
@@ -93,7 +97,7 @@ def open_image(file: Path | bytes, *, most: int = MAX_PIXELS) -> Image.Image:
     try:
         if (_file_size(file) if isinstance(file, Path) else len(file)) == 0:
             raise ImageError("empty file")
-        with Image.open(file if isinstance(file, Path) else io.BytesIO(file)) as image:
+        with Image.open(file if isinstance(file, Path) else io.BytesIO(file), formats=FORMATS) as image:
             return loaded(image, most=most)
     except ImageError:
         raise

@@ -6,13 +6,14 @@
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal, TypeAlias, TypeGuard
+from typing import Annotated, Any, TypeAlias, TypeGuard
 
 import msgspec
 from msgspec import Meta
 
 from lit_od.errors import BundleError
 from lit_od.images import MAX_PIXELS, Preparation
+from lit_od.types import Output
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 16 * 2**20
@@ -50,7 +51,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     input: Annotated[str, Meta(min_length=1, max_length=1024)]
     input_shape: list[int | None]
-    output: Literal["features", "errors"]
+    output: Output
     output_shape: list[int | None]
     opset: Annotated[int, Meta(ge=1, le=1000)] | None
 

@@ -1,10 +1,11 @@
-"""A folder of heat maps: a picture an image, and a table that says which is whose."""
+"""A folder of heat maps: a picture an image, a mask where pixels have verdicts, and a table of whose they are."""
 
 import re
 from pathlib import Path, PurePath
 from typing import Self, TextIO
 
 import numpy as np
+from PIL import Image
 
 from lit_od.errors import ConfigError
 from lit_od.loading import Batch
@@ -13,7 +14,7 @@ from lit_od.tables import csv_row
 from lit_od.types import Features
 
 INDEX = "maps.csv"
-"""The table: `path,map`, a row a picture, in the order of the images."""
+"""The table: `path,map,mask`, a row a picture, in the order of the images."""
 
 _NAME_LENGTH = 80
 
@@ -42,7 +43,7 @@ class MapFolder:
 
     def __enter__(self) -> Self:
         self._table = (self.folder / INDEX).open("w", encoding="utf-8", errors="surrogateescape", newline="")
-        self._table.write(csv_row(("path", "map")))
+        self._table.write(csv_row(("path", "map", "mask")))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -52,6 +53,9 @@ class MapFolder:
     def add(self, batch: Batch, outputs: Features) -> None:
         """Draw the next batch; images that cannot be read, or of which the graph makes no number, have no picture.
 
+        Where the detector reads errors, a mask of the prepared image's size is white at the pixels that it calls
+        outliers, and black elsewhere.
+
         Args:
             batch: Of any images, in their order.
             outputs: What the backbone gives of those that could be read: squared errors (m, h, w, c) or
@@ -59,12 +63,17 @@ class MapFolder:
         """
         sound = np.array([row for row, each in enumerate(outputs) if np.isfinite(each).all()], dtype=np.intp)
         pictures = self._maps.pictures(batch.images[sound], outputs[sound])
-        for place, picture in zip(batch.rows[sound].tolist(), pictures, strict=True):
+        for row, picture in zip(sound.tolist(), pictures, strict=True):
+            place = int(batch.rows[row])
             name = batch.sources[place].name
             file = file_name(self._row + place, self._total, name)
             picture.save(self.folder / file)
+            verdicts, mask = self._maps.verdicts(outputs[row : row + 1]), ""
+            if verdicts is not None:
+                mask = f"{file.removesuffix('.png')}.mask.png"
+                Image.fromarray(verdicts[0]).save(self.folder / mask)
             if self._table is not None:
-                self._table.write(csv_row((name, file)))
+                self._table.write(csv_row((name, file, mask)))
         self._row += len(batch.sources)
 
 

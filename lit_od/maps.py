@@ -20,7 +20,7 @@ from PIL import Image
 from lit_od.backbone import open_session, run_session
 from lit_od.bundle import MAPS, Bundle, golden_arrays
 from lit_od.detectors import Reconstruction
-from lit_od.detectors.reconstruction import pixel_scores
+from lit_od.detectors.reconstruction import pixel_scores, pixel_verdicts
 from lit_od.errors import BackboneError, BundleError, DataError
 from lit_od.loading import RUN
 from lit_od.occlusion import occlusion_maps
@@ -173,6 +173,16 @@ class HeatMaps:
         else:
             scores = heat_maps(self.scorer, images).astype(np.float64)
         return heat(scores, self.threshold)
+
+    def verdicts(self, outputs: Features) -> NDArray[np.bool_] | None:
+        """Which pixels are called outliers, (n, h, w); None where the detector reads features, and calls none so.
+
+        Args:
+            outputs: What the backbone gives of n images.
+        """
+        if not isinstance(self.scorer.detector, Reconstruction):
+            return None
+        return pixel_verdicts(pixel_scores(outputs), self.threshold)
 
     def pictures(self, images: Images, outputs: Features) -> Iterator[Image.Image]:
         """A picture of each image, made when it is asked for.

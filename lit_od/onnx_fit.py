@@ -12,7 +12,7 @@ from lit_od.detectors import accumulator
 from lit_od.errors import BackboneError, ConfigError, DataError
 from lit_od.fit import Origin, fit_bundle
 from lit_od.graph import read_graph
-from lit_od.recipe import PACKAGED_BACKBONE, DataConfig, Recipe, portable_tree
+from lit_od.recipe import PACKAGED_BACKBONE, DataConfig, Recipe, portable_tree, without_training
 from lit_od.roots import data_root
 from lit_od.rules import rule_and_outliers
 from lit_od.shares import ALONE, Group
@@ -47,7 +47,9 @@ def fit_onnx(
     """
     if group.rank == 0:
         require_replaceable(out)
-    _require_nothing_trained(recipe)
+    if recipe.backbone is None:
+        raise ConfigError("the recipe has a `model`, not an ONNX backbone: carry it out with lit_od.training.fit")
+    recipe = without_training(recipe, "over an ONNX backbone nothing is trained")
     accumulator(str(recipe.detector["kind"]), {key: each for key, each in recipe.detector.items() if key != "kind"})
     rule, outliers = rule_and_outliers(recipe.calibration)
     model, opset = _read(str(recipe.backbone))
@@ -153,12 +155,3 @@ def _limited(sources: list[Source], limit: int | None, seed: int) -> list[Source
         raise ConfigError(f"data.limit must be at least 1, got {limit}")
     rows = np.random.default_rng([seed, len(sources)]).permutation(len(sources))[:limit]
     return [sources[row] for row in np.sort(rows)]
-
-
-def _require_nothing_trained(recipe: Recipe) -> None:
-    """Raise ConfigError for what only a training would carry out."""
-    if recipe.backbone is None:
-        raise ConfigError("the recipe has a `model`, not an ONNX backbone: carry it out with lit_od.training.fit")
-    for key, given in (("trainer", recipe.trainer), ("data.augment", recipe.data.augment)):
-        if given:
-            raise ConfigError(f"{key} goes with training, and over an ONNX backbone nothing is trained: leave it out")

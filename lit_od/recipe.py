@@ -237,8 +237,22 @@ def override(recipe: Recipe, overrides: Sequence[str], *, detector: str | None =
     return from_tree(tree, recipe.name)
 
 
-def require_same_division(trained: Recipe, changed: Recipe) -> None:
-    """Raise ConfigError where an override would let images that trained a model calibrate its detector."""
+def require_same_training(trained: Recipe, changed: Recipe) -> None:
+    """Raise ConfigError where overrides of a checkpoint's recipe would have changed its training.
+
+    It is over, so they could not be carried out; and images that trained the model might calibrate its detector.
+    """
+    for name in ("model", "trainer", "early_stopping"):
+        if getattr(trained, name) != getattr(changed, name):
+            raise ConfigError(
+                f"overrides of {name} are for a training, and that of the checkpoint is over: leave them out "
+                "(torchrun or srun start several processes)"
+            )
+    if changed.backbone is not None:
+        raise ConfigError("a checkpoint is of a recipe with a `model`: name no `backbone`")
+    for name in ("augment", "batch_size", "reference"):
+        if getattr(trained.data, name) != getattr(changed.data, name):
+            raise ConfigError(f"--data.{name} is for a training, and that of the checkpoint is over: leave it out")
     if trained.seed != changed.seed:
         raise ConfigError(f"the checkpoint was trained with seed {trained.seed}, which divides its images: keep it")
     for name in ("train", "classes", "outlier_classes", "split", "limit", "prepare"):
@@ -247,6 +261,18 @@ def require_same_division(trained: Recipe, changed: Recipe) -> None:
                 f"--data.{name} would divide or prepare the images otherwise than the training did, and images that "
                 "trained the model would calibrate it: train anew, or lit-od refit a bundle on other images"
             )
+
+
+def without_training(recipe: Recipe, what: str) -> Recipe:
+    """A recipe that trains nothing, as `what` says; how many processes carry it out leaves no trace in its bundle.
+
+    Raises:
+        ConfigError: For what only a training would carry out.
+    """
+    for key, given in (("trainer", recipe.trainer.keys() - {"devices"}), ("data.augment", recipe.data.augment)):
+        if given:
+            raise ConfigError(f"{key} goes with training, and {what}: leave it out")
+    return msgspec.structs.replace(recipe, trainer={})
 
 
 def read_tree(name: str | Path) -> dict[str, Any]:

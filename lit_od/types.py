@@ -4,7 +4,7 @@ A *score* is one float64 per image, and **a higher score means more outlying**: 
 detector, in every file, on every page.
 """
 
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,3 +26,6 @@ Stats: TypeAlias = NDArray[np.float64]
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 """Named arrays, as a safetensors file holds them."""
+
+Output: TypeAlias = Literal["features", "errors"]
+"""What a backbone's graph gives and a detector reads: features (n, d), or squared errors (n, h, w, c)."""

@@ -98,7 +98,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
 
 
 def test_a_file_that_the_system_will_not_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object) -> None:
+    def refuse(*args: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied", "closed.png")
 
     (tmp_path / "closed.png").write_bytes(bomb(8, 8))

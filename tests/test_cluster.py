@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,11 +56,15 @@ def spied_on(folder: Path) -> Callable[..., Callable[[bytes], bytes]]:
         def spy(item: bytes) -> bytes:
             answer = work(item)
             (folder / f"{os.getpid()}.modules").write_text("\n".join(sys.modules))
-            dying = folder / "dying"
-            if dying.exists():
+            dying, deadline = folder / "dying", time.monotonic() + 60
+            while dying.exists() and len(list(folder.glob("*.loaded"))) < 2 and time.monotonic() < deadline:
+                time.sleep(0.01)  # until both workers are there
+            try:
                 dying.unlink()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return answer
+            except FileNotFoundError:
+                return answer
+            os.kill(os.getpid(), signal.SIGKILL)
+            raise AssertionError("killed")
 
         return spy
 
@@ -150,21 +155,27 @@ def test_a_worker_without_a_gpu_sees_none(pool: Pool) -> None:
 
 
 WITH_GPUS = """
-import os, time
+import os, tempfile, time
 from lit_od.cluster import engine
 
-def make():
+def make(folder, workers):
+    # items are held until so many workers have begun, so that each has one
     def work(item):
-        time.sleep(0.3)
-        return os.environ["CUDA_VISIBLE_DEVICES"].encode()
+        device = os.environ["CUDA_VISIBLE_DEVICES"]
+        open(f"{folder}/{device or 'none'}", "w").close()
+        deadline = time.monotonic() + 60
+        while len(os.listdir(folder)) < workers and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return device.encode()
     return work
 
 ray = engine._ray()
 with engine._silent():
     ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
 for provider in (None, "cuda"):
-    with engine.cluster(provider=provider) as pool:
-        print(pool.gpus, *pool.providers, *sorted(set(pool.map(make, (), [b"item"] * 8))))
+    with engine.cluster(provider=provider) as pool, tempfile.TemporaryDirectory() as folder:
+        found = pool.map(make, (folder, 2 if pool.gpus else 1), [b"item"] * 8)
+        print(pool.gpus, *pool.providers, *sorted(set(found)))
 """
 
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_od.errors import ConfigError, DataError, ImageError
-from lit_od.images import Preparation, from_array, open_image, prepare
-from lit_od.sources import Source
+from lit_od.images import FORMATS, Preparation, from_array, open_image, prepare
+from lit_od.sources import EXTENSIONS, Source
 
 Pixels = NDArray[np.uint8]
 
@@ -387,3 +387,30 @@ def test_arrays_that_are_no_image_are_refused(array: Pixels, message: str) -> No
         from_array(array)
     with pytest.raises(DataError, match=message):
         prepare(array, Preparation(size=(8, 8)))
+
+
+def test_formats_that_decode_when_they_are_opened_are_refused_unread(digit: Pixels, monkeypatch: pytest.MonkeyPatch):
+    """An ICO holds a PNG whose size its own head need not tell."""
+    icon = encoded(Image.fromarray(digit[:24, :24]), "ICO", sizes=[(16, 16)])
+    assert Image.open(io.BytesIO(icon)).size == (16, 16)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda image: pytest.fail("it was decoded"))
+    with pytest.raises(ImageError, match=r"^not an image that can be decoded$"):
+        open_image(icon, most=10)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "TGA"])
+def test_every_format_that_a_folder_is_searched_for_is_read(digit: Pixels, form: str) -> None:
+    assert form in FORMATS
+    image = open_image(encoded(Image.fromarray(digit), form))
+    assert np.abs(np.asarray(image.convert("L")).astype(int) - digit).mean() < 12
+
+
+def test_every_ending_is_that_of_a_format_that_is_read() -> None:
+    Image.init()
+    assert {Image.EXTENSION[ending] for ending in EXTENSIONS} == set(FORMATS) <= set(Image.OPEN)
+
+
+def test_an_mpo_is_opened_as_the_jpeg_that_it_begins_with(digit: Pixels) -> None:
+    two = encoded(Image.fromarray(digit), "MPO", save_all=True, append_images=[Image.fromarray(255 - digit)])
+    assert Image.open(io.BytesIO(two)).format == "MPO"
+    assert np.abs(np.asarray(open_image(two).convert("L")).astype(int) - digit).mean() < 12

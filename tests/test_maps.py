@@ -3,6 +3,7 @@
 import csv
 import re
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,7 @@ def test_score_draws_images_and_heat_for_a_bundle_of_features(made_bundle, digit
     with (tmp_path / "maps" / INDEX).open(newline="") as table:
         rows = list(csv.DictReader(table))
     assert [row["path"] for row in rows] == [str(file) for file in files]
+    assert {row["mask"] for row in rows} == {""}
     with Image.open(tmp_path / "maps" / rows[1]["map"]) as picture:
         assert picture.size == ((2 * 28 + GAP) * 5, 140)
         pixels = np.asarray(picture)[::5, ::5]
@@ -223,10 +225,24 @@ def test_score_draws_each_image_and_gives_the_same_rows(bundle, digit_files, tmp
         rows = list(csv.DictReader(table))
     paths = [row["path"] for row in csv.DictReader(plain.out.splitlines())]
     assert [row["path"] for row in rows] == paths
-    assert {row["map"] for row in rows} | {INDEX} == {path.name for path in (tmp_path / "maps").iterdir()}
+    written = {row["map"] for row in rows} | {row["mask"] for row in rows} | {INDEX}
+    assert written == {path.name for path in (tmp_path / "maps").iterdir()}
     with Image.open(tmp_path / "maps" / rows[11]["map"]) as picture:
         left = np.asarray(picture)[::5, : 28 * 5 : 5, 0]
     np.testing.assert_array_equal(left, np.asarray(Image.open(paths[11])))
+
+
+def test_masks_are_white_where_a_pixels_error_is_above_the_threshold(bundle, digits, tmp_path):
+    (batch,) = batches(digits[:3], GREY, batch_size=3)
+    errors = np.random.default_rng(0).random((3, 28, 28, 1), dtype=np.float32)
+    maps = replace(HeatMaps.of(bundle), threshold=0.7)
+    with MapFolder(tmp_path / "maps", maps, total=3) as folder:
+        folder.add(batch, errors)
+    with (tmp_path / "maps" / INDEX).open(newline="") as table:
+        files = [row["mask"] for row in csv.DictReader(table)]
+    for file, wanted in zip(files, errors[..., 0] > 0.7, strict=True):
+        with Image.open(tmp_path / "maps" / file) as mask:
+            np.testing.assert_array_equal(np.asarray(mask), wanted)
 
 
 def test_an_image_that_cannot_be_read_has_no_picture(bundle, digits, tmp_path, command):
@@ -237,7 +253,9 @@ def test_an_image_that_cannot_be_read_has_no_picture(bundle, digits, tmp_path, c
     (folder / "1.png").write_bytes(b"no image")
     outcome = command("score", bundle.path, folder, "--maps", tmp_path / "maps")
     assert outcome.status == 1
-    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["0-0_png.png", "2-2_png.png", INDEX]
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == [
+        "0-0_png.mask.png", "0-0_png.png", "2-2_png.mask.png", "2-2_png.png", INDEX,
+    ]  # fmt: skip
 
 
 def test_a_folder_with_something_in_it_is_left_alone(bundle, digit_files, tmp_path, command):
@@ -293,7 +311,7 @@ def test_errors_that_are_no_number_are_not_drawn(bundle, digits, tmp_path):
     errors[1, 4, 5] = np.nan
     with MapFolder(tmp_path / "maps", HeatMaps.of(bundle), total=4) as folder:
         folder.add(batch, errors)
-    assert [path.name[0] for path in sorted((tmp_path / "maps").glob("*.png"))] == ["0", "3"]
+    assert [path.name[0] for path in sorted((tmp_path / "maps").glob("*.png"))] == ["0", "0", "3", "3"]
 
 
 def test_stream_outputs_goes_with_the_verdicts(bundle, digit_files):

@@ -98,6 +98,11 @@ def test_an_onnx_file_of_the_users_own(small_recipe: Recipe, tmp_path: Path):
     assert main(["verify", str(tmp_path / "bundle")]) == 0
 
 
+def test_how_many_processes_fit_leaves_no_trace(small_recipe: Recipe, tmp_path: Path):
+    bundle = fit_onnx(override(small_recipe, ["--trainer.devices=2"]), tmp_path / "bundle", threads=1)
+    assert bundle.manifest.provenance.recipe["trainer"] == {}  # type: ignore[index]  # it has one
+
+
 def test_max_f1_takes_the_recipes_outliers(small_recipe: Recipe, tmp_path: Path):
     words = ["--calibration.rule=max_f1", "--calibration.outliers=garments.npz:images"]
     bundle = fit_onnx(override(small_recipe, words), tmp_path / "bundle", threads=1)

@@ -1,6 +1,7 @@
 """Read every image once: a clean list of those that can be read, and a list of the others with reasons.
 
-clean.csv (path, label) serves as a PATH to every other command; refused.csv holds path and error.
+clean.csv (path, label) serves as a PATH to every other command; refused.csv holds path and error. Images of an .npz
+have no path, and are only counted.
 """
 
 import argparse
@@ -61,6 +62,8 @@ def _write(folder: Path, clean: Sequence[Source], refused: Sequence[tuple[str, s
     _table(folder / "clean.csv", ("path", "label"), files)
     _table(folder / "refused.csv", ("path", "error"), refused)
     print(f"{folder}: clean.csv, refused.csv")
+    if elsewhere := len(clean) - len(files):
+        print(f"clean.csv leaves out {elsewhere:,} images that have no file of their own")
 
 
 def _table(file: Path, columns: tuple[str, str], rows: Iterable[tuple[str, str]]) -> None:

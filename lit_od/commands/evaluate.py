@@ -13,9 +13,10 @@ import msgspec
 
 from lit_od.bundle import Bundle, rewrite
 from lit_od.cli import DONE
-from lit_od.commands import no_overrides
+from lit_od.commands import no_overrides, only_overrides
 from lit_od.commands.score import add_session_arguments
 from lit_od.errors import ConfigError, missing_extra
+from lit_od.folders import require_place
 from lit_od.recipe import folder, override, parse_overrides
 from lit_od.roots import data_root
 from lit_od.scorer import Scorer
@@ -23,6 +24,9 @@ from lit_od.scorer import Scorer
 if TYPE_CHECKING:
     from lit_od.evaluation.evaluate import Evaluation
     from lit_od.evaluation.sets import ImageSets
+
+OF_SETS = ("data.root", "data.test", "data.classes", "data.outlier_classes", "evaluation")
+"""Keys of a recipe that say which images a bundle is looked at with."""
 
 AGAINST = "against "
 """Begins the names of recorded figures, by set of outliers."""
@@ -54,6 +58,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         from lit_od.evaluation.evaluate import evaluate
     except ModuleNotFoundError as error:
         missing_extra(str(error.name), "train,cpu")
+    if args.out:
+        require_place(Path(args.out))
     bundle = Bundle.read(args.bundle)
     scorer = Scorer.of(bundle, threads=args.threads, providers=[args.provider] if args.provider else None)
     images = chosen_sets(args, overrides, bundle)
@@ -105,6 +111,7 @@ def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) 
         raise ConfigError("--inliers and --outliers go together: give both, or neither for the recipe's own sets")
     how = bundle.manifest.preparation
     if not args.inliers:
+        only_overrides(overrides, *OF_SETS, why="changes nothing of a finished bundle")
         recipe = override(sets.recipe_of(bundle), overrides)
         return sets.sets_of_recipe(recipe, how, of=bundle)
     no_overrides([f"--{path}" for path, _ in parse_overrides(overrides) if path != "data.root"])

@@ -16,7 +16,7 @@ from lit_od.commands.fit import written
 from lit_od.commands.score import positive
 from lit_od.errors import missing_extra
 from lit_od.launch import each_process
-from lit_od.recipe import override, require_same_division
+from lit_od.recipe import override, require_same_training
 from lit_od.shares import Group
 
 
@@ -47,7 +47,7 @@ def _export(args: argparse.Namespace, overrides: list[str], group: Group) -> int
     checkpoint = read_checkpoint(Path(args.checkpoint))
     module, recipe = rebuild(checkpoint), checkpoint.recipe
     changed = override(recipe, overrides, detector=args.detector)
-    require_same_division(recipe, changed)
+    require_same_training(recipe, changed)
     recipe = changed
     data = ImageData(recipe.data, seed=recipe.seed)  # a reference set is for training alone, and need not be here
     require_same_images(checkpoint, data)

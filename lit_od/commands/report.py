@@ -13,7 +13,7 @@ from lit_od.cli import DONE
 from lit_od.commands.evaluate import add_set_arguments, chosen_sets, sets_root
 from lit_od.commands.score import add_session_arguments, session_options
 from lit_od.errors import ConfigError, missing_extra
-from lit_od.folders import replacing_file
+from lit_od.folders import replacing_file, require_place
 from lit_od.scorer import Scorer
 from lit_od.sources import find
 
@@ -39,11 +39,13 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     out = Path(args.out)
     if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
         raise ConfigError(f"--out names the page, FILE.html, got {args.out!r}")
+    require_place(out.parent)
     bundle = Bundle.read(args.bundle)
     scorer = Scorer.of(bundle, **session_options(args))
     images = chosen_sets(args, overrides, bundle)
-    normals = sets.fitted_images(bundle, overrides)
-    if args.normal:
+    if not args.normal:
+        normals = sets.fitted_images(bundle, overrides)
+    else:
         sources = find(args.normal, sets=open_set(sets_root(overrides)))
         normals = sets.ImageSet("normal", sources, scorer.preparation)
     found = report(bundle, scorer, images, normals=normals)

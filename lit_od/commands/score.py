@@ -5,8 +5,9 @@ A PATH is an image; a folder, searched through; a .txt list or a .csv with a `pa
 outlying), p_value (small is outlying), is_outlier (score above the threshold), error.
 
 --maps DIR draws what makes each image an outlier: a picture an image, and maps.csv that says which is
-whose. Coloured are an autoencoder's errors, else the parts without which the score would be lower, for
-which an image is scored 65 times. The colours mean the same in all pictures of a bundle.
+whose. Coloured are an autoencoder's errors, with a mask beside each picture that is white where a pixel is
+called an outlier; else the parts without which the score would be lower, for which an image is scored 65
+times. The colours mean the same in all pictures of a bundle.
 
 --engine ray scores on a Ray cluster, or on all cores of this machine. A PATH may then be a URL of an object
 store too (s3://BUCKET/PREFIX, gs://..., file://...), or a Parquet file with the columns bytes or image, and path.

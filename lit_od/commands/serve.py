@@ -9,7 +9,8 @@ what stands before it: NAME=BUNDLE.
 There is no password and no encryption: whoever reaches the address may ask. --host 0.0.0.0 opens it to the
 network; --allow-host names the server where it is asked under a name other than localhost.
 
---normal PATH... shows the normal images that a picture resembles most, by the distance of their features.
+--normal PATH... shows the normal images that a picture resembles most, by the distance of their features,
+or of their pixels where a bundle's graph gives errors.
 """
 
 import argparse
@@ -68,8 +69,6 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         models = {
             name: Model.load(name, bundle, normal=normal, **session_options(args)) for name, bundle in bundles.items()
         }
-        if normal is not None and not any(model.nearest for model in models.values()):
-            raise ConfigError("--normal needs a bundle whose graph gives features, these give errors: leave it out")
         engine = Engine(workers=thread_count(args.threads), queue=limits.queue)
         app = application(models, engine, limits=limits, normal=normal, hosts=[args.host, *args.allow_host])
         where = server.address(listener)

@@ -7,14 +7,14 @@ processes or machines, and freezes into the same object that `fit` on all rows g
 
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from lit_od.errors import DataError
-from lit_od.types import Arrays, Features, Labels, Scores, Stats
+from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats
 
-Reads: TypeAlias = Literal["features", "errors"]
+Reads: TypeAlias = Output
 """The backbone outputs that detectors score: features (n, d), or squared errors (n, h, w, c)."""
 
 BLOCK_VALUES = 1 << 22

@@ -41,6 +41,8 @@ class Patch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     clip: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
+        if not np.isfinite([*self.low_high, *self.mean_sd, *self.clip]).all():
+            raise ConfigError(f"low_high, mean_sd and clip must be finite, got {self}")
         if self.noise not in ("uniform", "normal", "zero"):
             raise ConfigError(f"noise must be uniform, normal or zero, got {self.noise!r}")
         if not self.low_high[0] <= self.low_high[1] or not self.mean_sd[1] >= 0:

@@ -20,6 +20,9 @@ from lit_od.training.data import ImageData
 from lit_od.training.sets import open_set
 from lit_od.types import Scores
 
+FITTED = "fitted"
+"""Name of the set of images that fitted a bundle."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
@@ -89,14 +92,14 @@ def fitted_images(bundle: Bundle, overrides: Sequence[str]) -> ImageSet | None:
     try:
         recipe = override(recipe_of(bundle), overrides)
         if recipe.backbone is None:
-            data = ImageData(recipe.data, seed=recipe.seed)
+            data = ImageData(recipe.data, seed=recipe.seed, download=False)
             fit, calibration = data.sources("train"), data.sources("calibration")
         else:
-            sets = open_set(data_root(recipe.data.root))
+            sets = open_set(data_root(recipe.data.root), download=False)
             fit, calibration = divided(recipe.data, seed=recipe.seed, sets=sets)
     except LitODError:
         return None
-    return ImageSet("fitted", fit, bundle.manifest.preparation) if _calibrated(bundle, calibration) else None
+    return ImageSet(FITTED, fit, bundle.manifest.preparation) if _calibrated(bundle, calibration) else None
 
 
 def _calibrated(bundle: Bundle, sources: Sequence[Source]) -> bool:

@@ -44,11 +44,17 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes; a head that has begun must end in time, whatever drips in."""
         super().data_received(data)
-        between_requests = self.cycle is None or self.cycle.response_complete
-        if not between_requests:
+        if not self._between_requests():
             _cancel(self._head)
             self._head = None
         elif self._head is None and not self.transport.is_closing():
+            self._head = self.loop.call_later(self.limits.patience, self._head_is_late)
+
+    def on_response_complete(self) -> None:
+        """Take up the next request; one whose head has begun behind the last one's body must end in time too."""
+        super().on_response_complete()
+        begun, _ = self.conn.trailing_data
+        if begun and self._head is None and self._between_requests() and not self.transport.is_closing():
             self._head = self.loop.call_later(self.limits.patience, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -71,6 +77,9 @@ class Connection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP."""
         self._answer(HTTPStatus.BAD_REQUEST, "this is no HTTP request, or its head is longer than 64 KB")
+
+    def _between_requests(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
     def _head_is_late(self) -> None:
         begun, _ = self.conn.trailing_data

@@ -138,9 +138,7 @@ class Model:
         single = whole
         if whole.backbone.provider == PROVIDERS["cpu"]:  # elsewhere the device runs one batch after the other
             single = replace(whole, backbone=whole.backbone.single(), threads=1)
-        nearest = None
-        if normal is not None and whole.backbone.output == "features":
-            nearest = Nearest.of(normal, whole)
+        nearest = None if normal is None else Nearest.of(normal, whole)
         return cls(name, bundle, whole, single, Maps(bundle, single), nearest)
 
     @property
@@ -216,5 +214,5 @@ class Model:
         distances = np.full((len(batch.sources), NEAREST), np.nan)
         if self.nearest is not None and len(sound):
             places = batch.rows[sound]
-            rows[places], distances[places] = self.nearest.find(outputs[sound])
+            rows[places], distances[places] = self.nearest.find(batch.images[sound], outputs[sound])
         return rows, distances

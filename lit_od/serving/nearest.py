@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_od.errors import DataError, ImageError
-from lit_od.extraction import extract
 from lit_od.images import Preparation, prepare
+from lit_od.likeness import likeness, likenesses
 from lit_od.scorer import Scorer
 from lit_od.sources import Source, find
-from lit_od.types import Features
+from lit_od.types import Features, Images, Output
 
 NEAREST = 3
 """Normal images shown beside a picture."""
@@ -61,15 +61,17 @@ class NormalImages:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Nearest:
-    """Finds normal images by the features of one bundle.
+    """Finds normal images by the features of one bundle, or by their pixels where its graph gives errors.
 
     Attributes:
         rows: Numbers of the normal images that the bundle can prepare, (m,).
-        features: Their features, (m, d).
+        features: What they are compared by, (m, d).
+        output: What the bundle's graph gives.
     """
 
     rows: NDArray[np.int64]
     features: Features
+    output: Output
 
     @classmethod
     def of(cls, normal: NormalImages, scorer: Scorer) -> Self:
@@ -81,21 +83,21 @@ class Nearest:
         rows: list[NDArray[np.int64]] = []
         features: list[Features] = []
         first = 0
-        for batch, outputs in extract(scorer.backbone, normal.sources, scorer.preparation, threads=scorer.threads):
-            finite = np.isfinite(outputs).all(axis=1) if len(outputs) else np.zeros(0, dtype=bool)
+        for batch, found in likenesses(scorer, normal.sources, scorer.preparation):
+            finite = np.isfinite(found).all(axis=1) if len(found) else np.zeros(0, dtype=bool)
             if finite.any():
                 rows.append(first + batch.rows[finite].astype(np.int64))
-                features.append(outputs[finite])
+                features.append(found[finite])
             first += len(batch.sources)
         count = sum(len(each) for each in rows)
         if count < NEAREST:
             raise DataError(f"--normal needs at least {NEAREST} images that the bundle can prepare, got {count}")
-        return cls(np.concatenate(rows), np.concatenate(features))
+        return cls(np.concatenate(rows), np.concatenate(features), scorer.backbone.output)
 
-    def find(self, features: Features) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Numbers and Euclidean distances of the NEAREST normal images to each row, nearest first, (n, k)."""
+    def find(self, images: Images, outputs: Features) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Numbers and Euclidean distances of the NEAREST normal images to each image, nearest first, (n, k)."""
         rows, distances = [], []
-        for row in features:  # one at a time: all at once would hold (n, m, d)
+        for row in likeness(self.output, images, outputs):  # one at a time: all at once would hold (n, m, d)
             apart = np.linalg.norm((self.features - row).astype(np.float64), axis=1)
             best = np.argsort(apart, kind="stable")[:NEAREST]
             rows.append(self.rows[best])

@@ -17,6 +17,7 @@ from lit_od.training.autoencoder_networks import (
     to_last,
     to_pixels,
 )
+from lit_od.types import Output
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 """Images (b, h, w, c), uint8, and labels (b,), which play no part."""
@@ -29,7 +30,7 @@ class LitAutoencoder(LightningModule):
         network: Pixels (n, c, h, w) in [0, 1] to their reconstructions.
     """
 
-    output: ClassVar[Literal["features", "errors"]] = "errors"
+    output: ClassVar[Output] = "errors"
     """What `backbone()` gives."""
 
     def __init__(

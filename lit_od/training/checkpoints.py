@@ -13,11 +13,11 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
-from lit_od.errors import DataError
+from lit_od.errors import ConfigError, DataError
 from lit_od.folders import replacing_file
 from lit_od.recipe import Recipe, from_tree, to_tree
 from lit_od.training.data import ImageData
-from lit_od.training.imports import accepted, check_accepted, imported
+from lit_od.training.imports import accepted, check_accepted, defaults, imported
 from lit_od.training.processes import current
 from lit_od.training.weights import load_state, read_tensors
 
@@ -36,6 +36,7 @@ class Checkpoint:
         recipe: The run that it comes from.
         state: Its weights by name.
         epoch: The epoch that it ended, counted from 0.
+        steps: Steps that the optimiser had taken.
         figures: What was measured in that epoch, by name.
         fingerprints: Of the images that it was trained on, as `ImageData.fingerprints` has them; empty in a
             checkpoint from before they were noted.
@@ -47,6 +48,7 @@ class Checkpoint:
     recipe: Recipe
     state: dict[str, Tensor]
     epoch: int = 0
+    steps: int = 0
     figures: dict[str, float] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
 
@@ -101,9 +103,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if about.get("schema") != SCHEMA:
         raise DataError(f"{path} has schema {about.get('schema')!r}, this version reads {SCHEMA}. Train anew")
     recipe = from_tree(about["recipe"], f"in {path}")
-    epoch, figures = int(found.get("epoch", 0)), dict(about.get("figures", {}))
-    fingerprints = dict(about.get("fingerprints", {}))
-    return Checkpoint(path, about["class_path"], about["init_args"], recipe, state, epoch, figures, fingerprints)
+    return Checkpoint(
+        path,
+        about["class_path"],
+        about["init_args"],
+        recipe,
+        state,
+        epoch=int(found.get("epoch", 0)),
+        steps=int(found.get("global_step", 0)),
+        figures=dict(about.get("figures", {})),
+        fingerprints=dict(about.get("fingerprints", {})),
+    )
 
 
 def require_same_images(checkpoint: Checkpoint, data: ImageData) -> None:
@@ -117,6 +127,35 @@ def require_same_images(checkpoint: Checkpoint, data: ImageData) -> None:
             raise DataError(
                 f"data.{name} holds other images than {checkpoint.path} was trained on, and some of those that trained "
                 "the model would be taken for unseen ones: give them as they were (--data.root DIR), or train anew"
+            )
+
+
+MAY_DIFFER = frozenset(
+    {"pretrained", "checkpoint_path", "cache_trunk", "channels", "image_size", "classes", "reference_classes"}
+)
+"""Arguments of which a training does not hang: where its first weights came from, where activations lie, and what is
+true of images that are the same."""
+
+
+SCALED = " (which trainer.scale_learning_rate makes of the number of processes, where it is set)"
+
+
+def require_same_model(checkpoint: Checkpoint, kind: type[LightningModule], init_args: Mapping[str, Any]) -> None:
+    """Raise ConfigError where a run would go on with another model than it began with.
+
+    The optimiser's state would overrule another learning rate, and the run would state what it did not do.
+    """
+    if imported(checkpoint.class_path, LightningModule, "class_path") is not kind:
+        raise ConfigError(
+            f"{checkpoint.path} was trained with model.class_path {checkpoint.class_path}, not {kind.__name__}: give "
+            "that, or begin a run of its own"
+        )
+    before, now = defaults(kind) | checkpoint.init_args, defaults(kind) | dict(init_args)
+    for name in sorted((before.keys() | now.keys()) - MAY_DIFFER):
+        if before.get(name) != now.get(name):
+            raise ConfigError(
+                f"{checkpoint.path} was trained with {name} {before.get(name)}, this run has {now.get(name)}"
+                f"{SCALED if name == 'learning_rate' else ''}: give it as it was, or begin a run of its own"
             )
 
 

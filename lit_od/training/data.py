@@ -54,12 +54,13 @@ class ImageData(LightningDataModule):
         class_names: Classes of the inliers; a label is a position in it.
     """
 
-    def __init__(self, config: DataConfig, *, seed: int = 0) -> None:
+    def __init__(self, config: DataConfig, *, seed: int = 0, download: bool = True) -> None:
         """Find and divide the images; none is opened yet.
 
         Args:
             config: The `data` part of a recipe.
             seed: At least 0.
+            download: Whether torchvision fetches a set of its own that is not there.
 
         Raises:
             ConfigError: On an option that cannot be.
@@ -74,7 +75,7 @@ class ImageData(LightningDataModule):
             check_augment(config.augment)
         self.config, self.seed = config, seed
         self.root = data_root(config.root)
-        sets = open_set(self.root)
+        sets = open_set(self.root, download=download)
         tests = find([config.test], root=self.root, sets=sets) if config.test else None
         images = find([config.train], root=self.root, sets=sets)
         _require_full_classes(self.root / config.train, images, config)

@@ -135,8 +135,7 @@ class LitDOC(LightningModule):
             for weight in body.get_submodule(name).parameters():
                 weight.requires_grad_(weight.numel() > 0)
         first = min(self.trained, key=order.index, default=None)
-        keeps = cache_trunk and first is not None
-        self.trunk = Trunk(self.network, first, images) if keeps and first is not None else None
+        self.trunk = Trunk(self.network, first, images) if cache_trunk else None
         self._cached = False  # whether batches hold the trunk's activations
         self._sums: dict[str, Tensor] = {}
         self.network.to(memory_format=torch.channels_last)  # a step takes two thirds of the time on a CPU

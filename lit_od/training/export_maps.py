@@ -9,14 +9,11 @@ from torch import nn
 
 from lit_od.errors import BackboneError, ExportError
 from lit_od.maps import OUTPUTS, MapGraph
-from lit_od.training.export import evaluating, exported, on_device, save
+from lit_od.training.export import ERROR_TOLERANCE, evaluating, exported, on_device, save
 from lit_od.types import Images
 
 BATCH_SIZES = (1, 2, 3)
 """Batch sizes of the proof; that of the backbone, whose weights these are, has tried larger ones."""
-
-TOLERANCE = 1e-5
-"""Largest absolute difference between torch and ONNX Runtime: of pixels in [0, 1], and of their squared errors."""
 
 
 def export_maps(module: nn.Module, images: Images, *, opset: int) -> bytes:
@@ -49,10 +46,10 @@ def _prove(module: nn.Module, model: bytes, images: Images) -> None:
                 wanted = module(on_device(module, batch))
             for name, want, got in zip(OUTPUTS, wanted, graph(batch), strict=True):
                 gap = float(np.abs(want.cpu().numpy() - got).max()) if got.shape == tuple(want.shape) else float("inf")
-                if not gap <= TOLERANCE:
+                if not gap <= ERROR_TOLERANCE:
                     raise ExportError(
                         f"the exported heat maps differ from torch at batch size {size}: output {name!r}, "
-                        f"difference {gap:.2g}, at most {TOLERANCE:g} is allowed"
+                        f"difference {gap:.2g}, at most {ERROR_TOLERANCE:g} is allowed"
                     )
     except ExportError:
         raise

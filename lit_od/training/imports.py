@@ -49,6 +49,12 @@ def accepted(function: Any) -> tuple[list[str], bool]:
     return names, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
+def defaults(function: Any) -> dict[str, Any]:
+    """What a class or function takes where it is not told, by name."""
+    parameters = inspect.signature(function).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not each.empty}
+
+
 def check_accepted(function: Any, given: Iterable[str], key: str) -> None:
     """Raise ConfigError for a name that the function does not take, with the nearest that it does."""
     names, open_ended = accepted(function)

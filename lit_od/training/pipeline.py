@@ -13,7 +13,7 @@ from lit_od.errors import ConfigError, DataError
 from lit_od.fit import Origin, fit_bundle
 from lit_od.loading import load
 from lit_od.onnx_fit import fit_onnx, require_no_run
-from lit_od.recipe import ModelConfig, Recipe, portable_tree
+from lit_od.recipe import ModelConfig, Recipe, portable_tree, without_training
 from lit_od.roots import data_root
 from lit_od.rules import require_applicable, rule_and_outliers
 from lit_od.sources import find
@@ -60,8 +60,10 @@ def fit(recipe: Recipe, out: Path, *, run: Path | None = None, threads: int | No
     require_readable(kind, recipe.detector)
     if is_frozen(kind):
         require_no_run(run)
+        model = recipe.model
+        recipe = without_training(recipe, f"{model.class_path} is frozen")
         data = ImageData(recipe.data, seed=recipe.seed)
-        return export_bundle(_frozen_module(recipe, recipe.model, data), data, recipe, out, threads=threads)
+        return export_bundle(_frozen_module(model, data, recipe.seed), data, recipe, out, threads=threads)
     rule, outliers = rule_and_outliers(recipe.calibration)
     calibrating = ImageData(recipe.data, seed=recipe.seed).sources("calibration")
     require_applicable(rule, inliers=len(calibrating), outliers=len(outliers))  # before the training, not after it
@@ -70,12 +72,9 @@ def fit(recipe: Recipe, out: Path, *, run: Path | None = None, threads: int | No
         return export_bundle(trained.module, trained.data, recipe, out, metrics=trained.metrics, threads=threads)
 
 
-def _frozen_module(recipe: Recipe, model: ModelConfig, data: ImageData) -> nn.Module:
-    for key, given in (("trainer", recipe.trainer), ("data.augment", recipe.data.augment)):
-        if given:
-            raise ConfigError(f"{key} goes with training, and {model.class_path} is frozen: leave it out")
+def _frozen_module(model: ModelConfig, data: ImageData, seed: int) -> nn.Module:
     kind, init_args = module_arguments(model, data)
-    with seeded(recipe.seed):  # weights may be random
+    with seeded(seed):  # weights may be random
         return make_module(kind, init_args)
 
 

@@ -51,11 +51,12 @@ SETS = {
 SPLITS = {"train": ("train",), "test": ("test",), "all": ("train", "test")}
 
 
-def open_set(root: Path) -> SetOpener:
+def open_set(root: Path, *, download: bool = True) -> SetOpener:
     """What `lit_od.sources.find` takes as `sets`: opens the sets that lie below a data root.
 
     Args:
-        root: Folder that torchvision's classes read, and download into where the files are missing.
+        root: Folder that torchvision's classes read.
+        download: Whether they download into it where the files are missing.
     """
 
     def opener(path: str) -> list[Source] | None:
@@ -69,7 +70,7 @@ def open_set(root: Path) -> SetOpener:
         if split not in SPLITS:
             raise DataError(f"{path}: no split {split!r}, the splits are {', '.join(SPLITS)}")
         wanted = _class_indices(path, known, rest[1]) if len(rest) == 2 else None
-        return [source for part in SPLITS[split] for source in _images(name, known, root, part, wanted)]
+        return [source for part in SPLITS[split] for source in _images(name, known, root, part, wanted, download)]
 
     return opener
 
@@ -89,20 +90,22 @@ def _class_indices(path: str, known: ImageSet, text: str) -> list[int]:
     return indices
 
 
-def _images(name: str, known: ImageSet, root: Path, part: str, wanted: list[int] | None) -> Iterator[Source]:
-    images, labels = _read(name, known, root, part)
+def _images(
+    name: str, known: ImageSet, root: Path, part: str, wanted: list[int] | None, download: bool
+) -> Iterator[Source]:
+    images, labels = _read(name, known, root, part, download)
     rows = np.arange(len(labels)) if wanted is None else np.flatnonzero(np.isin(labels, wanted))
     for row in rows.tolist():
         yield ImageArray(images[row], f"{name}:{part}#{row}", str(labels[row]))
 
 
-def _read(name: str, known: ImageSet, root: Path, part: str) -> tuple[Images, Labels]:
+def _read(name: str, known: ImageSet, root: Path, part: str, download: bool) -> tuple[Images, Labels]:
     """All images of a split, (n, h, w, c) uint8, and their class indices, (n,)."""
     archive = root / known.archive if known.archive else None
     if archive is not None and archive.is_file():
         images, labels = _read_archive(archive, part)
     else:
-        images, labels = _read_torchvision(name, known.loader, root, part)
+        images, labels = _read_torchvision(name, known.loader, root, part, download)
     labels = labels.reshape(-1).astype(np.int64)
     return images if images.ndim == 4 else images[..., None], labels
 
@@ -118,16 +121,18 @@ def _read_archive(archive: Path, part: str) -> tuple[NDArray[np.uint8], Labels]:
         ) from error
 
 
-def _read_torchvision(name: str, loader: str, root: Path, part: str) -> tuple[NDArray[np.uint8], Labels]:
+def _read_torchvision(
+    name: str, loader: str, root: Path, part: str, download: bool
+) -> tuple[NDArray[np.uint8], Labels]:
     # over a second to import, and most data are no set of torchvision's
     from torchvision import datasets  # type: ignore[import-untyped]
 
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints every address that it tries
-            data = getattr(datasets, loader)(str(root), train=part == "train", download=True)
+            data = getattr(datasets, loader)(str(root), train=part == "train", download=download)
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise DataError(
-            f"{name} is not below {root.absolute()} and could not be downloaded "
+            f"{name} is not below {root.absolute()}{' and could not be downloaded' if download else ''} "
             f"({' '.join(str(error).split())}). Name the folder that holds it with --data.root or LIT_OD_DATA"
         ) from error
     return np.asarray(data.data), np.asarray(data.targets)

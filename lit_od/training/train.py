@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ from lit_od.training.checkpoints import (
     origin,
     read_checkpoint,
     require_same_images,
+    require_same_model,
 )
 from lit_od.training.data import ImageData, check_trainable
 from lit_od.training.doc_data import data_of
@@ -101,12 +103,13 @@ def train(
     Args:
         recipe: What to train on what.
         out: The run's folder, without another run's checkpoint in it, unless that is resumed.
-        resume: A checkpoint in `out` to go on from, with the data and the seed that it was trained with;
-            last.ckpt goes on where the run ended.
+        resume: A checkpoint in `out` to go on from, with the data, the seed and the model that it was trained
+            with; last.ckpt goes on where the run ended.
         trunk_cache: What frozen layers give, shared with other runs of this process.
 
     Raises:
-        ConfigError: If the recipe cannot be carried out, or `out` is not free or cannot be written.
+        ConfigError: If the recipe cannot be carried out, `out` is not free or cannot be written, or `resume` is of
+            another model.
         DataError: If the images do not suffice, the loss becomes NaN or infinite, or `resume` is of
             another architecture or of other images.
     """
@@ -138,7 +141,7 @@ def train(
         init_args = scaled(init_args, trainer, kind, recipe.trainer.get(SCALING, "none"))
         module = make_module(kind, init_args)
         if resume is not None:
-            ended = _check_resumable(module, recipe, data, out, resume)
+            ended = _check_resumable(module, init_args, recipe, data, out, resume)
             fingerprints = ended.fingerprints  # the same, or none where nobody knows what began the run
         provenance.origin = origin(recipe.model.class_path, init_args, recipe, fingerprints)
         if recipe.trainer.get(COMPILE, False):
@@ -216,8 +219,10 @@ def _fit(trainer: Trainer, module: LightningModule, data: ImageData, resume: Pat
         raise
 
 
-def _check_resumable(module: LightningModule, recipe: Recipe, data: ImageData, out: Path, resume: Path) -> Checkpoint:
-    """What a checkpoint holds. Raises where it is of another run, architecture, or division of the images."""
+def _check_resumable(
+    module: LightningModule, init_args: dict[str, Any], recipe: Recipe, data: ImageData, out: Path, resume: Path
+) -> Checkpoint:
+    """What a checkpoint holds. Raises where it is of another run, model, or division of the images."""
     checkpoint = read_checkpoint(resume)
     try:
         load_state(module, checkpoint.state, resume)
@@ -225,6 +230,7 @@ def _check_resumable(module: LightningModule, recipe: Recipe, data: ImageData, o
         raise DataError(f"{error}. Give the recipe that it was trained by, or begin a run of its own") from error
     if checkpoint.recipe.seed != recipe.seed:
         raise ConfigError(f"{resume} was trained with seed {checkpoint.recipe.seed}, the recipe has {recipe.seed}")
+    require_same_model(checkpoint, type(module), init_args)
     before, now = to_tree(checkpoint.recipe)["data"], to_tree(recipe)["data"]
     for name in now:
         if name not in ("root", "memory") and before[name] != now[name]:

@@ -19,6 +19,7 @@ from lit_od.recipe import ModelConfig
 from lit_od.training.data import ImageData
 from lit_od.training.doc_data import TwinData
 from lit_od.training.imports import accepted, check_accepted, imported
+from lit_od.training.outputs import output_of
 from lit_od.training.processes import environment
 from lit_od.training.trunk import Trunk
 
@@ -93,7 +94,8 @@ def compile_network(module: LightningModule) -> None:
     Raises:
         ConfigError: If the module trains behind a trunk whose activations are kept: it passes its parts by.
     """
-    if isinstance(getattr(module, "trunk", None), Trunk):
+    trunk = getattr(module, "trunk", None)
+    if isinstance(trunk, Trunk) and not trunk.whole:
         raise ConfigError(
             f"trainer.{COMPILE} does not reach what {type(module).__name__} trains behind a kept trunk: set "
             f"model.init_args.cache_trunk to false, or leave trainer.{COMPILE} out"
@@ -139,7 +141,25 @@ def module_arguments(model: ModelConfig, data: ImageData) -> tuple[type[Lightnin
         raise ConfigError(f"{model.class_path} {wants}")
     if isinstance(data, TwinData):
         known["reference_classes"] = len(data.reference.class_names)
-    return kind, {name: value for name, value in known.items() if name in names} | model.init_args
+    given = dict(model.init_args)
+    if kind.__module__.startswith("lit_od."):  # another's arguments may mean something else by these names
+        _require_true(given, known, exact=output_of(kind) == "errors")
+    return kind, {name: value for name, value in known.items() if name in names} | given
+
+
+def _require_true(given: dict[str, Any], known: Mapping[str, Any], *, exact: bool) -> None:
+    """Raise ConfigError where arguments say of the images what these are not; sizes are written in one form.
+
+    A network may know more classes; grey images serve one of three channels, unless it gives images back.
+    """
+    if isinstance(size := given.get("image_size"), int | tuple | list):
+        given["image_size"] = [size, size] if isinstance(size, int) else list(size)
+    for name in given.keys() & known.keys():
+        said, found = given[name], known[name]
+        more = name in ("classes", "reference_classes") and isinstance(said, int) and said >= found
+        grey = name == "channels" and (said, found) == (3, 1) and not exact
+        if said != found and not more and not grey:
+            raise ConfigError(f"model.init_args.{name} is {said}, the images have {found}: leave it out")
 
 
 def make_module(kind: type[LightningModule], arguments: Mapping[str, Any]) -> LightningModule:

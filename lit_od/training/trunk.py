@@ -35,15 +35,17 @@ class Trunk:
         trunk: Uint8 images (n, h, w, c) to the trunk's activations, flattened to (n, d).
         shape: Of an image's activations, such as (c, h, w).
         passed: Names of the outermost modules that the trunk consists of, in the order in which they run.
+        whole: Whether the trunk is all of the network, and the tail nothing.
         operations: What these do to a tensor, besides their weights: two networks may share names and weights.
     """
 
-    def __init__(self, network: FeatureNetwork, first: str, images: Tensor) -> None:
+    def __init__(self, network: FeatureNetwork, first: str | None, images: Tensor) -> None:
         """Cut a network, with which both parts share all modules.
 
         Args:
             network: Over a CutNetwork, in evaluation mode.
-            first: Name of the first trained layer in the network that was cut.
+            first: Name of the first trained layer in the network that was cut; None where none of it is trained,
+                and the trunk is all of it.
             images: Two or more, (n, h, w, c), uint8, on which the parts must give what the whole gives.
 
         Raises:
@@ -53,6 +55,13 @@ class Trunk:
         self._cut, self._dtype = cut, network.scale.dtype
         order = running_order(cut.body, lambda: network(images))
         self.passed = _passed_over(order, first)
+        self.shape: tuple[int, ...]
+        self.operations = "\n".join([repr(type(cut.body)), *(repr(cut.body.get_submodule(one)) for one in self.passed)])
+        self.whole = first is None
+        if first is None:
+            self.trunk, self.shape = network, (network.num_features,)
+            self.operations += f"\n{cut.layers} {cut.pooling}"
+            return
         self._layer = self.passed[-1] if self.passed else ""
         if not self.passed:
             raise ConfigError(
@@ -64,12 +73,13 @@ class Trunk:
             half, num_features=0, mean=(network.shift.flatten() * std).tolist(), std=std.tolist()
         )
         self.trunk.eval()
-        self.operations = "\n".join([repr(type(cut.body)), *(repr(cut.body.get_submodule(one)) for one in self.passed)])
         self.shape = _output_shape(cut.body.get_submodule(self._layer), lambda: network(images))
         self._require_joined(network, first, images)
 
     def tail(self, activations: Tensor) -> Tensor:
         """Features (n, k) of activations (n, d) of any floating type."""
+        if self.whole:
+            return activations.to(self._dtype)
         given = activations.to(self._dtype).reshape(-1, *self.shape)
         if given.ndim == 4:
             given = given.contiguous(memory_format=torch.channels_last)
@@ -140,9 +150,11 @@ def running_order(body: nn.Module, forward: Callable[[], Any]) -> list[str]:
     return order
 
 
-def _passed_over(order: Sequence[str], first: str) -> list[str]:
-    """The outermost modules that run before a layer and do not hold it."""
-    before = [name for name in order[: order.index(first)] if not first.startswith(f"{name}.")]
+def _passed_over(order: Sequence[str], first: str | None) -> list[str]:
+    """The outermost modules that run before a layer and do not hold it; all for None."""
+    before = order
+    if first is not None:
+        before = [name for name in order[: order.index(first)] if not first.startswith(f"{name}.")]
     return [name for name in before if not any(name.startswith(f"{outer}.") for outer in before)]
 
 

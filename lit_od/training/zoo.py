@@ -1,7 +1,8 @@
 """Networks by name: timm's, torchvision's, and the user's own by import path."""
 
+import contextlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -15,8 +16,12 @@ from lit_od.training.imports import accepted, imported
 TORCHVISION = "torchvision:"
 """What the name of a model of torchvision's begins with."""
 
-HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
+LOCAL = "local-dir:"
+HUBS = ("hf-hub:", "hf_hub:", LOCAL)
 """What the name of a model may begin with that timm fetches by itself."""
+
+HUB_SECONDS = 10
+"""Time in which the hub of weights must answer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +113,27 @@ def create_timm(
         )
     settings = timm.get_pretrained_cfg(name)
     size = {"img_size": image_size} if settings is not None and settings.fixed_input_size else {}
-    return _made(name, pretrained, lambda: timm.create_model(name, pretrained=pretrained, **options, **size))
+    with _hub() if pretrained and not name.startswith(LOCAL) else contextlib.nullcontext():
+        return _made(name, pretrained, lambda: timm.create_model(name, pretrained=pretrained, **options, **size))
+
+
+@contextlib.contextmanager
+def _hub() -> Iterator[None]:
+    """Ask once whether the hub of weights can be reached; its client would try for a minute, and tell of each time.
+
+    Where it cannot, weights that lie on this machine's disk are taken, and others are missed at once.
+    """
+    from huggingface_hub import constants, get_session
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+    except Exception:  # a proxy, a name, a certificate: each has its own, and all mean that it is out of reach
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _torchvision(name: str, pretrained: bool) -> WholeNetwork:

@@ -40,3 +40,11 @@ def test_the_clean_list_is_a_path(folder: Path, tmp_path: Path, capsys: pytest.C
     main(["check", str(folder), "--out", str(out)])
     assert main(["check", str(out / "clean.csv")]) == 0
     assert "3 images can be read, 0 cannot" in capsys.readouterr().out
+
+
+def test_images_without_a_file_are_counted_and_not_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    np.savez(tmp_path / "five.npz", images=np.zeros((5, 8, 9), np.uint8))
+    assert main(["check", str(tmp_path / "five.npz"), "--out", str(tmp_path / "lists")]) == 0
+    assert "5 images can be read, 0 cannot" in (told := capsys.readouterr().out)
+    assert "clean.csv leaves out 5 images that have no file of their own" in told
+    assert (tmp_path / "lists" / "clean.csv").read_text() == "path,label\n"

@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 from lit_od import cli
 from lit_od.bundle import CARD, Bundle
 from lit_od.evaluation.evaluate import evaluate
@@ -55,3 +57,24 @@ def test_a_set_whose_name_is_no_unicode_is_written_and_recorded(own_bundle, caps
     assert os.fsencode(name) in (tmp_path / "out" / "table.txt").read_bytes()
     assert (tmp_path / "out" / "histogram.png").stat().st_size > 10_000
     assert r"against \udcff $\foo$ (inliers" in Bundle.read(own_bundle).files[CARD].decode()
+
+
+@pytest.mark.parametrize("word", ["--detector.kind=knn", "--data.prepare.size=[14, 14]", "--trainer.no=3"])
+def test_what_changes_nothing_of_a_finished_bundle_is_refused(made_bundle, command, word):
+    done = command("evaluate", made_bundle.path, word)
+    name = word.partition("=")[0]
+    assert (done.status, done.out) == (2, "")
+    assert done.err == (
+        f"lit-od: {name} changes nothing of a finished bundle: leave it out. "
+        "What can be changed is data.root, data.test, data.classes, data.outlier_classes, evaluation\n"
+    )
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(made_bundle, command, tmp_path, monkeypatch):
+    monkeypatch.setattr("lit_od.commands.evaluate.chosen_sets", lambda *given: pytest.fail("it went to work"))
+    monkeypatch.setattr("lit_od.commands.report.chosen_sets", lambda *given: pytest.fail("it went to work"))
+    (tmp_path / "file").touch()
+    done = command("evaluate", made_bundle.path, "--out", tmp_path / "file")
+    assert (done.status, done.err) == (2, f"lit-od: {tmp_path}/file is a file: name a folder\n")
+    done = command("report", made_bundle.path, "--out", tmp_path / "file" / "x.html")
+    assert (done.status, done.err) == (2, f"lit-od: {tmp_path}/file is a file: name a folder\n")

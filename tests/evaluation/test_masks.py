@@ -97,7 +97,9 @@ def test_what_cannot_be_is_refused(change, error, message):
         apply_mask(arguments.pop("images"), **arguments)
 
 
-@pytest.mark.parametrize("change", [{"noise": "salt"}, {"low_high": (1, 0)}, {"mean_sd": (0, -1)}, {"clip": (0.5, 2)}])
+@pytest.mark.parametrize("change", [{"noise": "salt"}, {"low_high": (1, 0)}, {"mean_sd": (0, -1)}, {"clip": (0.5, 2)},
+    {"mean_sd": (float("nan"), 1)}, {"low_high": (0, float("inf"))},
+])  # fmt: skip
 def test_a_patch_that_cannot_be_is_refused(change):
     with pytest.raises(ConfigError):
         Patch(**change)

@@ -6,12 +6,14 @@ import os
 import re
 import struct
 from base64 import b64decode
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
 from lit_od import cli
+from lit_od.bundle import Bundle
 from lit_od.errors import DataError
 from lit_od.evaluation.rates import rates
 from lit_od.evaluation.report import report
@@ -116,7 +118,7 @@ def test_neighbours_are_the_nearest_by_cosine_and_never_the_image_itself(made_bu
     alike = unit @ unit.T
     np.fill_diagonal(alike, -2)
     names = [source.name for source in images.sources]
-    found = Normals(scorer, images).nearest(scorer.backbone(pixels[:5]), names[:5])
+    found = Normals(scorer, images).nearest(pixels[:5], scorer.backbone(pixels[:5]), names[:5])
     for row, near in enumerate(found):
         wanted = np.argsort(-alike[row], kind="stable")[:NEIGHBOURS]
         assert [name for name, _ in near] == [names[each] for each in wanted]
@@ -126,6 +128,9 @@ def test_neighbours_are_the_nearest_by_cosine_and_never_the_image_itself(made_bu
 def test_normals_must_be_there(made_bundle):
     with pytest.raises(DataError, match="got none"):
         Normals(Scorer.of(made_bundle, threads=1), ImageSet("none", [], GREY))
+
+
+EXPORTED = Path(__file__).parents[2] / "exported" / "mnist-digits"
 
 
 def test_a_bundle_without_a_recipe_knows_no_images(made_bundle):
@@ -152,7 +157,29 @@ def test_an_autoencoders_images_show_what_it_makes_of_them(digits, garments, tmp
     html = report(bundle, Scorer.of(bundle, threads=1), sets).html
     assert html.count('class="card wide"') == 4 * SHOWN
     assert "its reconstruction and its error as heat" in html
-    assert 'alt="nearest normal image' not in html
+    assert "nearest to it by\ntheir pixels" in html
+    assert html.count('alt="nearest normal image') == 4 * SHOWN * NEIGHBOURS
+
+
+def test_an_autoencoders_neighbours_are_the_nearest_by_pixels(digits, tmp_path):
+    scorer = Scorer.of(bundle_at(tmp_path / "grey", digits, graph_of(["errors", "reconstruction"])), threads=1)
+    images = ImageSet("n", digits[:60], GREY)
+    pixels = np.stack([source.prepare(GREY) for source in images.sources])
+    rows = pixels.reshape(60, -1) / 255
+    apart = ((rows[:, None] - rows[None]) ** 2).sum(axis=2)
+    np.fill_diagonal(apart, np.inf)
+    names = [source.name for source in images.sources]
+    found = Normals(scorer, images).nearest(pixels[:5], scorer.backbone(pixels[:5]), names[:5])
+    for row, near in enumerate(found):
+        wanted = np.argsort(apart[row], kind="stable")[:NEIGHBOURS]
+        assert [name for name, _ in near] == [names[each] for each in wanted]
+
+
+def test_nothing_is_downloaded_for_the_images_that_fitted_a_bundle(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("torchvision.datasets.MNIST.download", lambda *given: pytest.fail("it downloads"))
+    bundle = Bundle.read(EXPORTED)
+    assert fitted_images(bundle, [f"--data.root={tmp_path}"]) is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_writes_the_page_and_prints_the_table(made_bundle, command, tmp_path):

@@ -58,6 +58,9 @@ def test_what_has_ended_is_not_run_again_unless_it_is_asked_for_otherwise(experi
         command("reproduce", "all", "--out", tmp_path, *words)
     assert len(experiments["mnist-digits"].given) == 2
     assert len(experiments["cats-autoencoder"].given) == 3  # it never came to its end
+    for words in (("--data.root", tmp_path), (f"--data.root={tmp_path}/",)):
+        command("reproduce", "all", "--out", tmp_path, *words)
+    assert len(experiments["mnist-digits"].given) == 3  # back to the first seeds, wherever the data lie
     assert "| `mnist-digits` | a / b |" in (tmp_path / "table.md").read_text()
 
 
@@ -153,6 +156,7 @@ def test_a_summary_is_of_one_experiment_and_its_options(tmp_path):
     assert take_up("y", options) is None
     tree = json.loads((tmp_path / "summary.json").read_text())
     del tree["name"]  # as they were kept before
+    tree["options"]["overrides"] = ["--data.root", "/elsewhere"]
     (tmp_path / "summary.json").write_text(json.dumps(tree))
     assert take_up("x", options) == kept
 

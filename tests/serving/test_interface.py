@@ -170,8 +170,9 @@ def test_nearest_images_are_those_of_an_exhaustive_search(model: Model, digits: 
     nearest = Nearest.of(normal, model.whole)
     images = np.stack([np.asarray(source.decode()) for source in normal.sources])[..., None]
     features = model.whole.backbone(images).astype(float)
-    query = model.whole.backbone(np.asarray(digits[900].decode())[None, ..., None])
-    rows, distances = nearest.find(query)
+    image = np.asarray(digits[900].decode())[None, ..., None]
+    query = model.whole.backbone(image)
+    rows, distances = nearest.find(image, query)
     apart = np.sqrt(((features - query.astype(float)) ** 2).sum(axis=1))
     np.testing.assert_array_equal(rows[0], np.argsort(apart, kind="stable")[:NEAREST])
     np.testing.assert_allclose(distances[0], np.sort(apart)[:NEAREST], rtol=1e-6)
@@ -202,7 +203,7 @@ def test_an_autoencoder_shows_its_reconstruction_too(
     """The picture is the one that `lit-od score --maps` writes."""
     (tmp_path / "one.png").write_bytes(pictures[0])
     assert command("score", autoencoder.path, tmp_path / "one.png", "--maps", tmp_path / "maps").status == 0
-    (drawn,) = (tmp_path / "maps").glob("*.png")
+    _, drawn = sorted((tmp_path / "maps").glob("*.png"))  # before it the mask
     with running([Model.load("grey", autoencoder, threads=2)]) as site:
         body, headers = binary(pictures[:1], outputs=[{"name": "map"}])
         answer = site.ask("/v2/models/grey/infer", body, headers=headers)
@@ -210,7 +211,17 @@ def test_an_autoencoder_shows_its_reconstruction_too(
     np.testing.assert_array_equal(served, np.asarray(Image.open(drawn)))
 
 
-def test_normal_images_need_features(autoencoder: Bundle, digit_files: Path, command: Any) -> None:
-    told = command("serve", autoencoder.path, "--port", "0", "--normal", digit_files)
-    assert told.status == 2
-    assert "whose graph gives features" in told.err
+def test_an_autoencoder_finds_normal_images_by_their_pixels(
+    autoencoder: Bundle, digits: list[Source], tmp_path: Path
+) -> None:
+    for row, source in enumerate(digits[:12]):
+        source.decode().save(tmp_path / f"{row:02}.png")
+    normal = NormalImages.read([str(tmp_path)])
+    pixels = np.stack([np.asarray(source.decode()) for source in digits[:12]]).reshape(12, -1) / 255
+    asked = np.asarray(digits[40].decode()).reshape(1, -1) / 255
+    apart = np.sqrt(((pixels - asked) ** 2).sum(axis=1))
+    with running([Model.load("grey", autoencoder, normal=normal, threads=1)], normal=normal) as site:
+        body, headers = binary([png(digits[40])], outputs=[{"name": "nearest"}, {"name": "nearest_distance"}])
+        answer = site.ask("/v2/models/grey/infer", body, headers=headers)
+    assert answer.output("nearest") == np.argsort(apart, kind="stable")[:NEAREST].tolist()
+    np.testing.assert_allclose(answer.output("nearest_distance"), np.sort(apart)[:NEAREST], rtol=1e-5)

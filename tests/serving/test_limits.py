@@ -22,7 +22,7 @@ from tests.serving.site import Answer, Site, binary, png_of, read_all, running
 
 INFER = "/v2/models/digits/infer"
 KIB = 1024
-SLOW = 0.6
+SLOW = 1.0
 """Seconds of patience."""
 
 
@@ -180,6 +180,13 @@ class TestWhileOthersAreServed:
             connection.sendall(b"GET /v2")
             assert status_of(read_all(connection))[0] == 408
 
+    def test_a_client_that_is_slow_with_a_head_behind_another_request(self, strict: Site) -> None:
+        with socket.create_connection(strict.place, timeout=10) as connection:
+            connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\nGET /v2")
+            first, _, second = read_all(connection).partition(b"HTTP/1.1 408")
+        assert first.startswith(b"HTTP/1.1 200")
+        assert status_of(b"HTTP/1.1 408" + second)[0] == 408
+
     def test_a_client_that_is_slow_with_its_body(self, strict: Site) -> None:
         with socket.create_connection(strict.place, timeout=10) as connection:
             begun = time.monotonic()
@@ -202,12 +209,12 @@ class TestWhileOthersAreServed:
 
 def test_a_body_that_comes_steadily_may_take_longer_than_patience(model: Model, pictures: list[bytes]) -> None:
     body, headers = binary(pictures[:1])
-    limits = Limits(rate=len(body) // 2, patience=0.3, grace=1)
+    limits = Limits(rate=len(body) // 2, patience=0.6, grace=1)
     with running([model], limits=limits) as site, closing(socket.create_connection(site.place, timeout=10)) as client:
         whole = request_of(body, headers)
-        for start in range(0, len(whole), len(whole) // 6 + 1):
-            client.sendall(whole[start : start + len(whole) // 6 + 1])
-            time.sleep(0.12)
+        for start in range(0, len(whole), len(whole) // 9 + 1):
+            client.sendall(whole[start : start + len(whole) // 9 + 1])
+            time.sleep(0.1)
         assert client.recv(4096).startswith(b"HTTP/1.1 200")
 
 
@@ -271,6 +278,14 @@ class Halted(Model):
         return super().answer(sources, wanted, alone=alone)  # type: ignore[arg-type]
 
 
+def require_requests(site: Site, number: int) -> None:
+    """Wait until a server's engine has so many requests."""
+    deadline = time.monotonic() + 10
+    while site.engine._requests != number and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert site.engine._requests == number
+
+
 def test_what_a_client_has_given_up_is_not_scored(model: Model, pictures: list[bytes]) -> None:
     halted = Halted(model.name, model.bundle, model.whole, model.single, model.maps, model.nearest)
     body, headers = binary(pictures[:3])
@@ -284,11 +299,8 @@ def test_what_a_client_has_given_up_is_not_scored(model: Model, pictures: list[b
             for _ in range(3):
                 with socket.create_connection(site.place) as connection:
                     connection.sendall(request)
-                    time.sleep(0.1)
-            deadline = time.monotonic() + 10
-            while site.engine._requests > 2 and time.monotonic() < deadline:
-                time.sleep(0.01)
-            assert site.engine._requests == 2
+                    require_requests(site, 3)
+                require_requests(site, 2)
         finally:
             Halted.may.set()
         for connection in running_now:

@@ -16,9 +16,11 @@ from lit_od.recipe import read
 from lit_od.sources import find
 from lit_od.training import LitAutoencoder, fit
 from lit_od.training import export_maps as export_maps_file
+from lit_od.training.autoencoder_networks import build_autoencoder
 from lit_od.training.callbacks import OutlierWatch
 from lit_od.training.checkpoints import load_module
 from lit_od.training.data import ImageData
+from lit_od.training.export import export_backbone
 from lit_od.training.export_maps import export_maps
 from lit_od.training.outputs import maps_of, output_of, require_readable
 from tests.conftest import ASSETS
@@ -288,3 +290,96 @@ def test_the_watched_figure_is_that_of_the_mean_error():
     OutlierWatch(data, images=100).on_validation_epoch_end(trainer(), module.eval())
     assert 0 < logged["val_outlier_auroc"] < 1
     assert np.isfinite(logged["val_outlier_auroc"])
+
+
+def names_of(part):
+    return [type(each).__name__ for each in part]
+
+
+def test_the_conv_network_is_the_sources():
+    network = build_autoencoder("conv", channels=1, image_size=(16, 16))
+    block = ["Conv2d", "ReLU", "BatchNorm2d"] * 2
+    assert names_of(network.encoder) == [*block, "MaxPool2d", *block, "MaxPool2d", *block]
+    assert names_of(network.decoder) == [*block, "Upsample", *block, "Upsample", "Conv2d", "Sigmoid"]
+    parts = [*network.encoder, *network.decoder]
+    convolutions = [each for each in parts if isinstance(each, nn.Conv2d)]
+    assert [each.out_channels for each in convolutions] == [32, 32, 64, 64, 128, 128, 64, 64, 32, 32, 1]
+    assert {(each.kernel_size, each.stride, each.padding) for each in convolutions} == {((3, 3), (1, 1), (1, 1))}
+    # Keras' defaults; its momentum is what stays, torch's what comes
+    assert {(each.eps, each.momentum) for each in parts if isinstance(each, nn.BatchNorm2d)} == {(1e-3, 1 - 0.99)}
+
+
+def test_the_dense_network_is_the_sources():
+    network = build_autoencoder("dense", channels=3, image_size=(32, 32))
+    assert names_of(network.encoder) == [*["Conv2d", "ReLU"] * 3, "Flatten", "Linear"]
+    turns = [*["ConvTranspose2d", "ReLU"] * 2, "ConvTranspose2d", "Sigmoid"]
+    assert names_of(network.decoder) == ["Linear", "Unflatten", *turns]
+    turned = [each for each in [*network.encoder, *network.decoder] if isinstance(each, nn.Conv2d | nn.ConvTranspose2d)]
+    assert [each.out_channels for each in turned] == [64, 128, 512, 256, 64, 3]
+    assert {(each.kernel_size, each.stride) for each in turned} == {((4, 4), (2, 2))}
+    assert network.encoder[-1].out_features == network.decoder[0].in_features == 1024
+    assert network.decoder[1].unflattened_size == (128, 4, 4)
+
+
+@pytest.mark.parametrize("architecture", ["conv", "dense"])
+def test_networks_begin_as_kerass_do(architecture):
+    """Glorot's uniform bound, nearly reached, and biases of zero."""
+    network = build_autoencoder(architecture, channels=1, image_size=(16, 16))
+    seen = 0
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            size = layer.weight[0, 0].numel()
+            bound = (6 / (size * (layer.weight.shape[0] + layer.weight.shape[1]))) ** 0.5
+            assert 0.9 * bound < layer.weight.abs().max() <= bound
+            assert (layer.bias == 0).all()
+            seen += 1
+    assert seen == {"conv": 11, "dense": 8}[architecture]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "{architecture: dense, image_size: [64, 64]}",
+            "image_size is [64, 64], the images have [28, 28]",
+        ),
+        ("{architecture: conv, channels: 3}", "channels is 3, the images have 1: leave it out"),
+        ("{architecture: conv, image_size: abc}", "image_size is abc, the images have [28, 28]: leave it out"),
+    ],
+)
+def test_arguments_that_the_images_contradict_are_refused(tmp_path, capsys, words, message):
+    own = [word for word in TINY if not word.startswith(("--model.init_args", "--detector"))]
+    assert (
+        main(
+            [
+                "train",
+                "demo",
+                *own,
+                "--detector.kind=reconstruction",
+                f"--model.init_args={words}",
+                "--out",
+                str(tmp_path / "run"),
+            ]
+        )
+        == 2
+    )
+    assert f"model.init_args.{message}" in capsys.readouterr().err
+
+
+def test_squared_errors_are_held_to_their_own_bound(tmp_path):
+    """A difference of 3e-5 in an error of 0.9 is within the relative bound, and refused."""
+
+    class Off(nn.Module):
+        def __init__(self, offset):
+            super().__init__()
+            self.offset = offset
+
+        def forward(self, images):
+            pixels = images.float() / 255
+            shift = self.offset if torch.compiler.is_exporting() else 0.0
+            return (pixels * 0.9 + shift).clamp(min=0)
+
+    given = np.full((2, 8, 8, 1), 255, np.uint8)
+    export_backbone(Off(0.0), tmp_path / "backbone.onnx", given, output="errors")
+    with pytest.raises(ExportError, match=r"an error by .*, at most 1e-05 is allowed"):
+        export_backbone(Off(3e-5), tmp_path / "backbone.onnx", given, output="errors")

@@ -1,3 +1,4 @@
+import contextlib
 import re
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from lit_od.training import FrozenBackbone
 from lit_od.training.export import export_backbone
 from lit_od.training.networks import FeatureNetwork
 from lit_od.training.zoo import whole_network
+from tests.conftest import ASSETS
+from tests.training.twins import digits_root
 
 TIMM = "test_resnet"
 RANDOM = {"pretrained": False, "image_size": (64, 64)}
@@ -164,6 +167,7 @@ def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch: pytest.Monk
         raise OSError("no\nroute")
 
     monkeypatch.setattr("timm.create_model", offline)
+    monkeypatch.setattr("lit_od.training.zoo._hub", contextlib.nullcontext)
     monkeypatch.setattr("torchvision.models.get_model", offline)
     for network in (TIMM, "torchvision:resnet18"):
         with pytest.raises(ConfigError, match=r"cannot be made: no route\. Give checkpoint_path"):
@@ -227,11 +231,14 @@ def test_fit_goes_straight_from_images_to_bundle(recipe: Path, tmp_path: Path, c
 def test_evaluate_takes_no_test_part_that_is_divided_anew(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
+    root = digits_root(tmp_path / "root")
     bundle, words = str(tmp_path / "bundle"), ["--data.test", "null", "--data.split.test", "0.25"]
-    assert main(["fit", str(recipe), *words, "--out", bundle]) == 0
-    assert main(["evaluate", bundle]) == 0
+    (root / "garments.npz").symlink_to(ASSETS / "garments.npz")
+    assert main(["fit", str(recipe), *words, "--data.root", str(root), "--out", bundle]) == 0
+    assert main(["evaluate", bundle, "--data.root", str(root)]) == 0
     capsys.readouterr()
-    assert main(["evaluate", bundle, "--data.limit", "100"]) == 2
+    digits_root(root, without=2)  # a five and a zero
+    assert main(["evaluate", bundle, "--data.root", str(root)]) == 2
     assert "holds other images than" in capsys.readouterr().err
 
 
@@ -239,7 +246,10 @@ def test_evaluate_takes_no_test_part_that_is_divided_anew(
     ("words", "message"),
     [
         (["--run", "runs"], "the recipe trains nothing that runs could keep: leave out --run"),
-        (["--trainer.max_epochs", "3"], "trainer goes with training, and lit_od.training.FrozenBackbone is frozen"),
+        (
+            ["--trainer.max_epochs=3", "--trainer.devices=1"],
+            "trainer goes with training, and lit_od.training.FrozenBackbone is frozen",
+        ),
         (["--data.augment", "{flip: true}"], "data.augment goes with training"),
         (["--model.init_args.layer", "[x]"], "model.init_args.layer does not exist; did you mean layers?"),
     ],

@@ -1,3 +1,5 @@
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -178,5 +180,33 @@ def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch):
         raise OSError("no\nroute")
 
     monkeypatch.setattr("timm.create_model", offline)
+    monkeypatch.setattr("lit_od.training.zoo._hub", contextlib.nullcontext)
     with pytest.raises(ConfigError, match=r"network 'resnet18' cannot be made: no route\. Give checkpoint_path"):
         build_network("resnet18", pretrained=True, **SQUARE)
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch, reached):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    asked, seen = [], []
+
+    class Session:
+        def head(self, address, timeout):
+            asked.append((address, timeout))
+            if not reached:
+                raise OSError("no route")
+
+    def create(name, **options):
+        seen.append(constants.HF_HUB_OFFLINE)
+        raise OSError("not on this disk")
+
+    monkeypatch.setattr("huggingface_hub.get_session", Session)
+    monkeypatch.setattr("timm.create_model", create)
+    with pytest.raises(ConfigError, match=r"'resnet18' cannot be made: not on this disk\. Give checkpoint_path"):
+        build_network("resnet18", pretrained=True, **SQUARE)
+    assert (len(asked), seen, constants.HF_HUB_OFFLINE) == (1, [not reached], False)
+    with pytest.raises(ConfigError):
+        build_network("resnet18", pretrained=False, **SQUARE)
+    assert len(asked) == 1

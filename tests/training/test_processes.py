@@ -47,11 +47,16 @@ class Ranks:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=Path(__file__).parents[2],
         )  # fmt: skip
 
-    def __call__(self, world, folder, *words, call=None, environment=None, **arguments):
+    def __call__(self, world, folder, *words, call=None, script=None, environment=None, slurm=False, **arguments):
         """The exit statuses; what the processes have printed is left in the folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        job = {"world": world, "folder": str(folder), "environment": environment or {}}
-        job |= {"words": [str(word) for word in words]} if call is None else {"call": call, "arguments": arguments}
+        job = {"world": world, "folder": str(folder), "environment": environment or {}, "slurm": slurm}
+        if call is not None:
+            job |= {"call": call, "arguments": arguments}
+        elif script is not None:
+            job |= {"script": script, **arguments}
+        else:
+            job |= {"words": [str(word) for word in words]}
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
@@ -221,6 +226,45 @@ def test_the_command_starts_its_processes(tmp_path):
     assert done.stdout.count("best.ckpt") == 1
     about = torch.load(tmp_path / "run" / "best.ckpt", weights_only=True)["lit_od"]
     assert about["init_args"]["learning_rate"] == pytest.approx(0.001 * 4)
+
+
+def test_two_tasks_of_slurm_train_as_two_processes(ranks, tmp_path):
+    """The variables that srun sets for each task, and none of torchrun's."""
+    words = [*SAME_STEPS["classifier, sgd"], "--trainer.max_epochs=1", "--model.init_args.dropout=0"]
+    _, weights = train(ranks, 2, tmp_path / "torchrun", *words)
+    out, environment = tmp_path / "slurm" / "run", {"LOSSES": str(tmp_path / "slurm")}
+    statuses = ranks(
+        2, tmp_path / "slurm", "train", "demo", "--out", out, *DEMO, *words, environment=environment, slurm=True
+    )
+    assert statuses == [0, 0], said(tmp_path / "slurm")
+    printed, wrong = said(tmp_path / "slurm")
+    assert (printed.count("best.ckpt"), wrong) == (1, "")
+    found = torch.load(out / "best.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(found[key], weights[key]) for key in weights)
+
+
+TWINS = [*SAME_STEPS["doc"], "--data.limit=250"]
+SCRIPTS = {
+    "train_classifier": ("mnist-digits", []),
+    "train_autoencoder": ("cats-autoencoder", list(SAME_STEPS["autoencoder"])),
+    "train_doc": ("doc-sneakers", TWINS),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_trains_its_own_recipe_or_another(ranks, tmp_path, name):
+    shipped, words = SCRIPTS[name]
+    script = Path(__file__).parents[2] / "scripts" / f"{name}.py"
+    out = tmp_path / "run"
+    # without a recipe's name its own, of which an unknown key is refused by that name
+    assert ranks(1, tmp_path, script=str(script), words=["--data.no_such_key=1", "--out", str(out)]) == [2]
+    assert said(tmp_path)[1].startswith(f"lit-od: recipe {shipped}: ")
+    words = ["demo", "--out", str(out), *DEMO, *words, "--trainer.max_epochs=1"]
+    assert ranks(1, tmp_path, script=str(script), words=words, environment={"LOSSES": str(tmp_path)}) == [0], said(
+        tmp_path
+    )
+    assert said(tmp_path)[0].startswith(f"{out / 'best.ckpt'}: ")
+    assert (out / "last.ckpt").is_file()
 
 
 # Evaluation

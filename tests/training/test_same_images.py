@@ -4,8 +4,10 @@ import shutil
 
 import pytest
 
-from lit_od.errors import DataError
+from lit_od.errors import ConfigError, DataError
 from lit_od.training.checkpoints import read_checkpoint
+from lit_od.training.classifier import LitClassifier
+from lit_od.training.imports import defaults
 from lit_od.training.train import train
 from tests.training.test_refusals import demo
 from tests.training.twins import digits_root, without_fingerprints
@@ -65,3 +67,51 @@ def test_a_bundle_is_made_of_the_images_that_the_model_was_trained_on(moved, com
     outcome = command(*words)
     assert (outcome.status, outcome.err.count("\n"), len(made)) == (0, 1, 2)
     assert "is of an earlier version and does not say which images trained it" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        (
+            "--trainer.devices=4",
+            "overrides of trainer are for a training, and that of the checkpoint is over",
+        ),
+        (
+            "--data.batch_size=3",
+            "--data.batch_size is for a training, and that of the checkpoint is over",
+        ),
+        ("--data.augment.flip=true", "--data.augment is for a training"),
+        ("--model.init_args.dropout=0.99", "overrides of model are for a training"),
+        ("--model.class_path=no.such.Thing", "overrides of model are for a training"),
+        ("--model.init_args.checkpoint_path=a.pt", "overrides of model are for a training"),
+    ],
+)
+def test_an_export_states_no_training_but_the_one_that_was(rooted, command, word, message):
+    out = rooted / "bundle"
+    outcome = command("export", rooted / "run" / "best.ckpt", f"--data.root={rooted / 'root'}", "--out", out, word)
+    assert (outcome.status, outcome.err.count("\n"), out.exists()) == (2, 1, False)
+    assert message in outcome.err
+
+
+@pytest.mark.parametrize(
+    "word", ["--model.init_args.learning_rate=0.5", "--model.init_args.l2=0.7", "--model.init_args.optimizer=sgd",
+             "--trainer.scale_learning_rate=linear --trainer.accumulate_grad_batches=2"],
+)  # fmt: skip
+def test_a_run_goes_on_with_the_model_that_it_began_with(moved, word):
+    out, root = moved
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    changed = demo(f"--data.root={root}", "--trainer.max_epochs=2", *word.split())
+    name = "learning_rate" if "scale" in word else word.partition("=")[0].rpartition(".")[2]
+    with pytest.raises(ConfigError, match=rf"was trained with {name} .*: give it as it was, or begin a run of its own"):
+        train(changed, out, resume=out / "last.ckpt")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_what_a_training_does_not_hang_on_may_change(moved):
+    """Defaults that are stated, another path to the class, and where weights and activations come from."""
+    out, root = moved
+    words = ["--model.init_args.dropout=0.2", "--model.class_path=lit_od.training.classifier:LitClassifier"]
+    words += ["--model.init_args.checkpoint_path=null", "--model.init_args.channels=1"]
+    assert defaults(LitClassifier)["dropout"] == 0.2
+    train(demo(f"--data.root={root}", "--trainer.max_epochs=2", *words), out, resume=out / "last.ckpt")
+    assert read_checkpoint(out / "last.ckpt").epoch == 1

@@ -89,6 +89,10 @@ def test_a_set_that_cannot_be_downloaded_is_one_line_with_the_mend(tmp_path, mon
     with pytest.raises(DataError, match=r"fashion-mnist is not below .*--data\.root or LIT_OD_DATA$") as caught:
         open_set(tmp_path)("fashion-mnist:test")
     assert "\n" not in str(caught.value)
+    assert "and could not be downloaded (" in str(caught.value)
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", lambda self: pytest.fail("it downloads"))
+    with pytest.raises(DataError, match=r"mnist is not below .* \(Dataset not found"):
+        open_set(tmp_path, download=False)("mnist:test")
 
 
 def test_a_damaged_archive_is_one_line(tmp_path):

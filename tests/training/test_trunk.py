@@ -61,6 +61,18 @@ def test_what_more_than_one_tensor_joins_is_refused():
     assert module.trunk is None
 
 
+def test_of_a_network_that_is_not_trained_the_trunk_is_all():
+    module = LitDOC(**options(trained_layers=1)).eval()
+    assert module.trained == []
+    assert module.trunk is not None
+    with torch.no_grad():
+        torch.testing.assert_close(module.trunk.tail(module.trunk.trunk(IMAGES)), module.network(IMAGES))
+    assert module.trunk.shape == (module.network.num_features,)
+    pooled = LitDOC(**options(trained_layers=1, pool="max"))
+    assert pooled.trunk is not None
+    assert pooled.trunk.operations != module.trunk.operations
+
+
 def test_nothing_before_the_first_trained_layer():
     with pytest.raises(ConfigError, match="nothing runs before stem, so there are no activations to keep"):
         LitDOC(**options(trained=["stem"]))

@@ -70,7 +70,10 @@ def run(options: Options) -> Report:
     for seed in seeds_of(options):
         recipe = override(read("cats-autoencoder"), [*overrides, f"--seed={seed}"])
         runs.append(_one_seed(recipe, options, epochs))
-    parts = [budget_line(options, epochs, full=EPOCHS["full"]), *(_table(each) for each in runs)]
+    parts = [
+        budget_line(options, epochs, full=EPOCHS["full"], changes="batches of 16 instead of 32"),
+        *(_table(each) for each in runs),
+    ]
     if len(runs) > 1:
         parts.append(f"median d of {len(runs)} seeds: {statistics.median(each['d'] for each in runs):.3f}")
     return Report("\n\n".join([*parts, NOTE]), {"budget": options.budget, "runs": runs}, _rows(runs, epochs))

@@ -46,9 +46,10 @@ from lit_od.sources import Source
 from lit_od.training.checkpoints import read_checkpoint, rebuild, require_same_images
 from lit_od.training.doc import LitDOC
 from lit_od.training.doc_data import TwinData, data_of
+from lit_od.training.epoch_log import EpochLog
 from lit_od.training.explain import gradient_maps, overlays
 from lit_od.training.pipeline import export_bundle
-from lit_od.training.train import BEST, TrainingRun, resumable, train
+from lit_od.training.train import BEST, LAST, TrainingRun, best_row, resumable, train
 from lit_od.training.trainer import make_module, module_arguments, seeded
 from lit_od.training.trunk_cache import TrunkCache
 from lit_od.types import Features
@@ -82,14 +83,13 @@ def run(options: Options) -> Report:
     curves = {f"seed {each['seed']}": _log(options.out / f"seed-{each['seed']}" / "run") for each in runs}
     plots.save(loss_curves(curves), options.out / "losses.png")
     figures = {"budget": options.budget, "recipe": portable_tree(recipe), "runs": runs, "pairs": pairs}
-    return Report("\n\n".join(_tables(runs, pairs, options)), figures, _rows(runs, recipe))
+    return Report("\n\n".join(_tables(runs, pairs, options)), figures, _rows(runs))
 
 
-def _rows(runs: Sequence[Mapping[str, Any]], recipe: Recipe) -> tuple[Row, ...]:
-    steps = recipe.trainer["max_epochs"] * recipe.trainer.get("limit_train_batches", 1)
+def _rows(runs: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
     differs = (
         "EfficientNet-Lite0 instead of MobileNetV2; both losses in one step, "
-        f"lambda {runs[0]['lambda']:g}; {steps:,} steps"
+        f"lambda {runs[0]['lambda']:g}; {runs[0]['steps']:,} steps"
     )
     rows = []
     for detector in runs[0]["ablation"]["both"]:
@@ -126,6 +126,7 @@ def _one_seed(recipe: Recipe, options: Options, cache: TrunkCache) -> dict[str, 
     return {
         "seed": recipe.seed,
         "lambda": both.module.hparams["compactness"],
+        "steps": read_checkpoint(out / "run" / LAST).steps,
         "images": {name: len(rows) for name, rows in features["both"].items()},
         "bundle": _through_bundle(bundle, recipe, options, out),
         "ablation": {
@@ -226,7 +227,8 @@ def _trained(recipe: Recipe, folder: Path, cache: TrunkCache) -> TrainingRun:
     checkpoint = read_checkpoint(folder / BEST)
     data = data_of(recipe.data, seed=recipe.seed, cache=cache)
     require_same_images(checkpoint, data)
-    return TrainingRun(folder / BEST, rebuild(checkpoint), data, {})
+    figures = best_row(EpochLog(folder / "metrics.csv", resume=True))
+    return TrainingRun(folder / BEST, rebuild(checkpoint), data, figures)
 
 
 def _doc(trained: TrainingRun) -> LitDOC:
@@ -252,8 +254,9 @@ def _log(folder: Path) -> dict[str, list[float]]:
     with (folder / "metrics.csv").open(encoding="utf-8", newline="") as lines:
         rows = [{name: float(text) for name, text in row.items()} for row in csv.DictReader(lines)]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    limit = read_checkpoint(folder / BEST).recipe.trainer.get("limit_train_batches", 1)
-    return columns | {"step": [limit * (epoch + 1) for epoch in columns["epoch"]]}
+    ended = read_checkpoint(folder / LAST)
+    an_epoch = ended.steps / (ended.epoch + 1)
+    return columns | {"step": [an_epoch * (epoch + 1) for epoch in columns["epoch"]]}
 
 
 def _tables(runs: Sequence[Mapping[str, Any]], pairs: Mapping[str, Any], options: Options) -> list[str]:
@@ -277,8 +280,10 @@ def _title(runs: Sequence[Mapping[str, Any]], options: Options) -> str:
 
 
 def _seeds_table(runs: Sequence[Mapping[str, Any]]) -> str:
+    kind = runs[0]["bundle"]["detector"]
+    through = next((name for name, each in DETECTORS.items() if each["kind"] == kind), kind) + " through the bundle"
     lines = [
-        f"{'':12}{'kNN through the bundle':>40}{'LOF':>32}",
+        f"{'':12}{through:>40}{'LOF':>32}",
         f"{'%':12}{'AUROC':>8}{'bal.acc':>10}{'FPR':>8}{'best bal.acc':>14}{'AUROC':>10}{'bal.acc':>10}{'best':>12}",
     ]
     keys = ("auroc", "balanced_accuracy", "false_positive_rate", "best_balanced_accuracy")

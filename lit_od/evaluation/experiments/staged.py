@@ -45,14 +45,15 @@ def seeds_of(options: Options) -> tuple[int, ...]:
     return options.seeds if options.budget == "full" and not options.quick else options.seeds[:1]
 
 
-def budget_line(options: Options, epochs: int, *, full: int) -> str:
-    """What a run spends, and what it leaves out of the full budget's epochs."""
+def budget_line(options: Options, epochs: int, *, full: int, changes: str = "") -> str:
+    """What a run spends, and what it leaves out of the full budget's epochs; and what else the small one changes."""
     seeds = len(seeds_of(options))
     line = f"budget {options.budget}: {epochs} epochs, {seeds} seed{'s' if seeds > 1 else ''}"
     if options.quick:
         return f"{line}, few images: a smoke run whose figures prove nothing"
     if options.budget == "small":
         line += f"; left out: {full - epochs} of {full} epochs, and all seeds but the first"
+        line += f"; changed: {changes}" if changes else ""
     return line
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from lit_od.errors import ConfigError
 from lit_od.evaluation.experiments import Options, Report, Row
 from lit_od.folders import replacing_file
+from lit_od.recipe import parse_overrides
 
 SUMMARY = "summary.json"
 """What is kept of a finished experiment beside its report."""
@@ -91,16 +92,24 @@ def _summary_in(folder: Path, name: str) -> tuple[Finished, dict[str, Any]] | No
         tree = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         rows, told = tuple(Row(**row) for row in tree["rows"]), dict(tree["options"])
         own = tree.get("name", name) == name
+        if isinstance(told["overrides"], list):  # as they were kept before
+            told["overrides"] = _but_where(told["overrides"])
         return (Finished(name, rows, float(tree["seconds"]), told["quick"]), told) if own else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, ConfigError):
         return None
 
 
 def _told(options: Options) -> dict[str, Any]:
     """What a result depends on: not where it lies, nor how many threads made it."""
     tree = {name: value for name, value in asdict(options).items() if name not in ("out", "threads", "cache", "root")}
+    tree["overrides"] = _but_where(options.overrides)
     told: dict[str, Any] = json.loads(json.dumps(tree))
     return told
+
+
+def _but_where(overrides: Sequence[str]) -> dict[str, Any]:
+    """What overrides change, wherever the data lie."""
+    return {path: value for path, value in parse_overrides(overrides) if path != "data.root"}
 
 
 def _line(cells: Sequence[str]) -> str:

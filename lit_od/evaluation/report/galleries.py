@@ -8,10 +8,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_od.detectors import KNN, Reconstruction
+from lit_od.detectors.bank_options import Metric
 from lit_od.errors import DataError
 from lit_od.evaluation.sets import ImageSet
 from lit_od.extraction import extract
 from lit_od.images import Preparation
+from lit_od.likeness import likeness, likenesses
 from lit_od.loading import load
 from lit_od.maps import HeatMaps, overlay
 from lit_od.scorer import Scorer
@@ -37,8 +39,7 @@ class Card:
         score: Its outlier score.
         p_value: Its p-value.
         image: As the model sees it, (h, w, c) uint8.
-        neighbours: The nearest normal images, nearest first, with their names; none where the detector
-            reads errors, which lie at pixels and not in a space of features.
+        neighbours: The nearest normal images, nearest first, with their names.
         explained: Reconstruction and heat beside the image, where the detector reads errors.
         heat: The image under its heat, (h, w, 3) uint8, of the most outlying where the detector reads features.
     """
@@ -75,17 +76,27 @@ class Normals:
         rows = np.unique(np.linspace(0, len(images.sources) - 1, SEARCHED).astype(int))
         self.sources = [images.sources[row] for row in rows]
         self.preparation = images.preparation
-        found = [each for _, each in _extracted(scorer, self.sources, images.preparation)]
-        self._detector = KNN.fit(np.concatenate(found), k=1, metric="cosine")
+        self._output = scorer.backbone.output
+        found = []
+        for batch, rows_of_batch in likenesses(scorer, self.sources, images.preparation):
+            batch.require_readable()
+            found.append(rows_of_batch)
+        metric: Metric = "cosine" if self._output == "features" else "l2"
+        self._detector = KNN.fit(np.concatenate(found), k=1, metric=metric)
 
-    def nearest(self, features: Features, names: Sequence[str]) -> list[list[tuple[str, Images]]]:
-        """The nearest normal images of each of n images, by the cosine of features of shape (n, d).
+    def nearest(self, images: Images, outputs: Features, names: Sequence[str]) -> list[list[tuple[str, Images]]]:
+        """The nearest normal images of each of n images, by the cosine of features, else by their pixels.
 
         An image is not its own neighbour: one of the same name is passed over.
+
+        Args:
+            images: Prepared, (n, h, w, c) uint8.
+            outputs: What the graph makes of them, (n, ...).
+            names: Theirs.
         """
         bank = self._detector.bank
         wanted = min(NEIGHBOURS + 1, len(self.sources))
-        _, ids = bank.nearest(bank.prepare(features), wanted)
+        _, ids = bank.nearest(bank.prepare(likeness(self._output, images, outputs)), wanted)
         kept = [
             [row for row in near if self.sources[row].name != name][:NEIGHBOURS]
             for near, name in zip(ids, names, strict=True)
@@ -137,13 +148,12 @@ def _cards(
     pixels = np.concatenate([each for each, _ in parts])
     outputs = np.concatenate([each for _, each in parts])
     names = [source.name for source in sources]
-    near: list[list[tuple[str, Images]]] = [[] for _ in names]
+    near = [[] for _ in names] if normals is None else normals.nearest(pixels, outputs, names)
     explained: list[Image.Image | None] = [None for _ in names]
     heats: list[Images | None] = [None for _ in names]
     if isinstance(scorer.detector, Reconstruction):
         explained = list(maps.pictures(pixels, outputs))
     else:
-        near = near if normals is None else normals.nearest(outputs, names)
         heats = list(overlay(pixels, maps.heats(pixels))) if heated else heats
     p_values = scorer.calibration.p_values(scores[rows])
     return [

@@ -21,7 +21,7 @@ from lit_od.evaluation import plots
 from lit_od.evaluation.counts import FIGURES
 from lit_od.evaluation.evaluate import TITLES, Evaluation, SetFigures, SetSummary, evaluate, percent
 from lit_od.evaluation.report.galleries import SEARCHED, Card, Gallery, Normals, gallery
-from lit_od.evaluation.sets import ImageSet, ImageSets, score_set
+from lit_od.evaluation.sets import FITTED, ImageSet, ImageSets, score_set
 from lit_od.evaluation.style import COLOURS, ScoreAxis, drawing
 from lit_od.manifest import one_line
 from lit_od.maps import HeatMaps
@@ -35,6 +35,9 @@ QUALITY = 85
 """Of JPEG; images of at most `EXACT` pixels a side are kept as PNG, without loss."""
 
 EXACT = 40
+
+WHOSE = {FITTED: "of the fit"}
+"""What normal images are called on the page, by the name of their set."""
 
 INK = {"#000000": "currentColor"}
 """What colours of the pictures are on the page, whose ground may be dark; it turns the pictures itself."""
@@ -72,7 +75,7 @@ def report(bundle: Bundle, scorer: Scorer, images: ImageSets, *, normals: ImageS
     threshold = bundle.calibration.threshold
     found = evaluate(inliers, outliers, threshold=threshold)
     reads_errors = isinstance(bundle.detector, Reconstruction)
-    searched = None if reads_errors else Normals(scorer, normals or images.inliers)
+    searched = Normals(scorer, normals or images.inliers)
     maps = HeatMaps.of(bundle, scorer=scorer)
     galleries = [gallery(scorer, each, scores[each.name], maps=maps, normals=searched) for each in sets]
     page = _template().render(
@@ -97,7 +100,8 @@ def report(bundle: Bundle, scorer: Scorer, images: ImageSets, *, normals: ImageS
         summaries=_summaries(images.inliers.name, found.inliers, found.outliers),
         pictures=_pictures(bundle, scores, inliers, outliers, threshold),
         galleries=[_shown(each, threshold) for each in galleries],
-        neighbours=None if reads_errors else "of the fit" if normals else "given as inliers",
+        reads_errors=reads_errors,
+        neighbours="given as inliers" if normals is None else WHOSE.get(normals.name, "given as normal"),
         searched=SEARCHED,
         percent=lambda share: f"{100 * share:.2f}",
     )

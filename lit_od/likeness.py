@@ -1,0 +1,50 @@
+"""By what the normal images that an image resembles most are looked for, wherever they are shown."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from lit_od.extraction import extract
+from lit_od.images import Preparation, prepare
+from lit_od.loading import Batch, batches
+from lit_od.scorer import Scorer
+from lit_od.sources import Source
+from lit_od.types import Features, Images, Output
+
+SIDE = 32
+"""Longest side of the copies whose pixels are compared."""
+
+BATCH_SIZE = 64
+"""Images that are prepared at a time."""
+
+
+def likeness(output: Output, images: Images, outputs: Features | None) -> Features:
+    """Rows (n, d) that lie near each other where images are alike: features, or the pixels of small copies.
+
+    A graph of errors says where an image is hard to redraw, and nothing of what is on it. For that, copies of
+    32x32 pixels suffice (Torralba, Fergus and Freeman, 80 Million Tiny Images, 2008).
+
+    Args:
+        output: What the graph computes.
+        images: What it was given, (n, h, w, c) uint8.
+        outputs: What it made of them, (n, ...); needed of a graph of features alone.
+    """
+    if output == "features" and outputs is not None:
+        return outputs
+    height, width, channels = images.shape[1:]
+    small = Preparation(size=(min(height, SIDE), min(width, SIDE)), mode="grey" if channels == 1 else "rgb")
+    pixels = np.stack([prepare(image, small) for image in images])
+    return pixels.reshape(len(images), -1).astype(np.float32) / 255
+
+
+def likenesses(scorer: Scorer, sources: Sequence[Source], how: Preparation) -> Iterator[tuple[Batch, Features]]:
+    """The rows of images, batch by batch: of a batch's m readable images (m, d), where there are any."""
+    if scorer.backbone.output == "features":
+        for batch, outputs in extract(scorer.backbone, sources, how, threads=scorer.threads):
+            yield batch, outputs
+    else:
+        for batch in batches(sources, how, batch_size=BATCH_SIZE, threads=scorer.threads):
+            if len(batch.images):
+                yield batch, likeness("errors", batch.images, None)
+            else:
+                yield batch, np.empty((0, 0), dtype=np.float32)
