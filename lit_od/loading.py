@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,17 @@ from numpy.typing import NDArray
 from lit_od.errors import ConfigError, DataError, ImageError
 from lit_od.images import Preparation
 from lit_od.sources import Source
-from lit_od.types import Features, Images
+from lit_od.types import Images
 
 RUN = 16
 """Images that go through a graph at once where each thread runs its own: in 8 or 32 an image took longer."""
 
 BATCHES_AHEAD = 3
 """Batches in preparation at once: one being used, one ready, one being made."""
+
+
+Made: TypeAlias = tuple[NDArray[Any], ...]
+"""What a thread makes of the images that it has prepared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +38,14 @@ class Batch:
         images: Pixels of the readable ones, (m, h, w, c) uint8.
         rows: Their positions in `sources`, shape (m,), ascending.
         errors: Position in `sources` and cause of each that could not be read.
-        outputs: What `then` made of the images, (m, ...); None where there is none of either.
+        made: What `then` made of the images, arrays (m, ...); None where there is none of either.
     """
 
     sources: Sequence[Source]
     images: Images
     rows: NDArray[np.intp]
     errors: dict[int, ImageError]
-    outputs: Features | None = None
+    made: Made | None = None
 
     def require_readable(self) -> None:
         """Raise DataError if an image could not be read, naming the first."""
@@ -66,7 +71,7 @@ def batches(
     *,
     batch_size: int,
     threads: int | None = None,
-    then: Callable[[Images], Features] | None = None,
+    then: Callable[[Images], Made] | None = None,
 ) -> Iterator[Batch]:
     """Prepare sources batch by batch on threads, in their order, a few batches ahead.
 
@@ -76,7 +81,7 @@ def batches(
         batch_size: Images a batch.
         threads: Decoding threads. None takes one a core.
         then: Called with the pixels of a part of the batch, at most RUN images, on the thread that has
-            prepared them.
+            prepared them; gives arrays with a row an image.
 
     Raises:
         ConfigError: If batch_size or threads is less than 1.
@@ -135,7 +140,7 @@ class _Part:
     """What one task has made of its rows."""
 
     errors: dict[int, ImageError]
-    outputs: Features | None
+    made: Made | None
 
 
 def _fill(
@@ -143,7 +148,7 @@ def _fill(
     chunk: Sequence[Source],
     rows: range,
     how: Preparation,
-    then: Callable[[Images], Features] | None,
+    then: Callable[[Images], Made] | None,
 ) -> _Part:
     errors: dict[int, ImageError] = {}
     for row in rows:
@@ -161,5 +166,6 @@ def _gather(chunk: list[Source], pixels: Images, tasks: list[Future[_Part]]) -> 
     parts = [task.result() for task in tasks]
     errors = {row: error for part in parts for row, error in part.errors.items()}
     rows = np.array([row for row in range(len(chunk)) if row not in errors], dtype=np.intp)
-    outputs = [part.outputs for part in parts if part.outputs is not None]
-    return Batch(chunk, pixels[rows] if errors else pixels, rows, errors, np.concatenate(outputs) if outputs else None)
+    made = [part.made for part in parts if part.made is not None]
+    whole = tuple(np.concatenate(pieces) for pieces in zip(*made, strict=True)) if made else None
+    return Batch(chunk, pixels[rows] if errors else pixels, rows, errors, whole)

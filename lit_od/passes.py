@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lit_od import arrays as safetensors
@@ -14,9 +15,9 @@ from lit_od.backbone import Backbone
 from lit_od.detectors import KNN, Detector, accumulator, detector_from_state
 from lit_od.detectors.knn import KNNAccumulator
 from lit_od.errors import DataError
-from lit_od.extraction import extract
+from lit_od.extraction import extract, extract_and_score
 from lit_od.images import Preparation
-from lit_od.loading import Batch
+from lit_od.loading import Batch, thread_count
 from lit_od.partial import PartialState, merged
 from lit_od.shares import ALONE, Group, laid_end_to_end, own_share
 from lit_od.sources import Source
@@ -69,7 +70,9 @@ def partial_fit(
     kind = str(options.pop("kind", None))
     gathered = accumulator(kind, options, first_row=first_row)
     done = 0
-    with limited(threads), _progress(len(sources), "fitting", bar) as progress:
+    # threads of numpy's products, beside those that decode and run the next images
+    beside = max(1, thread_count(threads) // 4)
+    with limited(beside), _progress(len(sources), "fitting", bar) as progress:
         for batch, outputs in extract(backbone, sources, preparation, threads=threads):
             _require_sound(batch, outputs)
             gathered.update(outputs, None if labels is None else labels[done : done + len(outputs)])
@@ -163,10 +166,15 @@ def score_all(
     """Scores of images that must all be readable, shape (n,); the same in all processes, which share the work."""
     scores = [np.empty(0)]
     own = own_share(len(sources), group)
-    with limited(threads), _progress(len(own), what, group.rank == 0) as bar:
-        for batch, outputs in extract(backbone, sources[own.start : own.stop], preparation, threads=threads):
+
+    def score(outputs: Features) -> Scores:
+        return detector.score(outputs) if _sound(outputs).all() else np.full(len(outputs), np.nan)
+
+    with _progress(len(own), what, group.rank == 0) as bar:
+        found = extract_and_score(backbone, sources[own.start : own.stop], preparation, score, threads=threads)
+        for batch, outputs, scored in found:
             _require_sound(batch, outputs)
-            scores.append(detector.score(outputs))
+            scores.append(scored)
             bar.update(len(outputs))
     return laid_end_to_end(np.concatenate(scores), group)
 
@@ -174,12 +182,17 @@ def score_all(
 def _require_sound(batch: Batch, outputs: Features) -> None:
     """Raise DataError if an image could not be read or the graph made no number of it, naming the first."""
     batch.require_readable()
-    sound = np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
+    sound = _sound(outputs)
     if not sound.all():
         raise DataError(
             f"{batch.sources[int(np.argmin(sound))].name}: the backbone gives NaN or infinity for this image. "
             "Take it out, or use another backbone"
         )
+
+
+def _sound(outputs: Features) -> NDArray[np.bool_]:
+    """Of which images the backbone makes numbers, (n,)."""
+    return np.asarray(np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1))
 
 
 def class_numbers(sources: Sequence[Source]) -> Labels:

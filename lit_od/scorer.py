@@ -14,7 +14,7 @@ from lit_od.bundle import BACKBONE, Bundle
 from lit_od.calibration import Calibration
 from lit_od.detectors import Detector
 from lit_od.errors import BundleError, ConfigError, DataError
-from lit_od.extraction import BATCH_SIZE, extract, require_fitting
+from lit_od.extraction import BATCH_SIZE, extract_and_score, require_fitting
 from lit_od.images import Preparation
 from lit_od.loading import Batch
 from lit_od.sources import ImageArray, ImageFile, OpenImage, Source, find
@@ -138,48 +138,53 @@ class Scorer:
             Verdicts, the batch with its prepared images, and what the graph computes of the m readable ones,
             (m, ...).
         """
-        for batch, outputs in extract(
-            self.backbone, _expanded(images), self.preparation, batch_size=batch_size, threads=self.threads
-        ):
-            yield self._verdicts(batch, outputs), batch, outputs
+        found = extract_and_score(
+            self.backbone,
+            _expanded(images),
+            self.preparation,
+            self._scores,
+            batch_size=batch_size,
+            threads=self.threads,
+        )
+        for batch, outputs, scores in found:
+            yield self._verdicts(batch, scores), batch, outputs
 
     def _score_prepared(self, images: Images, batch_size: int) -> Result:
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-        parts = [
-            self._scores(self.backbone(images[start : start + batch_size]))
-            for start in range(0, len(images), batch_size)
-        ]
+        parts = []
+        for start in range(0, len(images), batch_size):
+            outputs = self.backbone(images[start : start + batch_size])
+            with limited(self.threads):
+                parts.append(self._scores(outputs))
         scores = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0), *parts])
         errors: list[str | None] = [None] * len(scores)
         if np.isnan(scores).any():
             errors = [NOT_FINITE if unknown else None for unknown in np.isnan(scores)]
         return self._result(_Numbered(len(scores)), scores, errors)
 
-    def _verdicts(self, batch: Batch, outputs: Features) -> Result:
+    def _verdicts(self, batch: Batch, readable: Scores) -> Result:
         scores = np.full(len(batch.sources), np.nan)
         errors: list[str | None] = [None] * len(batch.sources)
-        if len(outputs):
-            scores[batch.rows] = self._scores(outputs)
-            for row in batch.rows[np.isnan(scores[batch.rows])]:
-                errors[row] = NOT_FINITE
+        scores[batch.rows] = readable
+        for row in batch.rows[np.isnan(readable)]:
+            errors[row] = NOT_FINITE
         for row, error in batch.errors.items():
             errors[row] = str(error)
         return self._result([source.name for source in batch.sources], scores, errors)
 
     def _scores(self, outputs: Features) -> Scores:
         """Scores of what the graph computed; NaN for an image of which it computed NaN or infinity."""
-        with limited(self.threads):
-            try:
-                return self.detector.score(outputs)
-            except DataError:
-                finite = np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
-                if finite.all():
-                    raise
-                scores = np.full(len(outputs), np.nan)
-                if finite.any():
-                    scores[finite] = self.detector.score(outputs[finite])
-                return scores
+        try:
+            return self.detector.score(outputs)
+        except DataError:
+            finite = np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
+            if finite.all():
+                raise
+            scores = np.full(len(outputs), np.nan)
+            if finite.any():
+                scores[finite] = self.detector.score(outputs[finite])
+            return scores
 
     def _result(self, names: Sequence[str], scores: Scores, errors: Sequence[str | None]) -> Result:
         p_values = self.calibration.p_values(scores)
