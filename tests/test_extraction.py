@@ -1,15 +1,19 @@
 """Images through a backbone: the same outputs on the way of many images and on that of few."""
 
+import threading
+
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 from lit_od.backbone import Backbone
 from lit_od.bundle import BACKBONE, Bundle
 from lit_od.errors import BackboneError
-from lit_od.extraction import extract
+from lit_od.extraction import extract, extract_and_score
 from lit_od.images import Preparation
 from lit_od.loading import RUN
 from lit_od.sources import ImageArray, Source, Unreadable
+from lit_od.types import Features, Scores
 
 GREY = Preparation(size=(28, 28), mode="grey")
 
@@ -45,6 +49,31 @@ def test_unreadable_images_leave_no_gap_in_the_outputs(backbone: Backbone) -> No
     assert batch.rows.tolist() == readable
     assert batch.errors.keys() == broken
     np.testing.assert_allclose(outputs, backbone(images[readable]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [3, 5 * RUN + 3])
+def test_scores_are_those_of_the_readable_images(backbone: Backbone, count: int) -> None:
+    """Of many images each thread scores its own, on itself alone; of a few the caller's does, on all."""
+    before = {each["filepath"]: each["num_threads"] for each in threadpool_info()}
+    inside: list[tuple[str, int]] = []
+
+    def score(outputs: Features) -> Scores:
+        inside.append((threading.current_thread().name, max(each["num_threads"] for each in threadpool_info())))
+        return outputs.sum(axis=1, dtype=np.float64)
+
+    images = pixels(count)
+    sources: list[Source] = [ImageArray(image, f"#{row}") for row, image in enumerate(images)]
+    sources[1] = Unreadable("#1", "cause")
+    came = list(extract_and_score(backbone, sources, GREY, score, batch_size=2 * RUN, threads=2))
+    for batch, outputs, scores in came:
+        assert len(batch.rows) == len(outputs)
+        np.testing.assert_array_equal(scores, outputs.sum(axis=1, dtype=np.float64))
+    assert sum(len(scores) for *_, scores in came) == count - 1
+    assert {each["filepath"]: each["num_threads"] for each in threadpool_info()} == before
+    many = count > RUN
+    assert all(name.startswith("lit_od-decode") == many for name, _ in inside)
+    if many:
+        assert {threads for _, threads in inside} == {1}
 
 
 def test_a_batch_of_unreadable_images_gives_no_outputs(backbone: Backbone) -> None:

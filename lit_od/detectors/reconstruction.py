@@ -111,7 +111,7 @@ class Reconstruction:
         errors = check_errors(features, self.shape)
         scores = np.empty(len(errors))
         # Multiplied before it is divided: 7 % of 100 elements are 7, though 0.07 * 100 > 7.
-        count = math.ceil(self.width * self.settings.outlier_perc / 100)
+        count = max(1, math.ceil(self.width * self.settings.outlier_perc / 100))  # of 1e-323 % the quotient is 0
         for rows, block in row_blocks(errors, 2 * self.width):
             flat = block.reshape(len(block), -1)
             if count < self.width:

@@ -6,6 +6,8 @@ import pytest
 
 from lit_od import cli
 from lit_od.bundle import CARD, Bundle
+from lit_od.commands import evaluate as evaluate_command
+from lit_od.commands import report as report_command
 from lit_od.evaluation.evaluate import evaluate
 from lit_od.scorer import Scorer
 from lit_od.sources import find
@@ -71,8 +73,8 @@ def test_what_changes_nothing_of_a_finished_bundle_is_refused(made_bundle, comma
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(made_bundle, command, tmp_path, monkeypatch):
-    monkeypatch.setattr("lit_od.commands.evaluate.chosen_sets", lambda *given: pytest.fail("it went to work"))
-    monkeypatch.setattr("lit_od.commands.report.chosen_sets", lambda *given: pytest.fail("it went to work"))
+    for module in (evaluate_command, report_command):
+        monkeypatch.setattr(module, "chosen_sets", lambda *given: pytest.fail("it went to work"))
     (tmp_path / "file").touch()
     done = command("evaluate", made_bundle.path, "--out", tmp_path / "file")
     assert (done.status, done.err) == (2, f"lit-od: {tmp_path}/file is a file: name a folder\n")

@@ -28,6 +28,11 @@ def test_a_whole_percentage_is_not_rounded_up():
     assert Reconstruction.fit(errors, outlier_perc=7).score(errors)[0] == 96.0  # 93 to 99, not 92 to 99
 
 
+def test_the_least_percentage_is_one_element(errors):
+    found = Reconstruction.fit(errors, outlier_perc=5e-324).score(errors)
+    np.testing.assert_array_equal(found, errors.reshape(len(errors), -1).max(axis=1))
+
+
 def test_pixels(errors):
     scores = pixel_scores(errors)
     assert scores.dtype == np.float64
