@@ -160,7 +160,7 @@ def _made(name: str, pretrained: bool, make: Callable[[], nn.Module]) -> nn.Modu
             warnings.filterwarnings("ignore", "The default weight initialization", FutureWarning)
             return make()
     except Exception as error:  # the hub, the network and the model's own code each raise their own
-        cause = " ".join(str(error).split()) or type(error).__name__
+        cause = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         mend = "Give checkpoint_path, a file with its weights" if pretrained else "Choose another network"
         raise ConfigError(f"network {name!r} cannot be made: {cause}. {mend}") from error
 
