@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 
 from lit_od import launch as launching
 from lit_od.commands import train
+from lit_od.commands.fit import add_recipe_arguments, recipe_of
 from lit_od.errors import ConfigError
 from lit_od.launch import Place, place, wanted, words_of
 
@@ -51,6 +52,19 @@ def test_a_command_line_from_its_arguments() -> None:
     args = Namespace(recipe="demo", seed=3, out="a b", resume=None)
     words = words_of("train", args, ["--trainer.devices", "2"])
     assert words == ["train", "demo", "--seed=3", "--out=a b", "--trainer.devices", "2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "stops"), [([], 6), (["--early_stopping", "3"], 3), (["--early-stopping=null"], None)]
+)
+def test_when_a_training_stops_is_said_with_the_recipe(words: list[str], stops: int | None) -> None:
+    parser = ArgumentParser()
+    add_recipe_arguments(parser)
+    args = parser.parse_args(["demo", "--seed", "5", *words])
+    recipe = recipe_of(args, ["--trainer.devices=2"])
+    assert (recipe.early_stopping, recipe.seed) == (stops, 5)
+    told = words_of("train", args, [])  # to the processes that the command starts
+    assert recipe_of(parser.parse_args(told[1:]), []).early_stopping == stops
 
 
 @pytest.mark.parametrize("debug", [True, False])

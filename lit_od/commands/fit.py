@@ -38,12 +38,18 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of every command that takes a recipe."""
     parser.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name or a YAML file")
     parser.add_argument("--seed", metavar="N", type=int, help="seed of every split, draw and weight")
+    parser.add_argument(
+        "--early-stopping",
+        "--early_stopping",
+        metavar="EPOCHS",
+        help="epochs without a better validation loss after which a training stops; null never stops",
+    )
 
 
 def recipe_of(args: argparse.Namespace, overrides: list[str]) -> Recipe:
     """The recipe with the command line's overrides."""
-    seed = [] if args.seed is None else [f"--seed={args.seed}"]
-    return read(args.recipe, [*overrides, *seed])
+    own = {"seed": args.seed, "early_stopping": args.early_stopping}
+    return read(args.recipe, [*overrides, *(f"--{key}={value}" for key, value in own.items() if value is not None)])
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
