@@ -141,7 +141,8 @@ def test_machines_tell_what_their_onnx_runtime_can_do(pool: Pool, monkeypatch: p
     monkeypatch.setattr(ray, "nodes", lambda: [{**machines[0], "NodeID": "0" * 56}])
     with pytest.raises(ConfigError, match=r"does not tell what its ONNX Runtime can do: .*Give --provider cuda or"):
         _on_gpu_machines(ray)
-    monkeypatch.setattr("lit_od.cluster.engine.TELLING", 0.0)
+    monkeypatch.setattr("lit_od.cluster.engine.TELLING", 0.5)
+    monkeypatch.setattr("lit_od.cluster.engine._present", lambda: time.sleep(60))
     monkeypatch.setattr(ray, "nodes", lambda: machines)
     with pytest.raises(ConfigError, match=r"does not tell what its ONNX Runtime can do: .*Give --provider cuda or"):
         _on_gpu_machines(ray)
