@@ -8,7 +8,7 @@ import numpy as np
 from lit_od.backbone import PROVIDERS, Backbone, shape_text
 from lit_od.errors import BackboneError
 from lit_od.images import Preparation
-from lit_od.loading import RUN, Batch, batches
+from lit_od.loading import RUN, Batch, Made, batches
 from lit_od.sources import Source
 from lit_od.threads import limited
 from lit_od.types import Features, Images, Scores
@@ -33,7 +33,7 @@ def extract(
     Yields:
         The batch, and outputs of shape (m, ...) for its m readable images; (0, 0) where there are none.
     """
-    scored = extract_and_score(backbone, sources, how, _unscored, batch_size=batch_size, threads=threads)
+    scored = extract_and_score(backbone, sources, how, _unscored, beside=False, batch_size=batch_size, threads=threads)
     return ((batch, outputs) for batch, outputs, _ in scored)
 
 
@@ -43,19 +43,21 @@ def extract_and_score(
     how: Preparation,
     score: Callable[[Features], Scores],
     *,
+    beside: bool,
     batch_size: int = BATCH_SIZE,
     threads: int | None = None,
 ) -> Iterator[tuple[Batch, Features, Scores]]:
     """The same, and the scores of it.
 
-    Each thread scores what it has run, on itself alone: threads of numpy's and of FAISS' own would take the cores
-    from those that decode and run the next images, and keep them for a while after each product.
-
     Args:
         backbone: The graph.
         sources: Images.
         how: Their preparation.
-        score: Outputs (m, ...) to scores (m,); called by several threads at once.
+        score: Outputs (m, ...) to scores (m,).
+        beside: Whether each thread scores what it has run, on itself alone: threads of numpy's own would take the
+            cores from those that decode and run the next images, and keep them for a while after each product. Else
+            the caller's thread scores whole batches, on all threads: FAISS' switches belong to the process, so
+            that two threads cannot search at once.
         batch_size: Images a batch.
         threads: Threads of all this; None is one a core.
 
@@ -66,24 +68,25 @@ def extract_and_score(
     stream = iter(sources)
     first = list(islice(stream, RUN + 1))
     alone = backbone.single() if len(first) > RUN and backbone.provider == PROVIDERS["cpu"] else None
-    then = None if alone is None else _on_one_thread(alone, score)
+    then = None if alone is None else _on_one_thread(alone, score if beside else None)
     for batch in batches(chain(first, stream), how, batch_size=batch_size, threads=threads, then=then):
-        if batch.made is not None:
-            outputs, scores = batch.made
-        elif len(batch.images):
-            outputs = backbone(batch.images)
+        if not len(batch.images):  # a graph need not know what to do with no image
+            yield batch, np.empty((0, 0), dtype=np.float32), np.empty(0)
+            continue
+        made = batch.made or (backbone(batch.images),)
+        if len(made) == 1:
             with limited(threads):
-                scores = score(outputs)
-        else:  # a graph need not know what to do with no image
-            outputs, scores = np.empty((0, 0), dtype=np.float32), np.empty(0)
-        yield batch, outputs, scores
+                made = (made[0], score(made[0]))
+        yield batch, *made
 
 
-def _on_one_thread(
-    backbone: Backbone, score: Callable[[Features], Scores]
-) -> Callable[[Images], tuple[Features, Scores]]:
-    def then(images: Images) -> tuple[Features, Scores]:
+def _on_one_thread(backbone: Backbone, score: Callable[[Features], Scores] | None) -> Callable[[Images], Made]:
+    """Outputs, and their scores where they are to be scored by the thread that has run the graph."""
+
+    def then(images: Images) -> Made:
         outputs = backbone(images)
+        if score is None:
+            return (outputs,)
         with limited(1):
             return outputs, score(outputs)
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from lit_od import arrays as safetensors
 from lit_od.backbone import Backbone
 from lit_od.detectors import KNN, Detector, accumulator, detector_from_state
+from lit_od.detectors.base import searches
 from lit_od.detectors.knn import KNNAccumulator
 from lit_od.errors import DataError
 from lit_od.extraction import extract, extract_and_score
@@ -171,7 +172,14 @@ def score_all(
         return detector.score(outputs) if _sound(outputs).all() else np.full(len(outputs), np.nan)
 
     with _progress(len(own), what, group.rank == 0) as bar:
-        found = extract_and_score(backbone, sources[own.start : own.stop], preparation, score, threads=threads)
+        found = extract_and_score(
+            backbone,
+            sources[own.start : own.stop],
+            preparation,
+            score,
+            beside=not searches(detector),
+            threads=threads,
+        )
         for batch, outputs, scored in found:
             _require_sound(batch, outputs)
             scores.append(scored)

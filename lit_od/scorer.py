@@ -13,6 +13,7 @@ from lit_od.backbone import Backbone
 from lit_od.bundle import BACKBONE, Bundle
 from lit_od.calibration import Calibration
 from lit_od.detectors import Detector
+from lit_od.detectors.base import searches
 from lit_od.errors import BundleError, ConfigError, DataError
 from lit_od.extraction import BATCH_SIZE, extract_and_score, require_fitting
 from lit_od.images import Preparation
@@ -143,6 +144,7 @@ class Scorer:
             _expanded(images),
             self.preparation,
             self._scores,
+            beside=not searches(self.detector),
             batch_size=batch_size,
             threads=self.threads,
         )

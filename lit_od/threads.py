@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from lit_od.loading import available_threads
 
 if TYPE_CHECKING:
-    from threadpoolctl import ThreadpoolController
+    from threadpoolctl import LibController, ThreadpoolController
 
 _LOCK = threading.Lock()
 _blas_limits: list[int] = []
 """Limits in force at the moment, one a caller; BLAS has one for the process."""
-_blas_before: list[int] = []
-"""BLAS' own numbers of threads, while limits are in force."""
+_blas_before: "dict[str, tuple[LibController, int]]" = {}
+"""BLAS libraries by file and their own numbers of threads, while limits are in force."""
 
 
 @contextlib.contextmanager
@@ -33,13 +33,14 @@ def limited(threads: int | None) -> Iterator[None]:
     if threads is None or threads >= available_threads():
         yield
         return
-    openmp, blas = _pools("faiss" in sys.modules)
+    # what it brings is there once its import has come to an end
+    openmp, blas = _pools(hasattr(sys.modules.get("faiss"), "knn"))
     with openmp.limit(limits=threads):
         _enter(blas, threads)
         try:
             yield
         finally:
-            _leave(blas, threads)
+            _leave(threads)
 
 
 @cache
@@ -54,20 +55,22 @@ def _pools(faiss: bool) -> "tuple[ThreadpoolController, ThreadpoolController]":
 
 def _enter(blas: "ThreadpoolController", threads: int) -> None:
     with _LOCK:
-        if not _blas_limits:
-            _blas_before[:] = [pool.num_threads for pool in blas.lib_controllers]
+        for library in blas.lib_controllers:  # FAISS may have come since the others entered
+            _blas_before.setdefault(library.filepath, (library, library.num_threads))
         _blas_limits.append(threads)
-        _apply(blas)
+        _apply()
 
 
-def _leave(blas: "ThreadpoolController", threads: int) -> None:
+def _leave(threads: int) -> None:
     with _LOCK:
         _blas_limits.remove(threads)
-        _apply(blas)
+        _apply()
+        if not _blas_limits:
+            _blas_before.clear()
 
 
-def _apply(blas: "ThreadpoolController") -> None:
-    for pool, before in zip(blas.lib_controllers, _blas_before, strict=False):
+def _apply() -> None:
+    for library, before in _blas_before.values():
         wanted = min([before, *_blas_limits])
-        if pool.num_threads != wanted:
-            pool.set_num_threads(wanted)
+        if library.num_threads != wanted:
+            library.set_num_threads(wanted)

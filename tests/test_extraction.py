@@ -51,9 +51,9 @@ def test_unreadable_images_leave_no_gap_in_the_outputs(backbone: Backbone) -> No
     np.testing.assert_allclose(outputs, backbone(images[readable]), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("count", [3, 5 * RUN + 3])
-def test_scores_are_those_of_the_readable_images(backbone: Backbone, count: int) -> None:
-    """Of many images each thread scores its own, on itself alone; of a few the caller's does, on all."""
+@pytest.mark.parametrize(("count", "beside"), [(3, True), (5 * RUN + 3, True), (5 * RUN + 3, False)])
+def test_scores_are_those_of_the_readable_images(backbone: Backbone, count: int, beside: bool) -> None:
+    """Of many images each thread scores its own, on itself alone; else, and of a few, the caller's does, on all."""
     before = {each["filepath"]: each["num_threads"] for each in threadpool_info()}
     inside: list[tuple[str, int]] = []
 
@@ -64,13 +64,13 @@ def test_scores_are_those_of_the_readable_images(backbone: Backbone, count: int)
     images = pixels(count)
     sources: list[Source] = [ImageArray(image, f"#{row}") for row, image in enumerate(images)]
     sources[1] = Unreadable("#1", "cause")
-    came = list(extract_and_score(backbone, sources, GREY, score, batch_size=2 * RUN, threads=2))
+    came = list(extract_and_score(backbone, sources, GREY, score, beside=beside, batch_size=2 * RUN, threads=2))
     for batch, outputs, scores in came:
         assert len(batch.rows) == len(outputs)
         np.testing.assert_array_equal(scores, outputs.sum(axis=1, dtype=np.float64))
     assert sum(len(scores) for *_, scores in came) == count - 1
     assert {each["filepath"]: each["num_threads"] for each in threadpool_info()} == before
-    many = count > RUN
+    many = count > RUN and beside
     assert all(name.startswith("lit_od-decode") == many for name, _ in inside)
     if many:
         assert {threads for _, threads in inside} == {1}

@@ -1,6 +1,7 @@
 """The number of threads of OpenMP and BLAS: what was asked for inside, what was there before outside."""
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import faiss
@@ -56,3 +57,19 @@ def test_callers_on_several_threads_do_not_keep_each_others_limits() -> None:
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(work, range(3))) == [1, 2, 3]
     assert counts() == before
+
+
+def test_a_library_that_comes_while_limits_are_in_force_is_limited_and_set_back() -> None:
+    """As FAISS does, whose first use may lie inside of a limit."""
+    before = counts()
+    real = threads._pools(True)
+    first = real[1].lib_controllers[:1]
+    for entered, left in ((first, real[1].lib_controllers[::-1]), (real[1].lib_controllers[::-1], first)):
+        threads._enter(SimpleNamespace(lib_controllers=entered), 1)  # type: ignore[arg-type]  # all that is read of it
+        threads._enter(SimpleNamespace(lib_controllers=left), 2)  # type: ignore[arg-type]
+        assert all(library.num_threads == 1 for library in real[1].lib_controllers)
+        threads._leave(1)
+        threads._leave(2)
+        assert counts() == before
+    assert not threads._blas_before
+    assert not threads._blas_limits

@@ -18,7 +18,7 @@ import msgspec
 from lit_od.bundle import Bundle, require_replaceable
 from lit_od.cli import DONE
 from lit_od.commands.score import positive
-from lit_od.errors import missing_extra
+from lit_od.errors import ConfigError, missing_extra
 from lit_od.launch import each_process, launch, place, wanted, words_of
 from lit_od.onnx_fit import fit_onnx, require_no_run
 from lit_od.recipe import Recipe, read
@@ -73,6 +73,8 @@ def _fit(args: argparse.Namespace, overrides: list[str], group: Group) -> int:
     run_folder = Path(args.run) if args.run else None
     if recipe.backbone is not None:
         require_no_run(run_folder)
+        if args.early_stopping is not None:
+            raise ConfigError("--early-stopping goes with training, and over an ONNX backbone nothing is trained")
         bundle = fit_onnx(recipe, out, threads=args.threads, group=group)
     else:
         try:

@@ -125,3 +125,8 @@ def row_blocks(features: Features, values_a_row: int, values: int = BLOCK_VALUES
     for start in range(0, len(features), step):
         rows = slice(start, min(start + step, len(features)))
         yield rows, features[rows].astype(np.float64)
+
+
+def searches(detector: Detector) -> bool:
+    """Whether a detector looks for neighbours in a bank, as FAISS does."""
+    return hasattr(detector, "bank")

@@ -151,12 +151,17 @@ def require_same_model(checkpoint: Checkpoint, kind: type[LightningModule], init
             "that, or begin a run of its own"
         )
     before, now = defaults(kind) | checkpoint.init_args, defaults(kind) | dict(init_args)
-    for name in sorted((before.keys() | now.keys()) - MAY_DIFFER):
-        if before.get(name) != now.get(name):
+    for name in sorted((checkpoint.init_args.keys() | init_args.keys()) - MAY_DIFFER):
+        if _plain(before.get(name)) != _plain(now.get(name)):
             raise ConfigError(
                 f"{checkpoint.path} was trained with {name} {before.get(name)}, this run has {now.get(name)}"
                 f"{SCALED if name == 'learning_rate' else ''}: give it as it was, or begin a run of its own"
             )
+
+
+def _plain(value: Any) -> Any:
+    """A value as YAML would have it, which knows lists alone."""
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def load_module(checkpoint: Path) -> LightningModule:
