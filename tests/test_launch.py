@@ -112,8 +112,9 @@ def test_one_that_fails_ends_the_others_whatever_they_do(
 
 
 CHILD = """
-import os, sys, time
+import os, signal, sys, time
 from lit_od import launch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever has started the tests may ignore it
 launch.place = lambda: None  # they meet nobody
 def work(group):
     try:
@@ -125,8 +126,9 @@ def work(group):
 sys.exit(launch.each_process(work))
 """
 PARENT = """
-import sys
+import signal, sys
 from lit_od import cli, launch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as above
 from lit_od.commands import recipes
 sys.executable, launch.GRACE = sys.argv[1], float(sys.argv[2])
 recipes.run = lambda args, overrides: launch.launch(2, ["train"])
