@@ -18,33 +18,35 @@ BATCH_SIZE = 64
 """Images that are prepared at a time."""
 
 
-def likeness(output: Output, images: Images, outputs: Features | None) -> Features:
-    """Rows (n, d) that lie near each other where images are alike: features, or the pixels of small copies.
-
-    A graph of errors says where an image is hard to redraw, and nothing of what is on it. For that, copies of
-    32x32 pixels suffice (Torralba, Fergus and Freeman, 80 Million Tiny Images, 2008).
+def likeness(output: Output, images: Images, outputs: Features) -> Features:
+    """Rows (n, d) that lie near each other where images are alike: features, else the pixels of small copies.
 
     Args:
-        output: What the graph computes.
+        output: What the graph computes. Errors say where an image is hard to redraw, and nothing of what is on it.
         images: What it was given, (n, h, w, c) uint8.
-        outputs: What it made of them, (n, ...); needed of a graph of features alone.
+        outputs: What it made of them, (n, ...).
     """
-    if output == "features" and outputs is not None:
-        return outputs
-    height, width, channels = images.shape[1:]
-    small = Preparation(size=(min(height, SIDE), min(width, SIDE)), mode="grey" if channels == 1 else "rgb")
-    pixels = np.stack([prepare(image, small) for image in images])
-    return pixels.reshape(len(images), -1).astype(np.float32) / 255
+    return outputs if output == "features" else tiny(images)
 
 
 def likenesses(scorer: Scorer, sources: Sequence[Source], how: Preparation) -> Iterator[tuple[Batch, Features]]:
     """The rows of images, batch by batch: of a batch's m readable images (m, d), where there are any."""
     if scorer.backbone.output == "features":
-        for batch, outputs in extract(scorer.backbone, sources, how, threads=scorer.threads):
-            yield batch, outputs
-    else:
+        yield from extract(scorer.backbone, sources, how, threads=scorer.threads)
+    else:  # the graph need not run
         for batch in batches(sources, how, batch_size=BATCH_SIZE, threads=scorer.threads):
-            if len(batch.images):
-                yield batch, likeness("errors", batch.images, None)
-            else:
-                yield batch, np.empty((0, 0), dtype=np.float32)
+            yield batch, tiny(batch.images) if len(batch.images) else np.empty((0, 0), dtype=np.float32)
+
+
+def tiny(images: Images) -> Features:
+    """Pixels in [0, 1] of copies of at most `SIDE` a side, (n, d).
+
+    So few suffice to find like images (Torralba, Fergus and Freeman, 80 Million Tiny Images, 2008).
+
+    Args:
+        images: At least one, (n, h, w, c) uint8.
+    """
+    height, width, channels = images.shape[1:]
+    small = Preparation(size=(min(height, SIDE), min(width, SIDE)), mode="grey" if channels == 1 else "rgb")
+    pixels = np.stack([prepare(image, small) for image in images])
+    return pixels.reshape(len(images), -1).astype(np.float32) / 255

@@ -4,7 +4,7 @@ Every key is known and typed; an unknown key, a wrong type and an impossible val
 the key's path. What a model's, a trainer's or a detector's own options may be, those say themselves.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
@@ -14,6 +14,7 @@ import msgspec
 
 from lit_od.errors import ConfigError
 from lit_od.images import Preparation
+from lit_od.overrides import apply
 from lit_od.strict_yaml import YAMLError, parse
 
 PACKAGED_DATA = "lit_od:assets"
@@ -224,7 +225,7 @@ def read(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         ConfigError: If there is no such recipe, or a key or a value cannot be.
     """
     tree = read_tree(name)
-    _apply(tree, overrides)
+    apply(tree, overrides)
     return from_tree(tree, str(name))
 
 
@@ -233,7 +234,7 @@ def override(recipe: Recipe, overrides: Sequence[str], *, detector: str | None =
     tree = to_tree(recipe)
     if detector is not None:
         tree["detector"] = {"kind": detector}
-    _apply(tree, overrides)
+    apply(tree, overrides)
     return from_tree(tree, recipe.name)
 
 
@@ -322,53 +323,3 @@ def portable_tree(recipe: Recipe) -> dict[str, Any]:
 
 def _file_name(path: str) -> str:
     return Path(path).name if Path(path).is_absolute() else path
-
-
-def parse_overrides(words: Sequence[str]) -> Iterable[tuple[str, Any]]:
-    """Key paths and YAML values of `--key.path VALUE` and `--key.path=VALUE` words."""
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--") or len(word) == 2:
-            raise ConfigError(f"expected an override such as --trainer.max_epochs 3, got {word!r}")
-        path, equals, text = word[2:].partition("=")
-        if not equals:
-            if not rest or rest[0].startswith("--"):
-                raise ConfigError(f"--{path} needs a value, as in --{path} VALUE")
-            text = rest.pop(0)
-        try:
-            yield path, parse(text)
-        except YAMLError:
-            raise ConfigError(f"--{path}: {text!r} is not a YAML value") from None
-
-
-_CHOICES = {"detector.kind": "detector", "calibration.rule": "calibration"}
-"""Overrides that choose what a part is; the options of another choice go with it."""
-
-
-def _apply(tree: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Apply overrides, choices first, whatever the order of the words."""
-    for path, value in sorted(parse_overrides(overrides), key=lambda each: each[0] not in _CHOICES):
-        part, key = _CHOICES.get(path), path.rpartition(".")[2]
-        if part is not None and isinstance(tree.get(part), dict) and tree[part].get(key) != value:
-            tree[part] = {}
-        _set(tree, path, value)
-
-
-def folder(name: str, value: Any) -> str | None:
-    """The value of an override that names a folder. Raises ConfigError if YAML made something else of it."""
-    if value is not None and not isinstance(value, str):
-        raise ConfigError(f"--{name} must name a folder, got {value!r}: quote it for YAML, as '\"{value}\"'")
-    return value
-
-
-def _set(tree: dict[str, Any], path: str, value: Any) -> None:
-    *parents, last = path.split(".")
-    here: Any = tree
-    for key in parents:
-        if here.get(key) is None:
-            here[key] = {}
-        here = here[key]
-        if not isinstance(here, dict):
-            raise ConfigError(f"--{path}: {key!r} holds a value, not further keys")
-    here[last] = value

@@ -17,7 +17,8 @@ from lit_od.commands import no_overrides, only_overrides
 from lit_od.commands.score import add_session_arguments
 from lit_od.errors import ConfigError, missing_extra
 from lit_od.folders import require_place
-from lit_od.recipe import folder, override, parse_overrides
+from lit_od.overrides import folder, parse_overrides
+from lit_od.recipe import override
 from lit_od.roots import data_root
 from lit_od.scorer import Scorer
 

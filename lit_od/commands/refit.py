@@ -30,7 +30,7 @@ from lit_od.commands.threshold import add_outliers_argument
 from lit_od.detectors import accumulator
 from lit_od.errors import ConfigError
 from lit_od.fit import Origin, fit_bundle
-from lit_od.recipe import parse_overrides
+from lit_od.overrides import parse_overrides
 from lit_od.rules import rule_and_outliers
 from lit_od.shares import ALONE, Group
 from lit_od.sources import find

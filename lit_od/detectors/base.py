@@ -7,15 +7,12 @@ processes or machines, and freezes into the same object that `fit` on all rows g
 
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 
 from lit_od.errors import DataError
 from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats
-
-Reads: TypeAlias = Output
-"""The backbone outputs that detectors score: features (n, d), or squared errors (n, h, w, c)."""
 
 BLOCK_VALUES = 1 << 22
 """Float64 values that scoring holds at once for one block of rows: 32 MB."""
@@ -34,7 +31,7 @@ class Detector(Protocol):
     """
 
     kind: ClassVar[str]
-    reads: ClassVar[Reads]
+    reads: ClassVar[Output]
 
     @property
     def width(self) -> int:

@@ -7,14 +7,14 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 
-from lit_od.detectors.base import BLOCK_VALUES, CACHED_VALUES, Reads, check_features, row_blocks
+from lit_od.detectors.base import BLOCK_VALUES, CACHED_VALUES, check_features, row_blocks
 from lit_od.detectors.gaussian import squared_norms, whitener
 from lit_od.detectors.moments import Moments
 from lit_od.detectors.options import integer, one_of, read_options, same_options
 from lit_od.detectors.rows import RowStore
 from lit_od.detectors.state import SMALLEST, check_names, read_only, require_triangular, take
 from lit_od.errors import DataError, missing_extra
-from lit_od.types import Arrays, Features, Labels, Scores, Stats
+from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats
 
 Covariance: TypeAlias = Literal["full", "tied", "diag", "spherical"]
 
@@ -58,7 +58,7 @@ class GMM:
     """
 
     kind: ClassVar[str] = "gmm"
-    reads: ClassVar[Reads] = "features"
+    reads: ClassVar[Output] = "features"
     options_type: ClassVar[type[GMMOptions]] = GMMOptions
 
     settings: GMMOptions

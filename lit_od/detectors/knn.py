@@ -4,13 +4,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 from lit_od.detectors.bank_options import BankOptions, Method, Metric, Precision
-from lit_od.detectors.base import Reads
 from lit_od.detectors.coreset import rank_agreement
 from lit_od.detectors.neighbours import Bank, BankAccumulator
 from lit_od.detectors.options import integer, one_of, read_options
 from lit_od.detectors.state import check_names
 from lit_od.errors import DataError
-from lit_od.types import Arrays, Features, Scores
+from lit_od.types import Arrays, Features, Output, Scores
 
 Reduce: TypeAlias = Literal["mean", "kth"]
 
@@ -51,7 +50,7 @@ class KNN:
     """
 
     kind: ClassVar[str] = "knn"
-    reads: ClassVar[Reads] = "features"
+    reads: ClassVar[Output] = "features"
     options_type: ClassVar[type[KNNOptions]] = KNNOptions
 
     settings: KNNOptions

@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.detectors.bank_options import BankOptions, Metric, Precision
-from lit_od.detectors.base import BLOCK_VALUES, Reads
+from lit_od.detectors.base import BLOCK_VALUES
 from lit_od.detectors.gaussian import squared_norms
 from lit_od.detectors.neighbours import Bank, BankAccumulator
 from lit_od.detectors.options import integer, number, read_options
 from lit_od.detectors.state import check_names
 from lit_od.errors import DataError
-from lit_od.types import Arrays, Features, Scores, Stats
+from lit_od.types import Arrays, Features, Output, Scores, Stats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class LocalResidual:
     """
 
     kind: ClassVar[str] = "local_residual"
-    reads: ClassVar[Reads] = "features"
+    reads: ClassVar[Output] = "features"
     options_type: ClassVar[type[LocalResidualOptions]] = LocalResidualOptions
 
     settings: LocalResidualOptions

@@ -6,12 +6,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from lit_od.detectors.bank_options import BankOptions, Metric, Precision
-from lit_od.detectors.base import Reads
 from lit_od.detectors.neighbours import Bank, BankAccumulator
 from lit_od.detectors.options import integer, read_options
 from lit_od.detectors.state import SMALLEST, check_names, read_only, take
 from lit_od.errors import DataError
-from lit_od.types import Arrays, Features, Scores, Stats
+from lit_od.types import Arrays, Features, Output, Scores, Stats
 
 BLOCK = 4096
 """Rows of the bank whose neighbours are looked for at once."""
@@ -54,7 +53,7 @@ class LOF:
     """
 
     kind: ClassVar[str] = "lof"
-    reads: ClassVar[Reads] = "features"
+    reads: ClassVar[Output] = "features"
     options_type: ClassVar[type[LOFOptions]] = LOFOptions
 
     settings: LOFOptions

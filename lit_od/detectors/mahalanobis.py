@@ -5,13 +5,13 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from lit_od.detectors.base import BLOCK_VALUES, Reads, check_features, check_labels
+from lit_od.detectors.base import BLOCK_VALUES, check_features, check_labels
 from lit_od.detectors.gaussian import Shrinkage, shrunk_covariance, squared_norms, whitener
 from lit_od.detectors.moments import Moments
 from lit_od.detectors.options import flag, number, read_options, same_options
 from lit_od.detectors.state import check_names, read_only, take, take_whitener
 from lit_od.errors import ConfigError, DataError
-from lit_od.types import Arrays, Features, Labels, Scores, Stats
+from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Mahalanobis:
     """
 
     kind: ClassVar[str] = "mahalanobis"
-    reads: ClassVar[Reads] = "features"
+    reads: ClassVar[Output] = "features"
     options_type: ClassVar[type[MahalanobisOptions]] = MahalanobisOptions
 
     settings: MahalanobisOptions

@@ -5,13 +5,13 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from lit_od.detectors.base import Reads, check_features, row_blocks
+from lit_od.detectors.base import check_features, row_blocks
 from lit_od.detectors.gaussian import squared_norms
 from lit_od.detectors.moments import Moments
 from lit_od.detectors.options import flag, integer, number, read_options, same_options
 from lit_od.detectors.state import SMALLEST, check_names, read_only, take
 from lit_od.errors import DataError
-from lit_od.types import Arrays, Features, Labels, Scores, Stats
+from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats
 
 ORTHONORMAL = 1e-6
 """How far the squared length of a component may be off 1."""
@@ -53,7 +53,7 @@ class PCAResidual:
     """
 
     kind: ClassVar[str] = "pca_residual"
-    reads: ClassVar[Reads] = "features"
+    reads: ClassVar[Output] = "features"
     options_type: ClassVar[type[PCAResidualOptions]] = PCAResidualOptions
 
     settings: PCAResidualOptions

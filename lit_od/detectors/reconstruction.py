@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.detectors.base import Reads, row_blocks
+from lit_od.detectors.base import row_blocks
 from lit_od.detectors.options import number, one_of, read_options, same_options
 from lit_od.detectors.state import check_names, take
 from lit_od.errors import DataError
-from lit_od.types import Arrays, Features, Labels, Scores, Stats
+from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats
 
 Metric: TypeAlias = Literal["mse", "rmse"]
 
@@ -48,7 +48,7 @@ class Reconstruction:
     """
 
     kind: ClassVar[str] = "reconstruction"
-    reads: ClassVar[Reads] = "errors"
+    reads: ClassVar[Output] = "errors"
     options_type: ClassVar[type[ReconstructionOptions]] = ReconstructionOptions
 
     settings: ReconstructionOptions

@@ -24,6 +24,15 @@ from lit_od.training.weights import load_state, read_tensors
 SCHEMA = 1
 """Version of what `origin` writes; another one is refused."""
 
+MAY_DIFFER = frozenset(
+    {"pretrained", "checkpoint_path", "cache_trunk", "channels", "image_size", "classes", "reference_classes"}
+)
+"""Arguments of which a training does not hang: where its first weights came from, where activations lie, and what is
+true of images that are the same."""
+
+SCALED = " (which trainer.scale_learning_rate makes of the number of processes, where it is set)"
+"""What a message says of a learning rate besides: it may stand in no recipe."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
@@ -128,16 +137,6 @@ def require_same_images(checkpoint: Checkpoint, data: ImageData) -> None:
                 f"data.{name} holds other images than {checkpoint.path} was trained on, and some of those that trained "
                 "the model would be taken for unseen ones: give them as they were (--data.root DIR), or train anew"
             )
-
-
-MAY_DIFFER = frozenset(
-    {"pretrained", "checkpoint_path", "cache_trunk", "channels", "image_size", "classes", "reference_classes"}
-)
-"""Arguments of which a training does not hang: where its first weights came from, where activations lie, and what is
-true of images that are the same."""
-
-
-SCALED = " (which trainer.scale_learning_rate makes of the number of processes, where it is set)"
 
 
 def require_same_model(checkpoint: Checkpoint, kind: type[LightningModule], init_args: Mapping[str, Any]) -> None:

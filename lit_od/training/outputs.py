@@ -6,20 +6,20 @@ from typing import Any, cast, get_args
 from torch import nn
 
 from lit_od.detectors import DETECTORS
-from lit_od.detectors.base import Reads
 from lit_od.errors import ConfigError
+from lit_od.types import Output
 
 
-def output_of(module: object) -> Reads:
+def output_of(module: object) -> Output:
     """What `backbone()` of a module, or of a module's class, gives: its attribute `output`, else "features".
 
     Raises:
         ConfigError: If the attribute is neither "features" nor "errors".
     """
     output: object = getattr(module, "output", "features")
-    for known in get_args(Reads):
+    for known in get_args(Output):
         if output == known:
-            return cast(Reads, known)
+            return cast(Output, known)
     raise ConfigError(f'the attribute `output` of a module must be "features" or "errors", got {output!r}')
 
 
