@@ -17,6 +17,6 @@ from lit_od.bundle import Bundle
 from lit_od.errors import LitODError
 from lit_od.images import Preparation
 from lit_od.scorer import Result, Scorer
+from lit_od.versions import __version__
 
 __all__ = ["Bundle", "LitODError", "Preparation", "Result", "Scorer", "__version__"]
-__version__ = "0.1.0"

@@ -8,7 +8,7 @@ Reference:
 
 import math
 
-from lit_od.detectors.options import number
+from lit_od.checks import number
 from lit_od.errors import DataError
 
 _NEGLIGIBLE = 1e-17

@@ -9,8 +9,9 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
+from lit_od.commands._status import DONE, INTERRUPTED, REFUSED, Command
 from lit_od.errors import ConfigError, LitODError
 
 COMMANDS = {
@@ -33,18 +34,6 @@ COMMANDS = {
     "reproduce": "run a published experiment from end to end",
 }
 """Every command with its line of help."""
-
-DONE, INCOMPLETE, REFUSED, INTERRUPTED = 0, 1, 2, 130
-
-
-class Command(Protocol):
-    """What a module of `lit_od.commands` holds."""
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the command's arguments."""
-
-    def run(self, args: argparse.Namespace, overrides: list[str]) -> int:
-        """Carry the command out; the exit status."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -91,7 +80,7 @@ def _run(words: list[str], *, debug: bool) -> int:
         print(_help())
         return DONE
     if words[0] in ("-V", "--version", "version"):
-        from lit_od import __version__
+        from lit_od.versions import __version__
 
         print(__version__)
         return DONE

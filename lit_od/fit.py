@@ -1,11 +1,9 @@
 """Exported backbone + normal images -> detector, calibration, bundle: what fit, export and refit share."""
 
 import hashlib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +34,7 @@ from lit_od.passes import bank_cost, class_numbers, finish, fit_detector, gather
 from lit_od.rules import require_applicable
 from lit_od.shares import ALONE, Group, own_threads
 from lit_od.sources import ImageArray, ImageFile, Source
+from lit_od.versions import VERSIONED, versions
 
 __all__ = [
     "VERSIONED",
@@ -49,18 +48,6 @@ __all__ = [
     "versions",
 ]
 
-VERSIONED = (
-    "lit-od",
-    "numpy",
-    "pillow",
-    "faiss-cpu",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "torch",
-    "lightning",
-    "timm",
-)
-"""Distributions whose versions a bundle's provenance states, where they are installed."""
 
 PIXELS = 2**24
 """Pixels of calibration images that the threshold for pixels is taken from, at most: 128 MiB of scores."""
@@ -229,14 +216,3 @@ def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
             case _:
                 digest.update(f"{source.name}\0{source.label}\n".encode(errors=_ANY_NAME))
     return {"images": len(sources), "sha256": digest.hexdigest()}
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the distributions that a result may depend on."""
-    found = {"python": ".".join(str(part) for part in sys.version_info[:3])}
-    for name in VERSIONED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lit_od.cli import INTERRUPTED
+from lit_od.commands._status import INTERRUPTED
 from lit_od.errors import ConfigError, missing_extra
 from lit_od.loading import available_threads
 from lit_od.shares import ALONE, Group

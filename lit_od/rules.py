@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_od.detectors.options import integer, number, suggest
+from lit_od.checks import integer, number, suggest
 from lit_od.errors import ConfigError, DataError
 from lit_od.types import Scores
 

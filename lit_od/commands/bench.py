@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from lit_od.bundle import Bundle, golden_arrays
-from lit_od.cli import DONE
 from lit_od.commands import no_overrides
+from lit_od.commands._status import DONE
 from lit_od.commands.score import add_batch_argument, add_session_arguments
 from lit_od.errors import LitODError
 from lit_od.scorer import Scorer

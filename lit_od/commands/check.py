@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lit_od.cli import DONE, INCOMPLETE
 from lit_od.commands import no_overrides
+from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.commands.score import positive
 from lit_od.errors import ConfigError
 from lit_od.folders import replacing_file, require_place

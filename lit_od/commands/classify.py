@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from lit_od.bundle import MANIFEST
 from lit_od.classification import NONE, Classes, classify, require_classes, require_reachable
-from lit_od.cli import DONE, INCOMPLETE
 from lit_od.commands import no_overrides
+from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.commands.score import (
     add_batch_argument,
     add_row_arguments,

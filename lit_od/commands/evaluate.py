@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lit_od.bundle import Bundle, rewrite
-from lit_od.cli import DONE
 from lit_od.commands import no_overrides, only_overrides
+from lit_od.commands._status import DONE
 from lit_od.commands.score import add_session_arguments
 from lit_od.errors import ConfigError, missing_extra
 from lit_od.folders import require_place

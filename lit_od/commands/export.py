@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from lit_od.bundle import require_replaceable
-from lit_od.cli import DONE
+from lit_od.commands._status import DONE
 from lit_od.commands.fit import written
 from lit_od.commands.score import positive
 from lit_od.errors import missing_extra

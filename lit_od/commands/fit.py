@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from lit_od.bundle import Bundle, require_replaceable
-from lit_od.cli import DONE
+from lit_od.commands._status import DONE
 from lit_od.commands.score import positive
 from lit_od.errors import ConfigError, missing_extra
 from lit_od.launch import each_process, launch, place, wanted, words_of

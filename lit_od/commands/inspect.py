@@ -4,8 +4,8 @@ import argparse
 
 from lit_od.bundle import Bundle
 from lit_od.card import model_card
-from lit_od.cli import DONE
 from lit_od.commands import no_overrides
+from lit_od.commands._status import DONE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

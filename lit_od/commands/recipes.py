@@ -2,8 +2,8 @@
 
 import argparse
 
-from lit_od.cli import DONE
 from lit_od.commands import no_overrides
+from lit_od.commands._status import DONE
 from lit_od.errors import ConfigError
 from lit_od.recipe import read_tree, shipped
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from lit_od.bundle import BACKBONE, MAPS, Bundle, require_replaceable
-from lit_od.cli import DONE
 from lit_od.cluster.fitting import FirstOfCluster
 from lit_od.cluster.inputs import find_images
 from lit_od.commands import no_overrides
+from lit_od.commands._status import DONE
 from lit_od.commands.fit import written
 from lit_od.commands.score import (
     add_engine_arguments,

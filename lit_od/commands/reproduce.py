@@ -23,8 +23,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_od.cli import DONE, INCOMPLETE
 from lit_od.commands import no_overrides
+from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.commands.score import positive
 from lit_od.errors import ConfigError, LitODError, missing_extra
 from lit_od.overrides import folder, parse_overrides

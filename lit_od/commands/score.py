@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, TextIO, TypedDict
 from tqdm import tqdm
 
 from lit_od.bundle import Bundle
-from lit_od.cli import DONE, INCOMPLETE
 from lit_od.commands import no_overrides
+from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import ConfigError
 from lit_od.extraction import BATCH_SIZE
 from lit_od.map_folder import MapFolder

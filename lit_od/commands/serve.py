@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_od.bundle import Bundle
-from lit_od.cli import DONE
 from lit_od.commands import no_overrides
+from lit_od.commands._status import DONE
 from lit_od.commands.score import add_session_arguments, positive, session_options
 from lit_od.errors import ConfigError, missing_extra
 from lit_od.images import MAX_PIXELS

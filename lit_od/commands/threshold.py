@@ -15,8 +15,8 @@ from lit_od import bundle as bundles
 from lit_od.bundle import Bundle
 from lit_od.calibration import Calibration
 from lit_od.card import false_positives
-from lit_od.cli import DONE
 from lit_od.commands import no_overrides
+from lit_od.commands._status import DONE
 from lit_od.commands.score import add_session_arguments
 from lit_od.errors import ConfigError, DataError
 from lit_od.fit import score_all

@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
-from lit_od.cli import DONE
+from lit_od.commands._status import DONE
 from lit_od.commands.fit import add_recipe_arguments, recipe_of
 from lit_od.errors import ConfigError, missing_extra
 from lit_od.launch import each_process, is_first, launch, place, wanted, words_of

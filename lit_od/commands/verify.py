@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from lit_od.bundle import MANIFEST, Bundle, golden_arrays
-from lit_od.cli import DONE, INCOMPLETE
 from lit_od.commands import no_overrides
+from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.commands.score import add_session_arguments
 from lit_od.errors import BundleError
 from lit_od.golden import differences

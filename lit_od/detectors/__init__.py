@@ -7,13 +7,14 @@ that gathers a stream. The registry names them for recipes, manifests and the co
 from collections.abc import Mapping
 from typing import Any
 
+from lit_od.checks import suggest
 from lit_od.detectors.base import Accumulator, Detector
 from lit_od.detectors.gmm import GMM
 from lit_od.detectors.knn import KNN
 from lit_od.detectors.local import LocalResidual
 from lit_od.detectors.lof import LOF
 from lit_od.detectors.mahalanobis import Mahalanobis
-from lit_od.detectors.options import read_options, suggest
+from lit_od.detectors.options import read_options
 from lit_od.detectors.pca import PCAResidual
 from lit_od.detectors.reconstruction import Reconstruction
 from lit_od.errors import ConfigError

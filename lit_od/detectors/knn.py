@@ -3,10 +3,11 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
+from lit_od.checks import integer, one_of
 from lit_od.detectors.bank_options import BankOptions, Method, Metric, Precision
 from lit_od.detectors.coreset import rank_agreement
 from lit_od.detectors.neighbours import Bank, BankAccumulator
-from lit_od.detectors.options import integer, one_of, read_options
+from lit_od.detectors.options import read_options
 from lit_od.detectors.state import check_names
 from lit_od.errors import DataError
 from lit_od.types import Arrays, Features, Output, Scores

@@ -5,10 +5,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from lit_od.checks import flag, number
 from lit_od.detectors.base import BLOCK_VALUES, check_features, check_labels
 from lit_od.detectors.gaussian import Shrinkage, shrunk_covariance, squared_norms, whitener
 from lit_od.detectors.moments import Moments
-from lit_od.detectors.options import flag, number, read_options, same_options
+from lit_od.detectors.options import read_options, same_options
 from lit_od.detectors.state import check_names, read_only, take, take_whitener
 from lit_od.errors import ConfigError, DataError
 from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats

@@ -5,10 +5,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from lit_od.checks import flag, integer, number
 from lit_od.detectors.base import check_features, row_blocks
 from lit_od.detectors.gaussian import squared_norms
 from lit_od.detectors.moments import Moments
-from lit_od.detectors.options import flag, integer, number, read_options, same_options
+from lit_od.detectors.options import read_options, same_options
 from lit_od.detectors.state import SMALLEST, check_names, read_only, take
 from lit_od.errors import DataError
 from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats

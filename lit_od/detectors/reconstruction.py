@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_od.checks import number, one_of
 from lit_od.detectors.base import row_blocks
-from lit_od.detectors.options import number, one_of, read_options, same_options
+from lit_od.detectors.options import read_options, same_options
 from lit_od.detectors.state import check_names, take
 from lit_od.errors import DataError
 from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from lit_od.checks import integer, number
 from lit_od.detectors import DETECTORS, Detector, accumulator
-from lit_od.detectors.options import integer, number
 from lit_od.errors import DataError
 from lit_od.evaluation.intervals import Interval, delong
 from lit_od.evaluation.metrics import auroc

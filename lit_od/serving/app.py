@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from lit_od import __version__
+from lit_od.versions import __version__
 from lit_od.serving import page, protocol
 from lit_od.serving.engine import Engine
 from lit_od.serving.gate import FAILURE, Gate, refused

@@ -11,6 +11,7 @@ from lit_od.bundle import Bundle, require_replaceable
 from lit_od.detectors import accumulator
 from lit_od.errors import ConfigError, DataError
 from lit_od.fit import Origin, fit_bundle
+from lit_od.import_paths import imported
 from lit_od.loading import load
 from lit_od.onnx_fit import fit_onnx, require_no_run
 from lit_od.recipe import ModelConfig, Recipe, portable_tree, without_training
@@ -21,7 +22,6 @@ from lit_od.training.data import ImageData
 from lit_od.training.export import export_backbone
 from lit_od.training.export_maps import export_maps
 from lit_od.training.frozen import is_frozen
-from lit_od.training.imports import imported
 from lit_od.training.outputs import maps_of, output_of, require_readable
 from lit_od.training.processes import current
 from lit_od.training.sets import open_set

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_od.errors import ConfigError, DataError
 from lit_od.folders import require_place
+from lit_od.import_paths import imported
 from lit_od.loading import load
 from lit_od.recipe import Recipe, to_tree
 from lit_od.training.augmentation import augment, step_generator
@@ -45,7 +46,6 @@ from lit_od.training.data import ImageData, check_trainable
 from lit_od.training.doc_data import data_of
 from lit_od.training.epoch_log import EpochLog
 from lit_od.training.frozen import is_frozen
-from lit_od.training.imports import imported
 from lit_od.training.pictures import learning_curves, sample_grid
 from lit_od.training.processes import current, lost
 from lit_od.training.trainer import (

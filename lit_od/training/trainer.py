@@ -14,11 +14,11 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_od.errors import ConfigError
+from lit_od.import_paths import accepted, check_accepted, imported
 from lit_od.launch import place
 from lit_od.recipe import ModelConfig
 from lit_od.training.data import ImageData
 from lit_od.training.doc_data import TwinData
-from lit_od.training.imports import accepted, check_accepted, imported
 from lit_od.training.outputs import output_of
 from lit_od.training.processes import environment
 from lit_od.training.trunk import Trunk

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_od.errors import ConfigError
-from lit_od.training.imports import accepted, imported
+from lit_od.import_paths import accepted, imported
 
 TORCHVISION = "torchvision:"
 """What the name of a model of torchvision's begins with."""

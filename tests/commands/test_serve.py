@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from lit_od import cli
 from lit_od.bundle import Bundle
+from lit_od.commands._status import REFUSED
 
 Command = Callable[..., Any]
 
@@ -71,7 +71,7 @@ def test_a_port_that_is_taken(command: Command, made_bundle: Bundle) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         told = command("serve", made_bundle.path, "--port", port)
-    assert told.status == cli.REFUSED
+    assert told.status == REFUSED
     assert f"cannot listen at 127.0.0.1:{port}" in told.err
     assert told.err.count("\n") == 1
 
@@ -88,14 +88,14 @@ def test_a_port_that_is_taken(command: Command, made_bundle: Bundle) -> None:
 )
 def test_what_is_wrong_is_said(command: Command, made_bundle: Bundle, words: list[str], message: str) -> None:
     told = command("serve", made_bundle.path, *(["--port", "0"] if "--port" not in words else []), *words)
-    assert told.status == cli.REFUSED
+    assert told.status == REFUSED
     assert message in told.err
     assert told.err.count("\n") == 1
 
 
 def test_names(command: Command, made_bundle: Bundle, tmp_path: Path) -> None:
     twice = command("serve", made_bundle.path, made_bundle.path)
-    assert twice.status == cli.REFUSED
+    assert twice.status == REFUSED
     assert "both named digits" in twice.err
     assert "give it one, as NAME=" in command("serve", f"a/b={made_bundle.path}").err
     equals = Path(shutil.copytree(made_bundle.path, tmp_path / "a=b"))
@@ -116,6 +116,6 @@ def test_without_the_extra(
     monkeypatch.delattr(lit_od, "serving", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     told = command("serve", made_bundle.path)
-    assert told.status == cli.REFUSED
+    assert told.status == REFUSED
     assert told.err.startswith("lit-od: this needs a web server (Starlette and uvicorn), which is not installed. ")
     assert told.err.endswith('Run: pip install "lit-od[serve,cpu]"\n')

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from lit_od.bundle import Bundle
-from lit_od.cli import REFUSED
 from lit_od.commands import serve
+from lit_od.commands._status import REFUSED
 from lit_od.serving.limits import MIB, Limits
 
 

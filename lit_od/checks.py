@@ -1,0 +1,51 @@
+"""Checks of option values: strict types and ranges; nothing is converted or guessed."""
+
+import math
+from difflib import get_close_matches
+
+from lit_od.errors import ConfigError
+
+
+def suggest(name: object, known: list[str]) -> str:
+    """The known names as half a sentence, with the closest one first where there is a close one."""
+    close = get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Known: {', '.join(known) or 'none'}"
+
+
+def integer(name: str, value: object, *, least: int, most: int | None = None) -> None:
+    """Raise ConfigError unless value is an int from least to most."""
+    span = f"of at least {least}" if most is None else f"from {least} to {most}"
+    if type(value) is not int or value < least or (most is not None and value > most):
+        raise ConfigError(f"{name} must be an integer {span}, got {value!r}")
+
+
+def number(
+    name: str,
+    value: object,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+) -> None:
+    """Raise ConfigError unless value is a finite int or float within the given ends."""
+    if type(value) in (int, float):
+        given = float(value)  # type: ignore[arg-type]  # an int or a float
+        if math.isfinite(given) and least <= given <= most and above < given < below:
+            return
+    start = f"({above:g}" if above > least else f"[{least:g}"
+    stop = f"{below:g})" if below < most else f"{most:g}]"
+    raise ConfigError(f"{name} must be a number in {start}, {stop}, got {value!r}")
+
+
+def flag(name: str, value: object) -> None:
+    """Raise ConfigError unless value is True or False."""
+    if type(value) is not bool:
+        raise ConfigError(f"{name} must be true or false, got {value!r}")
+
+
+def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise ConfigError unless value is one of the choices."""
+    if type(value) is not str or value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
