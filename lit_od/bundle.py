@@ -11,15 +11,16 @@ from typing import Self
 import msgspec
 import numpy as np
 
-from lit_od import arrays as safetensors
 from lit_od import manifest as manifests
 from lit_od.calibration import Calibration, check_rule
 from lit_od.card import model_card
 from lit_od.contents import check_backbone, check_detector, check_golden, check_graph
 from lit_od.detectors import Detector, detector_from_state
 from lit_od.errors import BundleError, ConfigError, DataError
-from lit_od.folders import recover, replacing, require_place
-from lit_od.manifest import FileEntry, Manifest, one_line
+from lit_od.formats import safetensors_file as safetensors
+from lit_od.formats.atomic import recover, replacing, require_place
+from lit_od.formats.text import one_line
+from lit_od.manifest import FileEntry, Manifest
 from lit_od.types import Arrays
 
 MANIFEST = "manifest.json"

@@ -3,7 +3,8 @@
 from typing import Any
 
 from lit_od.calibration import Calibration
-from lit_od.manifest import Manifest, one_line
+from lit_od.formats.text import one_line
+from lit_od.manifest import Manifest
 
 USE = (
     "Use it for images of the kind that it was fitted and calibrated on. A p-value is valid for images that are "

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from lit_od import arrays as safetensors
 from lit_od import bundle as bundles
 from lit_od import manifest as manifests
 from lit_od.backbone import Backbone
@@ -19,6 +18,7 @@ from lit_od.detectors import Detector, Reconstruction
 from lit_od.detectors.reconstruction import PIXEL_PERCENT, pixel_scores, pixel_threshold
 from lit_od.errors import DataError
 from lit_od.extraction import extract
+from lit_od.formats import safetensors_file as safetensors
 from lit_od.golden import differences, make
 from lit_od.images import Preparation
 from lit_od.manifest import (

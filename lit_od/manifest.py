@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from lit_od.errors import BundleError
+from lit_od.formats.text import one_line
 from lit_od.images import MAX_PIXELS, Preparation
 from lit_od.types import Output
 
@@ -168,13 +169,6 @@ def decode(raw: bytes) -> Manifest:
         return msgspec.convert(tree, Manifest, strict=True)
     except (msgspec.ValidationError, ValueError) as error:
         raise BundleError(f"manifest.json: {one_line(error)}") from None
-
-
-def one_line(words: object, most: int = 300) -> str:
-    """Words that hold a stranger's text, as one line of printable characters that is no longer than `most`."""
-    text = str(words)
-    shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:most])
-    return shown if len(text) <= most else f"{shown}..."
 
 
 def _require_images(name: str, shape: list[int | None]) -> None:

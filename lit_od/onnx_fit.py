@@ -11,7 +11,7 @@ from lit_od.bundle import Bundle, require_replaceable
 from lit_od.detectors import accumulator
 from lit_od.errors import BackboneError, ConfigError, DataError
 from lit_od.fit import Origin, fit_bundle
-from lit_od.graph import read_graph
+from lit_od.formats.onnx_file import read_graph
 from lit_od.recipe import PACKAGED_BACKBONE, DataConfig, Recipe, portable_tree, without_training
 from lit_od.roots import data_root
 from lit_od.rules import rule_and_outliers

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lit_od.errors import ConfigError
-from lit_od.strict_yaml import YAMLError, parse
+from lit_od.formats.strict_yaml import YAMLError, parse
 
 _CHOICES = {"detector.kind": "detector", "calibration.rule": "calibration"}
 """Overrides that choose what a part is; the options of another choice go with it."""

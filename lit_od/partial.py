@@ -11,7 +11,6 @@ from typing import Any, Self
 import msgspec
 import numpy as np
 
-from lit_od import arrays as safetensors
 from lit_od.detectors import Accumulator, Detector, accumulator
 from lit_od.detectors.gmm import GMMAccumulator
 from lit_od.detectors.mahalanobis import MahalanobisAccumulator
@@ -21,6 +20,7 @@ from lit_od.detectors.pca import PCAResidualAccumulator
 from lit_od.detectors.reconstruction import ReconstructionAccumulator
 from lit_od.detectors.state import check_names, take
 from lit_od.errors import DataError
+from lit_od.formats import safetensors_file as safetensors
 from lit_od.threads import limited
 from lit_od.types import Arrays
 

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from lit_od.errors import ConfigError
+from lit_od.formats.strict_yaml import YAMLError, parse
 from lit_od.images import Preparation
 from lit_od.overrides import apply
-from lit_od.strict_yaml import YAMLError, parse
 
 PACKAGED_DATA = "lit_od:assets"
 """The data root that stands for the images which ship with the package."""

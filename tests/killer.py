@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lit_od import cli, folders
+from lit_od import cli
+from lit_od.formats import atomic as folders
 
 EVENTS = ("open", "os.", "shutil.", "fcntl.", "ctypes.dl")
 """Audit events of what touches the disk."""

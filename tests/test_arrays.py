@@ -11,8 +11,8 @@ import safetensors.numpy
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from lit_od import arrays
 from lit_od.errors import DataError
+from lit_od.formats import safetensors_file as arrays
 
 ONE = {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}
 

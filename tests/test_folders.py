@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lit_od import folders
 from lit_od.errors import ConfigError
-from lit_od.folders import recover, replacing, replacing_file, require_place
+from lit_od.formats import atomic as folders
+from lit_od.formats.atomic import recover, replacing, replacing_file, require_place
 
 
 class Crash(BaseException):
@@ -196,7 +196,7 @@ def test_recover_leaves_a_folder_that_is_there(tmp_path: Path) -> None:
 def held(folder: Path) -> subprocess.Popen[bytes]:
     """A process that fills a folder beside the target, and does not come to an end."""
     code = (
-        "import sys, time; from pathlib import Path; from lit_od.folders import replacing\n"
+        "import sys, time; from pathlib import Path; from lit_od.formats.atomic import replacing\n"
         "with replacing(Path(sys.argv[1]), replaceable=print) as fresh:\n"
         "    (fresh / 'content').write_text('half'); print(fresh, flush=True); time.sleep(60)"
     )

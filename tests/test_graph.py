@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from lit_od.errors import BackboneError
-from lit_od.graph import FLOAT, MAX_DEPTH, UINT8, Graph, Port, read_graph
+from lit_od.formats.onnx_file import FLOAT, MAX_DEPTH, UINT8, Graph, Port, read_graph
 
 EXPORTED = Path(__file__).parents[1] / "exported" / "mnist-digits" / "backbone.onnx"
 WEIGHTS = numpy_helper.from_array(np.arange(6, dtype=np.float32).reshape(2, 3), "weights")
@@ -315,12 +315,12 @@ def test_another_format_in_the_same_bytes_is_refused() -> None:
 
 
 def test_no_more_than_protocol_buffers_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lit_od.graph.MAX_BYTES", 20)
+    monkeypatch.setattr("lit_od.formats.onnx_file.MAX_BYTES", 20)
     refused(model(), r"an ONNX file holds at most 20 bytes, got \d+")
 
 
 def test_fields_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lit_od.wire.MAX_FIELDS", 1000)
+    monkeypatch.setattr("lit_od.formats.protobuf.MAX_FIELDS", 1000)
     refused(field(7, b"") + b"\x08\x01" * 1000, "more than 1,000 fields")
 
 

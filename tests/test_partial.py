@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from lit_od import arrays as safetensors
 from lit_od.detectors import DETECTORS, accumulator
 from lit_od.errors import ConfigError, DataError
+from lit_od.formats import safetensors_file as safetensors
 from lit_od.partial import PartialState, merged
 from lit_od.types import Features
 

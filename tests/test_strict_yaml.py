@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_od.strict_yaml import YAMLError, parse
+from lit_od.formats.strict_yaml import YAMLError, parse
 
 MAPPINGS = st.dictionaries(st.sampled_from(["k", "n", "epochs", "batch_size"]), st.integers(0, 9), max_size=4)
 

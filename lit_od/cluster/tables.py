@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lit_od.errors import ConfigError, missing_extra
-from lit_od.folders import replacing_file
+from lit_od.formats.atomic import replacing_file
 from lit_od.scorer import Result
 
 ROWS_A_GROUP = 1 << 16

@@ -14,11 +14,11 @@ from lit_od.commands import no_overrides
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.commands.score import positive
 from lit_od.errors import ConfigError
-from lit_od.folders import replacing_file, require_place
+from lit_od.formats.atomic import replacing_file, require_place
+from lit_od.formats.text import csv_row
 from lit_od.images import Preparation
 from lit_od.loading import batches
 from lit_od.sources import ImageFile, Source, find
-from lit_od.tables import csv_row
 
 PROBE = Preparation(size=(32, 32))
 """Any preparation decodes the whole image, which is what is checked."""

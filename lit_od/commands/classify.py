@@ -28,9 +28,9 @@ from lit_od.commands.score import (
     session_options,
 )
 from lit_od.errors import ConfigError
+from lit_od.formats.text import csv_row
 from lit_od.scorer import Scorer
 from lit_od.sources import find
-from lit_od.tables import csv_row
 
 LEVEL = 0.05
 

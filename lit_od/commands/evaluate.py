@@ -16,7 +16,7 @@ from lit_od.commands import no_overrides, only_overrides
 from lit_od.commands._status import DONE
 from lit_od.commands.score import add_session_arguments
 from lit_od.errors import ConfigError, missing_extra
-from lit_od.folders import require_place
+from lit_od.formats.atomic import require_place
 from lit_od.overrides import folder, parse_overrides
 from lit_od.recipe import override
 from lit_od.roots import data_root

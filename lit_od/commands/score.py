@@ -29,11 +29,11 @@ from lit_od.commands import no_overrides
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import ConfigError
 from lit_od.extraction import BATCH_SIZE
+from lit_od.formats.text import csv_row
 from lit_od.map_folder import MapFolder
 from lit_od.maps import HeatMaps
 from lit_od.scorer import Result, Scorer
 from lit_od.sources import find
-from lit_od.tables import csv_row
 
 if TYPE_CHECKING:
     from lit_od.cluster.engine import Pool

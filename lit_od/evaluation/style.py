@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lit_od.errors import ConfigError
-from lit_od.manifest import one_line
+from lit_od.formats.text import one_line
 from lit_od.types import Scores, Stats
 
 P = ParamSpec("P")

@@ -13,7 +13,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from lit_od.versions import __version__
 from lit_od.serving import page, protocol
 from lit_od.serving.engine import Engine
 from lit_od.serving.gate import FAILURE, Gate, refused
@@ -22,6 +21,7 @@ from lit_od.serving.limits import ClientGone, Limits, Refused
 from lit_od.serving.models import Answers, Model, joined
 from lit_od.serving.nearest import NormalImages
 from lit_od.serving.protocol import LENGTH_HEADER, Asked
+from lit_od.versions import __version__
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,7 +14,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from lit_od.errors import ConfigError, DataError
-from lit_od.folders import replacing_file
+from lit_od.formats.atomic import replacing_file
 from lit_od.import_paths import accepted, check_accepted, defaults, imported
 from lit_od.recipe import Recipe, from_tree, to_tree
 from lit_od.training.data import ImageData

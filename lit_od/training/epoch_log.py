@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_od.folders import replacing_file
+from lit_od.formats.atomic import replacing_file
 
 
 class EpochLog(Logger):

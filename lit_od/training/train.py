@@ -16,7 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_od.errors import ConfigError, DataError
-from lit_od.folders import require_place
+from lit_od.formats.atomic import require_place
 from lit_od.import_paths import imported
 from lit_od.loading import load
 from lit_od.recipe import Recipe, to_tree

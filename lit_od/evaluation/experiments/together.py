@@ -8,7 +8,7 @@ from typing import Any
 
 from lit_od.errors import ConfigError
 from lit_od.evaluation.experiments import Options, Report, Row
-from lit_od.folders import replacing_file
+from lit_od.formats.atomic import replacing_file
 from lit_od.overrides import parse_overrides
 
 SUMMARY = "summary.json"

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 
 from lit_od.errors import BackboneError
-from lit_od.wire import BYTES, FIXED32, FIXED64, VARINT, Span, Wire, damaged, signed
+from lit_od.formats.protobuf import BYTES, FIXED32, FIXED64, VARINT, Span, Wire, damaged, signed
 
 MAX_BYTES = 2**31 - 1
 """Protocol Buffers' limit for one message."""
