@@ -100,7 +100,7 @@ def _run(words: list[str], *, debug: bool) -> int:
     try:
         args = parser.parse_args(plain)
     except ConfigError:
-        from lit_od.launch import is_first
+        from lit_od.runtime.processes import is_first
 
         if not is_first():  # every process of a job finds the same, and the first one says so
             return REFUSED

@@ -32,7 +32,8 @@ from lit_od.manifest import (
 )
 from lit_od.passes import bank_cost, class_numbers, finish, fit_detector, gather, partial_fit, score_all
 from lit_od.rules import require_applicable
-from lit_od.shares import ALONE, Group, own_threads
+from lit_od.runtime.processes import ALONE, Group
+from lit_od.shares import own_threads
 from lit_od.sources import ImageArray, ImageFile, Source
 from lit_od.versions import VERSIONED, versions
 

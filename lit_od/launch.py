@@ -13,13 +13,12 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from lit_od.commands._status import INTERRUPTED
 from lit_od.errors import ConfigError, missing_extra
-from lit_od.loading import available_threads
-from lit_od.shares import ALONE, Group
+from lit_od.runtime.processes import ALONE, Group, place
+from lit_od.runtime.threads import available_threads
 
 GRACE = 10.0
 """Seconds that the others have to end by themselves once one has failed, and again once they are asked to."""
@@ -28,53 +27,6 @@ _POLL = 0.05
 
 _HELD = "LIT_OD_HELD"
 """Set where standard input is a pipe that whoever has started this process holds open."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where this process stands among those of its job.
-
-    Attributes:
-        rank: Its number, counted from 0.
-        world: How many there are.
-        local_rank: Its number on its machine.
-        local_world: How many there are on its machine.
-        slurm: Whether SLURM has started them.
-    """
-
-    rank: int
-    world: int
-    local_rank: int
-    local_world: int
-    slurm: bool = False
-
-
-def place(environment: Mapping[str, str] | None = None) -> Place | None:
-    """Where torchrun or SLURM's srun has put this process; None where neither has started several.
-
-    Raises:
-        ConfigError: If SLURM's machines have different numbers of processes.
-    """
-    given = os.environ if environment is None else environment
-    torchrun = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    if all(name in given for name in torchrun):
-        rank, world, local_rank, local_world = (int(given[name]) for name in torchrun)
-        found = Place(rank, world, local_rank, local_world)
-        return found if found.world > 1 else None
-    # srun's own variables: a batch script has the job's as well, where there is one process
-    world = int(given.get("SLURM_STEP_NUM_TASKS", "1"))
-    if world == 1 or not {"SLURM_PROCID", "SLURM_LOCALID"} <= given.keys():
-        return None
-    tasks = given.get("SLURM_STEP_TASKS_PER_NODE", str(world))
-    if (each := re.fullmatch(r"(\d+)(\(x\d+\))?", tasks)) is None:
-        raise ConfigError(f"every machine must have as many processes, SLURM has {tasks}: set --ntasks-per-node")
-    return Place(int(given["SLURM_PROCID"]), world, int(given["SLURM_LOCALID"]), int(each[1]), slurm=True)
-
-
-def is_first() -> bool:
-    """Whether this process is the first or only one of its job: it speaks for all where all find the same."""
-    where = place()
-    return where is None or where.rank == 0
 
 
 def each_process(work: Callable[[Group], int]) -> int:

@@ -1,11 +1,8 @@
 """Prepare many images on threads, ahead of who needs them, in bounded memory and in their order."""
 
-import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeAlias
@@ -15,6 +12,7 @@ from numpy.typing import NDArray
 
 from lit_od.errors import ConfigError, DataError, ImageError
 from lit_od.images import Preparation
+from lit_od.runtime.threads import thread_count, threads_of_a_generator
 from lit_od.sources import Source
 from lit_od.types import Images
 
@@ -51,18 +49,6 @@ class Batch:
         """Raise DataError if an image could not be read, naming the first."""
         for row, error in self.errors.items():
             raise DataError(f"{self.sources[row].name}: {error}. Take it out (lit-od check lists such files)")
-
-
-def available_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def thread_count(threads: int | None) -> int:
-    """The number of threads that a caller asked for, by default one a core. Raises ConfigError below 1."""
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads must be at least 1, got {threads}")
-    return available_threads() if threads is None else threads
 
 
 def batches(
@@ -105,21 +91,6 @@ def batches(
             if not waiting:
                 return
             yield _gather(*waiting.popleft())
-
-
-@contextmanager
-def threads_of_a_generator(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Threads that end with the generator that asks for them; what has not begun by then is left undone.
-
-    The thread that took the first item waits for them. Any other does not: garbage collection closes a generator on
-    whatever thread it happens to run, one of these included, and that one would wait for itself.
-    """
-    consumer = threading.get_ident()
-    pool = ThreadPoolExecutor(count, thread_name_prefix=name)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=threading.get_ident() == consumer, cancel_futures=True)
 
 
 def load(sources: Iterable[Source], how: Preparation, *, threads: int | None = None) -> Images:

@@ -15,7 +15,7 @@ from lit_od.formats.onnx_file import read_graph
 from lit_od.recipe import PACKAGED_BACKBONE, DataConfig, Recipe, portable_tree, without_training
 from lit_od.roots import data_root
 from lit_od.rules import rule_and_outliers
-from lit_od.shares import ALONE, Group
+from lit_od.runtime.processes import ALONE, Group
 from lit_od.sources import SetOpener, Source, find, of_classes
 from lit_od.splitting import fit_and_calibration
 

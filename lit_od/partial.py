@@ -21,7 +21,7 @@ from lit_od.detectors.reconstruction import ReconstructionAccumulator
 from lit_od.detectors.state import check_names, take
 from lit_od.errors import DataError
 from lit_od.formats import safetensors_file as safetensors
-from lit_od.threads import limited
+from lit_od.runtime.threads import limited
 from lit_od.types import Arrays
 
 _ABOUT = "about"

@@ -18,11 +18,12 @@ from lit_od.errors import DataError
 from lit_od.extraction import extract, extract_and_score
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.images import Preparation
-from lit_od.loading import Batch, thread_count
+from lit_od.loading import Batch
 from lit_od.partial import PartialState, merged
-from lit_od.shares import ALONE, Group, laid_end_to_end, own_share
+from lit_od.runtime.processes import ALONE, Group
+from lit_od.runtime.threads import limited, thread_count
+from lit_od.shares import laid_end_to_end, own_share
 from lit_od.sources import Source
-from lit_od.threads import limited
 from lit_od.types import Features, Labels, Scores
 
 

@@ -18,8 +18,8 @@ from lit_od.errors import BundleError, ConfigError, DataError
 from lit_od.extraction import BATCH_SIZE, extract_and_score, require_fitting
 from lit_od.images import Preparation
 from lit_od.loading import Batch
+from lit_od.runtime.threads import limited
 from lit_od.sources import ImageArray, ImageFile, OpenImage, Source, find
-from lit_od.threads import limited
 from lit_od.types import Features, Images, Scores
 
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]

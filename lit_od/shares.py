@@ -5,14 +5,12 @@ So the graph is given the same batches whatever the number of processes, a share
 the bit, and shares laid end to end are the data in their order.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
-
 import numpy as np
 
 from lit_od.extraction import BATCH_SIZE
-from lit_od.loading import RUN, available_threads
+from lit_od.loading import RUN
+from lit_od.runtime.processes import Group
+from lit_od.runtime.threads import available_threads
 from lit_od.types import Stats
 
 
@@ -32,59 +30,6 @@ def share(rows: int, part: int, parts: int) -> range:
         return rows if block == blocks else block * BATCH_SIZE
 
     return range(edge(part), edge(part + 1))
-
-
-class Group(Protocol):
-    """Processes that do one job together; all of them call the same methods in the same order."""
-
-    @property
-    def rank(self) -> int:
-        """Number of this process, counted from 0; the first one writes and prints."""
-        ...
-
-    @property
-    def world(self) -> int:
-        """Number of processes."""
-        ...
-
-    @property
-    def device(self) -> int | None:
-        """Number of this process among those of its machine, and of the GPU that is its own; None of one alone."""
-        ...
-
-    @property
-    def neighbours(self) -> int:
-        """Processes on this machine."""
-        ...
-
-    def gather(self, part: bytes) -> Iterator[bytes]:
-        """In the first process the parts of all, in the order of their ranks, one at a time; in others none."""
-        ...
-
-    def broadcast(self, data: bytes) -> bytes:
-        """The first process' bytes, in all; what others give is not looked at."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Alone:
-    """A process that nobody shares its work with."""
-
-    rank: int = 0
-    world: int = 1
-    device: int | None = None
-    neighbours: int = 1
-
-    def gather(self, part: bytes) -> Iterator[bytes]:
-        """Its own part."""
-        yield part
-
-    def broadcast(self, data: bytes) -> bytes:
-        """Its own bytes."""
-        return data
-
-
-ALONE = Alone()
 
 
 def own_share(rows: int, group: Group) -> range:

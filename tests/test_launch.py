@@ -15,7 +15,8 @@ from lit_od import launch as launching
 from lit_od.commands import train
 from lit_od.commands.fit import add_recipe_arguments, recipe_of
 from lit_od.errors import ConfigError
-from lit_od.launch import Place, place, wanted, words_of
+from lit_od.launch import wanted, words_of
+from lit_od.runtime.processes import Place, place
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 SLURM = {

@@ -32,7 +32,7 @@ def test_features_are_taken_as_they_are() -> None:
 
 def test_a_graph_of_errors_is_not_run(digits: list[Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = Scorer.of(bundle_at(tmp_path / "grey", digits, graph_of(["errors", "reconstruction"])), threads=1)
-    monkeypatch.setattr("lit_od.backbone.run_session", lambda *given: pytest.fail("it ran"))
+    monkeypatch.setattr("lit_od.runtime.onnx_session.run_session", lambda *given: pytest.fail("it ran"))
     sources = [digits[0], Unreadable("gone.png", "no such file"), digits[1]]
     ((batch, rows),) = likenesses(scorer, sources, GREY)
     assert batch.rows.tolist() == [0, 2]

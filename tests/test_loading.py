@@ -13,7 +13,8 @@ from PIL import Image
 
 from lit_od.errors import ConfigError, DataError, ImageError
 from lit_od.images import Preparation
-from lit_od.loading import BATCHES_AHEAD, available_threads, batches, load, thread_count
+from lit_od.loading import BATCHES_AHEAD, batches, load
+from lit_od.runtime.threads import available_threads, thread_count
 from lit_od.sources import ImageArray, OpenImage, Source, Unreadable, find
 from lit_od.types import Features, Images
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from lit_od import threads
-from lit_od.threads import limited
+from lit_od.runtime import threads
+from lit_od.runtime.threads import limited
 
 
 @pytest.fixture(autouse=True)

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from lit_od.backbone import PROVIDERS, onnx_runtime
 from lit_od.errors import ConfigError, DataError, LitODError, MissingExtra, missing_extra
-from lit_od.loading import available_threads
+from lit_od.runtime.onnx_session import PROVIDERS, onnx_runtime
+from lit_od.runtime.threads import available_threads
 
 Work: TypeAlias = Callable[[bytes], bytes]
 """From an item to its answer."""

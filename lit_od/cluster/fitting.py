@@ -74,7 +74,7 @@ class Grading:
 
 
 class FirstOfCluster:
-    """The driver as the first process of a `lit_od.shares.Group`, whose others are the workers of a cluster.
+    """The driver as the first process of a `lit_od.runtime.processes.Group`, whose others are the workers of a cluster.
 
     What the others send is computed when it is asked for, in the order in which `fit_bundle` asks: the states of
     the images that fit, the scores of those that calibrate, and of the outliers. There are so many others that

@@ -21,7 +21,7 @@ from lit_od.cluster.inputs import Images
 from lit_od.cluster.packed import PackedImage, RowGroup
 from lit_od.cluster.stores import StoredImage
 from lit_od.extraction import BATCH_SIZE
-from lit_od.loading import threads_of_a_generator
+from lit_od.runtime.threads import threads_of_a_generator
 from lit_od.shares import share
 from lit_od.sources import EncodedImage, ImageArray, ImageFile, OpenImage, Source, Unreadable
 from lit_od.splitting import Part

@@ -17,7 +17,7 @@ from lit_od.commands.score import positive
 from lit_od.errors import missing_extra
 from lit_od.launch import each_process
 from lit_od.recipe import override, require_same_training
-from lit_od.shares import Group
+from lit_od.runtime.processes import Group
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

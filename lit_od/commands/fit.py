@@ -19,10 +19,10 @@ from lit_od.bundle import Bundle, require_replaceable
 from lit_od.commands._status import DONE
 from lit_od.commands.score import positive
 from lit_od.errors import ConfigError, missing_extra
-from lit_od.launch import each_process, launch, place, wanted, words_of
+from lit_od.launch import each_process, launch, wanted, words_of
 from lit_od.onnx_fit import fit_onnx, require_no_run
 from lit_od.recipe import Recipe, read
-from lit_od.shares import Group
+from lit_od.runtime.processes import Group, place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -32,7 +32,7 @@ from lit_od.errors import ConfigError
 from lit_od.fit import Origin, fit_bundle
 from lit_od.overrides import parse_overrides
 from lit_od.rules import rule_and_outliers
-from lit_od.shares import ALONE, Group
+from lit_od.runtime.processes import ALONE, Group
 from lit_od.sources import find
 from lit_od.splitting import fit_and_calibration_parts
 

@@ -23,8 +23,8 @@ from lit_od.backbone import Backbone
 from lit_od.errors import DataError, ImageError
 from lit_od.extraction import extract
 from lit_od.images import Preparation
+from lit_od.runtime.threads import limited
 from lit_od.sources import EncodedImage, ImageArray, ImageFile, Source
-from lit_od.threads import limited
 from lit_od.types import Features
 
 FORMAT = 1

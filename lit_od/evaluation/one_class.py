@@ -22,7 +22,7 @@ from lit_od.detectors import DETECTORS, Detector, accumulator
 from lit_od.errors import DataError
 from lit_od.evaluation.intervals import Interval, delong
 from lit_od.evaluation.metrics import auroc
-from lit_od.threads import limited
+from lit_od.runtime.threads import limited
 from lit_od.types import Features, Scores
 
 

@@ -9,10 +9,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.backbone import PROVIDERS
 from lit_od.bundle import Bundle
 from lit_od.loading import RUN, Batch
 from lit_od.maps import HeatMaps
+from lit_od.runtime.onnx_session import PROVIDERS
 from lit_od.scorer import Result, Scorer
 from lit_od.serving.nearest import NEAREST, Nearest, NormalImages
 from lit_od.serving.protocol import PLAIN, VERSION

@@ -18,8 +18,7 @@ from torch import distributed
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
-from lit_od.launch import Place, place
-from lit_od.shares import ALONE, Group
+from lit_od.runtime.processes import ALONE, Group, Place, place
 
 REFUSED = 2
 """Exit status of a process that stops because another one has, and has said why."""
@@ -35,7 +34,7 @@ MEETING = timedelta(minutes=10)
 
 
 class Processes:
-    """The processes of this job, as `lit_od.shares.Group`.
+    """The processes of this job, as `lit_od.runtime.processes.Group`.
 
     Attributes:
         rank: Number of this process.

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lit_od.loading import available_threads
+from lit_od.runtime.threads import available_threads
 from lit_od.sources import find
 
 SCORE = """

@@ -16,7 +16,7 @@ import numpy as np
 
 from lit_od.detectors import accumulator
 from lit_od.partial import PartialState, merged
-from lit_od.threads import limited
+from lit_od.runtime.threads import limited
 
 ROWS = 64
 REPEATS = 7

@@ -31,10 +31,10 @@ from lit_od.cluster.packed import RowGroup
 from lit_od.cluster.scoring import decoded, encoded
 from lit_od.commands.score import rows_to
 from lit_od.fit import fingerprint
+from lit_od.runtime.threads import limited
 from lit_od.scorer import Result
 from lit_od.sources import ImageFile, Source, find
 from lit_od.splitting import fit_and_calibration_parts
-from lit_od.threads import limited
 
 T = TypeVar("T")
 

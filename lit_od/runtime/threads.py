@@ -5,13 +5,16 @@ numpy's BLAS know only settings of the calling thread and of the whole process.
 """
 
 import contextlib
+import os
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
-from lit_od.loading import available_threads
+from lit_od.errors import ConfigError
 
 if TYPE_CHECKING:
     from threadpoolctl import LibController, ThreadpoolController
@@ -74,3 +77,30 @@ def _apply() -> None:
         wanted = min([before, *_blas_limits])
         if library.num_threads != wanted:
             library.set_num_threads(wanted)
+
+
+def available_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def thread_count(threads: int | None) -> int:
+    """The number of threads that a caller asked for, by default one a core. Raises ConfigError below 1."""
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads must be at least 1, got {threads}")
+    return available_threads() if threads is None else threads
+
+
+@contextmanager
+def threads_of_a_generator(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Threads that end with the generator that asks for them; what has not begun by then is left undone.
+
+    The thread that took the first item waits for them. Any other does not: garbage collection closes a generator on
+    whatever thread it happens to run, one of these included, and that one would wait for itself.
+    """
+    consumer = threading.get_ident()
+    pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=threading.get_ident() == consumer, cancel_futures=True)

@@ -1,0 +1,1 @@
+"""Threads, the processes of one job, and ONNX Runtime sessions."""
