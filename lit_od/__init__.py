@@ -5,7 +5,6 @@ The way of an image:
     images ─► LightningModule ─► backbone.onnx ─► features ─► detector ─► calibration ─► bundle ─► Scorer
               lit_od.training      from here on ONNX Runtime, numpy and FAISS                      ─► verdicts
 
-    from lit_od import Scorer
     scorer = Scorer.load("exported/mnist-digits")
     result = scorer.score(["a.png", "b.png"])
     result.score, result.p_value, result.is_outlier      # higher scores are more outlying
@@ -15,7 +14,7 @@ The way of an image:
 
 from lit_od.bundle import Bundle
 from lit_od.errors import LitODError
-from lit_od.images import Preparation
+from lit_od.images.preparation import Preparation
 from lit_od.scorer import Result, Scorer
 from lit_od.versions import __version__
 

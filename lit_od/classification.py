@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from lit_od.calibration import Calibration
 from lit_od.errors import ConfigError
 from lit_od.extraction import BATCH_SIZE
+from lit_od.images.sources import Source
 from lit_od.rules import inliers_needed
 from lit_od.scorer import Result, Scorer
-from lit_od.sources import Source
 from lit_od.types import Scores, Stats
 
 NONE = "none"

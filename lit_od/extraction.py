@@ -7,11 +7,11 @@ import numpy as np
 
 from lit_od.backbone import Backbone, shape_text
 from lit_od.errors import BackboneError
-from lit_od.images import Preparation
-from lit_od.loading import RUN, Batch, Made, batches
+from lit_od.images.batching import RUN, Batch, Made, batches
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import Source
 from lit_od.runtime.onnx_session import PROVIDERS
 from lit_od.runtime.threads import limited
-from lit_od.sources import Source
 from lit_od.types import Features, Images, Scores
 
 BATCH_SIZE = 64

@@ -1,6 +1,5 @@
 """Exported backbone + normal images -> detector, calibration, bundle: what fit, export and refit share."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +19,9 @@ from lit_od.errors import DataError
 from lit_od.extraction import extract
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.golden import differences, make
-from lit_od.images import Preparation
+from lit_od.images.identity import fingerprint
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import Source, class_numbers
 from lit_od.manifest import (
     SCHEMA_VERSION,
     CalibrationEntry,
@@ -30,11 +31,10 @@ from lit_od.manifest import (
     Provenance,
     Tolerance,
 )
-from lit_od.passes import bank_cost, class_numbers, finish, fit_detector, gather, partial_fit, score_all
+from lit_od.passes import bank_cost, finish, fit_detector, gather, partial_fit, score_all
 from lit_od.rules import require_applicable
 from lit_od.runtime.processes import ALONE, Group
 from lit_od.shares import own_threads
-from lit_od.sources import ImageArray, ImageFile, Source
 from lit_od.versions import VERSIONED, versions
 
 __all__ = [
@@ -52,9 +52,6 @@ __all__ = [
 
 PIXELS = 2**24
 """Pixels of calibration images that the threshold for pixels is taken from, at most: 128 MiB of scores."""
-
-_ANY_NAME = "surrogateescape"
-"""How names that are not Unicode are hashed: as the bytes they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,23 +194,3 @@ def _received(out: Path, group: Group) -> Bundle:
     files = {name: data.tobytes() for name, data in safetensors.load(group.broadcast(b"")).items()}
     manifest = manifests.decode(files.pop(bundles.MANIFEST))
     return Bundle.of_files(out, manifest, files)
-
-
-def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
-    """What a set of images was: how many, and a SHA-256 over names, labels and pixels or file sizes.
-
-    Files are taken by name and size, not read again; images in memory by their pixels.
-    """
-    digest = hashlib.sha256()
-    for source in sources:
-        match source:
-            case ImageFile():
-                digest.update(
-                    f"{source.path.name}\0{source.label}\0{source.path.stat().st_size}\n".encode(errors=_ANY_NAME)
-                )
-            case ImageArray():
-                digest.update(f"{source.label}\0{source.pixels.shape}\0".encode(errors=_ANY_NAME))
-                digest.update(source.pixels.tobytes())
-            case _:
-                digest.update(f"{source.name}\0{source.label}\n".encode(errors=_ANY_NAME))
-    return {"images": len(sources), "sha256": digest.hexdigest()}

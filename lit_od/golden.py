@@ -14,9 +14,9 @@ from PIL import Image
 from lit_od.backbone import Backbone
 from lit_od.detectors import Detector
 from lit_od.errors import BundleError, LitODError
-from lit_od.images import Preparation, eight_bits, open_image, prepare
+from lit_od.images.preparation import Preparation, eight_bits, open_image, prepare
+from lit_od.images.sources import Source
 from lit_od.manifest import Tolerance
-from lit_od.sources import Source
 from lit_od.types import Arrays
 
 MAX_SIDE = 512

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lit_od.extraction import extract
-from lit_od.images import Preparation, prepare
-from lit_od.loading import Batch, batches
+from lit_od.images.batching import Batch, batches
+from lit_od.images.preparation import Preparation, prepare
+from lit_od.images.sources import Source
 from lit_od.scorer import Scorer
-from lit_od.sources import Source
 from lit_od.types import Features, Images, Output
 
 SIDE = 32

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from lit_od.errors import BundleError
 from lit_od.formats.text import one_line
-from lit_od.images import MAX_PIXELS, Preparation
+from lit_od.images.preparation import MAX_PIXELS, Preparation
 from lit_od.types import Output
 
 SCHEMA_VERSION = 1

@@ -9,7 +9,7 @@ from PIL import Image
 
 from lit_od.errors import ConfigError
 from lit_od.formats.text import csv_row
-from lit_od.loading import Batch
+from lit_od.images.batching import Batch
 from lit_od.maps import HeatMaps
 from lit_od.types import Features
 

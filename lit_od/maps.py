@@ -21,7 +21,7 @@ from lit_od.bundle import MAPS, Bundle, golden_arrays
 from lit_od.detectors import Reconstruction
 from lit_od.detectors.reconstruction import pixel_scores, pixel_verdicts
 from lit_od.errors import BackboneError, BundleError, DataError
-from lit_od.loading import RUN
+from lit_od.images.batching import RUN
 from lit_od.occlusion import occlusion_maps
 from lit_od.runtime.onnx_session import open_session, run_session
 from lit_od.scorer import Scorer

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from lit_od.images.sources import ImageArray
 from lit_od.scorer import Scorer
-from lit_od.sources import ImageArray
 from lit_od.types import Images, Stats
 
 WINDOWS = 8

@@ -12,12 +12,13 @@ from lit_od.detectors import accumulator
 from lit_od.errors import BackboneError, ConfigError, DataError
 from lit_od.fit import Origin, fit_bundle
 from lit_od.formats.onnx_file import read_graph
+from lit_od.images.find_local import find, of_classes
+from lit_od.images.sources import SetOpener, Source
+from lit_od.images.split import fit_and_calibration
 from lit_od.recipe import PACKAGED_BACKBONE, DataConfig, Recipe, portable_tree, without_training
 from lit_od.roots import data_root
 from lit_od.rules import rule_and_outliers
 from lit_od.runtime.processes import ALONE, Group
-from lit_od.sources import SetOpener, Source, find, of_classes
-from lit_od.splitting import fit_and_calibration
 
 NAMED_SETS = ("cifar10", "fashion-mnist", "mnist")
 """Sets that only torchvision reads."""

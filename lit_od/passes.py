@@ -17,13 +17,13 @@ from lit_od.detectors.knn import KNNAccumulator
 from lit_od.errors import DataError
 from lit_od.extraction import extract, extract_and_score
 from lit_od.formats import safetensors_file as safetensors
-from lit_od.images import Preparation
-from lit_od.loading import Batch
+from lit_od.images.batching import Batch
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import Source, class_numbers
 from lit_od.partial import PartialState, merged
 from lit_od.runtime.processes import ALONE, Group
 from lit_od.runtime.threads import limited, thread_count
 from lit_od.shares import laid_end_to_end, own_share
-from lit_od.sources import Source
 from lit_od.types import Features, Labels, Scores
 
 
@@ -202,22 +202,6 @@ def _require_sound(batch: Batch, outputs: Features) -> None:
 def _sound(outputs: Features) -> NDArray[np.bool_]:
     """Of which images the backbone makes numbers, (n,)."""
     return np.asarray(np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1))
-
-
-def class_numbers(sources: Sequence[Source]) -> Labels:
-    """The class of each source as a number, classes in the order of their names, shape (n,).
-
-    Raises:
-        DataError: If a source has no label.
-    """
-    for source in sources:
-        if source.label is None:
-            raise DataError(
-                f"a class-conditional detector needs a class for every image; {source.name} has none. "
-                "Give class folders, or a .csv with a label column"
-            )
-    _, numbers = np.unique(np.array([source.label for source in sources], dtype=str), return_inverse=True)
-    return numbers
 
 
 def _progress(total: int, what: str, shown: bool) -> "tqdm[Any]":

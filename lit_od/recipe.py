@@ -14,7 +14,7 @@ import msgspec
 
 from lit_od.errors import ConfigError
 from lit_od.formats.strict_yaml import YAMLError, parse
-from lit_od.images import Preparation
+from lit_od.images.preparation import Preparation
 from lit_od.overrides import apply
 
 PACKAGED_DATA = "lit_od:assets"

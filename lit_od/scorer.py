@@ -16,10 +16,11 @@ from lit_od.detectors import Detector
 from lit_od.detectors.base import searches
 from lit_od.errors import BundleError, ConfigError, DataError
 from lit_od.extraction import BATCH_SIZE, extract_and_score, require_fitting
-from lit_od.images import Preparation
-from lit_od.loading import Batch
+from lit_od.images.batching import Batch
+from lit_od.images.find_local import find
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import ImageArray, ImageFile, OpenImage, Source
 from lit_od.runtime.threads import limited
-from lit_od.sources import ImageArray, ImageFile, OpenImage, Source, find
 from lit_od.types import Features, Images, Scores
 
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
@@ -121,7 +122,7 @@ class Scorer:
         """Score images as they come, in bounded memory, decoding ahead of the graph.
 
         Args:
-            images: PATHs (an image, a folder, a list, an .npz: see `lit_od.sources.find`) or sources.
+            images: PATHs (an image, a folder, a list, an .npz: see `lit_od.images.find_local.find`) or sources.
             batch_size: Images a result.
 
         Yields:

@@ -26,9 +26,9 @@ from timm.layers import Conv2dSame
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from lit_od.images import Preparation
-from lit_od.loading import load
-from lit_od.sources import find
+from lit_od.images.batching import load
+from lit_od.images.find_local import find
+from lit_od.images.preparation import Preparation
 from lit_od.training.export import check_parity, export_backbone
 from lit_od.training.frozen import FrozenBackbone
 from lit_od.types import Images

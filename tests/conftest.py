@@ -15,9 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from lit_od import cli
 from lit_od.bundle import MANIFEST, Bundle
 from lit_od.fit import Origin, fit_bundle
-from lit_od.images import Preparation
+from lit_od.images.find_local import find
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import Source
 from lit_od.recipe import shipped
-from lit_od.sources import Source, find
 
 ASSETS = Path(__file__).parents[1] / "lit_od" / "assets"
 GREY = Preparation(size=(28, 28), mode="grey")

@@ -25,7 +25,7 @@ from lit_od.calibration import Calibration
 from lit_od.card import model_card
 from lit_od.detectors import GMM, KNN, LOF, Detector, LocalResidual, Mahalanobis, PCAResidual, Reconstruction
 from lit_od.errors import BundleError, DataError, LitODError
-from lit_od.images import Preparation
+from lit_od.images.preparation import Preparation
 
 WIDTH, SIDE, ROWS = 6, 4, 48
 

@@ -14,9 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from lit_od.backbone import Backbone
 from lit_od.errors import BackboneError, ConfigError
 from lit_od.extraction import extract, require_fitting
-from lit_od.images import Preparation, prepare
+from lit_od.images.preparation import Preparation, prepare
+from lit_od.images.sources import Source, Unreadable
 from lit_od.runtime.onnx_session import PROVIDERS
-from lit_od.sources import Source, Unreadable
 
 GREY = Preparation(size=(28, 28), mode="grey")
 CPU = "CPUExecutionProvider"

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_od.errors import ImageError
-from lit_od.images import MAX_PIXELS, Preparation, loaded, open_image, prepare
-from lit_od.sources import Source
+from lit_od.images.preparation import MAX_PIXELS, Preparation, loaded, open_image, prepare
+from lit_od.images.sources import Source
 
 Pixels = NDArray[np.uint8]
 

@@ -15,7 +15,7 @@ from lit_od.binomial import clopper_pearson
 from lit_od.bundle import Bundle
 from lit_od.calibration import Calibration
 from lit_od.errors import ConfigError, DataError
-from lit_od.sources import Source
+from lit_od.images.sources import Source
 from lit_od.types import Scores
 
 SCORES = st.lists(st.floats(-1e6, 1e6) | st.integers(-3, 3).map(float), min_size=1, max_size=40)

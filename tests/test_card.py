@@ -7,7 +7,7 @@ import pytest
 
 from lit_od.bundle import CARD, Bundle
 from lit_od.card import model_card
-from lit_od.images import Preparation
+from lit_od.images.preparation import Preparation
 from lit_od.manifest import Provenance
 
 

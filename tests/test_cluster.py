@@ -18,8 +18,8 @@ from lit_od.cluster.engine import Pool, _on_gpu_machines, cluster
 from lit_od.cluster.items import items
 from lit_od.cluster.scoring import score_images
 from lit_od.errors import ConfigError, LitODError
+from lit_od.images.sources import Source
 from lit_od.scorer import Result, Scorer
-from lit_od.sources import Source
 from tests.conftest import ASSETS
 
 if find_spec("ray") is None:

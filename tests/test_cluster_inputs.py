@@ -15,18 +15,20 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lit_od.backbone import Backbone
 from lit_od.bundle import Bundle
-from lit_od.cluster import packed, stores
 from lit_od.cluster.engine import Pool, Work, cluster, provider_and_gpu
 from lit_od.cluster.fitting import FirstOfCluster
-from lit_od.cluster.inputs import Images, find_images
 from lit_od.cluster.items import ITEMS_A_WORKER, _found, decode, items
 from lit_od.cluster.tables import parquet_rows
 from lit_od.errors import ConfigError, DataError
 from lit_od.extraction import BATCH_SIZE
 from lit_od.fit import Origin, fit_bundle
+from lit_od.images import object_store as stores
+from lit_od.images import parquet as packed
+from lit_od.images.find_local import find
+from lit_od.images.find_remote import Images, find_images
+from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, Source, Unreadable
+from lit_od.images.split import Part, fit_and_calibration_parts
 from lit_od.scorer import Scorer
-from lit_od.sources import EncodedImage, ImageArray, ImageFile, Source, Unreadable, find
-from lit_od.splitting import Part, fit_and_calibration_parts
 from tests.conftest import GREY
 
 Command = Callable[..., Any]

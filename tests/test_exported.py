@@ -9,8 +9,9 @@ from lit_od import Scorer
 from lit_od.bundle import MAPS, Bundle
 from lit_od.cli import main
 from lit_od.evaluation.metrics import auroc
+from lit_od.images.find_local import find
+from lit_od.images.sources import Source
 from lit_od.maps import MapGraph
-from lit_od.sources import Source, find
 from tests.conftest import ASSETS
 
 EXPORTED = Path(__file__).parents[1] / "exported"

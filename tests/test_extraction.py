@@ -10,9 +10,9 @@ from lit_od.backbone import Backbone
 from lit_od.bundle import BACKBONE, Bundle
 from lit_od.errors import BackboneError
 from lit_od.extraction import extract, extract_and_score
-from lit_od.images import Preparation
-from lit_od.loading import RUN
-from lit_od.sources import ImageArray, Source, Unreadable
+from lit_od.images.batching import RUN
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import ImageArray, Source, Unreadable
 from lit_od.types import Features, Scores
 
 GREY = Preparation(size=(28, 28), mode="grey")

@@ -18,10 +18,11 @@ from lit_od.calibration import Calibration
 from lit_od.commands.fit import written
 from lit_od.detectors import Mahalanobis
 from lit_od.errors import BackboneError, ConfigError, DataError
-from lit_od.fit import Origin, class_numbers, fingerprint, fit_bundle, fit_detector, score_all
-from lit_od.images import Preparation
-from lit_od.loading import load
-from lit_od.sources import ImageArray, ImageFile, OpenImage, Source, Unreadable
+from lit_od.fit import Origin, class_numbers, fit_bundle, fit_detector, score_all
+from lit_od.images.batching import load
+from lit_od.images.identity import fingerprint
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import ImageArray, ImageFile, OpenImage, Source, Unreadable
 from lit_od.versions import versions
 
 GREY = Preparation(size=(28, 28), mode="grey")

@@ -13,8 +13,8 @@ import torch
 
 from lit_od import Bundle, Scorer
 from lit_od.cli import main
-from lit_od.loading import load
-from lit_od.sources import find
+from lit_od.images.batching import load
+from lit_od.images.find_local import find
 from lit_od.training.checkpoints import load_module
 from tests.conftest import ASSETS, GREY
 
@@ -113,7 +113,7 @@ def test_refit_scores_as_a_fit_that_saw_the_same_split(trained: Path):
     assert main([*words, "--detector.class_conditional", "false", "--seed", "3"]) == 0
     refitted = Scorer.load(out)
     from lit_od.fit import fit_detector
-    from lit_od.splitting import fit_and_calibration
+    from lit_od.images.split import fit_and_calibration
 
     sources = find([f"{ASSETS}/garments.npz"])
     fit, _ = fit_and_calibration(sources, seed=3)

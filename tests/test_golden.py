@@ -17,9 +17,9 @@ from lit_od.detectors import Mahalanobis
 from lit_od.errors import BundleError
 from lit_od.fit import Origin, fit_bundle
 from lit_od.golden import MAX_SIDE, differences, make, relative_difference
-from lit_od.images import Preparation
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import ImageArray, ImageFile, OpenImage, Source
 from lit_od.manifest import Tolerance
-from lit_od.sources import ImageArray, ImageFile, OpenImage, Source
 from lit_od.types import Arrays
 
 GREY = Preparation(size=(28, 28), mode="grey")

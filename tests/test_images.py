@@ -1,4 +1,4 @@
-"""Every stated rule of `lit_od.images`, against numpy."""
+"""Every stated rule of `lit_od.images.preparation`, against numpy."""
 
 import io
 from collections.abc import Callable
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_od.errors import ConfigError, DataError, ImageError
-from lit_od.images import FORMATS, Preparation, from_array, open_image, prepare
-from lit_od.sources import EXTENSIONS, Source
+from lit_od.images.find_local import EXTENSIONS
+from lit_od.images.preparation import FORMATS, Preparation, from_array, open_image, prepare
+from lit_od.images.sources import Source
 
 Pixels = NDArray[np.uint8]
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lit_od.images.sources import Source, Unreadable
 from lit_od.likeness import SIDE, likeness, likenesses, tiny
 from lit_od.scorer import Scorer
-from lit_od.sources import Source, Unreadable
 from tests.conftest import GREY
 from tests.test_maps import bundle_at, graph_of
 

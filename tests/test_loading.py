@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lit_od.errors import ConfigError, DataError, ImageError
-from lit_od.images import Preparation
-from lit_od.loading import BATCHES_AHEAD, batches, load
+from lit_od.images.batching import BATCHES_AHEAD, batches, load
+from lit_od.images.find_local import find
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import ImageArray, OpenImage, Source, Unreadable
 from lit_od.runtime.threads import available_threads, thread_count
-from lit_od.sources import ImageArray, OpenImage, Source, Unreadable, find
 from lit_od.types import Features, Images
 
 TINY = Preparation(size=(1, 1), mode="grey")

@@ -17,12 +17,12 @@ from lit_od.bundle import MAPS, Bundle, golden_arrays
 from lit_od.cli import main
 from lit_od.errors import BackboneError, BundleError, DataError
 from lit_od.fit import Origin, fit_bundle
-from lit_od.loading import batches
+from lit_od.images.batching import batches
+from lit_od.images.sources import EncodedImage, ImageArray, ImageFile
 from lit_od.map_folder import INDEX, MapFolder, file_name
 from lit_od.maps import GAP, OPAQUE, HeatMaps, MapGraph, colours, heat, heat_maps, overlay
 from lit_od.occlusion import occlusion_maps
 from lit_od.scorer import Scorer
-from lit_od.sources import EncodedImage, ImageArray, ImageFile
 from tests.conftest import GREY
 
 

@@ -14,7 +14,7 @@ from lit_od import Scorer
 from lit_od.backbone import Backbone
 from lit_od.calibration import Calibration
 from lit_od.detectors import Mahalanobis
-from lit_od.images import Preparation
+from lit_od.images.preparation import Preparation
 from lit_od.occlusion import BLUR, SIDE, WINDOWS, occlusion_maps
 
 HEIGHT, WIDTH = 32, 48

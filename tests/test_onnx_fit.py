@@ -13,10 +13,10 @@ from lit_od.backbone import Backbone
 from lit_od.cli import main
 from lit_od.errors import BackboneError, ConfigError, DataError
 from lit_od.formats.onnx_file import read_graph
-from lit_od.images import Preparation
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import ImageArray, Source
 from lit_od.onnx_fit import NAMED_SETS, backbone_file, divided, fit_onnx, shipped_backbones
 from lit_od.recipe import DataConfig, Recipe, Split, override, portable_tree, read
-from lit_od.sources import ImageArray, Source
 from tests.conftest import ASSETS
 
 SHIPPED = "lit_od:tf_efficientnet_lite0"

@@ -15,8 +15,9 @@ from lit_od import Result, Scorer
 from lit_od.bundle import BACKBONE, Bundle
 from lit_od.errors import BundleError, ConfigError, DataError
 from lit_od.fit import Origin, fit_bundle
-from lit_od.images import Preparation, prepare
-from lit_od.sources import ImageArray, Source, Unreadable, find
+from lit_od.images.find_local import find
+from lit_od.images.preparation import Preparation, prepare
+from lit_od.images.sources import ImageArray, Source, Unreadable
 
 GREY = Preparation(size=(28, 28), mode="grey")
 

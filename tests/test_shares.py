@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_od.extraction import BATCH_SIZE
-from lit_od.loading import RUN
+from lit_od.images.batching import RUN
 from lit_od.runtime.processes import ALONE, Alone
 from lit_od.runtime.threads import available_threads
 from lit_od.shares import laid_end_to_end, own_share, own_threads, share

@@ -11,17 +11,9 @@ import pytest
 from PIL import Image
 
 from lit_od.errors import DataError, ImageError
-from lit_od.images import Preparation
-from lit_od.sources import (
-    EncodedImage,
-    ImageArray,
-    ImageFile,
-    OpenImage,
-    Source,
-    Unreadable,
-    find,
-    of_classes,
-)
+from lit_od.images.find_local import find, of_classes
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, OpenImage, Source, Unreadable
 
 GREY = Preparation(size=(28, 28), mode="grey")
 ODD_NAMES = [" spaced  out .png", 'quote"d.png', "it's.png", "comma,semi;.png", "日本語.png", "русский ё.png", "#7.png"]

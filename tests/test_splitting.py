@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_od.errors import ConfigError, DataError
-from lit_od.splitting import fit_and_calibration, fit_and_calibration_parts
+from lit_od.images.split import fit_and_calibration, fit_and_calibration_parts
 
 
 @given(st.integers(3, 500), st.integers(0, 2**32), st.floats(0.01, 0.99))

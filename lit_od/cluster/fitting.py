@@ -12,8 +12,8 @@ from lit_od.cluster.items import decode, items
 from lit_od.detectors import detector_from_state
 from lit_od.fit import class_numbers, partial_fit, score_all
 from lit_od.formats import safetensors_file as safetensors
-from lit_od.images import Preparation
-from lit_od.sources import Source
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import Source
 from lit_od.types import Labels
 
 _NEVER = 1 << 40

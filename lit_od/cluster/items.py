@@ -17,14 +17,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.cluster.inputs import Images
-from lit_od.cluster.packed import PackedImage, RowGroup
-from lit_od.cluster.stores import StoredImage
 from lit_od.extraction import BATCH_SIZE
+from lit_od.images.find_remote import Images
+from lit_od.images.object_store import StoredImage
+from lit_od.images.parquet import PackedImage, RowGroup
+from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, OpenImage, Source, Unreadable
+from lit_od.images.split import Part
 from lit_od.runtime.threads import threads_of_a_generator
 from lit_od.shares import share
-from lit_od.sources import EncodedImage, ImageArray, ImageFile, OpenImage, Source, Unreadable
-from lit_od.splitting import Part
 
 ITEMS_A_WORKER = 64
 """Items are made so large that each worker gets about so many: fewer are uneven at the end, more cost more."""

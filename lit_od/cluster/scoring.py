@@ -12,8 +12,8 @@ from lit_od.bundle import Bundle
 from lit_od.cluster.engine import Pool
 from lit_od.cluster.items import decode, items
 from lit_od.extraction import BATCH_SIZE
+from lit_od.images.sources import Source
 from lit_od.scorer import Result, Scorer
-from lit_od.sources import Source
 
 
 class _Verdicts(msgspec.Struct, frozen=True):

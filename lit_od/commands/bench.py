@@ -20,8 +20,8 @@ from lit_od.commands import no_overrides
 from lit_od.commands._status import DONE
 from lit_od.commands.score import add_batch_argument, add_session_arguments
 from lit_od.errors import LitODError
+from lit_od.images.sources import EncodedImage
 from lit_od.scorer import Scorer
-from lit_od.sources import EncodedImage
 
 COLD_START = """
 import sys, time

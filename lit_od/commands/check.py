@@ -16,9 +16,10 @@ from lit_od.commands.score import positive
 from lit_od.errors import ConfigError
 from lit_od.formats.atomic import replacing_file, require_place
 from lit_od.formats.text import csv_row
-from lit_od.images import Preparation
-from lit_od.loading import batches
-from lit_od.sources import ImageFile, Source, find
+from lit_od.images.batching import batches
+from lit_od.images.find_local import find
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import ImageFile, Source
 
 PROBE = Preparation(size=(32, 32))
 """Any preparation decodes the whole image, which is what is checked."""

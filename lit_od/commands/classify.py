@@ -29,8 +29,8 @@ from lit_od.commands.score import (
 )
 from lit_od.errors import ConfigError
 from lit_od.formats.text import csv_row
+from lit_od.images.find_local import find
 from lit_od.scorer import Scorer
-from lit_od.sources import find
 
 LEVEL = 0.05
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from lit_od.bundle import BACKBONE, MAPS, Bundle, require_replaceable
 from lit_od.cluster.fitting import FirstOfCluster
-from lit_od.cluster.inputs import find_images
 from lit_od.commands import no_overrides
 from lit_od.commands._status import DONE
 from lit_od.commands.fit import written
@@ -30,11 +29,12 @@ from lit_od.commands.threshold import add_outliers_argument
 from lit_od.detectors import accumulator
 from lit_od.errors import ConfigError
 from lit_od.fit import Origin, fit_bundle
+from lit_od.images.find_local import find
+from lit_od.images.find_remote import find_images
+from lit_od.images.split import fit_and_calibration_parts
 from lit_od.overrides import parse_overrides
 from lit_od.rules import rule_and_outliers
 from lit_od.runtime.processes import ALONE, Group
-from lit_od.sources import find
-from lit_od.splitting import fit_and_calibration_parts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -30,10 +30,10 @@ from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import ConfigError
 from lit_od.extraction import BATCH_SIZE
 from lit_od.formats.text import csv_row
+from lit_od.images.find_local import find
 from lit_od.map_folder import MapFolder
 from lit_od.maps import HeatMaps
 from lit_od.scorer import Result, Scorer
-from lit_od.sources import find
 
 if TYPE_CHECKING:
     from lit_od.cluster.engine import Pool
@@ -117,8 +117,8 @@ def _on_cluster(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> t
     """Number of images, and verdicts on them by workers."""
     if args.maps:
         raise ConfigError("--maps are drawn by this process alone: leave out --engine ray")
-    from lit_od.cluster.inputs import find_images
     from lit_od.cluster.scoring import score_images
+    from lit_od.images.find_remote import find_images
 
     sources = find_images(args.paths)
     pool = stack.enter_context(cluster_of(args))

@@ -24,7 +24,7 @@ from lit_od.commands import no_overrides
 from lit_od.commands._status import DONE
 from lit_od.commands.score import add_session_arguments, positive, session_options
 from lit_od.errors import ConfigError, missing_extra
-from lit_od.images import MAX_PIXELS
+from lit_od.images.preparation import MAX_PIXELS
 from lit_od.runtime.threads import thread_count
 
 if TYPE_CHECKING:

@@ -20,9 +20,10 @@ from lit_od.commands._status import DONE
 from lit_od.commands.score import add_session_arguments
 from lit_od.errors import ConfigError, DataError
 from lit_od.fit import score_all
+from lit_od.images.find_local import find
+from lit_od.images.sources import Source
 from lit_od.rules import RULES, inliers_needed, require_applicable
 from lit_od.scorer import Scorer
-from lit_od.sources import Source, find
 from lit_od.types import Scores
 
 PERCENTILES = (50, 75, 90, 95, 97.5, 99, 99.5, 99.9, 100)

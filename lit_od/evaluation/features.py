@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lit_od.backbone import Backbone
-from lit_od.errors import DataError, ImageError
+from lit_od.errors import DataError
 from lit_od.extraction import extract
-from lit_od.images import Preparation
+from lit_od.images.identity import content_digest
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import Source
 from lit_od.runtime.threads import limited
-from lit_od.sources import EncodedImage, ImageArray, ImageFile, Source
 from lit_od.types import Features
 
 FORMAT = 1
@@ -164,27 +165,10 @@ def _write(
 def _key(model: bytes, sources: Sequence[Source], how: Preparation, provider: str) -> str:
     parts = [str(FORMAT).encode(), hashlib.sha256(model).digest(), msgspec.json.encode(how), provider.encode()]
     digest = hashlib.sha256()
-    for part in (*parts, *map(_content, sources)):
+    for part in (*parts, *map(content_digest, sources)):
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.hexdigest()
-
-
-def _content(source: Source) -> bytes:
-    """A digest of the image itself: a file that was overwritten under its old name is another image."""
-    try:
-        match source:
-            case ImageFile():
-                return hashlib.sha256(source.path.read_bytes()).digest()
-            case EncodedImage():
-                return hashlib.sha256(source.data).digest()
-            case ImageArray():
-                pixels = source.pixels
-            case _:
-                pixels = np.asarray(source.decode())
-    except (OSError, ImageError) as error:
-        raise DataError(f"{source.name}: {error}. Take it out (lit-od check lists such files)") from error
-    return hashlib.sha256(f"{pixels.dtype} {pixels.shape} ".encode() + pixels.tobytes()).digest()
 
 
 def _sha256(path: Path) -> str:

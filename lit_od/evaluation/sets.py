@@ -9,13 +9,15 @@ import msgspec
 
 from lit_od.bundle import Bundle
 from lit_od.errors import ConfigError, DataError, LitODError
-from lit_od.fit import fingerprint, score_all
-from lit_od.images import Preparation
+from lit_od.fit import score_all
+from lit_od.images.find_local import find
+from lit_od.images.identity import fingerprint
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import Source
 from lit_od.onnx_fit import divided
 from lit_od.recipe import EvaluationSet, Recipe, from_tree, override
 from lit_od.roots import data_root
 from lit_od.scorer import Scorer
-from lit_od.sources import Source, find
 from lit_od.training.data import ImageData
 from lit_od.training.sets import open_set
 from lit_od.types import Scores

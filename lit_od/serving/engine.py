@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from lit_od.loading import RUN
+from lit_od.images.batching import RUN
+from lit_od.images.sources import Source
 from lit_od.serving.limits import RETRY_AFTER, Refused
 from lit_od.serving.models import MAP, Answers, Model
-from lit_od.sources import Source
 
 
 @dataclass(frozen=True, slots=True, eq=False)

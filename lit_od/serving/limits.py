@@ -16,7 +16,7 @@ class Limits:
     Attributes:
         body: Bytes of one request.
         images: Images of one request.
-        pixels: Pixels of one image, at most those that `lit_od.images` decodes.
+        pixels: Pixels of one image, at most those that `lit_od.images.preparation` decodes.
         queue: Requests that wait or are being scored.
         memory: Bytes of all bodies at once.
         connections: Open connections; many systems allow a process some 1,000 files.

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.bundle import Bundle
-from lit_od.loading import RUN, Batch
+from lit_od.images.batching import RUN, Batch
+from lit_od.images.sources import Source
 from lit_od.maps import HeatMaps
 from lit_od.runtime.onnx_session import PROVIDERS
 from lit_od.scorer import Result, Scorer
 from lit_od.serving.nearest import NEAREST, Nearest, NormalImages
 from lit_od.serving.protocol import PLAIN, VERSION
 from lit_od.serving.tensors import Column
-from lit_od.sources import Source
 from lit_od.types import Features
 
 MAP, NEAREST_ROW, NEAREST_DISTANCE = "map", "nearest", "nearest_distance"

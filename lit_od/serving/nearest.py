@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_od.errors import DataError, ImageError
-from lit_od.images import Preparation, prepare
+from lit_od.images.find_local import find
+from lit_od.images.preparation import Preparation, prepare
+from lit_od.images.sources import Source
 from lit_od.likeness import likeness, likenesses
 from lit_od.scorer import Scorer
-from lit_od.sources import Source, find
 from lit_od.types import Features, Images, Output
 
 NEAREST = 3

@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 from PIL import Image
 
-from lit_od.images import MAX_PIXELS, open_image
+from lit_od.images.preparation import MAX_PIXELS, open_image
+from lit_od.images.sources import EncodedImage, ImageArray, Source, Unreadable
 from lit_od.serving import tensors
 from lit_od.serving.limits import Refused
 from lit_od.serving.tensors import Column
-from lit_od.sources import EncodedImage, ImageArray, Source, Unreadable
 
 VERSION = "1"
 """The one version of every model."""

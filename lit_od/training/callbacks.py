@@ -16,8 +16,8 @@ from tqdm import tqdm
 from lit_od.detectors.mahalanobis import Mahalanobis
 from lit_od.errors import DataError
 from lit_od.evaluation.metrics import auroc
-from lit_od.loading import load
-from lit_od.sources import Source
+from lit_od.images.batching import load
+from lit_od.images.sources import Source
 from lit_od.training.augmentation import step_generator
 from lit_od.training.data import ImageData, evaluation_batch
 from lit_od.training.outputs import output_of

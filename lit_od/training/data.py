@@ -11,10 +11,12 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from lit_od.errors import ConfigError, DataError
-from lit_od.loading import load
+from lit_od.images.batching import load
+from lit_od.images.find_local import find
+from lit_od.images.identity import size_or_pixels
+from lit_od.images.sources import ImageFile, Source
 from lit_od.recipe import DataConfig
 from lit_od.roots import data_root
-from lit_od.sources import ImageArray, ImageFile, Source, find
 from lit_od.training.augmentation import augment, check_augment, step_generator
 from lit_od.training.loaders import DecodingLoader, MemoryLoader, Sampler
 from lit_od.training.samplers import EvaluationBatches, TrainingBatches
@@ -124,7 +126,7 @@ class ImageData(LightningDataModule):
             digest.update(f"{part}\0{len(sources)}\n".encode())
             for source in sources:
                 line = f"{source.name.removeprefix(base)}\0{source.label or ''}\0"
-                digest.update(line.encode(errors="surrogateescape") + _content(source) + b"\n")
+                digest.update(line.encode(errors="surrogateescape") + size_or_pixels(source) + b"\n")
         return digest.hexdigest()
 
     @property
@@ -189,20 +191,6 @@ class ImageData(LightningDataModule):
             self._kept[part] = torch.from_numpy(load(sources, self.config.prepare))
             self._budget -= size
         return self._kept[part]
-
-
-def _content(source: Source) -> bytes:
-    """What tells an image from another one under the same name, as far as that is cheap to know."""
-    match source:
-        case ImageArray():
-            return f"{source.pixels.shape}\0".encode() + source.pixels.tobytes()
-        case ImageFile():
-            try:
-                return str(source.path.stat().st_size).encode()
-            except OSError:  # whoever reads it will say so
-                return b""
-        case _:
-            return b""
 
 
 def _require_full_classes(folder: Path, images: Sequence[Source], config: DataConfig) -> None:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from lit_od.errors import DataError
-from lit_od.images import Preparation
-from lit_od.loading import batches
-from lit_od.sources import Source
+from lit_od.images.batching import batches
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import Source
 from lit_od.training.samplers import EvaluationBatches, TrainingBatches
 
 Sampler: TypeAlias = TrainingBatches | EvaluationBatches

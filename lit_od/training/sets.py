@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.errors import DataError
-from lit_od.sources import ImageArray, SetOpener, Source
+from lit_od.images.sources import ImageArray, SetOpener, Source
 from lit_od.types import Images, Labels
 
 
@@ -52,7 +52,7 @@ SPLITS = {"train": ("train",), "test": ("test",), "all": ("train", "test")}
 
 
 def open_set(root: Path, *, download: bool = True) -> SetOpener:
-    """What `lit_od.sources.find` takes as `sets`: opens the sets that lie below a data root.
+    """What `lit_od.images.find_local.find` takes as `sets`: opens the sets that lie below a data root.
 
     Args:
         root: Folder that torchvision's classes read.

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.errors import ConfigError, DataError
+from lit_od.images.sources import Source
 from lit_od.recipe import DataConfig, Split
-from lit_od.sources import Source
 
 UNLABELLED = "inlier"
 """Name of the one class of images that come without labels."""

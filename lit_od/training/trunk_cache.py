@@ -17,9 +17,10 @@ from tqdm import tqdm
 from lit_od.backbone import Backbone
 from lit_od.errors import DataError
 from lit_od.extraction import extract
-from lit_od.images import Preparation
-from lit_od.loading import batches, load
-from lit_od.sources import ImageArray, ImageFile, Source
+from lit_od.images.batching import batches, load
+from lit_od.images.identity import identity
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import Source
 from lit_od.training.data import evaluation_batch
 from lit_od.training.export import export_backbone
 from lit_od.training.samplers import EvaluationBatches, TrainingBatches
@@ -176,16 +177,3 @@ def _key(trunk: Trunk, how: Preparation) -> str:
         if name in ("scale", "shift") or any(name.startswith(f"body.body.{part}.") for part in trunk.passed):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def identity(source: Source) -> str:
-    """What tells an image from every other one in this process."""
-    match source:
-        case ImageArray():
-            pixels = source.pixels
-            return hashlib.sha256(f"{pixels.shape} ".encode() + pixels.tobytes()).hexdigest()
-        case ImageFile():
-            state = source.path.stat() if source.path.exists() else None
-            return f"{source.path} {state.st_size if state else 0} {state.st_mtime_ns if state else 0}"
-        case _:
-            return f"{source.name} {id(source)}"

@@ -34,9 +34,9 @@ from lit_od.backbone import Backbone
 from lit_od.detectors import GMM, KNN, LOF, detector_from_state
 from lit_od.detectors.moments import Moments
 from lit_od.extraction import extract
-from lit_od.images import Preparation
+from lit_od.images.find_local import find
+from lit_od.images.preparation import Preparation
 from lit_od.onnx_fit import backbone_file
-from lit_od.sources import find
 
 RUNS = 7
 HNSW = {"index": "HNSW32", "search": {"efSearch": 10}}

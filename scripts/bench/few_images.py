@@ -22,9 +22,10 @@ from lit_od.backbone import Backbone
 from lit_od.detectors import accumulator
 from lit_od.evaluation.metrics import auroc
 from lit_od.extraction import extract
+from lit_od.images.find_local import find
+from lit_od.images.sources import Source
+from lit_od.images.split import fit_and_calibration
 from lit_od.onnx_fit import backbone_file
-from lit_od.sources import Source, find
-from lit_od.splitting import fit_and_calibration
 from lit_od.training.sets import open_set
 from lit_od.types import Features, Scores
 

@@ -29,12 +29,12 @@ from lit_od.backbone import Backbone
 from lit_od.calibration import Calibration
 from lit_od.detectors import KNN, Detector, Mahalanobis
 from lit_od.evaluation.pointing import nearest_rows, pointing
-from lit_od.images import Preparation
-from lit_od.loading import load
+from lit_od.images.batching import load
+from lit_od.images.find_local import find
+from lit_od.images.preparation import Preparation
+from lit_od.images.split import fit_and_calibration
 from lit_od.maps import heat_maps
 from lit_od.onnx_fit import backbone_file
-from lit_od.sources import find
-from lit_od.splitting import fit_and_calibration
 from lit_od.training.checkpoints import load_module
 from lit_od.training.explain import gradient_maps
 from lit_od.training.frozen import FrozenBackbone

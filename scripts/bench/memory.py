@@ -13,8 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lit_od.images.find_local import find
 from lit_od.runtime.threads import available_threads
-from lit_od.sources import find
 
 SCORE = """
 import sys

@@ -11,8 +11,8 @@ import pytest
 from lit_od import Scorer
 from lit_od.bundle import BACKBONE, Bundle
 from lit_od.calibration import Calibration
-from lit_od.sources import find
-from lit_od.splitting import fit_and_calibration
+from lit_od.images.find_local import find
+from lit_od.images.split import fit_and_calibration
 from tests.conftest import ASSETS
 
 Command = Callable[..., Any]

@@ -15,7 +15,8 @@ import pytest
 
 from lit_od import Scorer
 from lit_od.bundle import Bundle
-from lit_od.sources import Source, find
+from lit_od.images.find_local import find
+from lit_od.images.sources import Source
 from tests.conftest import ASSETS
 
 COLUMNS = ["path", "score", "p_value", "is_outlier", "error"]

@@ -13,8 +13,8 @@ from lit_od.backbone import Backbone
 from lit_od.errors import DataError
 from lit_od.evaluation import features
 from lit_od.evaluation.features import Extracted, FeatureCache
-from lit_od.loading import load
-from lit_od.sources import EncodedImage, ImageArray, ImageFile, OpenImage, Source, Unreadable
+from lit_od.images.batching import load
+from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, OpenImage, Source, Unreadable
 from tests.conftest import GREY
 
 

@@ -19,7 +19,7 @@ from lit_od.evaluation.rates import rates
 from lit_od.evaluation.report import report
 from lit_od.evaluation.report.galleries import NEIGHBOURS, SHOWN, Normals, gallery
 from lit_od.evaluation.sets import ImageSet, ImageSets, fitted_images, score_set
-from lit_od.fit import fingerprint
+from lit_od.images.identity import fingerprint
 from lit_od.maps import HeatMaps, overlay
 from lit_od.onnx_fit import fit_onnx
 from lit_od.recipe import override, read

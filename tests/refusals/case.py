@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from lit_od.sources import find
+from lit_od.images.find_local import find
 from tests.refusals.odd_images import ASSETS
 
 RECIPE = """

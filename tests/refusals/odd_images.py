@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lit_od.sources import find
+from lit_od.images.find_local import find
 
 ASSETS = Path(__file__).parents[2] / "lit_od" / "assets"
 WRITE_ONLY = Path("/sys/bus/cpu/uevent")

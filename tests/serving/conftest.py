@@ -7,8 +7,8 @@ import pytest
 
 from lit_od import Scorer
 from lit_od.bundle import Bundle
+from lit_od.images.sources import Source
 from lit_od.serving.models import Model
-from lit_od.sources import Source
 from tests.browser import Browser
 from tests.serving.site import Site, png, running
 

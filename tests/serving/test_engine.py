@@ -8,11 +8,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from lit_od.images.sources import Source, Unreadable
 from lit_od.scorer import Result
 from lit_od.serving.engine import Engine
 from lit_od.serving.limits import Refused
 from lit_od.serving.models import Answers, Model
-from lit_od.sources import Source, Unreadable
 
 PLAIN = frozenset({"score"})
 

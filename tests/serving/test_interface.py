@@ -13,9 +13,9 @@ from tritonclient.utils import InferenceServerException
 
 from lit_od import Scorer, __version__
 from lit_od.bundle import Bundle
+from lit_od.images.sources import Source
 from lit_od.serving.models import Model
 from lit_od.serving.nearest import NEAREST, Nearest, NormalImages
-from lit_od.sources import Source
 from tests.conftest import ASSETS
 from tests.serving.site import Site, binary, png, running
 from tests.test_maps import bundle_at, graph_of

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_od.images import MAX_PIXELS
+from lit_od.images.preparation import MAX_PIXELS
 from lit_od.serving import connection
 from lit_od.serving.limits import Limits
 from lit_od.serving.models import Answers, Model

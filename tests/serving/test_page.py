@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lit_od.bundle import Bundle
+from lit_od.images.sources import Source
 from lit_od.serving.models import Model
 from lit_od.serving.nearest import NormalImages
-from lit_od.sources import Source
 from tests.browser import Browser, Page
 from tests.serving.site import Site, running
 

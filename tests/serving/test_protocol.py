@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lit_od.images.sources import EncodedImage, ImageArray, Unreadable
 from lit_od.serving import protocol, tensors
 from lit_od.serving.limits import Refused
-from lit_od.sources import EncodedImage, ImageArray, Unreadable
 
 KNOWN = (*protocol.PLAIN, "map")
 PIXELS = np.arange(2 * 3 * 4 * 1, dtype=np.uint8).reshape(2, 3, 4, 1)

@@ -9,7 +9,7 @@ from lightning import LightningModule
 from torch import nn
 
 from lit_od.errors import DataError
-from lit_od.images import Preparation
+from lit_od.images.preparation import Preparation
 from lit_od.recipe import PACKAGED_DATA, DataConfig
 from lit_od.training.callbacks import (
     SWEEP_STEPS,

@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 
 from lit_od.errors import ConfigError, DataError
-from lit_od.images import Preparation
-from lit_od.loading import load
+from lit_od.images.batching import load
+from lit_od.images.preparation import Preparation
 from lit_od.recipe import PACKAGED_DATA, Augment, DataConfig, Split
 from lit_od.training.data import EVALUATION_BATCH, ImageData, check_trainable, evaluation_batch
 

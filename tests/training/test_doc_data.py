@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from lit_od.errors import ConfigError, DataError
-from lit_od.images import Preparation
+from lit_od.images.preparation import Preparation
 from lit_od.recipe import DataConfig, Reference, from_tree
 from lit_od.training.checkpoints import Checkpoint, require_same_images
 from lit_od.training.data import ImageData

@@ -5,9 +5,9 @@ import pytest
 import torchvision
 
 from lit_od.errors import DataError
-from lit_od.images import Preparation
+from lit_od.images.find_local import find
+from lit_od.images.preparation import Preparation
 from lit_od.roots import data_root
-from lit_od.sources import find
 from lit_od.training.sets import open_set
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from lit_od.errors import ConfigError, DataError
-from lit_od.images import Preparation
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import ImageArray
 from lit_od.recipe import DataConfig, Split
-from lit_od.sources import ImageArray
 from lit_od.training.splits import divide
 
 PIXELS = np.zeros((2, 2), dtype=np.uint8)

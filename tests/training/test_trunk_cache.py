@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from lit_od.images import Preparation
-from lit_od.sources import ImageArray
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import ImageArray
 from lit_od.training import trunk_cache
 from lit_od.training.doc import LitDOC
 from lit_od.training.trunk import Trunk, cut_of

@@ -29,12 +29,13 @@ from lit_od.evaluation.metrics import auroc
 from lit_od.evaluation.reconstructions import reconstruction_grid
 from lit_od.evaluation.sets import ImageSet, score_set
 from lit_od.evaluation.two_sets import Moments, difference, effect_interval, normal_ratio
-from lit_od.loading import load
+from lit_od.images.batching import load
+from lit_od.images.find_local import find
+from lit_od.images.sources import Source
 from lit_od.maps import MapGraph
 from lit_od.recipe import Recipe, override, read
 from lit_od.roots import data_root
 from lit_od.scorer import Scorer
-from lit_od.sources import Source, find
 from lit_od.training.data import evaluation_batch
 from lit_od.training.pipeline import export_bundle
 from lit_od.training.sets import open_set

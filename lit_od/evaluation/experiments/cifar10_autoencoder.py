@@ -18,7 +18,7 @@ from lit_od.evaluation.intervals import Interval, exact_binomial
 from lit_od.evaluation.masks import Patch, Sensitivity, apply_mask, sensitivity
 from lit_od.evaluation.reconstructions import reconstruction_grid, sensitivity_curves
 from lit_od.evaluation.sets import ImageSet, score_set
-from lit_od.loading import load
+from lit_od.images.batching import load
 from lit_od.maps import MapGraph
 from lit_od.recipe import Recipe, override, read
 from lit_od.scorer import Scorer

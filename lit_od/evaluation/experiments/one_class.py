@@ -22,12 +22,13 @@ from lit_od.evaluation.experiments import Options, Report, Row, in_percent, midd
 from lit_od.evaluation.features import Extracted, FeatureCache
 from lit_od.evaluation.intervals import Interval
 from lit_od.evaluation.one_class import ClassResult, Contamination, Labelled, one_class
+from lit_od.images.batching import load
+from lit_od.images.find_local import find, of_classes
+from lit_od.images.sources import Source
 from lit_od.import_paths import accepted, check_accepted, imported
-from lit_od.loading import load
 from lit_od.onnx_fit import backbone_file
 from lit_od.recipe import Recipe, portable_tree, read
 from lit_od.roots import data_root
-from lit_od.sources import Source, find, of_classes
 from lit_od.training.export import export_backbone
 from lit_od.training.frozen import is_frozen
 from lit_od.training.pipeline import PARITY_IMAGES

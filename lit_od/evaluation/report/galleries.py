@@ -12,12 +12,12 @@ from lit_od.detectors.bank_options import Metric
 from lit_od.errors import DataError
 from lit_od.evaluation.sets import ImageSet
 from lit_od.extraction import extract
-from lit_od.images import Preparation
+from lit_od.images.batching import load
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import Source
 from lit_od.likeness import likeness, likenesses
-from lit_od.loading import load
 from lit_od.maps import HeatMaps, overlay
 from lit_od.scorer import Scorer
-from lit_od.sources import Source
 from lit_od.types import Features, Images, Scores
 
 SHOWN = 12

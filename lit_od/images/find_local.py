@@ -1,127 +1,21 @@
-"""Find images: files, folders, lists, arrays, standard input, and the sets that a caller knows by name.
-
-A source is one image with a name to report it by and, where it is known, a class label. Finding
-opens no image; a file that turns out to be missing or broken becomes an error when it is read.
-"""
+"""Find images on this machine: files, folders, lists, arrays and standard input."""
 
 import csv
 import os
 import sys
-import threading
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from lit_od.errors import DataError, ImageError
-from lit_od.images import Preparation, from_array, loaded, open_image, prepare
-from lit_od.types import Images
+from lit_od.errors import DataError
+from lit_od.images.sources import ImageArray, ImageFile, SetOpener, Source, Unreadable
 
 EXTENSIONS = frozenset(
     ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
 )
 """Endings, in any case, that a folder is searched for. A file that is named outright may have any ending."""
-
-
-_OPEN_LOCKS = tuple(threading.Lock() for _ in range(32))
-"""Pillow must not decode one open image on two threads, as happens where a list names it twice."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """An image in a file of its own."""
-
-    path: Path
-    name: str
-    label: str | None = None
-
-    def prepare(self, how: Preparation) -> Images:
-        """Pixels of shape (h, w, c). Raises ImageError where the file cannot be read."""
-        return prepare(self.decode(), how)
-
-    def decode(self) -> Image.Image:
-        """The image, upright. Raises ImageError where the file cannot be read."""
-        return open_image(self.path)
-
-
-@dataclass(frozen=True, slots=True)
-class ImageArray:
-    """An image that is already decoded."""
-
-    pixels: NDArray[np.uint8] = field(repr=False)
-    name: str
-    label: str | None = None
-
-    def prepare(self, how: Preparation) -> Images:
-        """Pixels of shape (h, w, c)."""
-        return prepare(self.pixels, how)
-
-    def decode(self) -> Image.Image:
-        """The image."""
-        return from_array(self.pixels)
-
-
-@dataclass(frozen=True, slots=True)
-class OpenImage:
-    """An image that Pillow has open."""
-
-    image: Image.Image = field(repr=False)
-    name: str
-    label: str | None = None
-
-    def prepare(self, how: Preparation) -> Images:
-        """Pixels of shape (h, w, c). Raises ImageError where it cannot be read."""
-        return prepare(self.decode(), how)
-
-    def decode(self) -> Image.Image:
-        """The image, upright. Raises ImageError where it cannot be read."""
-        with _OPEN_LOCKS[id(self.image) // 64 % len(_OPEN_LOCKS)]:
-            return loaded(self.image)
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedImage:
-    """The bytes of an image file."""
-
-    data: bytes = field(repr=False)
-    name: str
-    label: str | None = None
-
-    def prepare(self, how: Preparation) -> Images:
-        """Pixels of shape (h, w, c). Raises ImageError where the bytes cannot be read."""
-        return prepare(self.decode(), how)
-
-    def decode(self) -> Image.Image:
-        """The image, upright. Raises ImageError where the bytes cannot be read."""
-        return open_image(self.data)
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """An image that is known to be missing or broken before it is opened."""
-
-    name: str
-    cause: str
-    label: str | None = None
-
-    def prepare(self, how: Preparation) -> Images:
-        """Raise ImageError with the cause."""
-        raise ImageError(self.cause)
-
-    def decode(self) -> Image.Image:
-        """Raise ImageError with the cause."""
-        raise ImageError(self.cause)
-
-
-Source: TypeAlias = ImageFile | ImageArray | OpenImage | EncodedImage | Unreadable
-
-SetOpener: TypeAlias = Callable[[str], "list[Source] | None"]
-"""Takes a PATH; returns the images of the set that it names, or None where it names no set."""
 
 
 def find(paths: Iterable[str | Path], *, root: Path | None = None, sets: SetOpener | None = None) -> list[Source]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_od.errors import ImageError, missing_extra
-from lit_od.sources import EncodedImage, Unreadable
+from lit_od.images.sources import EncodedImage, Unreadable
 
 
 class StoredImage(EncodedImage):

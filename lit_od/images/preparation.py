@@ -1,7 +1,7 @@
 """From an image, wherever it lies, to uint8 pixels of shape (h, w, c): decode, orient, convert, crop, resize.
 
 This is the only such code: training, calibration and scoring all prepare their images here.
-`lit_od.sources` finds images; `lit_od.loading` prepares many of them ahead of who needs them.
+`lit_od.images.sources` finds images; `lit_od.images.batching` prepares many of them ahead of who needs them.
 
 How every kind of image becomes 8-bit grey or RGB:
     - EXIF orientation is applied; of an animated file the first frame is taken.

@@ -1,4 +1,4 @@
-"""Images for a cluster: all that `lit_od.sources` finds, URLs of object stores, and Parquet files that hold images."""
+"""Find images for a cluster: all that `find_local` finds, URLs of object stores, and Parquet files of images."""
 
 import os
 from bisect import bisect_right
@@ -7,10 +7,11 @@ from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import overload
 
-from lit_od.cluster.packed import RowGroup, row_groups
-from lit_od.cluster.stores import StoredImage, arrow, cause, filesystem
 from lit_od.errors import DataError
-from lit_od.sources import EXTENSIONS, Source, find
+from lit_od.images.find_local import EXTENSIONS, find
+from lit_od.images.object_store import StoredImage, arrow, cause, filesystem
+from lit_od.images.parquet import RowGroup, row_groups
+from lit_od.images.sources import Source
 
 PARQUET = ".parquet"
 
@@ -57,7 +58,7 @@ class Images(Sequence[Source]):
 
 
 def find_images(paths: Iterable[str | Path]) -> Sequence[Source]:
-    """Every image that the given PATHs name, in their order, as `lit_od.sources.find`, URLs and Parquet among them.
+    """Every image that the given PATHs name, in their order, as `find`, URLs and Parquet among them.
 
     A folder, or a prefix of an object store, holds image files or Parquet files, not both.
 

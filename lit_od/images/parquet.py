@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
-from lit_od.cluster.stores import arrow, cause, filesystem
 from lit_od.errors import DataError, ImageError
-from lit_od.sources import EncodedImage, Source, Unreadable
+from lit_od.images.object_store import arrow, cause, filesystem
+from lit_od.images.sources import EncodedImage, Source, Unreadable
 
 _COLUMNS = ("bytes", "image")
 _NULL = "the table holds null in the place of its bytes"

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.errors import ConfigError, DataError, ImageError
-from lit_od.images import Preparation
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import Source
 from lit_od.runtime.threads import thread_count, threads_of_a_generator
-from lit_od.sources import Source
 from lit_od.types import Images
 
 RUN = 16

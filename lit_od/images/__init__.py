@@ -1,0 +1,1 @@
+"""Find, decode, prepare, batch, divide and identify images."""

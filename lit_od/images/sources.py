@@ -1,0 +1,130 @@
+"""Find images: files, folders, lists, arrays, standard input, and the sets that a caller knows by name.
+
+A source is one image with a name to report it by and, where it is known, a class label. Finding
+opens no image; a file that turns out to be missing or broken becomes an error when it is read.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lit_od.errors import DataError, ImageError
+from lit_od.images.preparation import Preparation, from_array, loaded, open_image, prepare
+from lit_od.types import Images, Labels
+
+_OPEN_LOCKS = tuple(threading.Lock() for _ in range(32))
+"""Pillow must not decode one open image on two threads, as happens where a list names it twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image in a file of its own."""
+
+    path: Path
+    name: str
+    label: str | None = None
+
+    def prepare(self, how: Preparation) -> Images:
+        """Pixels of shape (h, w, c). Raises ImageError where the file cannot be read."""
+        return prepare(self.decode(), how)
+
+    def decode(self) -> Image.Image:
+        """The image, upright. Raises ImageError where the file cannot be read."""
+        return open_image(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageArray:
+    """An image that is already decoded."""
+
+    pixels: NDArray[np.uint8] = field(repr=False)
+    name: str
+    label: str | None = None
+
+    def prepare(self, how: Preparation) -> Images:
+        """Pixels of shape (h, w, c)."""
+        return prepare(self.pixels, how)
+
+    def decode(self) -> Image.Image:
+        """The image."""
+        return from_array(self.pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenImage:
+    """An image that Pillow has open."""
+
+    image: Image.Image = field(repr=False)
+    name: str
+    label: str | None = None
+
+    def prepare(self, how: Preparation) -> Images:
+        """Pixels of shape (h, w, c). Raises ImageError where it cannot be read."""
+        return prepare(self.decode(), how)
+
+    def decode(self) -> Image.Image:
+        """The image, upright. Raises ImageError where it cannot be read."""
+        with _OPEN_LOCKS[id(self.image) // 64 % len(_OPEN_LOCKS)]:
+            return loaded(self.image)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """The bytes of an image file."""
+
+    data: bytes = field(repr=False)
+    name: str
+    label: str | None = None
+
+    def prepare(self, how: Preparation) -> Images:
+        """Pixels of shape (h, w, c). Raises ImageError where the bytes cannot be read."""
+        return prepare(self.decode(), how)
+
+    def decode(self) -> Image.Image:
+        """The image, upright. Raises ImageError where the bytes cannot be read."""
+        return open_image(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An image that is known to be missing or broken before it is opened."""
+
+    name: str
+    cause: str
+    label: str | None = None
+
+    def prepare(self, how: Preparation) -> Images:
+        """Raise ImageError with the cause."""
+        raise ImageError(self.cause)
+
+    def decode(self) -> Image.Image:
+        """Raise ImageError with the cause."""
+        raise ImageError(self.cause)
+
+
+Source: TypeAlias = ImageFile | ImageArray | OpenImage | EncodedImage | Unreadable
+
+SetOpener: TypeAlias = Callable[[str], "list[Source] | None"]
+"""Takes a PATH; returns the images of the set that it names, or None where it names no set."""
+
+
+def class_numbers(sources: Sequence[Source]) -> Labels:
+    """The class of each source as a number, classes in the order of their names, shape (n,).
+
+    Raises:
+        DataError: If a source has no label.
+    """
+    for source in sources:
+        if source.label is None:
+            raise DataError(
+                f"a class-conditional detector needs a class for every image; {source.name} has none. "
+                "Give class folders, or a .csv with a label column"
+            )
+    _, numbers = np.unique(np.array([source.label for source in sources], dtype=str), return_inverse=True)
+    return numbers
