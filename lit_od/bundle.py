@@ -15,7 +15,8 @@ from lit_od import manifest as manifests
 from lit_od.calibration import Calibration, check_rule
 from lit_od.card import model_card
 from lit_od.contents import check_backbone, check_detector, check_golden, check_graph
-from lit_od.detectors import Detector, detector_from_state
+from lit_od.detectors import Detector
+from lit_od.detectors.registry import detector_from_state
 from lit_od.errors import BundleError, ConfigError, DataError
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.formats.atomic import recover, replacing, require_place

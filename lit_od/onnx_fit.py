@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lit_od.bundle import Bundle, require_replaceable
-from lit_od.detectors import accumulator
+from lit_od.detectors.registry import accumulator
 from lit_od.errors import BackboneError, ConfigError, DataError
 from lit_od.fit import Origin, fit_bundle
 from lit_od.formats.onnx_file import read_graph

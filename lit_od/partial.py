@@ -11,13 +11,14 @@ from typing import Any, Self
 import msgspec
 import numpy as np
 
-from lit_od.detectors import Accumulator, Detector, accumulator
+from lit_od.detectors import Accumulator, Detector
+from lit_od.detectors.bank.memory_bank import BankAccumulator
 from lit_od.detectors.gmm import GMMAccumulator
 from lit_od.detectors.mahalanobis import MahalanobisAccumulator
 from lit_od.detectors.moments import Moments
-from lit_od.detectors.neighbours import BankAccumulator
 from lit_od.detectors.pca import PCAResidualAccumulator
 from lit_od.detectors.reconstruction import ReconstructionAccumulator
+from lit_od.detectors.registry import accumulator
 from lit_od.detectors.state import check_names, take
 from lit_od.errors import DataError
 from lit_od.formats import safetensors_file as safetensors

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lit_od.backbone import Backbone
-from lit_od.detectors import KNN, Detector, accumulator, detector_from_state
+from lit_od.detectors import KNN, Detector
 from lit_od.detectors.base import searches
 from lit_od.detectors.knn import KNNAccumulator
+from lit_od.detectors.registry import accumulator, detector_from_state
 from lit_od.errors import DataError
 from lit_od.extraction import extract, extract_and_score
 from lit_od.formats import safetensors_file as safetensors

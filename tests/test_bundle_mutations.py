@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
-from lit_od.detectors import DETECTORS
+from lit_od.detectors.registry import DETECTORS
 from tests import mutations
 from tests.mutations import ACCEPTED, REFUSED, Material, material, outcome, tamper
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from lit_od.detectors import DETECTORS, accumulator
+from lit_od.detectors.registry import DETECTORS, accumulator
 from lit_od.errors import ConfigError, DataError
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.partial import PartialState, merged

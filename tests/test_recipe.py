@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from lit_od.calibration import check_rule
-from lit_od.detectors import accumulator
+from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError
 from lit_od.images.preparation import Preparation
 from lit_od.recipe import Recipe, from_tree, override, read, read_tree, shipped, to_tree

@@ -26,7 +26,7 @@ from lit_od.commands.score import (
     session_options,
 )
 from lit_od.commands.threshold import add_outliers_argument
-from lit_od.detectors import accumulator
+from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError
 from lit_od.fit import Origin, fit_bundle
 from lit_od.images.find_local import find

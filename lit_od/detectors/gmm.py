@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 import numpy as np
 
 from lit_od.checks import integer, one_of
+from lit_od.detectors.bank.row_store import RowStore
 from lit_od.detectors.base import BLOCK_VALUES, CACHED_VALUES, check_features, row_blocks
 from lit_od.detectors.gaussian import squared_norms, whitener
 from lit_od.detectors.moments import Moments
 from lit_od.detectors.options import read_options, same_options
-from lit_od.detectors.rows import RowStore
 from lit_od.detectors.state import SMALLEST, check_names, read_only, require_triangular, take
 from lit_od.errors import DataError, missing_extra
 from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats

@@ -4,9 +4,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 from lit_od.checks import integer, one_of
-from lit_od.detectors.bank_options import BankOptions, Method, Metric, Precision
-from lit_od.detectors.coreset import rank_agreement
-from lit_od.detectors.neighbours import Bank, BankAccumulator
+from lit_od.detectors.bank.coreset import rank_agreement
+from lit_od.detectors.bank.memory_bank import Bank, BankAccumulator
+from lit_od.detectors.bank.options import BankOptions, Method, Metric, Precision
 from lit_od.detectors.options import read_options
 from lit_od.detectors.state import check_names
 from lit_od.errors import DataError

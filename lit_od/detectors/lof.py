@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from lit_od.checks import integer
-from lit_od.detectors.bank_options import BankOptions, Metric, Precision
-from lit_od.detectors.neighbours import Bank, BankAccumulator
+from lit_od.detectors.bank.memory_bank import Bank, BankAccumulator
+from lit_od.detectors.bank.options import BankOptions, Metric, Precision
 from lit_od.detectors.options import read_options
 from lit_od.detectors.state import SMALLEST, check_names, read_only, take
 from lit_od.errors import DataError

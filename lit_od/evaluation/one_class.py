@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lit_od.checks import integer, number
-from lit_od.detectors import DETECTORS, Detector, accumulator
+from lit_od.detectors import Detector
+from lit_od.detectors.registry import DETECTORS, accumulator
 from lit_od.errors import DataError
 from lit_od.evaluation.intervals import Interval, delong
 from lit_od.evaluation.metrics import auroc

@@ -5,7 +5,7 @@ from typing import Any, cast, get_args
 
 from torch import nn
 
-from lit_od.detectors import DETECTORS
+from lit_od.detectors.registry import DETECTORS
 from lit_od.errors import ConfigError
 from lit_od.types import Output
 

@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from lit_od.bundle import Bundle, require_replaceable
-from lit_od.detectors import accumulator
+from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError, DataError
 from lit_od.fit import Origin, fit_bundle
 from lit_od.images.batching import load

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_od.detectors import GMM, KNN, LOF, Detector, LocalResidual, Mahalanobis, PCAResidual
-from lit_od.detectors.neighbours import Bank
+from lit_od.detectors.bank.memory_bank import Bank
 from lit_od.errors import ConfigError
 
 TorchScore: TypeAlias = Callable[[Tensor], Tensor]

@@ -31,8 +31,9 @@ from safetensors.numpy import load_file, save_file
 from threadpoolctl import threadpool_limits
 
 from lit_od.backbone import Backbone
-from lit_od.detectors import GMM, KNN, LOF, detector_from_state
+from lit_od.detectors import GMM, KNN, LOF
 from lit_od.detectors.moments import Moments
+from lit_od.detectors.registry import detector_from_state
 from lit_od.extraction import extract
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from lit_od import recipe
 from lit_od.backbone import Backbone
-from lit_od.detectors import accumulator
+from lit_od.detectors.registry import accumulator
 from lit_od.evaluation.metrics import auroc
 from lit_od.extraction import extract
 from lit_od.images.find_local import find

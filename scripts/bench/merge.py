@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lit_od.detectors import accumulator
+from lit_od.detectors.registry import accumulator
 from lit_od.partial import PartialState, merged
 from lit_od.runtime.threads import limited
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from lit_od.detectors import DETECTORS, Detector, accumulator, detector_from_state
+from lit_od.detectors import Detector
+from lit_od.detectors.registry import DETECTORS, accumulator, detector_from_state
 from lit_od.errors import ConfigError, DataError
 
 ROWS, WIDTH = 120, 6

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from lit_od.detectors import coreset
-from lit_od.detectors.coreset import greedy_k_centre, parse_size, rank_agreement
+from lit_od.detectors.bank import coreset
+from lit_od.detectors.bank.coreset import greedy_k_centre, parse_size, rank_agreement
 from lit_od.errors import ConfigError, DataError
 
 

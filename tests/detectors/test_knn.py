@@ -6,7 +6,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 from lit_od.detectors import KNN
-from lit_od.detectors.coreset import rank_agreement
+from lit_od.detectors.bank.coreset import rank_agreement
 from lit_od.errors import ConfigError, DataError
 
 

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from lit_od.detectors import DETECTORS, accumulator, detector_from_state
+from lit_od.detectors.registry import DETECTORS, accumulator, detector_from_state
 from lit_od.errors import ConfigError
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_od.detectors.rows import RowStore, row_ranks
+from lit_od.detectors.bank.row_store import RowStore, row_ranks
 from lit_od.errors import DataError
 
 ROWS = np.arange(600, dtype=np.float32).reshape(300, 2)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lit_od.detectors import GMM, KNN, LOF, Mahalanobis, PCAResidual, Reconstruction
-from lit_od.detectors.coreset import parse_size
+from lit_od.detectors.bank.coreset import parse_size
 from lit_od.detectors.moments import Moments
 from lit_od.errors import ConfigError, DataError
 

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from lit_od.bundle import Bundle
 from lit_od.calibration import Calibration
-from lit_od.detectors import KNN, Detector, accumulator
+from lit_od.detectors import KNN, Detector
+from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError
 from lit_od.evaluation.intervals import delong
 from lit_od.evaluation.metrics import auroc

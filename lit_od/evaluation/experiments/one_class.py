@@ -16,7 +16,7 @@ import numpy as np
 from lightning import LightningModule
 from numpy.typing import NDArray
 
-from lit_od.detectors import accumulator
+from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError, DataError
 from lit_od.evaluation.experiments import Options, Report, Row, in_percent, middle
 from lit_od.evaluation.features import Extracted, FeatureCache

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_od.detectors import KNN, Reconstruction
-from lit_od.detectors.bank_options import Metric
+from lit_od.detectors.bank.options import Metric
 from lit_od.errors import DataError
 from lit_od.evaluation.sets import ImageSet
 from lit_od.extraction import extract

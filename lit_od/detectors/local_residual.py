@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.checks import integer, number
-from lit_od.detectors.bank_options import BankOptions, Metric, Precision
+from lit_od.detectors.bank.memory_bank import Bank, BankAccumulator
+from lit_od.detectors.bank.options import BankOptions, Metric, Precision
 from lit_od.detectors.base import BLOCK_VALUES
 from lit_od.detectors.gaussian import squared_norms
-from lit_od.detectors.neighbours import Bank, BankAccumulator
 from lit_od.detectors.options import read_options
 from lit_od.detectors.state import check_names
 from lit_od.errors import DataError

@@ -10,12 +10,12 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.detectors import faiss_index
-from lit_od.detectors.bank_options import BankOptions, Metric
+from lit_od.detectors.bank import faiss_index
+from lit_od.detectors.bank.coreset import greedy_k_centre
+from lit_od.detectors.bank.options import BankOptions, Metric
+from lit_od.detectors.bank.row_store import RowStore
 from lit_od.detectors.base import CACHED_VALUES, check_features
-from lit_od.detectors.coreset import greedy_k_centre
 from lit_od.detectors.options import same_options
-from lit_od.detectors.rows import RowStore
 from lit_od.detectors.state import SMALLEST, read_only, take
 from lit_od.errors import DataError
 from lit_od.types import Arrays, Features, Labels, Stats

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from lit_od.checks import flag, integer, number, one_of
-from lit_od.detectors import faiss_index
-from lit_od.detectors.coreset import parse_size
+from lit_od.detectors.bank import faiss_index
+from lit_od.detectors.bank.coreset import parse_size
 from lit_od.errors import ConfigError
 
 Metric: TypeAlias = Literal["l2", "cosine"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.detectors import index_checks
+from lit_od.detectors.bank import index_checks
 from lit_od.errors import ConfigError, DataError
 
 DIRECT = 4

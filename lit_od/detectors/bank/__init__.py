@@ -1,0 +1,1 @@
+"""Memory banks: their options, rows, coresets and neighbour search."""
