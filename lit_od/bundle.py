@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from lit_od import manifest as manifests
-from lit_od.calibration import Calibration, check_rule
+from lit_od.calibration.p_values import Calibration, check_rule
 from lit_od.card import model_card
 from lit_od.contents import check_backbone, check_detector, check_golden, check_graph
 from lit_od.detectors import Detector

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lit_od.calibration import Calibration
+from lit_od.calibration.p_values import Calibration
 from lit_od.formats.text import one_line
 from lit_od.manifest import Manifest
 

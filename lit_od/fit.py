@@ -12,7 +12,8 @@ from lit_od import bundle as bundles
 from lit_od import manifest as manifests
 from lit_od.backbone import Backbone
 from lit_od.bundle import Bundle
-from lit_od.calibration import Calibration
+from lit_od.calibration.p_values import Calibration
+from lit_od.calibration.rules import require_applicable
 from lit_od.detectors import Detector, Reconstruction
 from lit_od.detectors.reconstruction import PIXEL_PERCENT, pixel_scores, pixel_threshold
 from lit_od.errors import DataError
@@ -32,7 +33,6 @@ from lit_od.manifest import (
     Tolerance,
 )
 from lit_od.passes import bank_cost, finish, fit_detector, gather, partial_fit, score_all
-from lit_od.rules import require_applicable
 from lit_od.runtime.processes import ALONE, Group
 from lit_od.shares import own_threads
 from lit_od.versions import VERSIONED, versions

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lit_od.bundle import Bundle, require_replaceable
+from lit_od.calibration.rules import rule_and_outliers
 from lit_od.detectors.registry import accumulator
 from lit_od.errors import BackboneError, ConfigError, DataError
 from lit_od.fit import Origin, fit_bundle
@@ -17,7 +18,6 @@ from lit_od.images.sources import SetOpener, Source
 from lit_od.images.split import fit_and_calibration
 from lit_od.recipe import PACKAGED_BACKBONE, DataConfig, Recipe, portable_tree, without_training
 from lit_od.roots import data_root
-from lit_od.rules import rule_and_outliers
 from lit_od.runtime.processes import ALONE, Group
 
 NAMED_SETS = ("cifar10", "fashion-mnist", "mnist")

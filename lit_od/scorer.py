@@ -11,7 +11,7 @@ from PIL import Image
 
 from lit_od.backbone import Backbone
 from lit_od.bundle import BACKBONE, Bundle
-from lit_od.calibration import Calibration
+from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import Detector
 from lit_od.detectors.base import searches
 from lit_od.errors import BundleError, ConfigError, DataError

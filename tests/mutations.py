@@ -21,7 +21,7 @@ from onnx import TensorProto, helper
 
 from lit_od import manifest as manifests
 from lit_od.bundle import BACKBONE, CARD, DETECTOR, GOLDEN, INDEX, Bundle, golden_arrays
-from lit_od.calibration import Calibration
+from lit_od.calibration.p_values import Calibration
 from lit_od.card import model_card
 from lit_od.detectors import GMM, KNN, LOF, Detector, LocalResidual, Mahalanobis, PCAResidual, Reconstruction
 from lit_od.errors import BundleError, DataError, LitODError

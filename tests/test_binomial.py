@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
-from lit_od.binomial import clopper_pearson
+from lit_od.calibration.binomial import clopper_pearson
 from lit_od.errors import ConfigError, DataError
 
 TOTALS = (1, 2, 3, 15, 16, 17, 100, 1_000, 10_000, 100_000, 1_000_000)

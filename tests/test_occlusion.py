@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 
 from lit_od import Scorer
 from lit_od.backbone import Backbone
-from lit_od.calibration import Calibration
+from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import Mahalanobis
 from lit_od.images.preparation import Preparation
 from lit_od.occlusion import BLUR, SIDE, WINDOWS, occlusion_maps

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from lit_od.errors import ConfigError, DataError
-from lit_od.rules import (
+from lit_od.calibration.rules import (
     RULES,
     best_f1,
     check_rule,
@@ -19,6 +18,7 @@ from lit_od.rules import (
     require_applicable,
     rule_and_outliers,
 )
+from lit_od.errors import ConfigError, DataError
 
 SCORES = st.lists(st.floats(-1e6, 1e6) | st.integers(-3, 3).map(float), min_size=1, max_size=30)
 """Scores of any size and sign, many of them equal."""

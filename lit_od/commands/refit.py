@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_od.bundle import BACKBONE, MAPS, Bundle, require_replaceable
+from lit_od.calibration.rules import rule_and_outliers
 from lit_od.cluster.fitting import FirstOfCluster
 from lit_od.commands import no_overrides
 from lit_od.commands._status import DONE
@@ -33,7 +34,6 @@ from lit_od.images.find_local import find
 from lit_od.images.find_remote import find_images
 from lit_od.images.split import fit_and_calibration_parts
 from lit_od.overrides import parse_overrides
-from lit_od.rules import rule_and_outliers
 from lit_od.runtime.processes import ALONE, Group
 
 

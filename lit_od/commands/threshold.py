@@ -13,7 +13,8 @@ import numpy as np
 
 from lit_od import bundle as bundles
 from lit_od.bundle import Bundle
-from lit_od.calibration import Calibration
+from lit_od.calibration.p_values import Calibration
+from lit_od.calibration.rules import RULES, inliers_needed, require_applicable
 from lit_od.card import false_positives
 from lit_od.commands import no_overrides
 from lit_od.commands._status import DONE
@@ -22,7 +23,6 @@ from lit_od.errors import ConfigError, DataError
 from lit_od.fit import score_all
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
-from lit_od.rules import RULES, inliers_needed, require_applicable
 from lit_od.scorer import Scorer
 from lit_od.types import Scores
 

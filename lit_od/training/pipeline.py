@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from lit_od.bundle import Bundle, require_replaceable
+from lit_od.calibration.rules import require_applicable, rule_and_outliers
 from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError, DataError
 from lit_od.fit import Origin, fit_bundle
@@ -17,7 +18,6 @@ from lit_od.import_paths import imported
 from lit_od.onnx_fit import fit_onnx, require_no_run
 from lit_od.recipe import ModelConfig, Recipe, portable_tree, without_training
 from lit_od.roots import data_root
-from lit_od.rules import require_applicable, rule_and_outliers
 from lit_od.training.data import ImageData
 from lit_od.training.export import export_backbone
 from lit_od.training.export_maps import export_maps

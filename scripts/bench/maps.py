@@ -26,7 +26,7 @@ import torch
 
 from lit_od import Scorer
 from lit_od.backbone import Backbone
-from lit_od.calibration import Calibration
+from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import KNN, Detector, Mahalanobis
 from lit_od.evaluation.pointing import nearest_rows, pointing
 from lit_od.images.batching import load

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from lit_od.calibration import Calibration
+from lit_od.calibration.p_values import Calibration
 from lit_od.classification import classify, images_needed, largest, standing
 from lit_od.errors import ConfigError
 from lit_od.fit import Origin, fit_bundle

@@ -10,7 +10,7 @@ import pytest
 
 from lit_od import Scorer
 from lit_od.bundle import BACKBONE, Bundle
-from lit_od.calibration import Calibration
+from lit_od.calibration.p_values import Calibration
 from lit_od.images.find_local import find
 from lit_od.images.split import fit_and_calibration
 from tests.conftest import ASSETS

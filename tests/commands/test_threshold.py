@@ -12,7 +12,7 @@ import pytest
 
 from lit_od import Scorer
 from lit_od.bundle import BACKBONE, CARD, DETECTOR, GOLDEN, Bundle
-from lit_od.calibration import Calibration
+from lit_od.calibration.p_values import Calibration
 from lit_od.commands.threshold import PERCENTILES, rates
 from tests.conftest import ASSETS
 

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lit_od.calibration import Calibration
+from lit_od.calibration.p_values import Calibration
 from lit_od.errors import ConfigError, DataError
 from lit_od.evaluation import plots
 from lit_od.evaluation.style import ScoreAxis

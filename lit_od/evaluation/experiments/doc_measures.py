@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from lit_od.bundle import Bundle
-from lit_od.calibration import Calibration
+from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import KNN, Detector
 from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError

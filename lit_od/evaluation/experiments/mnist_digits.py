@@ -21,7 +21,7 @@ import torch
 
 from lit_od.backbone import Backbone
 from lit_od.bundle import BACKBONE
-from lit_od.calibration import Calibration
+from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import Detector, Mahalanobis
 from lit_od.errors import ConfigError
 from lit_od.evaluation import plots

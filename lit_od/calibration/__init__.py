@@ -1,0 +1,1 @@
+"""Threshold rules, p-values and binomial intervals."""
