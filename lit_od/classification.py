@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_od.backbone.extractor import BATCH_SIZE
 from lit_od.calibration.p_values import Calibration
 from lit_od.calibration.rules import inliers_needed
 from lit_od.errors import ConfigError
-from lit_od.extraction import BATCH_SIZE
 from lit_od.images.sources import Source
 from lit_od.scorer import Result, Scorer
 from lit_od.types import Scores, Stats

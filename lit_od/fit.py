@@ -10,14 +10,14 @@ import numpy as np
 
 from lit_od import bundle as bundles
 from lit_od import manifest as manifests
-from lit_od.backbone import Backbone
+from lit_od.backbone.extractor import extract
+from lit_od.backbone.model import Backbone
 from lit_od.bundle import Bundle
 from lit_od.calibration.p_values import Calibration
 from lit_od.calibration.rules import require_applicable
 from lit_od.detectors import Detector, Reconstruction
 from lit_od.detectors.reconstruction import PIXEL_PERCENT, pixel_scores, pixel_threshold
 from lit_od.errors import DataError
-from lit_od.extraction import extract
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.golden import differences, make
 from lit_od.images.identity import fingerprint

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
-from lit_od.backbone import Backbone
+from lit_od.backbone.model import Backbone
 from lit_od.detectors import Detector
 from lit_od.errors import BundleError, LitODError
 from lit_od.images.preparation import Preparation, eight_bits, open_image, prepare

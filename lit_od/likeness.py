@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lit_od.extraction import extract
+from lit_od.backbone.extractor import extract
 from lit_od.images.batching import Batch, batches
 from lit_od.images.preparation import Preparation, prepare
 from lit_od.images.sources import Source

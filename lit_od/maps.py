@@ -11,24 +11,21 @@ the calibration inliers do not exceed; where parts are hidden, 99 % of the pixel
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lit_od.backbone.map_graph import MapGraph
 from lit_od.bundle import MAPS, Bundle, golden_arrays
 from lit_od.detectors import Reconstruction
 from lit_od.detectors.reconstruction import pixel_scores, pixel_verdicts
 from lit_od.errors import BackboneError, BundleError, DataError
 from lit_od.images.batching import RUN
 from lit_od.occlusion import occlusion_maps
-from lit_od.runtime.onnx_session import open_session, run_session
 from lit_od.scorer import Scorer
 from lit_od.types import Features, Images, Stats
-
-OUTPUTS = ("errors", "reconstruction")
-"""What a graph of heat maps gives, each float32 (n, h, w, c): squared errors, and pixels in [0, 1]."""
 
 GAP = 2
 """White pixels between the parts of a picture."""
@@ -42,50 +39,6 @@ SMALLEST = 128
 _STEPS = ((0, 0, 4), (27, 12, 65), (74, 12, 107), (120, 28, 109), (165, 44, 96), (207, 68, 70), (237, 105, 37),
           (251, 155, 6), (247, 209, 61), (252, 255, 164))  # fmt: skip
 """Ten evenly spaced colours of Matplotlib's "inferno": lightness rises evenly, as the eye sees it, also in grey."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MapGraph:
-    """A loaded `maps.onnx`.
-
-    Attributes:
-        session: The onnxruntime.InferenceSession.
-        input: Name of its input.
-    """
-
-    session: Any
-    input: str
-
-    @classmethod
-    def load(cls, model: bytes, *, threads: int | None = None, providers: Sequence[str] | None = None) -> Self:
-        """Open a graph; arguments as `Backbone.load` takes them.
-
-        Raises:
-            BackboneError: If the graph cannot be loaded, or gives no heat maps.
-            ConfigError: If a provider is unknown or absent.
-            MissingExtra: If no ONNX Runtime is installed.
-        """
-        session, _, _ = open_session(model, threads=threads, providers=providers)
-        inputs, outputs = session.get_inputs(), [each.name for each in session.get_outputs()]
-        if len(inputs) != 1 or inputs[0].type != "tensor(uint8)" or tuple(outputs) != OUTPUTS:
-            raise BackboneError(
-                f"a graph of heat maps turns uint8 images into {' and '.join(OUTPUTS)}; this one takes "
-                f"{', '.join(each.type for each in inputs)} and gives {', '.join(outputs)}"
-            )
-        return cls(session, inputs[0].name)
-
-    def __call__(self, images: Images) -> tuple[Features, Features]:
-        """Squared errors and reconstructions of images (n, h, w, c), uint8, in their shape.
-
-        Raises:
-            BackboneError: If the graph fails, or gives another shape.
-        """
-        errors, reconstructed = run_session(self.session, OUTPUTS, {self.input: images})
-        if errors.shape != images.shape or reconstructed.shape != images.shape:
-            raise BackboneError(
-                f"the heat maps' graph gives {errors.shape} and {reconstructed.shape} for {images.shape}"
-            )
-        return errors, reconstructed
 
 
 def heat_maps(scorer: Scorer, images: Images) -> NDArray[np.float32]:

@@ -1,22 +1,20 @@
 """A recipe over an ONNX backbone, carried out without torch: images to bundle, nothing trained."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
+from lit_od.backbone.packaged import read_packaged
 from lit_od.bundle import Bundle, require_replaceable
 from lit_od.calibration.rules import rule_and_outliers
 from lit_od.detectors.registry import accumulator
-from lit_od.errors import BackboneError, ConfigError, DataError
+from lit_od.errors import ConfigError, DataError
 from lit_od.fit import Origin, fit_bundle
-from lit_od.formats.onnx_file import read_graph
 from lit_od.images.find_local import find, of_classes
 from lit_od.images.sources import SetOpener, Source
 from lit_od.images.split import fit_and_calibration
-from lit_od.recipe import PACKAGED_BACKBONE, DataConfig, Recipe, portable_tree, without_training
+from lit_od.recipe import DataConfig, Recipe, portable_tree, without_training
 from lit_od.roots import data_root
 from lit_od.runtime.processes import ALONE, Group
 
@@ -53,7 +51,7 @@ def fit_onnx(
     recipe = without_training(recipe, "over an ONNX backbone nothing is trained")
     accumulator(str(recipe.detector["kind"]), {key: each for key, each in recipe.detector.items() if key != "kind"})
     rule, outliers = rule_and_outliers(recipe.calibration)
-    model, opset = _read(str(recipe.backbone))
+    model, opset = read_packaged(str(recipe.backbone))
     fit, calibration = divided(recipe.data, seed=recipe.seed, sets=sets)
     return fit_bundle(
         out,
@@ -75,38 +73,6 @@ def require_no_run(run: Path | None) -> None:
     """Raise ConfigError where a folder is named for the files of a training that does not take place."""
     if run is not None:
         raise ConfigError(f"the recipe trains nothing that {run} could keep: leave out --run")
-
-
-def shipped_backbones() -> dict[str, Path]:
-    """The ONNX backbones that ship with the package, by the name that a recipe gives them."""
-    folder = Path(str(resources.files("lit_od") / "assets"))
-    return {f"{PACKAGED_BACKBONE}{path.stem}": path for path in sorted(folder.glob("*.onnx"))}
-
-
-def backbone_file(name: str) -> Path:
-    """The file that a recipe's `backbone` names. Raises ConfigError where there is none."""
-    if name.startswith(PACKAGED_BACKBONE):
-        known = shipped_backbones()
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(known)}"
-            raise ConfigError(f"no backbone {name!r}; {hint}")
-        return known[name]
-    file = Path(name).expanduser()
-    if not file.is_file():
-        raise ConfigError(
-            f"backbone {name} is no file: wanted an ONNX file, or one of {', '.join(shipped_backbones())}"
-        )
-    return file
-
-
-def _read(name: str) -> tuple[bytes, int | None]:
-    """The ONNX file that a recipe's `backbone` names, and its opset."""
-    model = backbone_file(name).read_bytes()
-    try:
-        return model, read_graph(model).opset
-    except BackboneError as error:
-        raise BackboneError(f"backbone {name}: {error}. Give an ONNX file that takes uint8 (n, h, w, c)") from error
 
 
 def divided(config: DataConfig, *, seed: int, sets: SetOpener | None = None) -> tuple[list[Source], list[Source]]:

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lit_od.backbone import Backbone
+from lit_od.backbone.extractor import extract, extract_and_score
+from lit_od.backbone.model import Backbone
 from lit_od.detectors import KNN, Detector
 from lit_od.detectors.base import searches
 from lit_od.detectors.knn import KNNAccumulator
 from lit_od.detectors.registry import accumulator, detector_from_state
 from lit_od.errors import DataError
-from lit_od.extraction import extract, extract_and_score
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.images.batching import Batch
 from lit_od.images.preparation import Preparation

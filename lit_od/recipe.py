@@ -20,9 +20,6 @@ from lit_od.overrides import apply
 PACKAGED_DATA = "lit_od:assets"
 """The data root that stands for the images which ship with the package."""
 
-PACKAGED_BACKBONE = "lit_od:"
-"""What the name of a backbone begins with that ships with the package, as in lit_od:tf_efficientnet_lite0."""
-
 
 class Augment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Random changes of training images, drawn anew for each image, as Keras' generator means them.

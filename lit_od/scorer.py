@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_od.backbone import Backbone
+from lit_od.backbone.extractor import BATCH_SIZE, extract_and_score, require_fitting
+from lit_od.backbone.model import Backbone
 from lit_od.bundle import BACKBONE, Bundle
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import Detector
 from lit_od.detectors.base import searches
 from lit_od.errors import BundleError, ConfigError, DataError
-from lit_od.extraction import BATCH_SIZE, extract_and_score, require_fitting
 from lit_od.images.batching import Batch
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation

@@ -7,7 +7,7 @@ the bit, and shares laid end to end are the data in their order.
 
 import numpy as np
 
-from lit_od.extraction import BATCH_SIZE
+from lit_od.backbone.extractor import BATCH_SIZE
 from lit_od.images.batching import RUN
 from lit_od.runtime.processes import Group
 from lit_od.runtime.threads import available_threads

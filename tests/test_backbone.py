@@ -11,9 +11,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lit_od.backbone import Backbone
+from lit_od.backbone.extractor import extract, require_fitting
+from lit_od.backbone.model import Backbone
 from lit_od.errors import BackboneError, ConfigError
-from lit_od.extraction import extract, require_fitting
 from lit_od.images.preparation import Preparation, prepare
 from lit_od.images.sources import Source, Unreadable
 from lit_od.runtime.onnx_session import PROVIDERS
@@ -195,7 +195,7 @@ def test_threads_are_the_sessions(small_graph: bytes) -> None:
 def test_without_onnx_runtime_both_pip_lines_are_named() -> None:
     code = (
         "import sys; sys.modules['onnxruntime'] = None\n"
-        "from lit_od.backbone import Backbone; from lit_od.errors import MissingExtra\n"
+        "from lit_od.backbone.model import Backbone; from lit_od.errors import MissingExtra\n"
         "try: Backbone.load(b'')\n"
         "except MissingExtra as error: print(error)"
     )

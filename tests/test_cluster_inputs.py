@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lit_od.backbone import Backbone
+from lit_od.backbone.extractor import BATCH_SIZE
+from lit_od.backbone.model import Backbone
 from lit_od.bundle import Bundle
 from lit_od.cluster.engine import Pool, Work, cluster, provider_and_gpu
 from lit_od.cluster.fitting import FirstOfCluster
 from lit_od.cluster.items import ITEMS_A_WORKER, _found, decode, items
 from lit_od.cluster.tables import parquet_rows
 from lit_od.errors import ConfigError, DataError
-from lit_od.extraction import BATCH_SIZE
 from lit_od.fit import Origin, fit_bundle
 from lit_od.images import object_store as stores
 from lit_od.images import parquet as packed

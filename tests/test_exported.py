@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from lit_od import Scorer
+from lit_od.backbone.map_graph import MapGraph
 from lit_od.bundle import MAPS, Bundle
 from lit_od.cli import main
 from lit_od.evaluation.metrics import auroc
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
-from lit_od.maps import MapGraph
 from tests.conftest import ASSETS
 
 EXPORTED = Path(__file__).parents[1] / "exported"

@@ -11,7 +11,7 @@ import safetensors.numpy
 from onnx import numpy_helper
 from PIL import Image
 
-from lit_od.backbone import Backbone
+from lit_od.backbone.model import Backbone
 from lit_od.bundle import BACKBONE, GOLDEN, Bundle, golden_arrays
 from lit_od.detectors import Mahalanobis
 from lit_od.errors import BundleError

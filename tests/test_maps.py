@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from lit_od.backbone import Backbone
+from lit_od.backbone.map_graph import MapGraph
+from lit_od.backbone.model import Backbone
 from lit_od.bundle import MAPS, Bundle, golden_arrays
 from lit_od.cli import main
 from lit_od.errors import BackboneError, BundleError, DataError
@@ -20,7 +21,7 @@ from lit_od.fit import Origin, fit_bundle
 from lit_od.images.batching import batches
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile
 from lit_od.map_folder import INDEX, MapFolder, file_name
-from lit_od.maps import GAP, OPAQUE, HeatMaps, MapGraph, colours, heat, heat_maps, overlay
+from lit_od.maps import GAP, OPAQUE, HeatMaps, colours, heat, heat_maps, overlay
 from lit_od.occlusion import occlusion_maps
 from lit_od.scorer import Scorer
 from tests.conftest import GREY

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageFilter
 
 from lit_od import Scorer
-from lit_od.backbone import Backbone
+from lit_od.backbone.model import Backbone
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import Mahalanobis
 from lit_od.images.preparation import Preparation

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from lit_od import Bundle, Scorer
-from lit_od.backbone import Backbone
+from lit_od.backbone.model import Backbone
+from lit_od.backbone.packaged import backbone_file, shipped_backbones
 from lit_od.cli import main
 from lit_od.errors import BackboneError, ConfigError, DataError
 from lit_od.formats.onnx_file import read_graph
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import ImageArray, Source
-from lit_od.onnx_fit import NAMED_SETS, backbone_file, divided, fit_onnx, shipped_backbones
+from lit_od.onnx_fit import NAMED_SETS, divided, fit_onnx
 from lit_od.recipe import DataConfig, Recipe, Split, override, portable_tree, read
 from tests.conftest import ASSETS
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_od.extraction import BATCH_SIZE
+from lit_od.backbone.extractor import BATCH_SIZE
 from lit_od.images.batching import RUN
 from lit_od.runtime.processes import ALONE, Alone
 from lit_od.runtime.threads import available_threads

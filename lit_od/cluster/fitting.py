@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from lit_od.backbone import Backbone
+from lit_od.backbone.model import Backbone
 from lit_od.cluster.engine import Pool
 from lit_od.cluster.items import decode, items
 from lit_od.detectors.registry import detector_from_state

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.extraction import BATCH_SIZE
+from lit_od.backbone.extractor import BATCH_SIZE
 from lit_od.images.find_remote import Images
 from lit_od.images.object_store import StoredImage
 from lit_od.images.parquet import PackedImage, RowGroup

@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, TextIO, TypedDict
 
 from tqdm import tqdm
 
+from lit_od.backbone.extractor import BATCH_SIZE
 from lit_od.bundle import Bundle
 from lit_od.commands import no_overrides
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import ConfigError
-from lit_od.extraction import BATCH_SIZE
 from lit_od.formats.text import csv_row
 from lit_od.images.find_local import find
 from lit_od.map_folder import MapFolder

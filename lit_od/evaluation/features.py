@@ -19,9 +19,9 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lit_od.backbone import Backbone
+from lit_od.backbone.extractor import extract
+from lit_od.backbone.model import Backbone
 from lit_od.errors import DataError
-from lit_od.extraction import extract
 from lit_od.images.identity import content_digest
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.backbone import Backbone
+from lit_od.backbone.model import Backbone
 from lit_od.detectors import Reconstruction
 from lit_od.detectors.reconstruction import ReconstructionOptions
 from lit_od.errors import ConfigError, DataError

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lit_od.backbone import Backbone
+from lit_od.backbone.model import Backbone
 from lit_od.errors import BackboneError, ConfigError, DataError, ExportError, missing_extra
 from lit_od.types import Features, Images, Output
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from lit_od.backbone.map_graph import OUTPUTS, MapGraph
 from lit_od.errors import BackboneError, ExportError
-from lit_od.maps import OUTPUTS, MapGraph
 from lit_od.training.export import ERROR_TOLERANCE, evaluating, exported, on_device, save
 from lit_od.types import Images
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lit_od.backbone import Backbone
+from lit_od.backbone.extractor import extract
+from lit_od.backbone.model import Backbone
 from lit_od.errors import DataError
-from lit_od.extraction import extract
 from lit_od.images.batching import batches, load
 from lit_od.images.identity import identity
 from lit_od.images.preparation import Preparation

@@ -30,14 +30,14 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from threadpoolctl import threadpool_limits
 
-from lit_od.backbone import Backbone
+from lit_od.backbone.extractor import extract
+from lit_od.backbone.model import Backbone
+from lit_od.backbone.packaged import backbone_file
 from lit_od.detectors import GMM, KNN, LOF
 from lit_od.detectors.moments import Moments
 from lit_od.detectors.registry import detector_from_state
-from lit_od.extraction import extract
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
-from lit_od.onnx_fit import backbone_file
 
 RUNS = 7
 HNSW = {"index": "HNSW32", "search": {"efSearch": 10}}

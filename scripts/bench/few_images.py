@@ -18,14 +18,14 @@ import numpy as np
 from tqdm import tqdm
 
 from lit_od import recipe
-from lit_od.backbone import Backbone
+from lit_od.backbone.extractor import extract
+from lit_od.backbone.model import Backbone
+from lit_od.backbone.packaged import backbone_file
 from lit_od.detectors.registry import accumulator
 from lit_od.evaluation.metrics import auroc
-from lit_od.extraction import extract
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
 from lit_od.images.split import fit_and_calibration
-from lit_od.onnx_fit import backbone_file
 from lit_od.training.sets import open_set
 from lit_od.types import Features, Scores
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lit_od import Scorer
-from lit_od.backbone import Backbone
+from lit_od.backbone.model import Backbone
 from lit_od.bundle import BACKBONE, Bundle
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source

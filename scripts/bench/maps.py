@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from lit_od import Scorer
-from lit_od.backbone import Backbone
+from lit_od.backbone.model import Backbone
+from lit_od.backbone.packaged import backbone_file
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import KNN, Detector, Mahalanobis
 from lit_od.evaluation.pointing import nearest_rows, pointing
@@ -34,7 +35,6 @@ from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
 from lit_od.images.split import fit_and_calibration
 from lit_od.maps import heat_maps
-from lit_od.onnx_fit import backbone_file
 from lit_od.training.checkpoints import load_module
 from lit_od.training.explain import gradient_maps
 from lit_od.training.frozen import FrozenBackbone

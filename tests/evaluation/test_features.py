@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_od.backbone import Backbone
+from lit_od.backbone.model import Backbone
 from lit_od.errors import DataError
 from lit_od.evaluation import features
 from lit_od.evaluation.features import Extracted, FeatureCache

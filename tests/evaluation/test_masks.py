@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lit_od.backbone import Backbone
+from lit_od.backbone.model import Backbone
 from lit_od.errors import ConfigError, DataError
 from lit_od.evaluation.masks import Patch, Sensitivity, apply_mask, draw_centres, sensitivity
 from lit_od.evaluation.reconstructions import reconstruction_grid, sensitivity_curves

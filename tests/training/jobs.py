@@ -12,7 +12,7 @@ from lightning import LightningModule, Trainer
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from lit_od.backbone import Backbone
+from lit_od.backbone.model import Backbone
 from lit_od.evaluation.metrics import OutlierMetrics
 from lit_od.fit import Origin, fit_bundle, partial_fit
 from lit_od.images.find_local import find

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from lit_od import Bundle, Scorer
+from lit_od.backbone.map_graph import MapGraph
 from lit_od.bundle import MAPS
 from lit_od.cli import main
 from lit_od.detectors.reconstruction import Reconstruction
 from lit_od.errors import ConfigError, ExportError
 from lit_od.images.find_local import find
-from lit_od.maps import MapGraph
 from lit_od.recipe import read
 from lit_od.training import LitAutoencoder, fit
 from lit_od.training import export_maps as export_maps_file

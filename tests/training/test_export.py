@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lit_od.backbone import Backbone
+from lit_od.backbone.model import Backbone
 from lit_od.errors import ConfigError, DataError, ExportError
 from lit_od.training import export
 from lit_od.training.export import OPSETS, check_parity, export_backbone

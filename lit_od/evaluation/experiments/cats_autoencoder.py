@@ -17,6 +17,7 @@ import torch
 from lightning import LightningModule
 from numpy.typing import NDArray
 
+from lit_od.backbone.map_graph import MapGraph
 from lit_od.bundle import Bundle
 from lit_od.classification import NONE, classify
 from lit_od.errors import DataError
@@ -32,7 +33,6 @@ from lit_od.evaluation.two_sets import Moments, difference, effect_interval, nor
 from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
-from lit_od.maps import MapGraph
 from lit_od.recipe import Recipe, override, read
 from lit_od.roots import data_root
 from lit_od.scorer import Scorer

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lit_od.backbone.map_graph import MapGraph
 from lit_od.bundle import MAPS, Bundle
 from lit_od.evaluation import plots
 from lit_od.evaluation.experiments import Options, Report, Row, in_percent, middle
@@ -19,7 +20,6 @@ from lit_od.evaluation.masks import Patch, Sensitivity, apply_mask, sensitivity
 from lit_od.evaluation.reconstructions import reconstruction_grid, sensitivity_curves
 from lit_od.evaluation.sets import ImageSet, score_set
 from lit_od.images.batching import load
-from lit_od.maps import MapGraph
 from lit_od.recipe import Recipe, override, read
 from lit_od.scorer import Scorer
 from lit_od.training.pipeline import export_bundle

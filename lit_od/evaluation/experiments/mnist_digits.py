@@ -19,7 +19,8 @@ import msgspec
 import numpy as np
 import torch
 
-from lit_od.backbone import Backbone
+from lit_od.backbone.extractor import extract
+from lit_od.backbone.model import Backbone
 from lit_od.bundle import BACKBONE
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import Detector, Mahalanobis
@@ -29,7 +30,6 @@ from lit_od.evaluation.experiments import Options, Report, Row, in_percent, midd
 from lit_od.evaluation.intervals import Interval, delong
 from lit_od.evaluation.metrics import auroc
 from lit_od.evaluation.sets import ImageSet, sets_of_recipe
-from lit_od.extraction import extract
 from lit_od.images.batching import load
 from lit_od.recipe import Recipe, override, read
 from lit_od.training.augmentation import augment, step_generator

@@ -16,6 +16,7 @@ import numpy as np
 from lightning import LightningModule
 from numpy.typing import NDArray
 
+from lit_od.backbone.packaged import backbone_file
 from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError, DataError
 from lit_od.evaluation.experiments import Options, Report, Row, in_percent, middle
@@ -26,7 +27,6 @@ from lit_od.images.batching import load
 from lit_od.images.find_local import find, of_classes
 from lit_od.images.sources import Source
 from lit_od.import_paths import accepted, check_accepted, imported
-from lit_od.onnx_fit import backbone_file
 from lit_od.recipe import Recipe, portable_tree, read
 from lit_od.roots import data_root
 from lit_od.training.export import export_backbone

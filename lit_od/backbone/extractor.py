@@ -5,7 +5,7 @@ from itertools import chain, islice
 
 import numpy as np
 
-from lit_od.backbone import Backbone, shape_text
+from lit_od.backbone.model import Backbone, shape_text
 from lit_od.errors import BackboneError
 from lit_od.images.batching import RUN, Batch, Made, batches
 from lit_od.images.preparation import Preparation

@@ -1,0 +1,1 @@
+"""The exported graph as an object, and the extractor that runs images through it."""

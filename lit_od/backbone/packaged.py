@@ -1,0 +1,44 @@
+"""ONNX backbones by name: those that ship with the package, and files."""
+
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+
+from lit_od.errors import BackboneError, ConfigError
+from lit_od.formats.onnx_file import read_graph
+
+
+def shipped_backbones() -> dict[str, Path]:
+    """The ONNX backbones that ship with the package, by the name that a recipe gives them."""
+    folder = Path(str(resources.files("lit_od") / "assets"))
+    return {f"{PACKAGED_BACKBONE}{path.stem}": path for path in sorted(folder.glob("*.onnx"))}
+
+
+def backbone_file(name: str) -> Path:
+    """The file that a recipe's `backbone` names. Raises ConfigError where there is none."""
+    if name.startswith(PACKAGED_BACKBONE):
+        known = shipped_backbones()
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(known)}"
+            raise ConfigError(f"no backbone {name!r}; {hint}")
+        return known[name]
+    file = Path(name).expanduser()
+    if not file.is_file():
+        raise ConfigError(
+            f"backbone {name} is no file: wanted an ONNX file, or one of {', '.join(shipped_backbones())}"
+        )
+    return file
+
+
+def read_packaged(name: str) -> tuple[bytes, int | None]:
+    """The ONNX file that a recipe's `backbone` names, and its opset."""
+    model = backbone_file(name).read_bytes()
+    try:
+        return model, read_graph(model).opset
+    except BackboneError as error:
+        raise BackboneError(f"backbone {name}: {error}. Give an ONNX file that takes uint8 (n, h, w, c)") from error
+
+
+PACKAGED_BACKBONE = "lit_od:"
+"""What the name of a backbone begins with that ships with the package, as in lit_od:tf_efficientnet_lite0."""
