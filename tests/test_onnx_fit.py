@@ -16,8 +16,10 @@ from lit_od.errors import BackboneError, ConfigError, DataError
 from lit_od.formats.onnx_file import read_graph
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import ImageArray, Source
-from lit_od.onnx_fit import NAMED_SETS, divided, fit_onnx
-from lit_od.recipe import DataConfig, Recipe, Split, override, portable_tree, read
+from lit_od.onnx_fit import fit_onnx
+from lit_od.recipes.load import override, portable_tree, read
+from lit_od.recipes.partition import NAMED_SETS, divided
+from lit_od.recipes.schema import DataConfig, Recipe, Split
 from tests.conftest import ASSETS
 
 SHIPPED = "lit_od:tf_efficientnet_lite0"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_od.overrides import parse_overrides
+from lit_od.recipes.overrides import parse_overrides
 
 
 @pytest.mark.parametrize(

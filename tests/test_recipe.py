@@ -10,7 +10,8 @@ from lit_od.calibration.p_values import check_rule
 from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError
 from lit_od.images.preparation import Preparation
-from lit_od.recipe import Recipe, from_tree, override, read, read_tree, shipped, to_tree
+from lit_od.recipes.load import from_tree, override, read, read_tree, shipped, to_tree
+from lit_od.recipes.schema import Recipe
 
 SMALL = """
 name: mine

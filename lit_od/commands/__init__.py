@@ -1,7 +1,7 @@
 """One module a command: `add_arguments(parser)` and `run(args, overrides)`; its docstring is its help."""
 
 from lit_od.errors import ConfigError
-from lit_od.overrides import parse_overrides
+from lit_od.recipes.overrides import parse_overrides
 
 
 def no_overrides(overrides: list[str]) -> None:

@@ -17,9 +17,9 @@ from lit_od.commands._status import DONE
 from lit_od.commands.score import add_session_arguments
 from lit_od.errors import ConfigError, missing_extra
 from lit_od.formats.atomic import require_place
-from lit_od.overrides import folder, parse_overrides
-from lit_od.recipe import override
-from lit_od.roots import data_root
+from lit_od.recipes.load import override
+from lit_od.recipes.overrides import folder, parse_overrides
+from lit_od.recipes.roots import data_root
 from lit_od.scorer import Scorer
 
 if TYPE_CHECKING:

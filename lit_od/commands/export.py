@@ -16,7 +16,7 @@ from lit_od.commands.fit import written
 from lit_od.commands.score import positive
 from lit_od.errors import missing_extra
 from lit_od.launch import each_process
-from lit_od.recipe import override, require_same_training
+from lit_od.recipes.load import override, require_same_training
 from lit_od.runtime.processes import Group
 
 

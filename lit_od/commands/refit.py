@@ -33,7 +33,7 @@ from lit_od.fit import Origin, fit_bundle
 from lit_od.images.find_local import find
 from lit_od.images.find_remote import find_images
 from lit_od.images.split import fit_and_calibration_parts
-from lit_od.overrides import parse_overrides
+from lit_od.recipes.overrides import parse_overrides
 from lit_od.runtime.processes import ALONE, Group
 
 

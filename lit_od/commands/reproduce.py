@@ -27,7 +27,7 @@ from lit_od.commands import no_overrides
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.commands.score import positive
 from lit_od.errors import ConfigError, LitODError, missing_extra
-from lit_od.overrides import folder, parse_overrides
+from lit_od.recipes.overrides import folder, parse_overrides
 
 if TYPE_CHECKING:
     from lit_od.evaluation.experiments import Options, Report

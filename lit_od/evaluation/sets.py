@@ -14,9 +14,10 @@ from lit_od.images.find_local import find
 from lit_od.images.identity import fingerprint
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source
-from lit_od.onnx_fit import divided
-from lit_od.recipe import EvaluationSet, Recipe, from_tree, override
-from lit_od.roots import data_root
+from lit_od.recipes.load import from_tree, override
+from lit_od.recipes.partition import divided
+from lit_od.recipes.roots import data_root
+from lit_od.recipes.schema import EvaluationSet, Recipe
 from lit_od.scorer import Scorer
 from lit_od.training.data import ImageData
 from lit_od.training.sets import open_set

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_od.errors import ConfigError
-from lit_od.recipe import Augment
+from lit_od.recipes.schema import Augment
 
 
 @dataclass(frozen=True, slots=True)

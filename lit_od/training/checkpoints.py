@@ -16,7 +16,8 @@ from torch import Tensor
 from lit_od.errors import ConfigError, DataError
 from lit_od.formats.atomic import replacing_file
 from lit_od.import_paths import accepted, check_accepted, defaults, imported
-from lit_od.recipe import Recipe, from_tree, to_tree
+from lit_od.recipes.load import from_tree, to_tree
+from lit_od.recipes.schema import Recipe
 from lit_od.training.data import ImageData
 from lit_od.training.processes import current
 from lit_od.training.weights import load_state, read_tensors

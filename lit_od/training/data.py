@@ -15,13 +15,13 @@ from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.images.identity import size_or_pixels
 from lit_od.images.sources import ImageFile, Source
-from lit_od.recipe import DataConfig
-from lit_od.roots import data_root
+from lit_od.recipes.partition import divide
+from lit_od.recipes.roots import data_root
+from lit_od.recipes.schema import DataConfig
 from lit_od.training.augmentation import augment, check_augment, step_generator
 from lit_od.training.loaders import DecodingLoader, MemoryLoader, Sampler
 from lit_od.training.samplers import EvaluationBatches, TrainingBatches
 from lit_od.training.sets import open_set
-from lit_od.training.splits import divide
 from lit_od.types import Labels
 
 Part: TypeAlias = Literal["train", "validation", "calibration", "test", "outliers"]

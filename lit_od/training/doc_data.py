@@ -13,7 +13,7 @@ from torch import Tensor
 from lit_od.errors import ConfigError, DataError
 from lit_od.images.identity import identity
 from lit_od.images.sources import ImageFile, Source
-from lit_od.recipe import DataConfig, Reference, Split
+from lit_od.recipes.schema import DataConfig, Reference, Split
 from lit_od.training.augmentation import augment, step_generator
 from lit_od.training.data import ImageData, Loader, Part, evaluation_batch
 from lit_od.training.samplers import EvaluationBatches, TrainingBatches

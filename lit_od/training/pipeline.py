@@ -16,8 +16,9 @@ from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.import_paths import imported
 from lit_od.onnx_fit import fit_onnx, require_no_run
-from lit_od.recipe import ModelConfig, Recipe, portable_tree, without_training
-from lit_od.roots import data_root
+from lit_od.recipes.load import portable_tree, without_training
+from lit_od.recipes.roots import data_root
+from lit_od.recipes.schema import ModelConfig, Recipe
 from lit_od.training.data import ImageData
 from lit_od.training.export import export_backbone
 from lit_od.training.export_maps import export_maps

@@ -19,7 +19,8 @@ from lit_od.errors import ConfigError, DataError
 from lit_od.formats.atomic import require_place
 from lit_od.images.batching import load
 from lit_od.import_paths import imported
-from lit_od.recipe import Recipe, to_tree
+from lit_od.recipes.load import to_tree
+from lit_od.recipes.schema import Recipe
 from lit_od.training.augmentation import augment, step_generator
 from lit_od.training.callbacks import (
     Best,

@@ -15,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_od.errors import ConfigError
 from lit_od.import_paths import accepted, check_accepted, imported
-from lit_od.recipe import ModelConfig
+from lit_od.recipes.schema import ModelConfig
 from lit_od.runtime.processes import place
 from lit_od.training.data import ImageData
 from lit_od.training.doc_data import TwinData

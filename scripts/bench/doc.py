@@ -16,7 +16,7 @@ import time
 
 import torch
 
-from lit_od.recipe import read
+from lit_od.recipes.load import read
 from lit_od.training.doc import LitDOC, Twin
 
 CLASSES = 8

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lit_od import recipe
 from lit_od.backbone.extractor import extract
 from lit_od.backbone.model import Backbone
 from lit_od.backbone.packaged import backbone_file
@@ -26,6 +25,7 @@ from lit_od.evaluation.metrics import auroc
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
 from lit_od.images.split import fit_and_calibration
+from lit_od.recipes import schema as recipe
 from lit_od.training.sets import open_set
 from lit_od.types import Features, Scores
 

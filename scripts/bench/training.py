@@ -33,7 +33,8 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import transforms as T  # type: ignore[import-untyped]
 from torchvision.datasets import MNIST  # type: ignore[import-untyped]
 
-from lit_od.recipe import Recipe, read
+from lit_od.recipes.load import read
+from lit_od.recipes.schema import Recipe
 from lit_od.training import LitClassifier
 from lit_od.training.networks import SmallCNN
 from lit_od.training.train import train

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from lit_od.recipe import read
+from lit_od.recipes.load import read
 
 Command = Callable[..., Any]
 

@@ -22,7 +22,7 @@ from lit_od.evaluation.sets import ImageSet, ImageSets, fitted_images, score_set
 from lit_od.images.identity import fingerprint
 from lit_od.maps import HeatMaps, overlay
 from lit_od.onnx_fit import fit_onnx
-from lit_od.recipe import override, read
+from lit_od.recipes.load import override, read
 from lit_od.scorer import Scorer
 from tests.browser import Browser
 from tests.conftest import ASSETS, GREY

@@ -10,7 +10,7 @@ from lit_od.cli import main
 from lit_od.errors import ConfigError, DataError
 from lit_od.evaluation.experiments.doc_measures import features_by_part
 from lit_od.evaluation.experiments.doc_sneakers import _trained, of_pair
-from lit_od.recipe import override, read, to_tree
+from lit_od.recipes.load import override, read, to_tree
 from lit_od.training.checkpoints import read_checkpoint
 from lit_od.training.doc import LitDOC
 from lit_od.training.doc_data import data_of

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from lit_od.evaluation.experiments.one_class import table
-from lit_od.recipe import read
+from lit_od.recipes.load import read
 
 Command = Callable[..., Any]
 

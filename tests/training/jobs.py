@@ -19,7 +19,7 @@ from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
 from lit_od.launch import each_process
 from lit_od.partial import merged
-from lit_od.recipe import read
+from lit_od.recipes.load import read
 from lit_od.shares import own_share
 from lit_od.training.autoencoder import LitAutoencoder
 from lit_od.training.classifier import LitClassifier

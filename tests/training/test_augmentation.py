@@ -4,7 +4,7 @@ import torch
 from scipy import ndimage
 
 from lit_od.errors import ConfigError
-from lit_od.recipe import Augment
+from lit_od.recipes.schema import Augment
 from lit_od.training.augmentation import apply, augment, check_augment, draw, step_generator
 
 NOTEBOOK = Augment(rotation=10, shift=0.1, zoom=0.1, shear=0.1, brightness=(0.7, 1.3))

@@ -13,7 +13,7 @@ from lit_od.cli import main
 from lit_od.detectors.reconstruction import Reconstruction
 from lit_od.errors import ConfigError, ExportError
 from lit_od.images.find_local import find
-from lit_od.recipe import read
+from lit_od.recipes.load import read
 from lit_od.training import LitAutoencoder, fit
 from lit_od.training import export_maps as export_maps_file
 from lit_od.training.autoencoder_networks import build_autoencoder

@@ -10,7 +10,8 @@ from torch import nn
 
 from lit_od.errors import DataError
 from lit_od.images.preparation import Preparation
-from lit_od.recipe import PACKAGED_DATA, DataConfig
+from lit_od.recipes.roots import PACKAGED_DATA
+from lit_od.recipes.schema import DataConfig
 from lit_od.training.callbacks import (
     SWEEP_STEPS,
     FiniteLoss,

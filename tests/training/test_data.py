@@ -6,7 +6,8 @@ from PIL import Image
 from lit_od.errors import ConfigError, DataError
 from lit_od.images.batching import load
 from lit_od.images.preparation import Preparation
-from lit_od.recipe import PACKAGED_DATA, Augment, DataConfig, Split
+from lit_od.recipes.roots import PACKAGED_DATA
+from lit_od.recipes.schema import Augment, DataConfig, Split
 from lit_od.training.data import EVALUATION_BATCH, ImageData, check_trainable, evaluation_batch
 
 GREY = Preparation(size=(28, 28), mode="grey")

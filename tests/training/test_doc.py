@@ -11,7 +11,8 @@ from torch import nn
 from lit_od import Bundle, Scorer
 from lit_od.cli import main
 from lit_od.errors import ConfigError, DataError
-from lit_od.recipe import ModelConfig, override, read
+from lit_od.recipes.load import override, read
+from lit_od.recipes.schema import ModelConfig
 from lit_od.training import LitDOC, trunk_cache
 from lit_od.training.checkpoints import load_module
 from lit_od.training.doc import compactness_loss

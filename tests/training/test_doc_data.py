@@ -6,7 +6,8 @@ from PIL import Image
 
 from lit_od.errors import ConfigError, DataError
 from lit_od.images.preparation import Preparation
-from lit_od.recipe import DataConfig, Reference, from_tree
+from lit_od.recipes.load import from_tree
+from lit_od.recipes.schema import DataConfig, Reference
 from lit_od.training.checkpoints import Checkpoint, require_same_images
 from lit_od.training.data import ImageData
 from lit_od.training.doc_data import ContinuedBatches, TwinData, data_of

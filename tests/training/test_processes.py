@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lit_od.bundle import Bundle
-from lit_od.recipe import read
+from lit_od.recipes.load import read
 from lit_od.training.data import ImageData
 from tests.training.jobs import errors_graph
 

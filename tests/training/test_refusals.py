@@ -14,7 +14,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from lit_od.errors import ConfigError, DataError
 from lit_od.images.preparation import Preparation
-from lit_od.recipe import DataConfig, Recipe, read
+from lit_od.recipes.load import read
+from lit_od.recipes.schema import DataConfig, Recipe
 from lit_od.training.callbacks import FiniteLoss
 from lit_od.training.checkpoints import WholeFiles, keep_whole, read_checkpoint
 from lit_od.training.data import ImageData

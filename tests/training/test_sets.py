@@ -7,7 +7,7 @@ import torchvision
 from lit_od.errors import DataError
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
-from lit_od.roots import data_root
+from lit_od.recipes.roots import data_root
 from lit_od.training.sets import open_set
 
 

@@ -6,8 +6,8 @@ import pytest
 from lit_od.errors import ConfigError, DataError
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import ImageArray
-from lit_od.recipe import DataConfig, Split
-from lit_od.training.splits import divide
+from lit_od.recipes.partition import divide
+from lit_od.recipes.schema import DataConfig, Split
 
 PIXELS = np.zeros((2, 2), dtype=np.uint8)
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lit_od.recipe import from_tree, read_tree
+from lit_od.recipes.load import from_tree, read_tree
 from lit_od.training.checkpoints import WholeFiles
 from lit_od.training.doc import LitDOC
 from tests.conftest import ASSETS

@@ -33,8 +33,9 @@ from lit_od.evaluation.two_sets import Moments, difference, effect_interval, nor
 from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
-from lit_od.recipe import Recipe, override, read
-from lit_od.roots import data_root
+from lit_od.recipes.load import override, read
+from lit_od.recipes.roots import data_root
+from lit_od.recipes.schema import Recipe
 from lit_od.scorer import Scorer
 from lit_od.training.data import evaluation_batch
 from lit_od.training.pipeline import export_bundle

@@ -21,7 +21,7 @@ from lit_od.evaluation.rates import best_balanced_accuracy, rates
 from lit_od.evaluation.sets import sets_of_recipe
 from lit_od.evaluation.style import colour, styled
 from lit_od.images.sources import EncodedImage, Source
-from lit_od.recipe import Recipe
+from lit_od.recipes.schema import Recipe
 from lit_od.scorer import Scorer
 from lit_od.training.data import ImageData, evaluation_batch
 from lit_od.training.doc import LitDOC

@@ -31,7 +31,8 @@ from lit_od.evaluation.intervals import Interval, delong
 from lit_od.evaluation.metrics import auroc
 from lit_od.evaluation.sets import ImageSet, sets_of_recipe
 from lit_od.images.batching import load
-from lit_od.recipe import Recipe, override, read
+from lit_od.recipes.load import override, read
+from lit_od.recipes.schema import Recipe
 from lit_od.training.augmentation import augment, step_generator
 from lit_od.training.checkpoints import read_checkpoint, rebuild, require_same_images
 from lit_od.training.data import ImageData

@@ -27,8 +27,9 @@ from lit_od.images.batching import load
 from lit_od.images.find_local import find, of_classes
 from lit_od.images.sources import Source
 from lit_od.import_paths import accepted, check_accepted, imported
-from lit_od.recipe import Recipe, portable_tree, read
-from lit_od.roots import data_root
+from lit_od.recipes.load import portable_tree, read
+from lit_od.recipes.roots import data_root
+from lit_od.recipes.schema import Recipe
 from lit_od.training.export import export_backbone
 from lit_od.training.frozen import is_frozen
 from lit_od.training.pipeline import PARITY_IMAGES

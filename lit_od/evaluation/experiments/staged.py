@@ -10,7 +10,8 @@ from lightning import LightningModule
 
 from lit_od.errors import ConfigError
 from lit_od.evaluation.experiments import Options
-from lit_od.recipe import Recipe, override, to_tree
+from lit_od.recipes.load import override, to_tree
+from lit_od.recipes.schema import Recipe
 from lit_od.training.checkpoints import load_module, read_checkpoint, require_same_images
 from lit_od.training.data import ImageData
 from lit_od.training.epoch_log import EpochLog

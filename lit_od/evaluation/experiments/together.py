@@ -9,7 +9,7 @@ from typing import Any
 from lit_od.errors import ConfigError
 from lit_od.evaluation.experiments import Options, Report, Row
 from lit_od.formats.atomic import replacing_file
-from lit_od.overrides import parse_overrides
+from lit_od.recipes.overrides import parse_overrides
 
 SUMMARY = "summary.json"
 """What is kept of a finished experiment beside its report."""

@@ -23,7 +23,7 @@ from lit_od.evaluation.experiments.one_class import (
     tables,
 )
 from lit_od.evaluation.one_class import Contamination
-from lit_od.recipe import read
+from lit_od.recipes.load import read
 
 PUBLISHED = (
     96.20028056,

@@ -5,7 +5,6 @@ from importlib import resources
 from pathlib import Path
 
 from lit_od.errors import DataError
-from lit_od.recipe import PACKAGED_DATA
 
 VARIABLE = "LIT_OD_DATA"
 """Environment variable that names the data root where nothing else does."""
@@ -30,3 +29,7 @@ def data_root(config_root: str | None) -> Path:
     if not root.is_dir():
         raise DataError(f"{by} {named} is not a folder: give the folder that holds the images")
     return root
+
+
+PACKAGED_DATA = "lit_od:assets"
+"""The data root that stands for the images which ship with the package."""

@@ -12,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.errors import ConfigError, DataError
-from lit_od.images.sources import Source
-from lit_od.recipe import DataConfig, Split
+from lit_od.images.find_local import find, of_classes
+from lit_od.images.sources import SetOpener, Source
+from lit_od.images.split import fit_and_calibration
+from lit_od.recipes.roots import data_root
+from lit_od.recipes.schema import DataConfig, Split
 
 UNLABELLED = "inlier"
 """Name of the one class of images that come without labels."""
@@ -169,3 +172,56 @@ def _limited(by_class: dict[str, list[int]], limit: int) -> dict[str, list[int]]
     places = sorted(((rank + 0.5) / len(rows), name) for name, rows in by_class.items() for rank in range(len(rows)))
     taken = Counter(name for _, name in places[:limit])
     return {name: rows[: taken[name]] for name, rows in by_class.items()}
+
+
+NAMED_SETS = ("cifar10", "fashion-mnist", "mnist")
+"""Sets that only torchvision reads."""
+
+
+def divided(config: DataConfig, *, seed: int, sets: SetOpener | None = None) -> tuple[list[Source], list[Source]]:
+    """The images that fit the detector and those that calibrate it, each in the order in which they were found.
+
+    Which is which, and which are left out by `limit`, is a function of the seed and of the number of
+    images. Classes play no part in it: a folder of images need not have any.
+
+    Raises:
+        ConfigError: If an option cannot be.
+        DataError: If images are missing, or there are too few.
+    """
+    if config.split.test:
+        raise ConfigError(
+            "data.split.test goes with a `model`: over an ONNX backbone, keep images for evaluation apart and name "
+            "them in data.test or evaluation.inliers"
+        )
+    sources = found_images([config.train], config, sets)
+    held_out = {id(source) for source in of_classes(sources, config.outlier_classes)}
+    chosen = sources if config.classes is None else of_classes(sources, config.classes)
+    inliers = [source for source in chosen if id(source) not in held_out]
+    if not inliers:
+        raise DataError(f"{config.train}: every class is in data.outlier_classes, which leaves no inlier")
+    return fit_and_calibration(_drawn(inliers, config.limit, seed), seed=seed, share=config.split.calibration)
+
+
+def found_images(paths: Sequence[str], config: DataConfig, sets: SetOpener | None) -> list[Source]:
+    root = data_root(config.root)
+    found: list[Source] = []
+    for path in paths:
+        if path in ("", ".") and not config.root:
+            raise ConfigError("which folder of images? Give --data.root FOLDER")
+        name = path.partition(":")[0]
+        if sets is None and name in NAMED_SETS and not (root / path).exists():
+            raise ConfigError(
+                f"{path}: torchvision's sets are read only for a recipe with a `model`, which may import torch: name "
+                "a folder, a list or an .npz"
+            )
+        found += find([root]) if path in ("", ".") else find([path], root=root, sets=sets)
+    return found
+
+
+def _drawn(sources: list[Source], limit: int | None, seed: int) -> list[Source]:
+    if limit is None or limit >= len(sources):
+        return sources
+    if limit < 1:
+        raise ConfigError(f"data.limit must be at least 1, got {limit}")
+    rows = np.random.default_rng([seed, len(sources)]).permutation(len(sources))[:limit]
+    return [sources[row] for row in np.sort(rows)]

@@ -1,0 +1,132 @@
+"""Read recipes: YAML and overrides to a checked recipe."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lit_od.errors import ConfigError
+from lit_od.formats.strict_yaml import YAMLError, parse
+from lit_od.recipes.overrides import apply
+from lit_od.recipes.roots import PACKAGED_DATA
+from lit_od.recipes.schema import Recipe
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that ship with the package, by bare name."""
+    folder = Path(str(resources.files("lit_od") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def read(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from a shipped recipe's bare name or a YAML file, with a command line's overrides applied.
+
+    Args:
+        name: `mnist-digits`, or the path of a YAML file.
+        overrides: `--data.root DIR` or `--data.root=DIR`, values in YAML.
+
+    Raises:
+        ConfigError: If there is no such recipe, or a key or a value cannot be.
+    """
+    tree = read_tree(name)
+    apply(tree, overrides)
+    return from_tree(tree, str(name))
+
+
+def override(recipe: Recipe, overrides: Sequence[str], *, detector: str | None = None) -> Recipe:
+    """A recipe with a command line's overrides applied, and perhaps another detector with its defaults."""
+    tree = to_tree(recipe)
+    if detector is not None:
+        tree["detector"] = {"kind": detector}
+    apply(tree, overrides)
+    return from_tree(tree, recipe.name)
+
+
+def require_same_training(trained: Recipe, changed: Recipe) -> None:
+    """Raise ConfigError where overrides of a checkpoint's recipe would have changed its training.
+
+    It is over, so they could not be carried out; and images that trained the model might calibrate its detector.
+    """
+    for name in ("model", "trainer", "early_stopping"):
+        if getattr(trained, name) != getattr(changed, name):
+            raise ConfigError(
+                f"overrides of {name} are for a training, and that of the checkpoint is over: leave them out "
+                "(torchrun or srun start several processes)"
+            )
+    if changed.backbone is not None:
+        raise ConfigError("a checkpoint is of a recipe with a `model`: name no `backbone`")
+    for name in ("augment", "batch_size", "reference"):
+        if getattr(trained.data, name) != getattr(changed.data, name):
+            raise ConfigError(f"--data.{name} is for a training, and that of the checkpoint is over: leave it out")
+    if trained.seed != changed.seed:
+        raise ConfigError(f"the checkpoint was trained with seed {trained.seed}, which divides its images: keep it")
+    for name in ("train", "classes", "outlier_classes", "split", "limit", "prepare"):
+        if getattr(trained.data, name) != getattr(changed.data, name):
+            raise ConfigError(
+                f"--data.{name} would divide or prepare the images otherwise than the training did, and images that "
+                "trained the model would calibrate it: train anew, or lit-od refit a bundle on other images"
+            )
+
+
+def without_training(recipe: Recipe, what: str) -> Recipe:
+    """A recipe that trains nothing, as `what` says; how many processes carry it out leaves no trace in its bundle.
+
+    Raises:
+        ConfigError: For what only a training would carry out.
+    """
+    for key, given in (("trainer", recipe.trainer.keys() - {"devices"}), ("data.augment", recipe.data.augment)):
+        if given:
+            raise ConfigError(f"{key} goes with training, and {what}: leave it out")
+    return msgspec.structs.replace(recipe, trainer={})
+
+
+def read_tree(name: str | Path) -> dict[str, Any]:
+    """A recipe's YAML as plain dictionaries, unchecked."""
+    known = shipped()
+    file = known.get(str(name), Path(name))
+    if not file.is_file():
+        close = get_close_matches(str(name), known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else f"; shipped are {', '.join(known)}"
+        raise ConfigError(f"no recipe {str(name)!r}: wanted a YAML file or a shipped recipe{hint}")
+    try:
+        tree = parse(file.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file} must hold a mapping of keys, got {type(tree).__name__}")
+    return tree
+
+
+def from_tree(tree: dict[str, Any], where: str) -> Recipe:
+    """Check a recipe's dictionaries. Raises ConfigError with the path of the key that is wrong."""
+    try:
+        return msgspec.convert(tree, Recipe, strict=True)
+    except msgspec.ValidationError as error:
+        message = str(error).replace("`$.", "`").replace("Object contains unknown field", "unknown key")
+        raise ConfigError(f"recipe {where}: {message}") from None
+
+
+def to_tree(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain dictionaries: what `from_tree` takes."""
+    tree: dict[str, Any] = msgspec.to_builtins(recipe)
+    return tree
+
+
+def portable_tree(recipe: Recipe) -> dict[str, Any]:
+    """A recipe's tree without the folders where this machine keeps its files; of a file the name is left."""
+    tree = to_tree(recipe)
+    if recipe.data.root != PACKAGED_DATA:
+        tree["data"]["root"] = None
+    if recipe.backbone is not None:
+        tree["backbone"] = _file_name(recipe.backbone)
+    arguments = tree["model"]["init_args"] if tree["model"] else {}
+    if isinstance(arguments.get("checkpoint_path"), str):
+        arguments["checkpoint_path"] = _file_name(arguments["checkpoint_path"])
+    return tree
+
+
+def _file_name(path: str) -> str:
+    return Path(path).name if Path(path).is_absolute() else path
