@@ -12,7 +12,7 @@ The way of an image:
 `lit_od.training` trains and exports, `lit_od.evaluation` measures; nothing else imports torch.
 """
 
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.errors import LitODError
 from lit_od.images.preparation import Preparation
 from lit_od.scorer import Result, Scorer

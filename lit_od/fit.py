@@ -8,22 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from lit_od import bundle as bundles
-from lit_od import manifest as manifests
 from lit_od.backbone.extractor import extract
 from lit_od.backbone.model import Backbone
-from lit_od.bundle import Bundle
-from lit_od.calibration.p_values import Calibration
-from lit_od.calibration.rules import require_applicable
-from lit_od.detectors import Detector, Reconstruction
-from lit_od.detectors.reconstruction import PIXEL_PERCENT, pixel_scores, pixel_threshold
-from lit_od.errors import DataError
-from lit_od.formats import safetensors_file as safetensors
-from lit_od.golden import differences, make
-from lit_od.images.identity import fingerprint
-from lit_od.images.preparation import Preparation
-from lit_od.images.sources import Source, class_numbers
-from lit_od.manifest import (
+from lit_od.bundle import folder as bundles
+from lit_od.bundle import manifest as manifests
+from lit_od.bundle.folder import Bundle
+from lit_od.bundle.golden import differences, make
+from lit_od.bundle.manifest import (
     SCHEMA_VERSION,
     CalibrationEntry,
     DetectorEntry,
@@ -32,6 +23,15 @@ from lit_od.manifest import (
     Provenance,
     Tolerance,
 )
+from lit_od.calibration.p_values import Calibration
+from lit_od.calibration.rules import require_applicable
+from lit_od.detectors import Detector, Reconstruction
+from lit_od.detectors.reconstruction import PIXEL_PERCENT, pixel_scores, pixel_threshold
+from lit_od.errors import DataError
+from lit_od.formats import safetensors_file as safetensors
+from lit_od.images.identity import fingerprint
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import Source, class_numbers
 from lit_od.passes import bank_cost, finish, fit_detector, gather, partial_fit, score_all
 from lit_od.runtime.processes import ALONE, Group
 from lit_od.shares import own_threads

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_od.backbone.map_graph import MapGraph
-from lit_od.bundle import MAPS, Bundle, golden_arrays
+from lit_od.bundle.folder import MAPS, Bundle, golden_arrays
 from lit_od.detectors import Reconstruction
 from lit_od.detectors.reconstruction import pixel_scores, pixel_verdicts
 from lit_od.errors import BackboneError, BundleError, DataError

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lit_od.backbone.packaged import read_packaged
-from lit_od.bundle import Bundle, require_replaceable
+from lit_od.bundle.folder import Bundle, require_replaceable
 from lit_od.calibration.rules import rule_and_outliers
 from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lit_od.backbone.extractor import BATCH_SIZE, extract_and_score, require_fitting
 from lit_od.backbone.model import Backbone
-from lit_od.bundle import BACKBONE, Bundle
+from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import Detector
 from lit_od.detectors.base import searches

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lit_od import cli
-from lit_od.bundle import MANIFEST, Bundle
+from lit_od.bundle.folder import MANIFEST, Bundle
 from lit_od.fit import Origin, fit_bundle
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation

@@ -19,10 +19,10 @@ import numpy as np
 import safetensors.numpy
 from onnx import TensorProto, helper
 
-from lit_od import manifest as manifests
-from lit_od.bundle import BACKBONE, CARD, DETECTOR, GOLDEN, INDEX, Bundle, golden_arrays
+from lit_od.bundle import manifest as manifests
+from lit_od.bundle.folder import BACKBONE, CARD, DETECTOR, GOLDEN, INDEX, Bundle, golden_arrays
+from lit_od.bundle.model_card import model_card
 from lit_od.calibration.p_values import Calibration
-from lit_od.card import model_card
 from lit_od.detectors import GMM, KNN, LOF, Detector, LocalResidual, Mahalanobis, PCAResidual, Reconstruction
 from lit_od.errors import BundleError, DataError, LitODError
 from lit_od.images.preparation import Preparation

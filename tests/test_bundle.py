@@ -10,12 +10,23 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from lit_od import bundle as bundles
-from lit_od import manifest as manifests
-from lit_od.bundle import BACKBONE, CARD, DETECTOR, GOLDEN, INDEX, MANIFEST, MAPS, Bundle, golden_arrays, golden_bytes
+from lit_od.bundle import folder as bundles
+from lit_od.bundle import manifest as manifests
+from lit_od.bundle.folder import (
+    BACKBONE,
+    CARD,
+    DETECTOR,
+    GOLDEN,
+    INDEX,
+    MANIFEST,
+    MAPS,
+    Bundle,
+    golden_arrays,
+    golden_bytes,
+)
+from lit_od.bundle.manifest import DetectorEntry, FileEntry
 from lit_od.detectors import KNN
 from lit_od.errors import BundleError, ConfigError
-from lit_od.manifest import DetectorEntry, FileEntry
 
 Seal = Callable[..., None]
 FILES = [BACKBONE, DETECTOR, GOLDEN, CARD]

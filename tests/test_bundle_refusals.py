@@ -11,8 +11,8 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lit_od import bundle as bundles
-from lit_od.bundle import BACKBONE, CARD, DETECTOR, GOLDEN, INDEX, MANIFEST, Bundle
+from lit_od.bundle import folder as bundles
+from lit_od.bundle.folder import BACKBONE, CARD, DETECTOR, GOLDEN, INDEX, MANIFEST, Bundle
 from lit_od.errors import BundleError
 
 Seal = Callable[..., None]

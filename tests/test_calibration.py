@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import beta
 
 from lit_od import Scorer
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.calibration.binomial import clopper_pearson
 from lit_od.calibration.p_values import Calibration
 from lit_od.errors import ConfigError, DataError

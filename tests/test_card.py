@@ -5,10 +5,10 @@ import re
 import msgspec
 import pytest
 
-from lit_od.bundle import CARD, Bundle
-from lit_od.card import model_card
+from lit_od.bundle.folder import CARD, Bundle
+from lit_od.bundle.manifest import Provenance
+from lit_od.bundle.model_card import model_card
 from lit_od.images.preparation import Preparation
-from lit_od.manifest import Provenance
 
 
 def rows(card: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ import pytest
 
 import lit_od
 from lit_od import cli
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.cli import split_overrides
 from lit_od.errors import BackboneError, BundleError, ConfigError, DataError, ExportError, ImageError, MissingExtra
 

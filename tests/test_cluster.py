@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.cluster.engine import Pool, _on_gpu_machines, cluster
 from lit_od.cluster.items import items
 from lit_od.cluster.scoring import score_images

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lit_od.backbone.extractor import BATCH_SIZE
 from lit_od.backbone.model import Backbone
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.cluster.engine import Pool, Work, cluster, provider_and_gpu
 from lit_od.cluster.fitting import FirstOfCluster
 from lit_od.cluster.items import ITEMS_A_WORKER, _found, decode, items

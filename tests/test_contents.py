@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 from onnx import TensorProto, helper, numpy_helper
 
-from lit_od.bundle import BACKBONE, DETECTOR, GOLDEN, MAPS, Bundle, golden_arrays
+from lit_od.bundle.folder import BACKBONE, DETECTOR, GOLDEN, MAPS, Bundle, golden_arrays
 from lit_od.errors import BundleError
 from tests.conftest import Outcome
 

@@ -7,7 +7,7 @@ import pytest
 
 from lit_od import Scorer
 from lit_od.backbone.map_graph import MapGraph
-from lit_od.bundle import MAPS, Bundle
+from lit_od.bundle.folder import MAPS, Bundle
 from lit_od.cli import main
 from lit_od.evaluation.metrics import auroc
 from lit_od.images.find_local import find

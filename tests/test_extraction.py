@@ -8,7 +8,7 @@ from threadpoolctl import threadpool_info
 
 from lit_od.backbone.extractor import extract, extract_and_score
 from lit_od.backbone.model import Backbone
-from lit_od.bundle import BACKBONE, Bundle
+from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.errors import BackboneError
 from lit_od.images.batching import RUN
 from lit_od.images.preparation import Preparation

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from lit_od import Scorer
 from lit_od.backbone.model import Backbone
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.calibration.p_values import Calibration
 from lit_od.commands.fit import written
 from lit_od.detectors import Mahalanobis

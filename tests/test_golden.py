@@ -12,14 +12,14 @@ from onnx import numpy_helper
 from PIL import Image
 
 from lit_od.backbone.model import Backbone
-from lit_od.bundle import BACKBONE, GOLDEN, Bundle, golden_arrays
+from lit_od.bundle.folder import BACKBONE, GOLDEN, Bundle, golden_arrays
+from lit_od.bundle.golden import MAX_SIDE, differences, make, relative_difference
+from lit_od.bundle.manifest import Tolerance
 from lit_od.detectors import Mahalanobis
 from lit_od.errors import BundleError
 from lit_od.fit import Origin, fit_bundle
-from lit_od.golden import MAX_SIDE, differences, make, relative_difference
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import ImageArray, ImageFile, OpenImage, Source
-from lit_od.manifest import Tolerance
 from lit_od.types import Arrays
 
 GREY = Preparation(size=(28, 28), mode="grey")

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from lit_od.bundle import CARD, Bundle
+from lit_od.bundle.folder import CARD, Bundle
 from tests.conftest import ASSETS
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks and SIGKILL are POSIX'")

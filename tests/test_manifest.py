@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
+from lit_od.bundle.manifest import MAX_NESTING, SCHEMA_VERSION, Manifest, decode, encode
 from lit_od.errors import BundleError
-from lit_od.manifest import MAX_NESTING, SCHEMA_VERSION, Manifest, decode, encode
 
 Tree = dict[str, Any]
 

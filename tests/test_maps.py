@@ -14,7 +14,7 @@ from PIL import Image
 
 from lit_od.backbone.map_graph import MapGraph
 from lit_od.backbone.model import Backbone
-from lit_od.bundle import MAPS, Bundle, golden_arrays
+from lit_od.bundle.folder import MAPS, Bundle, golden_arrays
 from lit_od.cli import main
 from lit_od.errors import BackboneError, BundleError, DataError
 from lit_od.fit import Origin, fit_bundle

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from lit_od import Result, Scorer
-from lit_od.bundle import BACKBONE, Bundle
+from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.errors import BundleError, ConfigError, DataError
 from lit_od.fit import Origin, fit_bundle
 from lit_od.images.find_local import find

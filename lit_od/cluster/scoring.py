@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from lit_od import manifest as manifests
 from lit_od.backbone.extractor import BATCH_SIZE
-from lit_od.bundle import Bundle
+from lit_od.bundle import manifest as manifests
+from lit_od.bundle.folder import Bundle
 from lit_od.cluster.engine import Pool
 from lit_od.cluster.items import decode, items
 from lit_od.images.sources import Source

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_od.bundle import Bundle, golden_arrays
+from lit_od.bundle.folder import Bundle, golden_arrays
 from lit_od.commands import no_overrides
 from lit_od.commands._status import DONE
 from lit_od.commands.score import add_batch_argument, add_session_arguments

@@ -16,7 +16,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from lit_od.bundle import MANIFEST
+from lit_od.bundle.folder import MANIFEST
 from lit_od.classification import NONE, Classes, classify, require_classes, require_reachable
 from lit_od.commands import no_overrides
 from lit_od.commands._status import DONE, INCOMPLETE

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lit_od.bundle import Bundle, rewrite
+from lit_od.bundle.folder import Bundle, rewrite
 from lit_od.commands import no_overrides, only_overrides
 from lit_od.commands._status import DONE
 from lit_od.commands.score import add_session_arguments

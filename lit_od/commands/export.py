@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from lit_od.bundle import require_replaceable
+from lit_od.bundle.folder import require_replaceable
 from lit_od.commands._status import DONE
 from lit_od.commands.fit import written
 from lit_od.commands.score import positive

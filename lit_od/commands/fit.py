@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from lit_od.bundle import Bundle, require_replaceable
+from lit_od.bundle.folder import Bundle, require_replaceable
 from lit_od.commands._status import DONE
 from lit_od.commands.score import positive
 from lit_od.errors import ConfigError, missing_extra

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from lit_od.bundle import BACKBONE, MAPS, Bundle, require_replaceable
+from lit_od.bundle.folder import BACKBONE, MAPS, Bundle, require_replaceable
 from lit_od.calibration.rules import rule_and_outliers
 from lit_od.cluster.fitting import FirstOfCluster
 from lit_od.commands import no_overrides

@@ -8,7 +8,7 @@ hand, else from the inliers themselves.
 import argparse
 from pathlib import Path
 
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.commands._status import DONE
 from lit_od.commands.evaluate import add_set_arguments, chosen_sets, sets_root
 from lit_od.commands.score import add_session_arguments, session_options

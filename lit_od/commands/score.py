@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, TextIO, TypedDict
 from tqdm import tqdm
 
 from lit_od.backbone.extractor import BATCH_SIZE
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.commands import no_overrides
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import ConfigError

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from lit_od import bundle as bundles
-from lit_od.bundle import Bundle
+from lit_od.bundle import folder as bundles
+from lit_od.bundle.folder import Bundle
+from lit_od.bundle.model_card import false_positives
 from lit_od.calibration.p_values import Calibration
 from lit_od.calibration.rules import RULES, inliers_needed, require_applicable
-from lit_od.card import false_positives
 from lit_od.commands import no_overrides
 from lit_od.commands._status import DONE
 from lit_od.commands.score import add_session_arguments

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.errors import ConfigError, DataError, LitODError
 from lit_od.fit import score_all
 from lit_od.images.find_local import find

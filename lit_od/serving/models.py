@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.images.batching import RUN, Batch
 from lit_od.images.sources import Source
 from lit_od.maps import HeatMaps

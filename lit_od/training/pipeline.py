@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from lit_od.bundle import Bundle, require_replaceable
+from lit_od.bundle.folder import Bundle, require_replaceable
 from lit_od.calibration.rules import require_applicable, rule_and_outliers
 from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError, DataError

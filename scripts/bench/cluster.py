@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lit_od import Scorer
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.cluster.engine import Pool, cluster
 from lit_od.cluster.scoring import score_images
 from lit_od.images.find_local import find

@@ -19,7 +19,7 @@ import numpy as np
 
 from lit_od import Scorer
 from lit_od.backbone.model import Backbone
-from lit_od.bundle import BACKBONE, Bundle
+from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
 from lit_od.runtime.threads import available_threads

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.cli import main
 
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from lit_od import cli
-from lit_od.bundle import CARD, Bundle
+from lit_od.bundle.folder import CARD, Bundle
 from lit_od.commands import evaluate as evaluate_command
 from lit_od.commands import report as report_command
 from lit_od.evaluation.evaluate import evaluate

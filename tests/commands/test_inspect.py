@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from lit_od.bundle import CARD, MANIFEST, Bundle
+from lit_od.bundle.folder import CARD, MANIFEST, Bundle
 
 Command = Callable[..., Any]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lit_od import Scorer
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from tests.refusals.odd_images import BROKEN, READABLE, write_all
 
 READ = sorted(name for name, _ in READABLE.values())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lit_od import Scorer
-from lit_od.bundle import BACKBONE, Bundle
+from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.calibration.p_values import Calibration
 from lit_od.images.find_local import find
 from lit_od.images.split import fit_and_calibration

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lit_od import Scorer
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
 from tests.conftest import ASSETS

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.commands._status import REFUSED
 
 Command = Callable[..., Any]

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 from onnx import numpy_helper
 
-from lit_od.bundle import BACKBONE, CARD, DETECTOR, GOLDEN, MANIFEST, Bundle
+from lit_od.bundle.folder import BACKBONE, CARD, DETECTOR, GOLDEN, MANIFEST, Bundle
 
 Command = Callable[..., Any]
 Seal = Callable[..., None]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lit_od import cli
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.errors import DataError
 from lit_od.evaluation.rates import rates
 from lit_od.evaluation.report import report

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.cli import main
 from lit_od.errors import ConfigError, DataError
 from lit_od.evaluation.experiments import Options

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lit_od import Scorer
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.images.sources import Source
 from lit_od.serving.models import Model
 from tests.browser import Browser

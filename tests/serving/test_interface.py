@@ -12,7 +12,7 @@ from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
 from lit_od import Scorer, __version__
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.images.sources import Source
 from lit_od.serving.models import Model
 from lit_od.serving.nearest import NEAREST, Nearest, NormalImages

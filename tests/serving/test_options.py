@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.commands import serve
 from lit_od.commands._status import REFUSED
 from lit_od.serving.limits import MIB, Limits

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.images.sources import Source
 from lit_od.serving.models import Model
 from lit_od.serving.nearest import NormalImages

@@ -8,7 +8,7 @@ from torch import nn
 
 from lit_od import Bundle, Scorer
 from lit_od.backbone.map_graph import MapGraph
-from lit_od.bundle import MAPS
+from lit_od.bundle.folder import MAPS
 from lit_od.cli import main
 from lit_od.detectors.reconstruction import Reconstruction
 from lit_od.errors import ConfigError, ExportError

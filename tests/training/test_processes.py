@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.recipes.load import read
 from lit_od.training.data import ImageData
 from tests.training.jobs import errors_graph

@@ -18,7 +18,7 @@ from lightning import LightningModule
 from numpy.typing import NDArray
 
 from lit_od.backbone.map_graph import MapGraph
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.classification import NONE, classify
 from lit_od.errors import DataError
 from lit_od.evaluation import plots

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lit_od.backbone.map_graph import MapGraph
-from lit_od.bundle import MAPS, Bundle
+from lit_od.bundle.folder import MAPS, Bundle
 from lit_od.evaluation import plots
 from lit_od.evaluation.experiments import Options, Report, Row, in_percent, middle
 from lit_od.evaluation.experiments.staged import budget_line, seeds_of, train_staged

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import KNN, Detector
 from lit_od.detectors.registry import accumulator

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lit_od.bundle import Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.errors import ConfigError
 from lit_od.evaluation import plots
 from lit_od.evaluation.embeddings import embedding_maps

@@ -21,7 +21,7 @@ import torch
 
 from lit_od.backbone.extractor import extract
 from lit_od.backbone.model import Backbone
-from lit_od.bundle import BACKBONE
+from lit_od.bundle.folder import BACKBONE
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import Detector, Mahalanobis
 from lit_od.errors import ConfigError

@@ -14,8 +14,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lit_od.bundle import Bundle
-from lit_od.card import model_facts
+from lit_od.bundle.folder import Bundle
+from lit_od.bundle.model_card import model_facts
 from lit_od.detectors import Reconstruction
 from lit_od.evaluation import plots
 from lit_od.evaluation.counts import FIGURES

@@ -5,12 +5,12 @@ Each check reads what a file says of itself before anything is allocated or run.
 
 from collections.abc import Sequence
 
+from lit_od.bundle.manifest import Manifest
 from lit_od.detectors import Detector, Reconstruction
 from lit_od.errors import BackboneError, BundleError, DataError
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.formats.onnx_file import DOUBLE, FLOAT, FLOAT16, UINT8, Graph, Port, read_graph
 from lit_od.formats.text import one_line
-from lit_od.manifest import Manifest
 
 MAX_GOLDEN = 256
 """Golden images of one bundle, at most."""

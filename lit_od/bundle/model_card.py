@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from lit_od.bundle.manifest import Manifest
 from lit_od.calibration.p_values import Calibration
 from lit_od.formats.text import one_line
-from lit_od.manifest import Manifest
 
 USE = (
     "Use it for images of the kind that it was fitted and calibrated on. A p-value is valid for images that are "

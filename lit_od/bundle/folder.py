@@ -11,17 +11,17 @@ from typing import Self
 import msgspec
 import numpy as np
 
-from lit_od import manifest as manifests
+from lit_od.bundle import manifest as manifests
+from lit_od.bundle.manifest import FileEntry, Manifest
+from lit_od.bundle.model_card import model_card
+from lit_od.bundle.validate import check_backbone, check_detector, check_golden, check_graph
 from lit_od.calibration.p_values import Calibration, check_rule
-from lit_od.card import model_card
-from lit_od.contents import check_backbone, check_detector, check_golden, check_graph
 from lit_od.detectors import Detector
 from lit_od.detectors.registry import detector_from_state
 from lit_od.errors import BundleError, ConfigError, DataError
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.formats.atomic import recover, replacing, require_place
 from lit_od.formats.text import one_line
-from lit_od.manifest import FileEntry, Manifest
 from lit_od.types import Arrays
 
 MANIFEST = "manifest.json"

@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 
 from lit_od.backbone.model import Backbone
+from lit_od.bundle.manifest import Tolerance
 from lit_od.detectors import Detector
 from lit_od.errors import BundleError, LitODError
 from lit_od.images.preparation import Preparation, eight_bits, open_image, prepare
 from lit_od.images.sources import Source
-from lit_od.manifest import Tolerance
 from lit_od.types import Arrays
 
 MAX_SIDE = 512
