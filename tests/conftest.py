@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lit_od import cli
 from lit_od.bundle.folder import MANIFEST, Bundle
-from lit_od.fit import Origin, fit_bundle
+from lit_od.fitting.fit import Origin, fit_bundle
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source

@@ -21,7 +21,7 @@ from lit_od.cluster.fitting import FirstOfCluster
 from lit_od.cluster.items import ITEMS_A_WORKER, _found, decode, items
 from lit_od.cluster.tables import parquet_rows
 from lit_od.errors import ConfigError, DataError
-from lit_od.fit import Origin, fit_bundle
+from lit_od.fitting.fit import Origin, fit_bundle
 from lit_od.images import object_store as stores
 from lit_od.images import parquet as packed
 from lit_od.images.find_local import find

@@ -18,7 +18,7 @@ from lit_od.calibration.p_values import Calibration
 from lit_od.commands.fit import written
 from lit_od.detectors import Mahalanobis
 from lit_od.errors import BackboneError, ConfigError, DataError
-from lit_od.fit import Origin, class_numbers, fit_bundle, fit_detector, score_all
+from lit_od.fitting.fit import Origin, class_numbers, fit_bundle, fit_detector, score_all
 from lit_od.images.batching import load
 from lit_od.images.identity import fingerprint
 from lit_od.images.preparation import Preparation

@@ -112,7 +112,7 @@ def test_refit_scores_as_a_fit_that_saw_the_same_split(trained: Path):
     words = ["refit", str(trained / "bundle"), f"{ASSETS}/garments.npz", "--out", str(out)]
     assert main([*words, "--detector.class_conditional", "false", "--seed", "3"]) == 0
     refitted = Scorer.load(out)
-    from lit_od.fit import fit_detector
+    from lit_od.fitting.fit import fit_detector
     from lit_od.images.split import fit_and_calibration
 
     sources = find([f"{ASSETS}/garments.npz"])

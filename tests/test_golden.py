@@ -17,7 +17,7 @@ from lit_od.bundle.golden import MAX_SIDE, differences, make, relative_differenc
 from lit_od.bundle.manifest import Tolerance
 from lit_od.detectors import Mahalanobis
 from lit_od.errors import BundleError
-from lit_od.fit import Origin, fit_bundle
+from lit_od.fitting.fit import Origin, fit_bundle
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import ImageArray, ImageFile, OpenImage, Source
 from lit_od.types import Arrays

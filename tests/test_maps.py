@@ -17,7 +17,7 @@ from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import MAPS, Bundle, golden_arrays
 from lit_od.cli import main
 from lit_od.errors import BackboneError, BundleError, DataError
-from lit_od.fit import Origin, fit_bundle
+from lit_od.fitting.fit import Origin, fit_bundle
 from lit_od.images.batching import batches
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile
 from lit_od.map_folder import INDEX, MapFolder, file_name
@@ -140,7 +140,7 @@ def test_the_threshold_of_pixels_is_renewed_with_the_images_and_stays_with_the_r
 
 
 def test_of_many_pixels_some_images_are_taken(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("lit_od.fit.PIXELS", 3 * 28 * 28 + 5)
+    monkeypatch.setattr("lit_od.fitting.fit.PIXELS", 3 * 28 * 28 + 5)
     few = bundle_at(tmp_path / "few", digits, None)
     images = np.stack([digits[row].prepare(GREY) for row in (20, 69, 119)])
     own = few.manifest.calibration.pixel_threshold

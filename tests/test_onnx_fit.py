@@ -13,10 +13,10 @@ from lit_od.backbone.model import Backbone
 from lit_od.backbone.packaged import backbone_file, shipped_backbones
 from lit_od.cli import main
 from lit_od.errors import BackboneError, ConfigError, DataError
+from lit_od.fitting.from_recipe import fit_onnx
 from lit_od.formats.onnx_file import read_graph
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import ImageArray, Source
-from lit_od.onnx_fit import fit_onnx
 from lit_od.recipes.load import override, portable_tree, read
 from lit_od.recipes.partition import NAMED_SETS, divided
 from lit_od.recipes.schema import DataConfig, Recipe, Split

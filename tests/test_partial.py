@@ -10,8 +10,8 @@ from threadpoolctl import threadpool_info
 
 from lit_od.detectors.registry import DETECTORS, accumulator
 from lit_od.errors import ConfigError, DataError
+from lit_od.fitting.partial_state import PartialState, merged
 from lit_od.formats import safetensors_file as safetensors
-from lit_od.partial import PartialState, merged
 from lit_od.types import Features
 
 OPTIONS: list[tuple[str, dict[str, Any]]] = [

@@ -14,7 +14,7 @@ from PIL import Image
 from lit_od import Result, Scorer
 from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.errors import BundleError, ConfigError, DataError
-from lit_od.fit import Origin, fit_bundle
+from lit_od.fitting.fit import Origin, fit_bundle
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation, prepare
 from lit_od.images.sources import ImageArray, Source, Unreadable

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_od.backbone.extractor import BATCH_SIZE
+from lit_od.fitting.shards import laid_end_to_end, own_share, own_threads, share
 from lit_od.images.batching import RUN
 from lit_od.runtime.processes import ALONE, Alone
 from lit_od.runtime.threads import available_threads
-from lit_od.shares import laid_end_to_end, own_share, own_threads, share
 
 
 @given(rows=st.integers(0, 5000), parts=st.integers(1, 40))

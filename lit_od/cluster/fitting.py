@@ -10,7 +10,7 @@ from lit_od.backbone.model import Backbone
 from lit_od.cluster.engine import Pool
 from lit_od.cluster.items import decode, items
 from lit_od.detectors.registry import detector_from_state
-from lit_od.fit import class_numbers, partial_fit, score_all
+from lit_od.fitting.fit import class_numbers, partial_fit, score_all
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source

@@ -1,6 +1,6 @@
 """Items of work: runs of consecutive images, told in so few bytes that a worker finds them.
 
-Items begin and end where one process would begin and end a batch, as in `lit_od.shares`, so the graph is given the
+Items begin and end where one process would begin and end a batch, as in `lit_od.fitting.shards`, so the graph is given the
 batches that one process would give it, and a score does not depend on how many workers there are. Of these places
 they take those where row groups begin, if there are such: a worker that begins in the middle of a group reads what
 is before it too.
@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.backbone.extractor import BATCH_SIZE
+from lit_od.fitting.shards import share
 from lit_od.images.find_remote import Images
 from lit_od.images.object_store import StoredImage
 from lit_od.images.parquet import PackedImage, RowGroup
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, OpenImage, Source, Unreadable
 from lit_od.images.split import Part
 from lit_od.runtime.threads import threads_of_a_generator
-from lit_od.shares import share
 
 ITEMS_A_WORKER = 64
 """Items are made so large that each worker gets about so many: fewer are uneven at the end, more cost more."""

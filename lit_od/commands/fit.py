@@ -19,8 +19,8 @@ from lit_od.bundle.folder import Bundle, require_replaceable
 from lit_od.commands._status import DONE
 from lit_od.commands.score import positive
 from lit_od.errors import ConfigError, missing_extra
+from lit_od.fitting.from_recipe import fit_onnx, require_no_run
 from lit_od.launch import each_process, launch, wanted, words_of
-from lit_od.onnx_fit import fit_onnx, require_no_run
 from lit_od.recipes.load import read
 from lit_od.recipes.schema import Recipe
 from lit_od.runtime.processes import Group, place

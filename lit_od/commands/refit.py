@@ -29,7 +29,7 @@ from lit_od.commands.score import (
 from lit_od.commands.threshold import add_outliers_argument
 from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError
-from lit_od.fit import Origin, fit_bundle
+from lit_od.fitting.fit import Origin, fit_bundle
 from lit_od.images.find_local import find
 from lit_od.images.find_remote import find_images
 from lit_od.images.split import fit_and_calibration_parts

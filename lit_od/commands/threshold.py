@@ -20,7 +20,7 @@ from lit_od.commands import no_overrides
 from lit_od.commands._status import DONE
 from lit_od.commands.score import add_session_arguments
 from lit_od.errors import ConfigError, DataError
-from lit_od.fit import score_all
+from lit_od.fitting.fit import score_all
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
 from lit_od.scorer import Scorer

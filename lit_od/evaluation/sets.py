@@ -9,7 +9,7 @@ import msgspec
 
 from lit_od.bundle.folder import Bundle
 from lit_od.errors import ConfigError, DataError, LitODError
-from lit_od.fit import score_all
+from lit_od.fitting.fit import score_all
 from lit_od.images.find_local import find
 from lit_od.images.identity import fingerprint
 from lit_od.images.preparation import Preparation

@@ -11,11 +11,11 @@ from lit_od.bundle.folder import Bundle, require_replaceable
 from lit_od.calibration.rules import require_applicable, rule_and_outliers
 from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError, DataError
-from lit_od.fit import Origin, fit_bundle
+from lit_od.fitting.fit import Origin, fit_bundle
+from lit_od.fitting.from_recipe import fit_onnx, require_no_run
 from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.import_paths import imported
-from lit_od.onnx_fit import fit_onnx, require_no_run
 from lit_od.recipes.load import portable_tree, without_training
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import ModelConfig, Recipe

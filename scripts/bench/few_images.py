@@ -25,7 +25,7 @@ from lit_od.evaluation.metrics import auroc
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
 from lit_od.images.split import fit_and_calibration
-from lit_od.recipes import schema as recipe
+from lit_od.recipes import load as recipe
 from lit_od.training.sets import open_set
 from lit_od.types import Features, Scores
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from lit_od.detectors.registry import accumulator
-from lit_od.partial import PartialState, merged
+from lit_od.fitting.partial_state import PartialState, merged
 from lit_od.runtime.threads import limited
 
 ROWS = 64

@@ -120,7 +120,7 @@ def test_several_components_need_scikit_learn(
 def test_too_few_images_for_a_rate_are_refused_before_the_work(
     own_bundle: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lit_od.fit.fit_detector", None)
+    monkeypatch.setattr("lit_od.fitting.fit.fit_detector", None)
     words = ["--calibration.rule", "fpr", "--calibration.rate", "0.001"]
     status, _, err = command("refit", own_bundle, INLIERS, "--out", tmp_path / "new", *words)
     assert status == 2

@@ -19,9 +19,9 @@ from lit_od.evaluation.rates import rates
 from lit_od.evaluation.report import report
 from lit_od.evaluation.report.galleries import NEIGHBOURS, SHOWN, Normals, gallery
 from lit_od.evaluation.sets import ImageSet, ImageSets, fitted_images, score_set
+from lit_od.fitting.from_recipe import fit_onnx
 from lit_od.images.identity import fingerprint
 from lit_od.maps import HeatMaps, overlay
-from lit_od.onnx_fit import fit_onnx
 from lit_od.recipes.load import override, read
 from lit_od.scorer import Scorer
 from tests.browser import Browser

@@ -28,13 +28,13 @@ from lit_od.calibration.rules import require_applicable
 from lit_od.detectors import Detector, Reconstruction
 from lit_od.detectors.reconstruction import PIXEL_PERCENT, pixel_scores, pixel_threshold
 from lit_od.errors import DataError
+from lit_od.fitting.engine import bank_cost, finish, fit_detector, gather, partial_fit, score_all
+from lit_od.fitting.shards import own_threads
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.images.identity import fingerprint
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source, class_numbers
-from lit_od.passes import bank_cost, finish, fit_detector, gather, partial_fit, score_all
 from lit_od.runtime.processes import ALONE, Group
-from lit_od.shares import own_threads
 from lit_od.versions import VERSIONED, versions
 
 __all__ = [

@@ -17,14 +17,14 @@ from lit_od.detectors.base import searches
 from lit_od.detectors.knn import KNNAccumulator
 from lit_od.detectors.registry import accumulator, detector_from_state
 from lit_od.errors import DataError
+from lit_od.fitting.partial_state import PartialState, merged
+from lit_od.fitting.shards import laid_end_to_end, own_share
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.images.batching import Batch
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source, class_numbers
-from lit_od.partial import PartialState, merged
 from lit_od.runtime.processes import ALONE, Group
 from lit_od.runtime.threads import limited, thread_count
-from lit_od.shares import laid_end_to_end, own_share
 from lit_od.types import Features, Labels, Scores
 
 

@@ -7,7 +7,7 @@ from lit_od.bundle.folder import Bundle, require_replaceable
 from lit_od.calibration.rules import rule_and_outliers
 from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError
-from lit_od.fit import Origin, fit_bundle
+from lit_od.fitting.fit import Origin, fit_bundle
 from lit_od.images.sources import SetOpener
 from lit_od.recipes.load import portable_tree, without_training
 from lit_od.recipes.partition import divided, found_images

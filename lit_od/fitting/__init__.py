@@ -1,0 +1,1 @@
+"""Images to a bundle: gather, fit, calibrate, prove and write."""
