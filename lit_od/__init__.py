@@ -15,7 +15,7 @@ The way of an image:
 from lit_od.bundle.folder import Bundle
 from lit_od.errors import LitODError
 from lit_od.images.preparation import Preparation
-from lit_od.scorer import Result, Scorer
+from lit_od.scoring.scorer import Result, Scorer
 from lit_od.versions import __version__
 
 __all__ = ["Bundle", "LitODError", "Preparation", "Result", "Scorer", "__version__"]

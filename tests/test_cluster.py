@@ -19,7 +19,7 @@ from lit_od.cluster.items import items
 from lit_od.cluster.scoring import score_images
 from lit_od.errors import ConfigError, LitODError
 from lit_od.images.sources import Source
-from lit_od.scorer import Result, Scorer
+from lit_od.scoring.scorer import Result, Scorer
 from tests.conftest import ASSETS
 
 if find_spec("ray") is None:
@@ -90,7 +90,7 @@ def test_a_worker_that_is_killed_costs_no_row_and_workers_load_no_torch(
     assert len(list(tmp_path.glob("*.loaded"))) == 3  # two workers and the one in the place of the killed one
     for file in tmp_path.glob("*.modules"):
         modules = set(file.read_text().split())
-        assert {"onnxruntime", "ray", "lit_od.scorer"} <= modules
+        assert {"onnxruntime", "ray", "lit_od.scoring.scorer"} <= modules
         assert not modules & {"torch", "torchvision", "lightning", "timm", "torchmetrics", "sklearn", "matplotlib"}
 
 

@@ -19,7 +19,6 @@ from lit_od.bundle.folder import Bundle
 from lit_od.cluster.engine import Pool, Work, cluster, provider_and_gpu
 from lit_od.cluster.fitting import FirstOfCluster
 from lit_od.cluster.items import ITEMS_A_WORKER, _found, decode, items
-from lit_od.cluster.tables import parquet_rows
 from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.fit import Origin, fit_bundle
 from lit_od.images import object_store as stores
@@ -28,7 +27,8 @@ from lit_od.images.find_local import find
 from lit_od.images.find_remote import Images, find_images
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, Source, Unreadable
 from lit_od.images.split import Part, fit_and_calibration_parts
-from lit_od.scorer import Scorer
+from lit_od.scoring.rows import parquet_rows
+from lit_od.scoring.scorer import Scorer
 from tests.conftest import GREY
 
 Command = Callable[..., Any]
@@ -440,7 +440,7 @@ def test_a_parquet_file_is_there_whole_or_not_at_all(
     tmp_path: Path, made_bundle: Bundle, digits: list[Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parquet = arrow("pyarrow.parquet")
-    monkeypatch.setattr("lit_od.cluster.tables.ROWS_A_GROUP", 10)
+    monkeypatch.setattr("lit_od.scoring.rows.ROWS_A_GROUP", 10)
     results = list(Scorer.of(made_bundle).stream(digits[:25], batch_size=5))
     with parquet_rows(tmp_path / "rows") as write:
         for result in results:

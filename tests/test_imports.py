@@ -48,7 +48,7 @@ def light_modules() -> list[str]:
 
 def test_nothing_outside_training_and_evaluation_loads_torch() -> None:
     names = light_modules()
-    assert {"lit_od", "lit_od.scorer", "lit_od.detectors.mahalanobis", "lit_od.commands.score"} <= set(names)
+    assert {"lit_od", "lit_od.scoring.scorer", "lit_od.detectors.mahalanobis", "lit_od.commands.score"} <= set(names)
     assert not any(name.startswith(("lit_od.training", "lit_od.evaluation")) for name in names)
     loaded = heavy_after_importing(*names)
     assert loaded == {name: [] for name in names}

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from lit_od.images.sources import Source, Unreadable
-from lit_od.likeness import SIDE, likeness, likenesses, tiny
-from lit_od.scorer import Scorer
+from lit_od.scoring.scorer import Scorer
+from lit_od.scoring.similar_images import SIDE, likeness, likenesses, tiny
 from tests.conftest import GREY
 from tests.test_maps import bundle_at, graph_of
 

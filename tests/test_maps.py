@@ -20,10 +20,11 @@ from lit_od.errors import BackboneError, BundleError, DataError
 from lit_od.fitting.fit import Origin, fit_bundle
 from lit_od.images.batching import batches
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile
-from lit_od.map_folder import INDEX, MapFolder, file_name
-from lit_od.maps import GAP, OPAQUE, HeatMaps, colours, heat, heat_maps, overlay
-from lit_od.occlusion import occlusion_maps
-from lit_od.scorer import Scorer
+from lit_od.scoring.drawing import GAP, OPAQUE, colours, heat, overlay
+from lit_od.scoring.map_folder import INDEX, MapFolder, file_name
+from lit_od.scoring.maps import HeatMaps, heat_maps
+from lit_od.scoring.occlusion import occlusion_maps
+from lit_od.scoring.scorer import Scorer
 from tests.conftest import GREY
 
 

@@ -15,7 +15,7 @@ from lit_od.backbone.model import Backbone
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import Mahalanobis
 from lit_od.images.preparation import Preparation
-from lit_od.occlusion import BLUR, SIDE, WINDOWS, occlusion_maps
+from lit_od.scoring.occlusion import BLUR, SIDE, WINDOWS, occlusion_maps
 
 HEIGHT, WIDTH = 32, 48
 
@@ -151,7 +151,7 @@ def test_memory_does_not_grow_with_the_images():
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (7, 8), (9, 100), (28, 28), (31, 97)])
 def test_windows_cover_every_pixel(height, width):
-    from lit_od.occlusion import _windows
+    from lit_od.scoring.occlusion import _windows
 
     for length in (height, width):
         windows = _windows(length)

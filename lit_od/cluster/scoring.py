@@ -13,7 +13,7 @@ from lit_od.bundle.folder import Bundle
 from lit_od.cluster.engine import Pool
 from lit_od.cluster.items import decode, items
 from lit_od.images.sources import Source
-from lit_od.scorer import Result, Scorer
+from lit_od.scoring.scorer import Result, Scorer
 
 
 class _Verdicts(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ from lit_od.commands._status import DONE
 from lit_od.commands.score import add_batch_argument, add_session_arguments
 from lit_od.errors import LitODError
 from lit_od.images.sources import EncodedImage
-from lit_od.scorer import Scorer
+from lit_od.scoring.scorer import Scorer
 
 COLD_START = """
 import sys, time

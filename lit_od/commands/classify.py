@@ -17,20 +17,15 @@ from typing import TextIO
 from tqdm import tqdm
 
 from lit_od.bundle.folder import MANIFEST
-from lit_od.classification import NONE, Classes, classify, require_classes, require_reachable
 from lit_od.commands import no_overrides
 from lit_od.commands._status import DONE, INCOMPLETE
-from lit_od.commands.score import (
-    add_batch_argument,
-    add_row_arguments,
-    add_session_arguments,
-    output,
-    session_options,
-)
+from lit_od.commands.score import add_batch_argument, add_row_arguments, add_session_arguments, session_options
 from lit_od.errors import ConfigError
 from lit_od.formats.text import csv_row
 from lit_od.images.find_local import find
-from lit_od.scorer import Scorer
+from lit_od.scoring.classifier import NONE, Classes, classify, require_classes, require_reachable
+from lit_od.scoring.rows import output
+from lit_od.scoring.scorer import Scorer
 
 LEVEL = 0.05
 

@@ -20,7 +20,7 @@ from lit_od.formats.atomic import require_place
 from lit_od.recipes.load import override
 from lit_od.recipes.overrides import folder, parse_overrides
 from lit_od.recipes.roots import data_root
-from lit_od.scorer import Scorer
+from lit_od.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
     from lit_od.evaluation.evaluate import Evaluation

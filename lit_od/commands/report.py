@@ -15,7 +15,7 @@ from lit_od.commands.score import add_session_arguments, session_options
 from lit_od.errors import ConfigError, missing_extra
 from lit_od.formats.atomic import replacing_file, require_place
 from lit_od.images.find_local import find
-from lit_od.scorer import Scorer
+from lit_od.scoring.scorer import Scorer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

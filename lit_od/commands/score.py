@@ -15,12 +15,11 @@ A worker that dies costs time and no row.
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from tqdm import tqdm
 
@@ -29,16 +28,14 @@ from lit_od.bundle.folder import Bundle
 from lit_od.commands import no_overrides
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import ConfigError
-from lit_od.formats.text import csv_row
 from lit_od.images.find_local import find
-from lit_od.map_folder import MapFolder
-from lit_od.maps import HeatMaps
-from lit_od.scorer import Result, Scorer
+from lit_od.scoring.map_folder import MapFolder
+from lit_od.scoring.maps import HeatMaps
+from lit_od.scoring.rows import rows_to
+from lit_od.scoring.scorer import Result, Scorer
 
 if TYPE_CHECKING:
     from lit_od.cluster.engine import Pool
-
-COLUMNS = ("path", "score", "p_value", "is_outlier", "error")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -157,57 +154,3 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)
-
-
-@contextmanager
-def output(file: str | None) -> Iterator[TextIO]:
-    """Standard output or a file; names that are not Unicode go out as the bytes they are."""
-    if file is None:
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(newline="")
-        yield sys.stdout
-        return
-    try:
-        with Path(file).open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
-            yield out
-    except IsADirectoryError:
-        raise ConfigError(f"--out {file} is a folder, wanted a file") from None
-    except OSError as error:
-        if error.filename not in (None, file):  # another file's
-            raise
-        cause = error.strerror or error
-        raise ConfigError(f"cannot write --out {file}: {cause}. Rows that are there stay; name another file") from error
-
-
-@contextmanager
-def rows_to(file: str | None, form: str) -> Iterator[Callable[[Result], None]]:
-    """A function that writes verdicts to a file or to standard output."""
-    if form != "parquet":
-        with output(file) as out:
-            yield _writer(out, form)
-        return
-    if file is None:
-        raise ConfigError("--format parquet needs a file: give --out FILE")
-    from lit_od.cluster.tables import parquet_rows
-
-    with parquet_rows(Path(file)) as write:
-        yield write
-
-
-def _writer(out: TextIO, form: str) -> Callable[[Result], None]:
-    if form == "csv":
-        out.write(csv_row(COLUMNS))
-
-    def write(result: Result) -> None:
-        for name, score, p_value, is_outlier, error in zip(
-            result.name, result.score, result.p_value, result.is_outlier, result.error, strict=True
-        ):
-            values = (None, None, None) if error else (float(score), float(p_value), bool(is_outlier))
-            if form == "jsonl":
-                out.write(json.dumps(dict(zip(COLUMNS, (name, *values, error), strict=True))) + "\n")
-            else:
-                shown = ["" if value is None else str(value).lower() for value in values]
-                out.write(csv_row([name, *shown, error or ""]))
-        out.flush()  # whoever is killed keeps the rows of whole batches
-
-    return write

@@ -23,7 +23,7 @@ from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.fit import score_all
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
-from lit_od.scorer import Scorer
+from lit_od.scoring.scorer import Scorer
 from lit_od.types import Scores
 
 PERCENTILES = (50, 75, 90, 95, 97.5, 99, 99.5, 99.9, 100)

@@ -9,7 +9,7 @@ from lit_od.commands import no_overrides
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.commands.score import add_session_arguments
 from lit_od.errors import BundleError
-from lit_od.scorer import Scorer
+from lit_od.scoring.scorer import Scorer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ from lit_od.recipes.load import from_tree, override
 from lit_od.recipes.partition import divided
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import EvaluationSet, Recipe
-from lit_od.scorer import Scorer
+from lit_od.scoring.scorer import Scorer
 from lit_od.training.data import ImageData
 from lit_od.training.sets import open_set
 from lit_od.types import Scores

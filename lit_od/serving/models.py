@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from lit_od.bundle.folder import Bundle
 from lit_od.images.batching import RUN, Batch
 from lit_od.images.sources import Source
-from lit_od.maps import HeatMaps
 from lit_od.runtime.onnx_session import PROVIDERS
-from lit_od.scorer import Result, Scorer
+from lit_od.scoring.maps import HeatMaps
+from lit_od.scoring.scorer import Result, Scorer
 from lit_od.serving.nearest import NEAREST, Nearest, NormalImages
 from lit_od.serving.protocol import PLAIN, VERSION
 from lit_od.serving.tensors import Column

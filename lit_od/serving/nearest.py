@@ -13,8 +13,8 @@ from lit_od.errors import DataError, ImageError
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation, prepare
 from lit_od.images.sources import Source
-from lit_od.likeness import likeness, likenesses
-from lit_od.scorer import Scorer
+from lit_od.scoring.scorer import Scorer
+from lit_od.scoring.similar_images import likeness, likenesses
 from lit_od.types import Features, Images, Output
 
 NEAREST = 3

@@ -26,7 +26,7 @@ from lit_od.cluster.engine import Pool, cluster
 from lit_od.cluster.scoring import score_images
 from lit_od.images.find_local import find
 from lit_od.images.sources import ImageFile
-from lit_od.scorer import Result
+from lit_od.scoring.scorer import Result
 
 PROBE = 640
 SLICE = 10.0

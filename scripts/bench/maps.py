@@ -34,7 +34,7 @@ from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
 from lit_od.images.split import fit_and_calibration
-from lit_od.maps import heat_maps
+from lit_od.scoring.maps import heat_maps
 from lit_od.training.checkpoints import load_module
 from lit_od.training.explain import gradient_maps
 from lit_od.training.frozen import FrozenBackbone

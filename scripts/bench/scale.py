@@ -27,7 +27,6 @@ from lit_od import Scorer
 from lit_od.cluster.engine import cluster
 from lit_od.cluster.items import item_count, items
 from lit_od.cluster.scoring import decoded, encoded
-from lit_od.commands.score import rows_to
 from lit_od.images.find_local import find
 from lit_od.images.find_remote import Images
 from lit_od.images.identity import fingerprint
@@ -35,7 +34,8 @@ from lit_od.images.parquet import RowGroup
 from lit_od.images.sources import ImageFile, Source
 from lit_od.images.split import fit_and_calibration_parts
 from lit_od.runtime.threads import limited
-from lit_od.scorer import Result
+from lit_od.scoring.rows import rows_to
+from lit_od.scoring.scorer import Result
 
 T = TypeVar("T")
 

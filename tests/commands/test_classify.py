@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from lit_od.calibration.p_values import Calibration
-from lit_od.classification import classify, images_needed, largest, standing
 from lit_od.errors import ConfigError
 from lit_od.fitting.fit import Origin, fit_bundle
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
-from lit_od.scorer import Scorer
+from lit_od.scoring.classifier import classify, images_needed, largest, standing
+from lit_od.scoring.scorer import Scorer
 from tests.conftest import ASSETS, GREY
 
 

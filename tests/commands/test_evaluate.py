@@ -10,7 +10,7 @@ from lit_od.commands import evaluate as evaluate_command
 from lit_od.commands import report as report_command
 from lit_od.evaluation.evaluate import evaluate
 from lit_od.images.find_local import find
-from lit_od.scorer import Scorer
+from lit_od.scoring.scorer import Scorer
 from tests.conftest import ASSETS
 
 INLIERS = f"{ASSETS}/digits.npz:test_images:0,1,2"

@@ -21,9 +21,10 @@ from lit_od.evaluation.report.galleries import NEIGHBOURS, SHOWN, Normals, galle
 from lit_od.evaluation.sets import ImageSet, ImageSets, fitted_images, score_set
 from lit_od.fitting.from_recipe import fit_onnx
 from lit_od.images.identity import fingerprint
-from lit_od.maps import HeatMaps, overlay
 from lit_od.recipes.load import override, read
-from lit_od.scorer import Scorer
+from lit_od.scoring.drawing import overlay
+from lit_od.scoring.maps import HeatMaps
+from lit_od.scoring.scorer import Scorer
 from tests.browser import Browser
 from tests.conftest import ASSETS, GREY
 from tests.test_maps import bundle_at, graph_of

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lit_od.images.sources import Source, Unreadable
-from lit_od.scorer import Result
+from lit_od.scoring.scorer import Result
 from lit_od.serving.engine import Engine
 from lit_od.serving.limits import Refused
 from lit_od.serving.models import Answers, Model

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from lit_od.backbone.map_graph import MapGraph
 from lit_od.bundle.folder import Bundle
-from lit_od.classification import NONE, classify
 from lit_od.errors import DataError
 from lit_od.evaluation import plots
 from lit_od.evaluation.baselines import by_brightness, by_nearest
@@ -36,7 +35,8 @@ from lit_od.images.sources import Source
 from lit_od.recipes.load import override, read
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import Recipe
-from lit_od.scorer import Scorer
+from lit_od.scoring.classifier import NONE, classify
+from lit_od.scoring.scorer import Scorer
 from lit_od.training.data import evaluation_batch
 from lit_od.training.pipeline import export_bundle
 from lit_od.training.sets import open_set

@@ -22,7 +22,7 @@ from lit_od.evaluation.sets import ImageSet, score_set
 from lit_od.images.batching import load
 from lit_od.recipes.load import override, read
 from lit_od.recipes.schema import Recipe
-from lit_od.scorer import Scorer
+from lit_od.scoring.scorer import Scorer
 from lit_od.training.pipeline import export_bundle
 from lit_od.types import Images
 

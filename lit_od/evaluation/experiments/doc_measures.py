@@ -22,7 +22,7 @@ from lit_od.evaluation.sets import sets_of_recipe
 from lit_od.evaluation.style import colour, styled
 from lit_od.images.sources import EncodedImage, Source
 from lit_od.recipes.schema import Recipe
-from lit_od.scorer import Scorer
+from lit_od.scoring.scorer import Scorer
 from lit_od.training.data import ImageData, evaluation_batch
 from lit_od.training.doc import LitDOC
 from lit_od.training.trunk_cache import TrunkCache

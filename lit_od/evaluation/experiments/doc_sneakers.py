@@ -40,10 +40,11 @@ from lit_od.evaluation.rates import best_balanced_accuracy, rates
 from lit_od.evaluation.sets import ImageSets, score_set, sets_of_recipe
 from lit_od.images.batching import load
 from lit_od.images.sources import Source
-from lit_od.maps import heat_maps, in_colour
 from lit_od.recipes.load import override, portable_tree, read
 from lit_od.recipes.schema import Evaluation, EvaluationSet, Pair, Recipe
-from lit_od.scorer import Scorer
+from lit_od.scoring.drawing import in_colour
+from lit_od.scoring.maps import heat_maps
+from lit_od.scoring.scorer import Scorer
 from lit_od.training.checkpoints import read_checkpoint, rebuild, require_same_images
 from lit_od.training.doc import LitDOC
 from lit_od.training.doc_data import TwinData, data_of

@@ -15,9 +15,10 @@ from lit_od.evaluation.sets import ImageSet
 from lit_od.images.batching import load
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source
-from lit_od.likeness import likeness, likenesses
-from lit_od.maps import HeatMaps, overlay
-from lit_od.scorer import Scorer
+from lit_od.scoring.drawing import overlay
+from lit_od.scoring.maps import HeatMaps
+from lit_od.scoring.scorer import Scorer
+from lit_od.scoring.similar_images import likeness, likenesses
 from lit_od.types import Features, Images, Scores
 
 SHOWN = 12

@@ -24,8 +24,8 @@ from lit_od.evaluation.report.galleries import SEARCHED, Card, Gallery, Normals,
 from lit_od.evaluation.sets import FITTED, ImageSet, ImageSets, score_set
 from lit_od.evaluation.style import COLOURS, ScoreAxis, drawing
 from lit_od.formats.text import one_line
-from lit_od.maps import HeatMaps
-from lit_od.scorer import Scorer
+from lit_od.scoring.maps import HeatMaps
+from lit_od.scoring.scorer import Scorer
 from lit_od.types import Images, Scores
 
 THUMBNAIL = 112

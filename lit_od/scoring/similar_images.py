@@ -8,7 +8,7 @@ from lit_od.backbone.extractor import extract
 from lit_od.images.batching import Batch, batches
 from lit_od.images.preparation import Preparation, prepare
 from lit_od.images.sources import Source
-from lit_od.scorer import Scorer
+from lit_od.scoring.scorer import Scorer
 from lit_od.types import Features, Images, Output
 
 SIDE = 32

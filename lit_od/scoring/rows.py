@@ -1,15 +1,18 @@
 """Rows of verdicts as a Parquet file."""
 
+import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from lit_od.errors import ConfigError, missing_extra
 from lit_od.formats.atomic import replacing_file
-from lit_od.scorer import Result
+from lit_od.formats.text import csv_row
+from lit_od.scoring.scorer import Result
 
 ROWS_A_GROUP = 1 << 16
 """Rows that are gathered before they are written: in small groups a column compresses badly and reads slowly."""
@@ -79,3 +82,59 @@ def _strings(texts: list[str] | list[str | None]) -> Any:
     except UnicodeEncodeError:
         known = [None if text is None else text.encode(errors="backslashreplace").decode() for text in texts]
         return pa.array(known, pa.string())
+
+
+COLUMNS = ("path", "score", "p_value", "is_outlier", "error")
+
+
+@contextmanager
+def output(file: str | None) -> Iterator[TextIO]:
+    """Standard output or a file; names that are not Unicode go out as the bytes they are."""
+    if file is None:
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(newline="")
+        yield sys.stdout
+        return
+    try:
+        with Path(file).open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
+            yield out
+    except IsADirectoryError:
+        raise ConfigError(f"--out {file} is a folder, wanted a file") from None
+    except OSError as error:
+        if error.filename not in (None, file):  # another file's
+            raise
+        cause = error.strerror or error
+        raise ConfigError(f"cannot write --out {file}: {cause}. Rows that are there stay; name another file") from error
+
+
+@contextmanager
+def rows_to(file: str | None, form: str) -> Iterator[Callable[[Result], None]]:
+    """A function that writes verdicts to a file or to standard output."""
+    if form != "parquet":
+        with output(file) as out:
+            yield _writer(out, form)
+        return
+    if file is None:
+        raise ConfigError("--format parquet needs a file: give --out FILE")
+
+    with parquet_rows(Path(file)) as write:
+        yield write
+
+
+def _writer(out: TextIO, form: str) -> Callable[[Result], None]:
+    if form == "csv":
+        out.write(csv_row(COLUMNS))
+
+    def write(result: Result) -> None:
+        for name, score, p_value, is_outlier, error in zip(
+            result.name, result.score, result.p_value, result.is_outlier, result.error, strict=True
+        ):
+            values = (None, None, None) if error else (float(score), float(p_value), bool(is_outlier))
+            if form == "jsonl":
+                out.write(json.dumps(dict(zip(COLUMNS, (name, *values, error), strict=True))) + "\n")
+            else:
+                shown = ["" if value is None else str(value).lower() for value in values]
+                out.write(csv_row([name, *shown, error or ""]))
+        out.flush()  # whoever is killed keeps the rows of whole batches
+
+    return write

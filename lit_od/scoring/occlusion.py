@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from lit_od.images.sources import ImageArray
-from lit_od.scorer import Scorer
+from lit_od.scoring.scorer import Scorer
 from lit_od.types import Images, Stats
 
 WINDOWS = 8

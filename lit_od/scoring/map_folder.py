@@ -10,7 +10,7 @@ from PIL import Image
 from lit_od.errors import ConfigError
 from lit_od.formats.text import csv_row
 from lit_od.images.batching import Batch
-from lit_od.maps import HeatMaps
+from lit_od.scoring.maps import HeatMaps
 from lit_od.types import Features
 
 INDEX = "maps.csv"

@@ -1,0 +1,1 @@
+"""A bundle to verdicts, heat maps and rows."""
