@@ -1,6 +1,6 @@
 """Items of work: runs of consecutive images, told in so few bytes that a worker finds them.
 
-Items begin and end where one process would begin and end a batch, as in `lit_od.fitting.shards`, so the graph is given the
+Items begin and end where one process would begin and end a batch, as in `fitting.shards`, so the graph is given the
 batches that one process would give it, and a score does not depend on how many workers there are. Of these places
 they take those where row groups begin, if there are such: a worker that begins in the middle of a group reads what
 is before it too.

@@ -203,6 +203,7 @@ def divided(config: DataConfig, *, seed: int, sets: SetOpener | None = None) -> 
 
 
 def found_images(paths: Sequence[str], config: DataConfig, sets: SetOpener | None) -> list[Source]:
+    """Find the images that a recipe's PATHs name below its data root."""
     root = data_root(config.root)
     found: list[Source] = []
     for path in paths:

@@ -65,5 +65,6 @@ def beside(parts: Sequence[Images]) -> Images:
 
 
 def enlarged(pixels: Images, size: tuple[int, ...]) -> Image.Image:
+    """Enlarge small pictures, pixel by pixel, until the shorter side has at least `SMALLEST` pixels."""
     factor = -(-SMALLEST // min(size))
     return Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))

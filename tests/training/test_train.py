@@ -420,7 +420,8 @@ def test_a_recipe_with_a_graph_trains_nothing(tmp_path):
 @pytest.mark.slow
 def test_two_processes_train_as_one_run(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from lit_od.recipes.schema import read; from lit_od.training import train;"
+        "import sys; from pathlib import Path; from lit_od.recipes.load import read;"
+        "from lit_od.training import train;"
         "run = train(read('demo', sys.argv[2:]), Path(sys.argv[1])); print(len(run.data.class_names))"
     )
     (tmp_path / "go.py").write_text(script.replace(";", "\n").replace("\n ", "\n"))
