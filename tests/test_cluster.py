@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from lit_od.bundle.folder import Bundle
-from lit_od.cluster.engine import Pool, _on_gpu_machines, cluster
-from lit_od.cluster.items import items
+from lit_od.cluster.connect import _on_gpu_machines, cluster
+from lit_od.cluster.ray_pool import Pool
 from lit_od.cluster.scoring import score_images
+from lit_od.cluster.work_items import items
 from lit_od.errors import ConfigError, LitODError
 from lit_od.images.sources import Source
 from lit_od.scoring.scorer import Result, Scorer
@@ -141,8 +142,8 @@ def test_machines_tell_what_their_onnx_runtime_can_do(pool: Pool, monkeypatch: p
     monkeypatch.setattr(ray, "nodes", lambda: [{**machines[0], "NodeID": "0" * 56}])
     with pytest.raises(ConfigError, match=r"does not tell what its ONNX Runtime can do: .*Give --provider cuda or"):
         _on_gpu_machines(ray)
-    monkeypatch.setattr("lit_od.cluster.engine.TELLING", 0.5)
-    monkeypatch.setattr("lit_od.cluster.engine._present", lambda: time.sleep(60))
+    monkeypatch.setattr("lit_od.cluster.connect.TELLING", 0.5)
+    monkeypatch.setattr("lit_od.cluster.connect._present", lambda: time.sleep(60))
     monkeypatch.setattr(ray, "nodes", lambda: machines)
     with pytest.raises(ConfigError, match=r"does not tell what its ONNX Runtime can do: .*Give --provider cuda or"):
         _on_gpu_machines(ray)
@@ -194,7 +195,7 @@ def test_workers_with_gpus_see_one_each() -> None:
 def test_an_item_that_kills_every_worker_ends_the_job(
     pool: Pool, digits: list[Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lit_od.cluster.engine.RETRIES", 1)
+    monkeypatch.setattr("lit_od.cluster.ray_pool.RETRIES", 1)
 
     def make() -> Callable[[bytes], bytes]:
         return lambda item: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[func-returns-value,return-value]

@@ -16,9 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 from lit_od.backbone.extractor import BATCH_SIZE
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import Bundle
-from lit_od.cluster.engine import Pool, Work, cluster, provider_and_gpu
-from lit_od.cluster.fitting import FirstOfCluster
-from lit_od.cluster.items import ITEMS_A_WORKER, _found, decode, items
+from lit_od.cluster.connect import cluster, provider_and_gpu
+from lit_od.cluster.engine import FirstOfCluster
+from lit_od.cluster.ray_pool import Pool, Work
+from lit_od.cluster.work_items import ITEMS_A_WORKER, _found, decode, items
 from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.fit import Origin, fit_bundle
 from lit_od.images import object_store as stores
@@ -500,7 +501,7 @@ def test_no_cluster_at_an_address(
     made_bundle: Bundle, digit_files: Path, command: Command, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     """Ray is not even asked."""
-    monkeypatch.setattr("lit_od.cluster.engine._ray", lambda: NO_RAY)
+    monkeypatch.setattr("lit_od.cluster.connect._ray", lambda: NO_RAY)
     words = ["score", made_bundle.path, digit_files, "--engine", "ray", "--address", address]
     status, out, err = command(*words)
     assert (status, out) == (2, "")
@@ -556,8 +557,8 @@ def test_a_cluster_with_gpus(
         is_initialized=lambda: True,
         _private=NO_RAY._private,
     )
-    monkeypatch.setattr("lit_od.cluster.engine._ray", lambda: there)
-    monkeypatch.setattr("lit_od.cluster.engine._on_gpu_machines", lambda ray: [present])
+    monkeypatch.setattr("lit_od.cluster.connect._ray", lambda: there)
+    monkeypatch.setattr("lit_od.cluster.connect._on_gpu_machines", lambda ray: [present])
     with cluster(provider=wanted) as found:
         assert found == pool
     if pool.gpus:

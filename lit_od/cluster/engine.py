@@ -1,312 +1,133 @@
-"""Items through workers on a Ray cluster: the only home of Ray.
+"""Fit statistics on a cluster: workers send the states of their shares, the driver merges them."""
 
-Workers are actors of Ray Data. An item is bytes, and so is its answer. The items lie in the object store before
-the job begins: no task reads for the workers, which may therefore take every core (a task that waited for a
-core while all of them are held by workers that wait for it would wait for ever).
-"""
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-import contextlib
-import logging
-import os
-import socket
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+import numpy as np
+from tqdm import tqdm
 
-from lit_od.errors import ConfigError, DataError, LitODError, MissingExtra, missing_extra
-from lit_od.runtime.onnx_session import PROVIDERS, onnx_runtime
-from lit_od.runtime.threads import available_threads
+from lit_od.backbone.model import Backbone
+from lit_od.cluster.ray_pool import Pool
+from lit_od.cluster.work_items import decode, items
+from lit_od.detectors.registry import detector_from_state
+from lit_od.fitting.fit import class_numbers, partial_fit, score_all
+from lit_od.formats import safetensors_file as safetensors
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import Source
+from lit_od.types import Labels
 
-Work: TypeAlias = Callable[[bytes], bytes]
-"""From an item to its answer."""
-
-RETRIES = 5
-"""Workers that may die over one item before the job is given up: an image may be what kills them."""
-
-PATIENCE = 10.0
-"""Seconds in which a cluster must answer at its address."""
-
-TELLING = 60.0
-"""Seconds in which a machine of the cluster must tell what its ONNX Runtime can do: it starts a process to do so."""
-
-_SETTINGS = {
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # who takes no GPU sees none; unset, Ray warns or shows them all
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # else the core prints to the driver's terminal
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
-    "RAY_worker_niceness": "0",  # workers started here have the priority that one process would have, not the lowest
-}
-_WITHOUT_GPU = (PROVIDERS["cpu"], PROVIDERS["coreml"], PROVIDERS["openvino"])
-"""Providers that run on what Ray counts no GPU for."""
-
-_GOOD, _REFUSED = b"+", b"-"
+_NEVER = 1 << 40
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """Workers on a cluster that this process is connected to.
+class Gathering:
+    """The work of one worker: from an item to the partial state of its images, as bytes."""
 
-    Attributes:
-        workers: How many.
-        threads: Threads, and cores, of each.
-        gpus: GPUs of each, 0 or 1.
-        providers: Execution providers of each, as `Backbone.load` takes them.
-    """
+    def __init__(
+        self,
+        model: bytes,
+        preparation: Preparation,
+        detector: Mapping[str, Any],
+        threads: int,
+        providers: Sequence[str] | None,
+    ) -> None:
+        self._backbone = Backbone.load(model, threads=threads, providers=providers)
+        self._preparation, self._detector, self._threads = preparation, detector, threads
 
-    workers: int
-    threads: int
-    gpus: int = 0
-    providers: tuple[str, ...] = ("cpu",)
-
-    def map(
-        self, make: Callable[..., Work], given: Sequence[Any], items: Iterable[bytes], *, ordered: bool = True
-    ) -> Iterator[bytes]:
-        """What the workers answer to each item, once each.
-
-        Args:
-            make: Makes the work of one worker; called once in each.
-            given: Its arguments, sent to every worker.
-            items: What is to be done.
-            ordered: Whether answers come in the order of the items, or as they are ready.
-
-        Raises:
-            DataError: Where the work raises an error of this package; the message is the worker's.
-            LitODError: Where an item kills every worker that takes it, or the cluster fails.
-        """
-        import pyarrow as pa
-        import ray
-
-        tables = [pa.table({"item": pa.array([item], pa.large_binary())}) for item in items]
-        if not tables:
-            return
-        try:
-            for batch in _quietly(lambda: self._started(ray, make, given, tables, ordered)):
-                for answer in batch["answer"]:
-                    yield _opened(answer.as_py())
-        except LitODError:
-            raise
-        except Exception as error:  # Ray's own, of several kinds
-            raise LitODError(f"the cluster gave the job up: {_cause(error)}") from error
-
-    def _started(
-        self, ray: Any, make: Callable[..., Work], given: Sequence[Any], tables: list[Any], ordered: bool
-    ) -> Iterator[Any]:
-        """Tables of answers, as the workers give them."""
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        here = ray.data.DataContext.get_current()
-        size = min(self.workers, len(tables))
-        before = here.enable_progress_bars, here.execution_options.preserve_order
-        here.enable_progress_bars, here.execution_options.preserve_order = False, ordered
-        try:
-            # from_arrow would have a task look at every table, on the workers' cores; both copy the settings
-            work = ray.data.from_blocks(tables)
-            tables.clear()  # they are in the object store
-            done = work.map_batches(
-                _Actor,
-                fn_constructor_args=(make, ray.put(list(given))),
-                batch_size=1,  # a table has one row; of workers with GPUs Ray wants a number
-                batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=size),
-                num_cpus=self.threads,
-                num_gpus=self.gpus or None,
-                max_task_retries=RETRIES,
-            )
-        finally:
-            here.enable_progress_bars, here.execution_options.preserve_order = before
-        answers: Iterator[Any] = iter(done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
-        return answers
-
-
-class _Actor:
-    """What Ray Data runs in each worker."""
-
-    def __init__(self, make: Callable[..., Work], given: Any) -> None:
-        self._make, self._given = make, given
-        self._work: Work | None = None
-
-    def __call__(self, table: Any) -> Any:
-        """Answer each item of a table with a column `item`."""
-        import pyarrow as pa
-
-        answers = [self._answer(item.as_py()) for item in table["item"]]
-        return pa.table({"answer": pa.array(answers, pa.large_binary())})
-
-    def _answer(self, item: bytes) -> bytes:
-        try:
-            if self._work is None:  # here, where its error is a message
-                import ray
-
-                self._work = self._make(*ray.get(self._given))
-            return _GOOD + self._work(item)
-        except LitODError as error:
-            return _REFUSED + str(error).encode(errors="surrogateescape")
-
-
-@contextlib.contextmanager
-def cluster(
-    address: str | None = None, *, workers: int | None = None, threads: int | None = None, provider: str | None = None
-) -> Iterator[Pool]:
-    """Connect to a cluster, or start one on this machine for the duration of the block.
-
-    Args:
-        address: Of a running cluster, as `ray.init` takes it. None is that of RAY_ADDRESS, else this machine.
-            A connection that the process has already is used and kept.
-        workers: None is as many as the cluster has cores for, or GPUs.
-        threads: Threads of each worker; None is one.
-        provider: Execution provider of each worker. None takes CUDA, and a GPU a worker, where the cluster has
-            GPUs and the ONNX Runtime beside them can use them, else the CPU.
-
-    Raises:
-        ConfigError: If there is no cluster at the address, it has no room for a worker, or only some of its
-            machines with GPUs can use them.
-        MissingExtra: If Ray is not installed.
-    """
-    ray = _ray()
-    own = not ray.is_initialized()
-    inside = ray._private.worker
-    told, inside._worker_logs_enabled = (
-        inside._worker_logs_enabled,
-        False,
-    )  # Ray tells of dead workers on standard output, where our rows go
-    if own:
-        _connect(ray, address or os.environ.get("RAY_ADDRESS") or "local")
-    try:
-        there = ray.cluster_resources()
-        beside_gpus = _on_gpu_machines(ray) if provider is None and there.get("GPU", 0) >= 1 else []
-        chosen, gpu = provider_and_gpu(provider, beside_gpus)
-        each = threads or 1
-        room = int(there.get("CPU", 0)) // each
-        room = min(room, int(there.get("GPU", 0))) if gpu else room
-        if room < (workers or 1):
-            raise ConfigError(
-                f"the cluster has {there.get('CPU', 0):g} cores and {there.get('GPU', 0):g} GPUs: too few for "
-                f"{workers or 1} workers of {each} threads{' and a GPU' if gpu else ''}. Ask for less"
-                f"{', or give --provider cpu' if gpu else ''}"
-            )
-        yield Pool(workers or room, each, int(gpu), (chosen,))
-    finally:
-        if own:
-            ray.shutdown()
-        inside._worker_logs_enabled = told
-
-
-def provider_and_gpu(wanted: str | None, beside_gpus: Sequence[Sequence[str]]) -> tuple[str, bool]:
-    """The execution provider of all workers, by name, and whether each takes a GPU.
-
-    It is never left to a worker: one that takes no GPU would open the first one of its machine, as all others do.
-
-    Args:
-        wanted: What the user asked for, if anything.
-        beside_gpus: For each machine with a GPU, the providers that its ONNX Runtime has; looked at if nothing
-            was asked for.
-
-    Raises:
-        ConfigError: If some of these machines can use their GPUs, and some cannot.
-    """
-    if wanted is not None:
-        return wanted, PROVIDERS.get(wanted.lower(), wanted) not in _WITHOUT_GPU
-    able = sum(PROVIDERS["cuda"] in present for present in beside_gpus)
-    if 0 < able < len(beside_gpus):
-        raise ConfigError(
-            f"of {len(beside_gpus)} machines with GPUs {len(beside_gpus) - able} have an ONNX Runtime without CUDA. "
-            'Run there: pip install "lit-od[ray,gpu]", or give --provider cpu'
+    def __call__(self, data: bytes) -> bytes:
+        """The state of an item's images."""
+        item = decode(data)
+        state = partial_fit(
+            self._backbone,
+            self._preparation,
+            item.sources(),
+            self._detector,
+            first_row=item.first,
+            labels=np.frombuffer(item.labels, np.int64) if item.labels else None,
+            threads=self._threads,
+            bar=False,
         )
-    return ("cuda", True) if able else ("cpu", False)
+        return state.to_bytes()
 
 
-def _on_gpu_machines(ray: Any) -> list[list[str]]:
-    """The providers that ONNX Runtime has on each machine of the cluster that has a GPU."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+class Grading:
+    """The work of one worker: from an item to the scores of its images, which must all be readable, float64."""
 
-    machines = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= 1]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # they take neither core nor GPU: all may be taken by others
-            ask = ray.remote(num_cpus=0)(_present)
-            there = [NodeAffinitySchedulingStrategy(node_id=node, soft=False) for node in machines]
-            told: list[list[str]] = ray.get(
-                [ask.options(scheduling_strategy=where).remote() for where in there], timeout=TELLING
-            )
-    except Exception as error:  # Ray's own, of several kinds
-        raise ConfigError(
-            f"a machine with a GPU does not tell what its ONNX Runtime can do: {_cause(error)}. "
-            "Give --provider cuda or --provider cpu"
-        ) from error
-    return told
+    def __init__(
+        self,
+        model: bytes,
+        preparation: Preparation,
+        detector: Mapping[str, Any],
+        threads: int,
+        providers: Sequence[str] | None,
+        state: bytes,
+    ) -> None:
+        self._backbone = Backbone.load(model, threads=threads, providers=providers)
+        options = {key: value for key, value in detector.items() if key != "kind"}
+        self._fitted = detector_from_state(str(detector["kind"]), options, safetensors.load(state))
+        self._preparation, self._threads = preparation, threads
 
-
-def _present() -> list[str]:
-    """The execution providers of the ONNX Runtime on this machine."""
-    try:
-        return list(onnx_runtime().get_available_providers())
-    except MissingExtra:
-        return []
+    def __call__(self, data: bytes) -> bytes:
+        """The scores of an item's images."""
+        sources = decode(data).sources()
+        scores = score_all(self._backbone, self._preparation, self._fitted, sources, threads=self._threads)
+        return scores.tobytes()
 
 
-def _ray() -> Any:
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Ray does on import is not the user's concern
-            import ray
-            import ray.data
-    except ModuleNotFoundError as error:
-        missing_extra(f"Ray ({error.name})", "ray,cpu")
-    return ray
+class FirstOfCluster:
+    """The driver as the first process of a `lit_od.runtime.processes.Group`, whose others are the workers of a cluster.
 
+    What the others send is computed when it is asked for, in the order in which `fit_bundle` asks: the states of
+    the images that fit, the scores of those that calibrate, and of the outliers. There are so many others that
+    the driver's own share is empty.
+    """
 
-def _connect(ray: Any, address: str) -> None:
-    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.CRITICAL}
-    if address == "local":
-        # reachable from this machine alone
-        options |= {"num_cpus": available_threads(), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    try:
-        if ":" in address:
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-            socket.create_connection((host, int(port)), PATIENCE).close()  # Ray itself tries for minutes
-        with _silent(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ray.init(**options)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"no Ray cluster at {address}: {_cause(error)}. Leave --address out to start one on this machine"
-        ) from error
+    rank = 0
+    world = _NEVER
+    device: int | None = None
+    neighbours = 1
 
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        model: bytes,
+        preparation: Preparation,
+        detector: Mapping[str, Any],
+        fit: Sequence[Source],
+        calibration: Sequence[Source],
+        outliers: Sequence[Source] = (),
+    ) -> None:
+        self._pool = pool
+        self._given = (model, preparation, dict(detector), pool.threads, pool.providers)
+        self._fitted = b""
+        labels = class_numbers(fit) if detector.get("class_conditional") else None
+        self._steps: list[Callable[[], Iterator[bytes]]] = [
+            lambda: self._map(Gathering, self._given, fit, "fitting", labels),
+            lambda: self._map(Grading, (*self._given, self._fitted), calibration, "calibrating"),
+            lambda: self._map(Grading, (*self._given, self._fitted), outliers, "scoring outliers"),
+        ]
 
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Nothing reaches standard error inside the block: Ray's core tells there that it was told to be quiet."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    def gather(self, part: bytes) -> Iterator[bytes]:
+        """What the workers have found, in the order of the images; `part` is the driver's, of no image."""
+        yield from self._steps.pop(0)()
 
+    def broadcast(self, data: bytes) -> bytes:
+        """The same bytes; the first ones are the fitted detector, which later steps take to the workers."""
+        self._fitted = self._fitted or data
+        return data
 
-def _quietly(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-    """What an iterator of Ray's gives, without its warnings about its own parts."""
-    running: Iterator[Any] | None = None
-    while True:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            running = start() if running is None else running
-            found = next(running, None)
-        if found is None:
+    def _map(
+        self,
+        work: Callable[..., Any],
+        given: Sequence[Any],
+        sources: Sequence[Source],
+        what: str,
+        labels: Labels | None = None,
+    ) -> Iterator[bytes]:
+        if not sources:
             return
-        yield found
-
-
-def _opened(answer: bytes) -> bytes:
-    if answer[:1] == _REFUSED:
-        raise DataError(answer[1:].decode(errors="surrogateescape"))
-    return answer[1:]
-
-
-def _cause(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1][:300]}" if lines else type(error).__name__
+        work_items = list(items(sources, workers=self._pool.workers, labels=labels))
+        with tqdm(total=len(work_items), desc=what, unit="item", disable=None, leave=False) as bar:
+            for answer in self._pool.map(work, given, work_items):
+                bar.update()
+                yield answer

@@ -10,8 +10,8 @@ import numpy as np
 from lit_od.backbone.extractor import BATCH_SIZE
 from lit_od.bundle import manifest as manifests
 from lit_od.bundle.folder import Bundle
-from lit_od.cluster.engine import Pool
-from lit_od.cluster.items import decode, items
+from lit_od.cluster.ray_pool import Pool
+from lit_od.cluster.work_items import decode, items
 from lit_od.images.sources import Source
 from lit_od.scoring.scorer import Result, Scorer
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from lit_od.bundle.folder import BACKBONE, MAPS, Bundle, require_replaceable
 from lit_od.calibration.rules import rule_and_outliers
-from lit_od.cluster.fitting import FirstOfCluster
+from lit_od.cluster.engine import FirstOfCluster
 from lit_od.commands import no_overrides
 from lit_od.commands._status import DONE
 from lit_od.commands.fit import written

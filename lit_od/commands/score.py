@@ -35,7 +35,7 @@ from lit_od.scoring.rows import rows_to
 from lit_od.scoring.scorer import Result, Scorer
 
 if TYPE_CHECKING:
-    from lit_od.cluster.engine import Pool
+    from lit_od.cluster.ray_pool import Pool
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -125,7 +125,7 @@ def _on_cluster(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> t
 
 def cluster_of(args: argparse.Namespace) -> "AbstractContextManager[Pool]":
     """The cluster that `add_engine_arguments` and `add_session_arguments` have declared."""
-    from lit_od.cluster.engine import cluster
+    from lit_od.cluster.connect import cluster
 
     return cluster(args.address, workers=args.workers, threads=args.threads, provider=args.provider)
 

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from lit_od import Scorer
 from lit_od.bundle.folder import Bundle
-from lit_od.cluster.engine import Pool, cluster
+from lit_od.cluster.connect import cluster
+from lit_od.cluster.ray_pool import Pool
 from lit_od.cluster.scoring import score_images
 from lit_od.images.find_local import find
 from lit_od.images.sources import ImageFile

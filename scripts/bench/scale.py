@@ -24,9 +24,9 @@ import merge
 import numpy as np
 
 from lit_od import Scorer
-from lit_od.cluster.engine import cluster
-from lit_od.cluster.items import item_count, items
+from lit_od.cluster.connect import cluster
 from lit_od.cluster.scoring import decoded, encoded
+from lit_od.cluster.work_items import item_count, items
 from lit_od.images.find_local import find
 from lit_od.images.find_remote import Images
 from lit_od.images.identity import fingerprint
