@@ -24,7 +24,7 @@ from lit_od.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
     from lit_od.evaluation.evaluate import Evaluation
-    from lit_od.evaluation.sets import ImageSets
+    from lit_od.evaluation.image_sets import ImageSets
 
 OF_SETS = ("data.root", "data.test", "data.classes", "data.outlier_classes", "evaluation")
 """Keys of a recipe that say which images a bundle is looked at with."""
@@ -55,8 +55,9 @@ def add_set_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Score the sets and print the table."""
     try:
-        from lit_od.evaluation import plots, sets
+        from lit_od.evaluation import image_sets as sets
         from lit_od.evaluation.evaluate import evaluate
+        from lit_od.evaluation.plots import scores as plots
     except ModuleNotFoundError as error:
         missing_extra(str(error.name), "train,cpu")
     if args.out:
@@ -106,7 +107,7 @@ def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) 
         ConfigError: If only one kind of set is named, or an override has no place.
         DataError: If images are missing.
     """
-    from lit_od.evaluation import sets
+    from lit_od.evaluation import image_sets as sets
 
     if bool(args.inliers) != bool(args.outliers):
         raise ConfigError("--inliers and --outliers go together: give both, or neither for the recipe's own sets")

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Score the sets, write the page and print the table."""
     try:
-        from lit_od.evaluation import sets
+        from lit_od.evaluation import image_sets as sets
         from lit_od.evaluation.report import report
         from lit_od.training.sets import open_set
     except ModuleNotFoundError as error:

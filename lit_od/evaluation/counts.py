@@ -8,6 +8,7 @@ Throughout, the outermost score comes first, u is the number of distinct scores,
 flagged together with all images of its score.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeAlias
 
@@ -170,3 +171,9 @@ def check_share(value: float, name: str) -> float:
     if not 0 < value < 1:
         raise ConfigError(f"{name} must lie between 0 and 1, got {value:g}")
     return value
+
+
+def check_sets(sets: Mapping[str, Scores]) -> dict[str, Scores]:
+    if not sets:
+        raise DataError("a picture needs at least one set, got none")
+    return {name: check_scores(each, name) for name, each in sets.items()}

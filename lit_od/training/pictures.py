@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from lit_od.evaluation import panels
-from lit_od.evaluation.plots import save
+from lit_od.evaluation.plots import images as panels
+from lit_od.evaluation.plots.scores import save
 from lit_od.types import Images
 
 COLUMNS = 8

@@ -29,7 +29,7 @@ from lit_od.backbone.model import Backbone
 from lit_od.backbone.packaged import backbone_file
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import KNN, Detector, Mahalanobis
-from lit_od.evaluation.pointing import nearest_rows, pointing
+from lit_od.evaluation.deletion import nearest_rows, pointing
 from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation

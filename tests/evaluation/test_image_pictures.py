@@ -5,8 +5,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lit_od.errors import DataError
-from lit_od.evaluation.embeddings import embedding_maps, tsne
-from lit_od.evaluation.galleries import least_outlying, most_outlying
+from lit_od.evaluation.plots.embeddings import embedding_maps, tsne
+from lit_od.evaluation.plots.galleries import least_outlying, most_outlying
 
 RNG = np.random.default_rng(0)
 PIXELS = {"inliers": RNG.integers(0, 99, (40, 6, 5, 1)), "garments": RNG.integers(0, 99, (25, 6, 5, 1))}

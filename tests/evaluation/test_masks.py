@@ -3,8 +3,8 @@ import pytest
 
 from lit_od.backbone.model import Backbone
 from lit_od.errors import ConfigError, DataError
-from lit_od.evaluation.masks import Patch, Sensitivity, apply_mask, draw_centres, sensitivity
-from lit_od.evaluation.reconstructions import reconstruction_grid, sensitivity_curves
+from lit_od.evaluation.perturbation import Patch, Sensitivity, apply_mask, draw_centres, sensitivity
+from lit_od.evaluation.plots.reconstructions import reconstruction_grid, sensitivity_curves
 from tests.test_maps import graph_of
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 12, 10, 3), dtype=np.uint8)

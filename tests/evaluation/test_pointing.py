@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lit_od.errors import ConfigError, DataError
-from lit_od.evaluation.pointing import hottest, moved, nearest_rows, pointing
+from lit_od.evaluation.deletion import hottest, moved, nearest_rows, pointing
 
 RNG = np.random.default_rng(0)
 

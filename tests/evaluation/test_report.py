@@ -15,10 +15,10 @@ import pytest
 from lit_od import cli
 from lit_od.bundle.folder import Bundle
 from lit_od.errors import DataError
+from lit_od.evaluation.image_sets import ImageSet, ImageSets, fitted_images, score_set
 from lit_od.evaluation.rates import rates
 from lit_od.evaluation.report import report
-from lit_od.evaluation.report.galleries import NEIGHBOURS, SHOWN, Normals, gallery
-from lit_od.evaluation.sets import ImageSet, ImageSets, fitted_images, score_set
+from lit_od.evaluation.report.cards import NEIGHBOURS, SHOWN, Normals, gallery
 from lit_od.fitting.from_recipe import fit_onnx
 from lit_od.images.identity import fingerprint
 from lit_od.recipes.load import override, read

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import distributed
 
-from lit_od.evaluation.metrics import OutlierMetrics, rates, summary
+from lit_od.evaluation.metrics import rates, summary
+from lit_od.training.loop.outlier_metrics import OutlierMetrics
 
 RNG = np.random.default_rng(0)
 SCORES = np.round(RNG.normal(30, 4, size=37), 1) + np.repeat([0, 5], [20, 17])

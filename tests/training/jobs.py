@@ -13,7 +13,6 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from lit_od.backbone.model import Backbone
-from lit_od.evaluation.metrics import OutlierMetrics
 from lit_od.fitting.fit import Origin, fit_bundle, partial_fit
 from lit_od.fitting.partial_state import merged
 from lit_od.fitting.shards import own_share
@@ -25,6 +24,7 @@ from lit_od.training.autoencoder import LitAutoencoder
 from lit_od.training.classifier import LitClassifier
 from lit_od.training.data import ImageData
 from lit_od.training.doc import LitDOC
+from lit_od.training.loop.outlier_metrics import OutlierMetrics
 from lit_od.training.trainer import quiet, trainer_arguments
 
 GREY = Preparation(size=(28, 28), mode="grey")

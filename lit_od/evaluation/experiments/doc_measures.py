@@ -15,11 +15,11 @@ from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import KNN, Detector
 from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError
+from lit_od.evaluation.image_sets import sets_of_recipe
 from lit_od.evaluation.intervals import delong
 from lit_od.evaluation.metrics import auroc
+from lit_od.evaluation.plots.style import colour, styled
 from lit_od.evaluation.rates import best_balanced_accuracy, rates
-from lit_od.evaluation.sets import sets_of_recipe
-from lit_od.evaluation.style import colour, styled
 from lit_od.images.sources import EncodedImage, Source
 from lit_od.recipes.schema import Recipe
 from lit_od.scoring.scorer import Scorer

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lit_od.errors import DataError, missing_extra
-from lit_od.evaluation.style import colour, named, styled
+from lit_od.evaluation.plots.style import colour, named, styled
 from lit_od.types import Stats
 
 Rows = NDArray[np.generic]

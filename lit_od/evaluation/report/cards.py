@@ -11,7 +11,7 @@ from lit_od.backbone.extractor import extract
 from lit_od.detectors import KNN, Reconstruction
 from lit_od.detectors.bank.options import Metric
 from lit_od.errors import DataError
-from lit_od.evaluation.sets import ImageSet
+from lit_od.evaluation.image_sets import ImageSet
 from lit_od.images.batching import load
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lit_od.errors import DataError
 from lit_od.evaluation.counts import check_scores
-from lit_od.evaluation.panels import image_grid
+from lit_od.evaluation.plots.images import image_grid
 from lit_od.formats.text import one_line
 from lit_od.types import Images, Scores, Stats
 

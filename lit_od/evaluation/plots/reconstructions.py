@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lit_od.errors import DataError
-from lit_od.evaluation.masks import Sensitivity
-from lit_od.evaluation.style import colour, dash, styled
+from lit_od.evaluation.perturbation import Sensitivity
+from lit_od.evaluation.plots.style import colour, dash, styled
 from lit_od.types import Features, Images
 
 CHANNELS = ("red", "green", "blue")

@@ -1,0 +1,198 @@
+"""Plot curves: ROC, precision-recall, p-value reliability and learning curves."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from lit_od.errors import DataError
+from lit_od.evaluation.counts import Curve, Tally, aupr_of, auroc_of
+from lit_od.evaluation.counts import check_sets as _checked
+from lit_od.evaluation.plots.style import colour, dash, named, styled
+from lit_od.evaluation.rates import rates
+from lit_od.types import Scores, Stats
+
+
+@styled
+def learning_curves(columns: Mapping[str, Sequence[float] | Stats]) -> Figure:
+    """Losses, learning rate and other figures by epoch, each kind on axes of its own.
+
+    Args:
+        columns: Columns of a training's metrics.csv, all of one length: "epoch", and any others; NaN where
+            a row lacks a figure. The mean over an epoch's rows is drawn. "step" is left out, names with "loss" go
+            together, and names that begin with "lr" go on a logarithmic axis.
+
+    Raises:
+        DataError: If there is no "epoch", the lengths differ, or nothing is there to draw.
+    """
+    values = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
+    if "epoch" not in values:
+        raise DataError(f'learning curves need a column "epoch", got {", ".join(values) or "none"}')
+    lengths = {name: column.size for name, column in values.items()}
+    if len(set(lengths.values())) != 1:
+        raise DataError(f"columns must be of one length, got {lengths}")
+    epoch = values.pop("epoch")
+    kinds: dict[str, dict[str, tuple[Stats, Stats]]] = {}
+    for name, column in values.items():
+        seen = np.isfinite(column) & np.isfinite(epoch)
+        if name != "step" and seen.any():
+            kind = "loss" if "loss" in name else "learning rate" if name.startswith("lr") else "figure"
+            kinds.setdefault(kind, {})[name] = _epoch_means(epoch[seen], column[seen])
+    if not kinds:
+        raise DataError("nothing to draw: the columns besides epoch and step hold no finite number")
+    figure = Figure(figsize=(4.6 * len(kinds), 3.6))
+    panels = np.atleast_1d(figure.subplots(1, len(kinds)))
+    for axes, kind in zip(panels, sorted(kinds, key=["loss", "figure", "learning rate"].index), strict=True):
+        for number, (name, (epochs, means)) in enumerate(kinds[kind].items()):
+            marker = "o" if epochs.size < 30 else ""
+            axes.plot(epochs, means, marker=marker, markersize=3, color=colour(number), ls=dash(number), label=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="epoch", title=kind)
+        if kind == "learning rate" and all((means > 0).all() for _, means in kinds[kind].values()):
+            axes.set_yscale("log")
+        axes.legend()
+    return figure
+
+
+def _epoch_means(epochs: Stats, values: Stats) -> tuple[Stats, Stats]:
+    distinct, places = np.unique(epochs, return_inverse=True)
+    return distinct, np.bincount(places, weights=values) / np.bincount(places)
+
+
+@styled
+def roc_curves(inliers: Scores, outliers: Mapping[str, Scores], threshold: float | None = None) -> Figure:
+    """ROC curve of each set of outliers against the inliers; a dot where the threshold is.
+
+    Args:
+        inliers: Shape (n,).
+        outliers: Shape (m,) by name of the set.
+        threshold: Where to put the dots.
+
+    Raises:
+        DataError: If there is no set of outliers, or a set is empty or holds NaN or infinity.
+    """
+    figure = Figure(figsize=(5.5, 5.5))
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="#888888", linewidth=0.8)
+    for number, (name, scores) in enumerate(_checked(outliers).items(), start=1):
+        tally = Tally.of(inliers, scores)
+        curve = Curve.of(tally.inliers, tally.outliers)
+        false, found = curve.false / curve.false[-1], curve.found / curve.found[-1]
+        label = f"{named(name)}, AUROC {auroc_of(curve):.2%}"
+        axes.plot(
+            np.append(0, false),
+            np.append(0, found),
+            color=colour(number),
+            linestyle=dash(number),
+            linewidth=_width(number, len(outliers)),
+            label=label,
+        )
+        if threshold is not None:
+            at = rates(inliers, scores, threshold)
+            axes.plot(at.fpr, at.tpr, "o", color=colour(number), clip_on=False)
+    _unit_square(
+        axes, "false-positive rate (share of inliers flagged)", "true-positive rate (share of outliers flagged)"
+    )
+    return figure
+
+
+@styled
+def precision_recall(inliers: Scores, outliers: Mapping[str, Scores], threshold: float | None = None) -> Figure:
+    """Precision against recall, outliers as positives, of each set; a dot where the threshold is.
+
+    A thin line at each set's share of outliers shows what scores without meaning give.
+
+    Args:
+        inliers: Shape (n,).
+        outliers: Shape (m,) by name of the set.
+        threshold: Where to put the dots.
+
+    Raises:
+        DataError: If there is no set of outliers, or a set is empty or holds NaN or infinity.
+    """
+    figure = Figure(figsize=(5.5, 5.5))
+    axes = figure.subplots()
+    for number, (name, scores) in enumerate(_checked(outliers).items(), start=1):
+        tally = Tally.of(inliers, scores)
+        curve = Curve.of(tally.inliers, tally.outliers)
+        recall, precision = curve.found / curve.found[-1], curve.found / (curve.found + curve.false)
+        axes.axhline(float(precision[-1]), color=colour(number), linewidth=0.7, linestyle=":")
+        axes.plot(
+            np.append(0, recall),
+            np.append(precision[0], precision),
+            drawstyle="steps-pre",
+            color=colour(number),
+            linestyle=dash(number),
+            linewidth=_width(number, len(outliers)),
+            label=f"{named(name)}, AUPR {aupr_of(curve):.2%}",
+        )
+        if threshold is not None:
+            at = rates(inliers, scores, threshold)
+            axes.plot(at.tpr, at.precision, "o", color=colour(number), clip_on=False)
+    _unit_square(axes, "recall (share of outliers flagged)", "precision (share of the flagged)")
+    return figure
+
+
+@styled
+def p_value_reliability(p_values: Mapping[str, Stats], *, calibration: int) -> Figure:
+    """Share of images with a p-value of at most each level, on linear and on logarithmic axes.
+
+    Valid p-values of inliers stay on the diagonal: of them, at most 5 % have p <= 0.05. The band holds at least
+    95 % of such curves, over the draw of the calibration images and of as many images as the first set has.
+    Scores that tie press the curve of inliers down, at times below the band: such p-values are cautious, and
+    valid none the less. A good detector lifts the curves of outliers far above it.
+
+    Args:
+        p_values: In (0, 1], shape (n,) by name of the set.
+        calibration: Number of calibration inliers that the p-values were taken from.
+
+    Raises:
+        DataError: If there is no set, or one is empty or leaves (0, 1], or calibration is below 1.
+    """
+    if calibration < 1:
+        raise DataError(f"p-values come from at least 1 calibration image, got {calibration}")
+    sets = _checked(p_values)
+    for name, each in sets.items():
+        if each.min() <= 0 or each.max() > 1:
+            raise DataError(f"p-values of {name} must lie in (0, 1], got {each.min():g} to {each.max():g}")
+    least = 10 ** math.floor(math.log10(min(0.1, *(float(each.min()) for each in sets.values()))))
+    reach = _reach(next(iter(sets.values())).size, calibration)
+    figure = Figure(figsize=(9, 4.5))
+    for axes, levels in zip(figure.subplots(1, 2), (np.linspace(0, 1, 501), np.geomspace(least, 1, 501)), strict=True):
+        band = np.clip(levels - reach, least / 10, 1), np.clip(levels + reach, least / 10, 1)
+        axes.fill_between(levels, *band, color="#dddddd", lw=0, label="95 % band of valid p-values")
+        axes.plot(levels, levels, color="#888888", linewidth=0.8)
+        for number, (name, each) in enumerate(sets.items()):
+            share = np.searchsorted(np.sort(each), levels, "right") / each.size
+            label = f"{named(name)} (n = {each.size:,})"
+            axes.plot(levels, share, color=colour(number), linestyle=dash(number), drawstyle="steps-post", label=label)
+        axes.set(xlabel="level", ylabel="share of images with p ≤ level")
+    linear, log = figure.axes
+    linear.set(xlim=(0, 1), ylim=(0, 1.01))
+    log.set(xscale="log", yscale="log", xlim=(least, 1), ylim=(least, 1.2))
+    linear.legend(loc="lower right")
+    return figure
+
+
+def _width(number: int, count: int) -> float:
+    """Line width of a curve, thinner from one to the next, so that none hides the one beneath it."""
+    return 1.4 + 2.0 * (count - number) / count
+
+
+def _reach(images: int, calibration: int) -> float:
+    """Half the height of the band that 95 % of the curves of conformal p-values of inliers stay in.
+
+    The p-values share one calibration set, so that two samples are compared: the distance between their
+    distributions is the two-sample one of Kolmogorov and Smirnov, bounded after Dvoretzky, Kiefer and
+    Wolfowitz (Wei and Dudley 2012). Between two of its levels, 1 / (calibration + 1) apart, the curve is flat
+    and the diagonal is not.
+    """
+    return math.sqrt(math.log(2 / 0.05) / 2 * (1 / images + 1 / calibration)) + 1 / (calibration + 1)
+
+
+def _unit_square(axes: Axes, xlabel: str, ylabel: str) -> None:
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=xlabel, ylabel=ylabel, aspect="equal")
+    axes.legend(loc="lower right" if axes.get_xlabel().startswith("false") else "lower left")

@@ -1,0 +1,1 @@
+"""The Lightning training: trainer, callbacks, checkpoints and logs."""
