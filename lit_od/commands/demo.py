@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Train, export, score in another process, print the table, write the histogram."""
     try:
+        from lit_od.evaluation import plots
         from lit_od.evaluation.evaluate import evaluate
-        from lit_od.evaluation.plots import scores as plots
         from lit_od.training.pipeline import fit
     except ModuleNotFoundError as error:
         missing_extra(str(error.name), "train,cpu")

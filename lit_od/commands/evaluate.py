@@ -56,8 +56,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Score the sets and print the table."""
     try:
         from lit_od.evaluation import image_sets as sets
+        from lit_od.evaluation import plots
         from lit_od.evaluation.evaluate import evaluate
-        from lit_od.evaluation.plots import scores as plots
     except ModuleNotFoundError as error:
         missing_extra(str(error.name), "train,cpu")
     if args.out:

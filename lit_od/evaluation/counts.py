@@ -174,6 +174,7 @@ def check_share(value: float, name: str) -> float:
 
 
 def check_sets(sets: Mapping[str, Scores]) -> dict[str, Scores]:
+    """Return the sets of scores after checking each. Raises DataError where there is none, or one is unfit."""
     if not sets:
         raise DataError("a picture needs at least one set, got none")
     return {name: check_scores(each, name) for name, each in sets.items()}

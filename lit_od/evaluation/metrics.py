@@ -1,10 +1,7 @@
 """How well scores tell outliers from inliers. Higher scores are more outlying, so outliers are flagged first.
 
 The functions take the scores of inliers, shape (n,), and of outliers, shape (m,), on any scale.
-`OutlierMetrics` is the same for Lightning's validation and test loops, on any number of processes.
-torchmetrics brings the states that gather across them; the arithmetic is the float64 rank form of
-`lit_od.evaluation.counts`, since torchmetrics' own curves pass what lies outside [0, 1] through a
-sigmoid and add up in float32.
+The arithmetic is the float64 rank form of `counts`; `training.loop.outlier_metrics` is the same for Lightning's loops.
 """
 
 from lit_od.evaluation.counts import (
@@ -18,11 +15,9 @@ from lit_od.evaluation.counts import (
     fpr_of,
 )
 from lit_od.evaluation.rates import Rates, best_balanced_accuracy, best_f1, rates
-from lit_od.training.loop.outlier_metrics import OutlierMetrics
 from lit_od.types import Scores
 
 __all__ = [
-    "OutlierMetrics",
     "Rates",
     "aupr",
     "auroc",

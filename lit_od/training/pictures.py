@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from lit_od.evaluation.plots import images as panels
-from lit_od.evaluation.plots.scores import save
+from lit_od.evaluation import plots
 from lit_od.types import Images
 
 COLUMNS = 8
@@ -24,7 +23,7 @@ def learning_curves(rows: Mapping[int, Mapping[str, float]], path: Path) -> None
     epochs = sorted(rows)
     names = sorted({name for row in rows.values() for name in row})
     columns = {name: [rows[epoch].get(name, np.nan) for epoch in epochs] for name in names}
-    save(panels.learning_curves({"epoch": epochs, **columns}), path)
+    plots.save(plots.learning_curves({"epoch": epochs, **columns}), path)
 
 
 def sample_grid(before: Images, after: Images | None, path: Path) -> None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from lit_od.calibration.p_values import Calibration
 from lit_od.errors import ConfigError, DataError
-from lit_od.evaluation.plots import scores as plots
+from lit_od.evaluation import plots
 from lit_od.evaluation.plots.style import ScoreAxis
 
 RNG = np.random.default_rng(0)

@@ -20,6 +20,7 @@ import numpy as np
 
 from lit_od.bundle.folder import Bundle
 from lit_od.errors import ConfigError
+from lit_od.evaluation import plots
 from lit_od.evaluation.experiments import Options, Report, Row, in_percent, middle
 from lit_od.evaluation.experiments.doc_measures import (
     DETECTORS,
@@ -34,7 +35,6 @@ from lit_od.evaluation.experiments.staged import seeds_of
 from lit_od.evaluation.image_sets import ImageSets, score_set, sets_of_recipe
 from lit_od.evaluation.intervals import Interval
 from lit_od.evaluation.metrics import auroc
-from lit_od.evaluation.plots import scores as plots
 from lit_od.evaluation.plots.embeddings import embedding_maps
 from lit_od.evaluation.plots.galleries import least_outlying, most_outlying
 from lit_od.evaluation.rates import best_balanced_accuracy, rates

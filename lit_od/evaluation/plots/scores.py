@@ -1,8 +1,4 @@
-"""Pictures of scores, curves and images. Each function takes data and returns a Matplotlib Figure.
-
-`save(figure, path)` writes one; a notebook shows it as it is. Where sets of scores go in as a mapping,
-the first one is drawn in blue: put the inliers there.
-"""
+"""Plot scores of sets: histograms, boxes, means, and scores in the order of the images."""
 
 import math
 from collections.abc import Mapping
@@ -12,23 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from lit_od.evaluation.counts import check_sets
-from lit_od.evaluation.plots.curves import learning_curves, p_value_reliability, precision_recall, roc_curves
-from lit_od.evaluation.plots.images import image_grid
-from lit_od.evaluation.plots.style import ScoreAxis, colour, dash, mark_threshold, named, save, set_rows, styled
+from lit_od.evaluation.plots.style import ScoreAxis, colour, dash, mark_threshold, named, set_rows, styled
 from lit_od.types import Scores, Stats
-
-__all__ = [
-    "box_violin",
-    "image_grid",
-    "learning_curves",
-    "means_with_sd",
-    "p_value_reliability",
-    "precision_recall",
-    "roc_curves",
-    "save",
-    "score_against_index",
-    "score_histograms",
-]
 
 BINS = 81
 """Odd, so that a single value stands in the middle of its bin."""

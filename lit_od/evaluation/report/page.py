@@ -17,10 +17,10 @@ from PIL import Image
 from lit_od.bundle.folder import Bundle
 from lit_od.bundle.model_card import model_facts
 from lit_od.detectors import Reconstruction
+from lit_od.evaluation import plots
 from lit_od.evaluation.counts import FIGURES
 from lit_od.evaluation.evaluate import TITLES, Evaluation, SetFigures, SetSummary, evaluate, percent
 from lit_od.evaluation.image_sets import FITTED, ImageSet, ImageSets, score_set
-from lit_od.evaluation.plots import scores as plots
 from lit_od.evaluation.plots.style import COLOURS, ScoreAxis, drawing
 from lit_od.evaluation.report.cards import SEARCHED, Card, Gallery, Normals, gallery
 from lit_od.formats.text import one_line

@@ -1,4 +1,9 @@
-"""Outlier metrics for Lightning loops."""
+"""Outlier metrics for Lightning's validation and test loops, on any number of processes.
+
+torchmetrics brings the states that gather across processes; the arithmetic is the float64 rank form of
+`evaluation.counts`, since torchmetrics' own curves pass what lies outside [0, 1] through a sigmoid and add up
+in float32.
+"""
 
 from dataclasses import asdict
 
