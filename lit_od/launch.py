@@ -42,7 +42,7 @@ def each_process(work: Callable[[Group], int]) -> int:
     # torch would tell at length, from its inside, that another process has ended
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
-        from lit_od.training.processes import together
+        from lit_od.training.distributed import together
     except ModuleNotFoundError as error:
         missing_extra(str(error.name), "train,cpu")
     return together(where, work)
@@ -67,7 +67,7 @@ def wanted(trainer: Mapping[str, Any]) -> int:
         return max(1, devices)
     if trainer.get("accelerator", "auto") not in ("auto", "gpu", "cuda"):
         return 1
-    from lit_od.training.processes import gpus
+    from lit_od.training.distributed import gpus
 
     return max(1, gpus())
 

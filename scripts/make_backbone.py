@@ -29,7 +29,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
-from lit_od.training.export import check_parity, export_backbone
+from lit_od.training.export.backbone_graph import export_backbone
+from lit_od.training.export.parity import check_parity
 from lit_od.training.frozen import FrozenBackbone
 from lit_od.types import Images
 

@@ -78,7 +78,7 @@ def test_images_that_cannot_serve_are_refused(changed: dict[str, object], error:
 
 
 def test_sets_are_opened_where_the_caller_can_and_folders_may_bear_their_names(tmp_path: Path, digit_files: Path):
-    from lit_od.training.sets import SETS
+    from lit_od.training.data.torchvision_sets import SETS
 
     assert sorted(SETS) == list(NAMED_SETS)
     rows: list[Source] = [ImageArray(np.zeros((28, 28), np.uint8), f"row {row}") for row in range(5)]

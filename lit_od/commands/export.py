@@ -39,8 +39,8 @@ def _export(args: argparse.Namespace, overrides: list[str], group: Group) -> int
         require_replaceable(out)
     started = time.perf_counter()
     try:
-        from lit_od.training.checkpoints import read_checkpoint, rebuild, require_same_images
-        from lit_od.training.data import ImageData
+        from lit_od.training.data.image_data import ImageData
+        from lit_od.training.loop.checkpoints import read_checkpoint, rebuild, require_same_images
         from lit_od.training.pipeline import export_bundle
     except ModuleNotFoundError as error:
         missing_extra(str(error.name), "train,cpu")

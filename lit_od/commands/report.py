@@ -33,7 +33,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     try:
         from lit_od.evaluation import image_sets as sets
         from lit_od.evaluation.report import report
-        from lit_od.training.sets import open_set
+        from lit_od.training.data.torchvision_sets import open_set
     except ModuleNotFoundError as error:
         missing_extra(str(error.name), "train,cpu")
     out = Path(args.out)

@@ -65,7 +65,7 @@ def _train(args: argparse.Namespace, overrides: list[str], group: Group) -> int:
         raise ConfigError("give --out RUN: a run that is resumed or shared by processes needs its folder's name")
     recipe, out = recipe_of(args, overrides), Path(args.out)
     try:
-        from lit_od.training.train import resumable, train
+        from lit_od.training.loop.train import resumable, train
     except ModuleNotFoundError as error:
         missing_extra(str(error.name), "train,cpu")
     resume = resumable(out) if args.resume == LAST else Path(args.resume) if args.resume else None

@@ -19,8 +19,8 @@ from lit_od.recipes.partition import divided
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import EvaluationSet, Recipe
 from lit_od.scoring.scorer import Scorer
-from lit_od.training.data import ImageData
-from lit_od.training.sets import open_set
+from lit_od.training.data.image_data import ImageData
+from lit_od.training.data.torchvision_sets import open_set
 from lit_od.types import Scores
 
 FITTED = "fitted"

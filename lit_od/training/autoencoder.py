@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lit_od.errors import ConfigError
-from lit_od.training.autoencoder_networks import (
+from lit_od.training.networks.autoencoders import (
     ErrorsAndReconstruction,
     SquaredErrors,
     build_autoencoder,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lit_od.errors import ConfigError
-from lit_od.training.networks import SMALL_CNN, build_network, glorot
+from lit_od.training.networks.feature_network import SMALL_CNN, build_network, glorot
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 """Images (b, h, w, c), uint8, and class indices (b,), int64."""

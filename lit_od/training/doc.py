@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 
 from lit_od.errors import ConfigError
 from lit_od.training.compactness import compactness_loss
-from lit_od.training.doc_data import TwinData
+from lit_od.training.data.twin_data import TwinData
 from lit_od.training.frozen import FrozenBackbone
-from lit_od.training.networks import glorot
-from lit_od.training.trunk import Trunk, cut_of, layers_of, running_order
+from lit_od.training.networks.feature_network import glorot
+from lit_od.training.networks.trunk import Trunk, cut_of, layers_of, running_order
 
 __all__ = ["LitDOC", "compactness_loss"]
 

@@ -9,11 +9,11 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from lit_od.errors import ConfigError
-from lit_od.training.cutting import CutNetwork, drop_unused, weights_used
-from lit_od.training.networks import FeatureNetwork
-from lit_od.training.pooling import Pooling
-from lit_od.training.weights import load_part
-from lit_od.training.zoo import WholeNetwork, feature_count, is_import_path, whole_network
+from lit_od.training.networks.feature_network import FeatureNetwork
+from lit_od.training.networks.layer_features import CutNetwork, drop_unused, weights_used
+from lit_od.training.networks.pooling import Pooling
+from lit_od.training.networks.pretrained import WholeNetwork, feature_count, is_import_path, whole_network
+from lit_od.training.networks.weights import load_part
 
 
 class Scaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -19,15 +19,15 @@ from lit_od.import_paths import imported
 from lit_od.recipes.load import portable_tree, without_training
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import ModelConfig, Recipe
-from lit_od.training.data import ImageData
-from lit_od.training.export import export_backbone
-from lit_od.training.export_maps import export_maps
+from lit_od.training.data.image_data import ImageData
+from lit_od.training.data.torchvision_sets import open_set
+from lit_od.training.distributed import current
+from lit_od.training.export.backbone_graph import export_backbone
+from lit_od.training.export.map_graph import export_maps
+from lit_od.training.export.outputs import maps_of, output_of, require_readable
 from lit_od.training.frozen import is_frozen
-from lit_od.training.outputs import maps_of, output_of, require_readable
-from lit_od.training.processes import current
-from lit_od.training.sets import open_set
-from lit_od.training.train import train
-from lit_od.training.trainer import make_module, module_arguments, seeded
+from lit_od.training.loop.train import train
+from lit_od.training.loop.trainer import make_module, module_arguments, seeded
 from lit_od.types import Images
 
 PARITY_IMAGES = 64

@@ -66,7 +66,7 @@ def main() -> None:
 def _features(data: Path, cache: Path, threads: int) -> np.ndarray:
     """Features of MNIST's 70,000 digits, training images first, float32 (70000, 1280)."""
     if not cache.exists():
-        from lit_od.training.sets import open_set  # torch, which would count in the peaks of memory
+        from lit_od.training.data.torchvision_sets import open_set  # torch, which would count in the peaks of memory
 
         sources = find(["mnist:train", "mnist:test"], root=data, sets=open_set(data))
         backbone = Backbone.load(backbone_file("lit_od:tf_efficientnet_lite0"), threads=threads)

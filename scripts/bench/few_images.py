@@ -26,7 +26,7 @@ from lit_od.images.find_local import find
 from lit_od.images.sources import Source
 from lit_od.images.split import fit_and_calibration
 from lit_od.recipes import load as recipe
-from lit_od.training.sets import open_set
+from lit_od.training.data.torchvision_sets import open_set
 from lit_od.types import Features, Scores
 
 Groups = dict[str, tuple[list[Source], list[Source]]]

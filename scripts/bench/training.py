@@ -36,8 +36,8 @@ from torchvision.datasets import MNIST  # type: ignore[import-untyped]
 from lit_od.recipes.load import read
 from lit_od.recipes.schema import Recipe
 from lit_od.training import LitClassifier
-from lit_od.training.networks import SmallCNN
-from lit_od.training.train import train
+from lit_od.training.loop.train import train
+from lit_od.training.networks.feature_network import SmallCNN
 
 CLASSES = 8
 """Digits 0 to 7, as in the recipe."""

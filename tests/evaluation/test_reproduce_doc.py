@@ -11,10 +11,10 @@ from lit_od.errors import ConfigError, DataError
 from lit_od.evaluation.experiments.doc_measures import features_by_part
 from lit_od.evaluation.experiments.doc_sneakers import _trained, of_pair
 from lit_od.recipes.load import override, read, to_tree
-from lit_od.training.checkpoints import read_checkpoint
+from lit_od.training.data.trunk_cache import TrunkCache
+from lit_od.training.data.twin_data import data_of
 from lit_od.training.doc import LitDOC
-from lit_od.training.doc_data import data_of
-from lit_od.training.trunk_cache import TrunkCache
+from lit_od.training.loop.checkpoints import read_checkpoint
 from tests.evaluation.test_reproduce_autoencoders import write_idx
 from tests.training import twins
 from tests.training.twins import Killed, digits_root, kill_before_last
@@ -118,7 +118,7 @@ def test_a_training_that_was_stopped_goes_on(tmp_path, monkeypatch):
 
 
 def test_features_of_large_images_are_computed_a_few_at_once(monkeypatch):
-    monkeypatch.setattr("lit_od.training.data.EVALUATION_PIXELS", 28 * 28 * 50)
+    monkeypatch.setattr("lit_od.training.data.image_data.EVALUATION_PIXELS", 28 * 28 * 50)
     asked, module, sizes = twins.recipe(), LitDOC(**twins.options()), []
     tail = module.trunk.tail
     monkeypatch.setattr(module.trunk, "tail", lambda rows: sizes.append(len(rows)) or tail(rows))

@@ -22,10 +22,10 @@ from lit_od.launch import each_process
 from lit_od.recipes.load import read
 from lit_od.training.autoencoder import LitAutoencoder
 from lit_od.training.classifier import LitClassifier
-from lit_od.training.data import ImageData
+from lit_od.training.data.image_data import ImageData
 from lit_od.training.doc import LitDOC
 from lit_od.training.loop.outlier_metrics import OutlierMetrics
-from lit_od.training.trainer import quiet, trainer_arguments
+from lit_od.training.loop.trainer import quiet, trainer_arguments
 
 GREY = Preparation(size=(28, 28), mode="grey")
 ASSETS = Path(__file__).parents[2] / "lit_od" / "assets"

@@ -5,7 +5,7 @@ from scipy import ndimage
 
 from lit_od.errors import ConfigError
 from lit_od.recipes.schema import Augment
-from lit_od.training.augmentation import apply, augment, check_augment, draw, step_generator
+from lit_od.training.data.augmentation import apply, augment, check_augment, draw, step_generator
 
 NOTEBOOK = Augment(rotation=10, shift=0.1, zoom=0.1, shear=0.1, brightness=(0.7, 1.3))
 STRONG = Augment(rotation=60, shift=0.3, zoom=0.4, shear=30, brightness=(0.2, 2.0), flip=True)

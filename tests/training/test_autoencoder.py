@@ -15,14 +15,14 @@ from lit_od.errors import ConfigError, ExportError
 from lit_od.images.find_local import find
 from lit_od.recipes.load import read
 from lit_od.training import LitAutoencoder, fit
-from lit_od.training import export_maps as export_maps_file
-from lit_od.training.autoencoder_networks import build_autoencoder
-from lit_od.training.callbacks import OutlierWatch
-from lit_od.training.checkpoints import load_module
-from lit_od.training.data import ImageData
-from lit_od.training.export import export_backbone
-from lit_od.training.export_maps import export_maps
-from lit_od.training.outputs import maps_of, output_of, require_readable
+from lit_od.training.data.image_data import ImageData
+from lit_od.training.export import map_graph as export_maps_file
+from lit_od.training.export.backbone_graph import export_backbone
+from lit_od.training.export.map_graph import export_maps
+from lit_od.training.export.outputs import maps_of, output_of, require_readable
+from lit_od.training.loop.callbacks import OutlierWatch
+from lit_od.training.loop.checkpoints import load_module
+from lit_od.training.networks.autoencoders import build_autoencoder
 from tests.conftest import ASSETS
 from tests.training.test_callbacks import trainer
 

@@ -12,16 +12,9 @@ from lit_od.errors import DataError
 from lit_od.images.preparation import Preparation
 from lit_od.recipes.roots import PACKAGED_DATA
 from lit_od.recipes.schema import DataConfig
-from lit_od.training.callbacks import (
-    SWEEP_STEPS,
-    FiniteLoss,
-    LastingStop,
-    NoSubnormals,
-    OutlierWatch,
-    Progress,
-    SeededEpochs,
-)
-from lit_od.training.data import ImageData
+from lit_od.training.data.image_data import ImageData
+from lit_od.training.loop.callbacks import SWEEP_STEPS, FiniteLoss, NoSubnormals, OutlierWatch, Progress, SeededEpochs
+from lit_od.training.loop.checkpointing import LastingStop
 
 LEAST_NORMAL = torch.finfo(torch.float32).tiny
 
@@ -61,7 +54,7 @@ def test_the_watched_figure_is_high_where_the_features_tell(data):
 
 
 def test_large_images_are_watched_a_few_at_once(data, monkeypatch):
-    monkeypatch.setattr("lit_od.training.data.EVALUATION_PIXELS", 28 * 28 * 7)
+    monkeypatch.setattr("lit_od.training.data.image_data.EVALUATION_PIXELS", 28 * 28 * 7)
     sizes = []
 
     class Counted(Scores):

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_od.errors import ConfigError
 from lit_od.training.classifier import LitClassifier
-from lit_od.training.trainer import quiet
+from lit_od.training.loop.trainer import quiet
 
 
 def batch(count=8, classes=3):

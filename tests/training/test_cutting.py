@@ -3,8 +3,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_od.errors import ConfigError
-from lit_od.training.cutting import CutNetwork, drop_unused, weights_used
-from lit_od.training.pooling import Pooling
+from lit_od.training.networks.layer_features import CutNetwork, drop_unused, weights_used
+from lit_od.training.networks.pooling import Pooling
 
 
 class Net(nn.Module):

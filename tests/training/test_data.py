@@ -8,7 +8,7 @@ from lit_od.images.batching import load
 from lit_od.images.preparation import Preparation
 from lit_od.recipes.roots import PACKAGED_DATA
 from lit_od.recipes.schema import Augment, DataConfig, Split
-from lit_od.training.data import EVALUATION_BATCH, ImageData, check_trainable, evaluation_batch
+from lit_od.training.data.image_data import EVALUATION_BATCH, ImageData, check_trainable, evaluation_batch
 
 GREY = Preparation(size=(28, 28), mode="grey")
 
@@ -159,7 +159,7 @@ def test_a_batch_of_large_images_has_fewer(shape, batch):
 
 
 def test_validation_takes_so_many_at_once(folders, monkeypatch):
-    monkeypatch.setattr("lit_od.training.data.EVALUATION_PIXELS", 8 * 8 * 2)
+    monkeypatch.setattr("lit_od.training.data.image_data.EVALUATION_PIXELS", 8 * 8 * 2)
     loader = in_folders(folders, split=Split(validation=0.4, calibration=0.2)).val_dataloader()
     assert [len(labels) for _, labels in loader] == [2, 2]
 

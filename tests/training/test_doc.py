@@ -13,14 +13,15 @@ from lit_od.cli import main
 from lit_od.errors import ConfigError, DataError
 from lit_od.recipes.load import override, read
 from lit_od.recipes.schema import ModelConfig
-from lit_od.training import LitDOC, trunk_cache
-from lit_od.training.checkpoints import load_module
+from lit_od.training import LitDOC
+from lit_od.training.data import trunk_cache
+from lit_od.training.data.trunk_cache import TrunkCache
+from lit_od.training.data.twin_data import TwinData
 from lit_od.training.doc import compactness_loss
-from lit_od.training.doc_data import TwinData
+from lit_od.training.loop.checkpoints import load_module
+from lit_od.training.loop.train import train
+from lit_od.training.loop.trainer import quiet
 from lit_od.training.pipeline import fit
-from lit_od.training.train import train
-from lit_od.training.trainer import quiet
-from lit_od.training.trunk_cache import TrunkCache
 from tests.training.test_processes import Ranks
 from tests.training.twins import options, recipe
 
@@ -179,7 +180,7 @@ def test_the_trunk_sees_an_image_once(run, cache, calls, monkeypatch, tmp_path):
     parts = [(data, part) for data in (trained.data, trained.data.reference) for part in ("train", "validation")]
     assert sorted(seen) == sorted(source.name for data, part in parts for source in data.sources(part))
     assert len(calls["export_backbone"]) == 1
-    monkeypatch.setattr("lit_od.training.trunk_cache._activations", lambda *given: pytest.fail("it ran again"))
+    monkeypatch.setattr("lit_od.training.data.trunk_cache._activations", lambda *given: pytest.fail("it ran again"))
     words = {"trained_layers": 3, "learning_rate": 0.002}
     again = train(recipe(**words), tmp_path / "again", trunk_cache=cache)
     assert again.data.fingerprint == trained.data.fingerprint
@@ -205,7 +206,7 @@ def test_after_a_fit_the_data_give_images_again(tmp_path, cache):
 
 
 def test_augmented_images_are_not_kept(monkeypatch, tmp_path):
-    monkeypatch.setattr("lit_od.training.trunk_cache._activations", lambda *given: pytest.fail("it was kept"))
+    monkeypatch.setattr("lit_od.training.data.trunk_cache._activations", lambda *given: pytest.fail("it was kept"))
     train(recipe(data={"augment": {"rotation": 10}}, trainer={"max_epochs": 1}), tmp_path / "run")
 
 

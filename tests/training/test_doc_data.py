@@ -8,10 +8,10 @@ from lit_od.errors import ConfigError, DataError
 from lit_od.images.preparation import Preparation
 from lit_od.recipes.load import from_tree
 from lit_od.recipes.schema import DataConfig, Reference
-from lit_od.training.checkpoints import Checkpoint, require_same_images
-from lit_od.training.data import ImageData
-from lit_od.training.doc_data import ContinuedBatches, TwinData, data_of
-from lit_od.training.trainer import quiet
+from lit_od.training.data.image_data import ImageData
+from lit_od.training.data.twin_data import ContinuedBatches, TwinData, data_of
+from lit_od.training.loop.checkpoints import Checkpoint, require_same_images
+from lit_od.training.loop.trainer import quiet
 from tests.training.twins import recipe, tree
 
 LAYOUT = {"steps": 5, "seed": 3, "stream": 1}
@@ -150,7 +150,7 @@ def test_a_checkpoint_knows_both_sets():
 
 
 def test_validation_takes_few_large_images_at_once(monkeypatch):
-    monkeypatch.setattr("lit_od.training.data.EVALUATION_PIXELS", 28 * 28 * 3)
+    monkeypatch.setattr("lit_od.training.data.image_data.EVALUATION_PIXELS", 28 * 28 * 3)
     reference, target = data_of(recipe().data, seed=0).val_dataloader()
     assert {len(labels) for loader in (reference, target) for _, labels in loader} <= {1, 2, 3}
 

@@ -8,8 +8,8 @@ from torch import nn
 from lit_od.detectors import KNN, Mahalanobis, Reconstruction
 from lit_od.errors import ConfigError, DataError
 from lit_od.training import FrozenBackbone, LitClassifier, LitDOC
-from lit_od.training.explain import gradient_maps, overlays, pixel_gradients, spatial_layer
-from lit_od.training.torch_scores import torch_score
+from lit_od.training.explain.gradients import gradient_maps, overlays, pixel_gradients, spatial_layer
+from lit_od.training.explain.torch_scores import torch_score
 
 RNG = np.random.default_rng(0)
 

@@ -8,8 +8,9 @@ from torch import nn
 
 from lit_od.backbone.model import Backbone
 from lit_od.errors import ConfigError, DataError, ExportError
-from lit_od.training import export
-from lit_od.training.export import OPSETS, check_parity, export_backbone
+from lit_od.training.export import backbone_graph as export
+from lit_od.training.export.backbone_graph import OPSETS, export_backbone
+from lit_od.training.export.parity import check_parity
 
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(5, 12, 12, 1), dtype=np.uint8)
 

@@ -15,9 +15,9 @@ from lit_od import Bundle, Scorer
 from lit_od.cli import main
 from lit_od.errors import ConfigError, DataError
 from lit_od.training import FrozenBackbone
-from lit_od.training.export import export_backbone
-from lit_od.training.networks import FeatureNetwork
-from lit_od.training.zoo import whole_network
+from lit_od.training.export.backbone_graph import export_backbone
+from lit_od.training.networks.feature_network import FeatureNetwork
+from lit_od.training.networks.pretrained import whole_network
 from tests.conftest import ASSETS
 from tests.training.twins import digits_root
 
@@ -167,7 +167,7 @@ def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch: pytest.Monk
         raise OSError("no\nroute")
 
     monkeypatch.setattr("timm.create_model", offline)
-    monkeypatch.setattr("lit_od.training.zoo._hub", contextlib.nullcontext)
+    monkeypatch.setattr("lit_od.training.networks.pretrained._hub", contextlib.nullcontext)
     monkeypatch.setattr("torchvision.models.get_model", offline)
     for network in (TIMM, "torchvision:resnet18"):
         with pytest.raises(ConfigError, match=r"cannot be made: no route\. Give checkpoint_path"):

@@ -7,8 +7,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lit_od.errors import ConfigError, DataError
-from lit_od.training.export import export_backbone
-from lit_od.training.networks import FeatureNetwork, SmallCNN, build_network
+from lit_od.training.export.backbone_graph import export_backbone
+from lit_od.training.networks.feature_network import FeatureNetwork, SmallCNN, build_network
 
 TIMM = "test_resnet.r160_in1k"
 SQUARE = {"channels": 1, "image_size": (28, 28)}
@@ -180,7 +180,7 @@ def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch):
         raise OSError("no\nroute")
 
     monkeypatch.setattr("timm.create_model", offline)
-    monkeypatch.setattr("lit_od.training.zoo._hub", contextlib.nullcontext)
+    monkeypatch.setattr("lit_od.training.networks.pretrained._hub", contextlib.nullcontext)
     with pytest.raises(ConfigError, match=r"network 'resnet18' cannot be made: no route\. Give checkpoint_path"):
         build_network("resnet18", pretrained=True, **SQUARE)
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from lit_od.errors import ConfigError
-from lit_od.training.pooling import Pooling, grid_average
+from lit_od.training.networks.pooling import Pooling, grid_average
 
 MAPS = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 5, 7, 10)))
 

@@ -14,7 +14,7 @@ import torch
 
 from lit_od.bundle.folder import Bundle
 from lit_od.recipes.load import read
-from lit_od.training.data import ImageData
+from lit_od.training.data.image_data import ImageData
 from tests.training.jobs import errors_graph
 
 EXPORTED = Path(__file__).parents[2] / "exported" / "mnist-digits" / "backbone.onnx"

@@ -16,10 +16,10 @@ from lit_od.errors import ConfigError, DataError
 from lit_od.images.preparation import Preparation
 from lit_od.recipes.load import read
 from lit_od.recipes.schema import DataConfig, Recipe
-from lit_od.training.callbacks import FiniteLoss
-from lit_od.training.checkpoints import WholeFiles, keep_whole, read_checkpoint
-from lit_od.training.data import ImageData
-from lit_od.training.train import FILES, train
+from lit_od.training.data.image_data import ImageData
+from lit_od.training.loop.callbacks import FiniteLoss
+from lit_od.training.loop.checkpoints import WholeFiles, keep_whole, read_checkpoint
+from lit_od.training.loop.train import FILES, train
 from tests.refusals.case import make_images
 from tests.refusals.makers import full
 

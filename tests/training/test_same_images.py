@@ -6,9 +6,9 @@ import pytest
 
 from lit_od.errors import ConfigError, DataError
 from lit_od.import_paths import defaults
-from lit_od.training.checkpoints import read_checkpoint
 from lit_od.training.classifier import LitClassifier
-from lit_od.training.train import train
+from lit_od.training.loop.checkpoints import read_checkpoint
+from lit_od.training.loop.train import train
 from tests.training.test_refusals import demo
 from tests.training.twins import digits_root, without_fingerprints
 

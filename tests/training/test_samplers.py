@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_od.errors import ConfigError, DataError
-from lit_od.training.samplers import EvaluationBatches, TrainingBatches
+from lit_od.training.data.samplers import EvaluationBatches, TrainingBatches
 
 LAYOUT = {"rows": st.integers(8, 200), "size": st.integers(1, 40), "world": st.integers(1, 8)}
 

@@ -8,7 +8,7 @@ from lit_od.errors import DataError
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
 from lit_od.recipes.roots import data_root
-from lit_od.training.sets import open_set
+from lit_od.training.data.torchvision_sets import open_set
 
 
 @pytest.fixture

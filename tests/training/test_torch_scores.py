@@ -6,7 +6,7 @@ import torch
 
 from lit_od.detectors import GMM, KNN, LOF, LocalResidual, Mahalanobis, PCAResidual, Reconstruction
 from lit_od.errors import ConfigError
-from lit_od.training.torch_scores import torch_score
+from lit_od.training.explain.torch_scores import torch_score
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat([0, 1, 2], 60)

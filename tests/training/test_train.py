@@ -12,12 +12,12 @@ import yaml
 
 from lit_od.errors import ConfigError, DataError
 from lit_od.recipes.load import from_tree, read, read_tree, to_tree
-from lit_od.training.checkpoints import load_module, read_checkpoint
 from lit_od.training.classifier import LitClassifier
-from lit_od.training.data import ImageData
-from lit_od.training.processes import environment
-from lit_od.training.train import _fit, train
-from lit_od.training.trainer import make_trainer, trainer_arguments
+from lit_od.training.data.image_data import ImageData
+from lit_od.training.distributed import environment
+from lit_od.training.loop.checkpoints import load_module, read_checkpoint
+from lit_od.training.loop.train import _fit, train
+from lit_od.training.loop.trainer import make_trainer, trainer_arguments
 from tests.training.twins import recipe as twins
 
 SMALL = [

@@ -4,7 +4,7 @@ import torch
 from lit_od.errors import ConfigError
 from lit_od.training.doc import LitDOC
 from lit_od.training.frozen import FrozenBackbone
-from lit_od.training.trunk import Trunk, cut_of, layers_of, running_order
+from lit_od.training.networks.trunk import Trunk, cut_of, layers_of, running_order
 from tests.training.twins import options
 
 IMAGES = torch.randint(0, 256, (3, 28, 28, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))

@@ -7,10 +7,10 @@ from torch import nn
 
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import ImageArray
-from lit_od.training import trunk_cache
+from lit_od.training.data import trunk_cache
+from lit_od.training.data.trunk_cache import TrunkCache
 from lit_od.training.doc import LitDOC
-from lit_od.training.trunk import Trunk, cut_of
-from lit_od.training.trunk_cache import TrunkCache
+from lit_od.training.networks.trunk import Trunk, cut_of
 from tests.training.twins import Chain, options
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 28, 28, 1), dtype=np.uint8)
@@ -102,7 +102,7 @@ def test_a_graph_is_exported_once_for_all_parts(monkeypatch):
 
 
 def test_a_device_is_given_few_large_images_at_once(monkeypatch):
-    monkeypatch.setattr("lit_od.training.data.EVALUATION_PIXELS", 28 * 28 * 4)
+    monkeypatch.setattr("lit_od.training.data.image_data.EVALUATION_PIXELS", 28 * 28 * 4)
     trunk, sizes = doc().trunk, []
     trunk.trunk.register_forward_pre_hook(lambda network, given: sizes.append(len(given[0])))
     rows(TrunkCache(), trunk)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_od.recipes.load import from_tree, read_tree
-from lit_od.training.checkpoints import WholeFiles
 from lit_od.training.doc import LitDOC
+from lit_od.training.loop.checkpoints import WholeFiles
 from tests.conftest import ASSETS
 
 
@@ -150,7 +150,7 @@ def without_fingerprints(checkpoint):
 
 def train_recorded(out, batch_size, steps):
     """A run of each process of a group, whose losses and weights are left in the folder."""
-    from lit_od.training.train import train
+    from lit_od.training.loop.train import train
 
     kept = []
     Recorded.on_train_end = lambda self: kept.append(self)

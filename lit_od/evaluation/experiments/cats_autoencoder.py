@@ -37,9 +37,9 @@ from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import Recipe
 from lit_od.scoring.classifier import NONE, classify
 from lit_od.scoring.scorer import Scorer
-from lit_od.training.data import evaluation_batch
+from lit_od.training.data.image_data import evaluation_batch
+from lit_od.training.data.torchvision_sets import open_set
 from lit_od.training.pipeline import export_bundle
-from lit_od.training.sets import open_set
 from lit_od.types import Images, Scores
 
 EPOCHS = {"small": 12, "full": 50}

@@ -23,9 +23,9 @@ from lit_od.evaluation.rates import best_balanced_accuracy, rates
 from lit_od.images.sources import EncodedImage, Source
 from lit_od.recipes.schema import Recipe
 from lit_od.scoring.scorer import Scorer
-from lit_od.training.data import ImageData, evaluation_batch
+from lit_od.training.data.image_data import ImageData, evaluation_batch
+from lit_od.training.data.trunk_cache import TrunkCache
 from lit_od.training.doc import LitDOC
-from lit_od.training.trunk_cache import TrunkCache
 from lit_od.types import Features
 
 DETECTORS: dict[str, dict[str, Any]] = {

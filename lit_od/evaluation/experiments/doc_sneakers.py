@@ -45,15 +45,15 @@ from lit_od.recipes.schema import Evaluation, EvaluationSet, Pair, Recipe
 from lit_od.scoring.drawing import in_colour
 from lit_od.scoring.maps import heat_maps
 from lit_od.scoring.scorer import Scorer
-from lit_od.training.checkpoints import read_checkpoint, rebuild, require_same_images
+from lit_od.training.data.trunk_cache import TrunkCache
+from lit_od.training.data.twin_data import TwinData, data_of
 from lit_od.training.doc import LitDOC
-from lit_od.training.doc_data import TwinData, data_of
-from lit_od.training.epoch_log import EpochLog
-from lit_od.training.explain import gradient_maps, overlays
+from lit_od.training.explain.gradients import gradient_maps, overlays
+from lit_od.training.loop.checkpoints import read_checkpoint, rebuild, require_same_images
+from lit_od.training.loop.epoch_log import EpochLog
+from lit_od.training.loop.train import BEST, LAST, TrainingRun, best_row, resumable, train
+from lit_od.training.loop.trainer import make_module, module_arguments, seeded
 from lit_od.training.pipeline import export_bundle
-from lit_od.training.train import BEST, LAST, TrainingRun, best_row, resumable, train
-from lit_od.training.trainer import make_module, module_arguments, seeded
-from lit_od.training.trunk_cache import TrunkCache
 from lit_od.types import Features
 
 PUBLISHED = {"LOF": 0.90}

@@ -33,11 +33,11 @@ from lit_od.evaluation.metrics import auroc
 from lit_od.images.batching import load
 from lit_od.recipes.load import override, read
 from lit_od.recipes.schema import Recipe
-from lit_od.training.augmentation import augment, step_generator
-from lit_od.training.checkpoints import read_checkpoint, rebuild, require_same_images
-from lit_od.training.data import ImageData
+from lit_od.training.data.augmentation import augment, step_generator
+from lit_od.training.data.image_data import ImageData
+from lit_od.training.loop.checkpoints import read_checkpoint, rebuild, require_same_images
+from lit_od.training.loop.train import TrainingRun, train
 from lit_od.training.pipeline import export_bundle
-from lit_od.training.train import TrainingRun, train
 from lit_od.types import Features, Scores
 
 DETECTORS: dict[str, dict[str, Any]] = {

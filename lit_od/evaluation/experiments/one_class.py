@@ -30,11 +30,11 @@ from lit_od.import_paths import accepted, check_accepted, imported
 from lit_od.recipes.load import portable_tree, read
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import Recipe
-from lit_od.training.export import export_backbone
+from lit_od.training.data.torchvision_sets import SETS, open_set
+from lit_od.training.export.backbone_graph import export_backbone
 from lit_od.training.frozen import is_frozen
+from lit_od.training.loop.trainer import make_module, seeded
 from lit_od.training.pipeline import PARITY_IMAGES
-from lit_od.training.sets import SETS, open_set
-from lit_od.training.trainer import make_module, seeded
 from lit_od.versions import versions
 
 QUICK = (40, 20)

@@ -12,10 +12,10 @@ from lit_od.errors import ConfigError
 from lit_od.evaluation.experiments import Options
 from lit_od.recipes.load import override, to_tree
 from lit_od.recipes.schema import Recipe
-from lit_od.training.checkpoints import load_module, read_checkpoint, require_same_images
-from lit_od.training.data import ImageData
-from lit_od.training.epoch_log import EpochLog
-from lit_od.training.train import BEST, LAST, best_row, resumable, train
+from lit_od.training.data.image_data import ImageData
+from lit_od.training.loop.checkpoints import load_module, read_checkpoint, require_same_images
+from lit_od.training.loop.epoch_log import EpochLog
+from lit_od.training.loop.train import BEST, LAST, best_row, resumable, train
 
 Watch: TypeAlias = Callable[[LightningModule], float]
 

@@ -15,7 +15,7 @@ from lit_od.errors import DataError
 from lit_od.images.batching import batches
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source
-from lit_od.training.samplers import EvaluationBatches, TrainingBatches
+from lit_od.training.data.samplers import EvaluationBatches, TrainingBatches
 
 Sampler: TypeAlias = TrainingBatches | EvaluationBatches
 

@@ -14,11 +14,11 @@ from lit_od.errors import ConfigError, DataError
 from lit_od.images.identity import identity
 from lit_od.images.sources import ImageFile, Source
 from lit_od.recipes.schema import DataConfig, Reference, Split
-from lit_od.training.augmentation import augment, step_generator
-from lit_od.training.data import ImageData, Loader, Part, evaluation_batch
-from lit_od.training.samplers import EvaluationBatches, TrainingBatches
-from lit_od.training.trunk import Trunk
-from lit_od.training.trunk_cache import RowLoader, TrunkCache
+from lit_od.training.data.augmentation import augment, step_generator
+from lit_od.training.data.image_data import ImageData, Loader, Part, evaluation_batch
+from lit_od.training.data.samplers import EvaluationBatches, TrainingBatches
+from lit_od.training.data.trunk_cache import RowLoader, TrunkCache
+from lit_od.training.networks.trunk import Trunk
 
 PARTS: tuple[Part, ...] = ("train", "validation", "calibration", "test", "outliers")
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lit_od.errors import ConfigError
-from lit_od.training.cutting import CutNetwork
-from lit_od.training.networks import FeatureNetwork
-from lit_od.training.pooling import Pooling
+from lit_od.training.networks.feature_network import FeatureNetwork
+from lit_od.training.networks.layer_features import CutNetwork
+from lit_od.training.networks.pooling import Pooling
 
 TOLERANCE = 1e-5
 """Largest difference of the two parts from the whole, relative to the largest feature."""

@@ -21,8 +21,8 @@ from lit_od.detectors import Detector
 from lit_od.detectors.reconstruction import pixel_threshold
 from lit_od.errors import ConfigError, DataError, missing_extra
 from lit_od.scoring.drawing import heat, overlay
-from lit_od.training.export import evaluating
-from lit_od.training.torch_scores import torch_score
+from lit_od.training.explain.torch_scores import torch_score
+from lit_od.training.export.parity import evaluating
 from lit_od.types import Images
 
 LEAST_SIDE = 6

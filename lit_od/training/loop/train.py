@@ -21,20 +21,15 @@ from lit_od.images.batching import load
 from lit_od.import_paths import imported
 from lit_od.recipes.load import to_tree
 from lit_od.recipes.schema import Recipe
-from lit_od.training.augmentation import augment, step_generator
-from lit_od.training.callbacks import (
-    Best,
-    FiniteLoss,
-    LastingStop,
-    Movable,
-    NoSubnormals,
-    OutlierWatch,
-    Progress,
-    Provenance,
-    SeededEpochs,
-    Signals,
-)
-from lit_od.training.checkpoints import (
+from lit_od.training.data.augmentation import augment, step_generator
+from lit_od.training.data.image_data import ImageData, check_trainable
+from lit_od.training.data.trunk_cache import TrunkCache
+from lit_od.training.data.twin_data import data_of
+from lit_od.training.distributed import current, lost
+from lit_od.training.frozen import is_frozen
+from lit_od.training.loop.callbacks import FiniteLoss, NoSubnormals, OutlierWatch, Progress, SeededEpochs
+from lit_od.training.loop.checkpointing import Best, LastingStop, Movable, Provenance, Signals
+from lit_od.training.loop.checkpoints import (
     Checkpoint,
     keep_whole,
     load_everywhere,
@@ -43,13 +38,9 @@ from lit_od.training.checkpoints import (
     require_same_images,
     require_same_model,
 )
-from lit_od.training.data import ImageData, check_trainable
-from lit_od.training.doc_data import data_of
-from lit_od.training.epoch_log import EpochLog
-from lit_od.training.frozen import is_frozen
-from lit_od.training.pictures import learning_curves, sample_grid
-from lit_od.training.processes import current, lost
-from lit_od.training.trainer import (
+from lit_od.training.loop.epoch_log import EpochLog
+from lit_od.training.loop.pictures import learning_curves, sample_grid
+from lit_od.training.loop.trainer import (
     COMPILE,
     SCALING,
     compile_network,
@@ -61,8 +52,7 @@ from lit_od.training.trainer import (
     seeded,
     trainer_arguments,
 )
-from lit_od.training.trunk_cache import TrunkCache
-from lit_od.training.weights import load_state
+from lit_od.training.networks.weights import load_state
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 FILES = frozenset({BEST, LAST, "metrics.csv", "config.yaml", "learning_curves.png", "samples.png"})

@@ -12,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lit_od.errors import ConfigError
-from lit_od.training.pooling import Pooling
+from lit_od.training.networks.pooling import Pooling
 
 
 class _AllTaken(Exception):

@@ -17,11 +17,11 @@ from lit_od.errors import ConfigError
 from lit_od.import_paths import accepted, check_accepted, imported
 from lit_od.recipes.schema import ModelConfig
 from lit_od.runtime.processes import place
-from lit_od.training.data import ImageData
-from lit_od.training.doc_data import TwinData
-from lit_od.training.outputs import output_of
-from lit_od.training.processes import environment
-from lit_od.training.trunk import Trunk
+from lit_od.training.data.image_data import ImageData
+from lit_od.training.data.twin_data import TwinData
+from lit_od.training.distributed import environment
+from lit_od.training.export.outputs import output_of
+from lit_od.training.networks.trunk import Trunk
 
 DEFAULTS: dict[str, Any] = {
     "max_epochs": 50,

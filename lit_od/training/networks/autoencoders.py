@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_od.errors import ConfigError
-from lit_od.training.zoo import own_module
+from lit_od.training.networks.pretrained import own_module
 
 DENSE, CONV = "dense", "conv"
 CODE = 1024

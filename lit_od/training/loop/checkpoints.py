@@ -18,9 +18,9 @@ from lit_od.formats.atomic import replacing_file
 from lit_od.import_paths import accepted, check_accepted, defaults, imported
 from lit_od.recipes.load import from_tree, to_tree
 from lit_od.recipes.schema import Recipe
-from lit_od.training.data import ImageData
-from lit_od.training.processes import current
-from lit_od.training.weights import load_state, read_tensors
+from lit_od.training.data.image_data import ImageData
+from lit_od.training.distributed import current
+from lit_od.training.networks.weights import load_state, read_tensors
 
 SCHEMA = 1
 """Version of what `origin` writes; another one is refused."""

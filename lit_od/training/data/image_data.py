@@ -18,10 +18,10 @@ from lit_od.images.sources import ImageFile, Source
 from lit_od.recipes.partition import divide
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import DataConfig
-from lit_od.training.augmentation import augment, check_augment, step_generator
-from lit_od.training.loaders import DecodingLoader, MemoryLoader, Sampler
-from lit_od.training.samplers import EvaluationBatches, TrainingBatches
-from lit_od.training.sets import open_set
+from lit_od.training.data.augmentation import augment, check_augment, step_generator
+from lit_od.training.data.loaders import DecodingLoader, MemoryLoader, Sampler
+from lit_od.training.data.samplers import EvaluationBatches, TrainingBatches
+from lit_od.training.data.torchvision_sets import open_set
 from lit_od.types import Labels
 
 Part: TypeAlias = Literal["train", "validation", "calibration", "test", "outliers"]

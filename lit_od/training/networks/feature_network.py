@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_od.errors import ConfigError
-from lit_od.training.weights import load_weights
-from lit_od.training.zoo import create_timm, feature_count, is_import_path, own_module
+from lit_od.training.networks.pretrained import create_timm, feature_count, is_import_path, own_module
+from lit_od.training.networks.weights import load_weights
 
 SMALL_CNN = "small-cnn"
 

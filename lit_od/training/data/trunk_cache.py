@@ -21,10 +21,10 @@ from lit_od.images.batching import batches, load
 from lit_od.images.identity import identity
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source
-from lit_od.training.data import evaluation_batch
-from lit_od.training.export import export_backbone
-from lit_od.training.samplers import EvaluationBatches, TrainingBatches
-from lit_od.training.trunk import Trunk
+from lit_od.training.data.image_data import evaluation_batch
+from lit_od.training.data.samplers import EvaluationBatches, TrainingBatches
+from lit_od.training.export.backbone_graph import export_backbone
+from lit_od.training.networks.trunk import Trunk
 from lit_od.types import Features
 
 PARITY_IMAGES = 64

@@ -1,0 +1,1 @@
+"""Images as Lightning takes them."""

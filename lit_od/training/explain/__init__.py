@@ -1,0 +1,1 @@
+"""Heat maps by gradients, and the torch forms of detectors."""
