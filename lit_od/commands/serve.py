@@ -57,9 +57,9 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
             raise
         missing_extra("a web server (Starlette and uvicorn)", "serve,cpu")
-    from lit_od.serving.engine import Engine
     from lit_od.serving.models import Model
-    from lit_od.serving.nearest import NormalImages
+    from lit_od.serving.normal_images import NormalImages
+    from lit_od.serving.work_queue import Engine
 
     limits = _limits(args)
     bundles = {name: Bundle.read(path) for name, path in named(args.bundles).items()}

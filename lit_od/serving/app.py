@@ -14,13 +14,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from lit_od.serving import page, protocol
-from lit_od.serving.engine import Engine
 from lit_od.serving.gate import FAILURE, Gate, refused
 from lit_od.serving.intake import Intake, require_type
 from lit_od.serving.limits import ClientGone, Limits, Refused
 from lit_od.serving.models import Answers, Model, joined
-from lit_od.serving.nearest import NormalImages
+from lit_od.serving.normal_images import NormalImages
 from lit_od.serving.protocol import LENGTH_HEADER, Asked
+from lit_od.serving.work_queue import Engine
 from lit_od.versions import __version__
 
 

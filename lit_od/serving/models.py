@@ -15,7 +15,7 @@ from lit_od.images.sources import Source
 from lit_od.runtime.onnx_session import PROVIDERS
 from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.scorer import Result, Scorer
-from lit_od.serving.nearest import NEAREST, Nearest, NormalImages
+from lit_od.serving.normal_images import NEAREST, Nearest, NormalImages
 from lit_od.serving.protocol import PLAIN, VERSION
 from lit_od.serving.tensors import Column
 from lit_od.types import Features

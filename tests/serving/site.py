@@ -15,11 +15,11 @@ from PIL import Image
 
 from lit_od.images.sources import Source
 from lit_od.serving.app import application
-from lit_od.serving.engine import Engine
 from lit_od.serving.limits import Limits
 from lit_od.serving.models import Model
-from lit_od.serving.nearest import NormalImages
+from lit_od.serving.normal_images import NormalImages
 from lit_od.serving.server import Server, address, listen
+from lit_od.serving.work_queue import Engine
 
 
 @dataclass(frozen=True)

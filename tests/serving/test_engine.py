@@ -10,9 +10,9 @@ import pytest
 
 from lit_od.images.sources import Source, Unreadable
 from lit_od.scoring.scorer import Result
-from lit_od.serving.engine import Engine
 from lit_od.serving.limits import Refused
 from lit_od.serving.models import Answers, Model
+from lit_od.serving.work_queue import Engine
 
 PLAIN = frozenset({"score"})
 

@@ -15,7 +15,7 @@ from lit_od import Scorer, __version__
 from lit_od.bundle.folder import Bundle
 from lit_od.images.sources import Source
 from lit_od.serving.models import Model
-from lit_od.serving.nearest import NEAREST, Nearest, NormalImages
+from lit_od.serving.normal_images import NEAREST, Nearest, NormalImages
 from tests.conftest import ASSETS
 from tests.serving.site import Site, binary, png, running
 from tests.test_maps import bundle_at, graph_of

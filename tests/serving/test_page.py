@@ -11,7 +11,7 @@ import pytest
 from lit_od.bundle.folder import Bundle
 from lit_od.images.sources import Source
 from lit_od.serving.models import Model
-from lit_od.serving.nearest import NormalImages
+from lit_od.serving.normal_images import NormalImages
 from tests.browser import Browser, Page
 from tests.serving.site import Site, running
 
