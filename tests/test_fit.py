@@ -15,7 +15,7 @@ from lit_od import Scorer
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import Bundle
 from lit_od.calibration.p_values import Calibration
-from lit_od.commands.fit import written
+from lit_od.commands._status import written
 from lit_od.detectors import Mahalanobis
 from lit_od.errors import BackboneError, ConfigError, DataError
 from lit_od.fitting.fit import Origin, class_numbers, fit_bundle, fit_detector, score_all

@@ -1,4 +1,4 @@
-"""The boundary: only `lit_od.training` and `lit_od.evaluation` load torch; and the probe can see it."""
+"""The boundary: only `lit_od.training` and `lit_od.experiments` load torch; and the probe can see it."""
 
 import ast
 import json
@@ -37,19 +37,19 @@ def heavy_after_importing(*names: str, path: Path | None = None) -> dict[str, li
 
 
 def light_modules() -> list[str]:
-    """Every module of the package outside training/ and evaluation/."""
+    """Every module of the package outside training/ and experiments/."""
     names = []
     for file in sorted(PACKAGE.rglob("*.py")):
         parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
-        if parts[1] not in ("training", "evaluation"):
+        if parts[1] not in ("training", "experiments"):
             names.append(".".join(parts).removesuffix(".__init__"))
     return names
 
 
-def test_nothing_outside_training_and_evaluation_loads_torch() -> None:
+def test_nothing_outside_training_and_experiments_loads_torch() -> None:
     names = light_modules()
     assert {"lit_od", "lit_od.scoring.scorer", "lit_od.detectors.mahalanobis", "lit_od.commands.score"} <= set(names)
-    assert not any(name.startswith(("lit_od.training", "lit_od.evaluation")) for name in names)
+    assert not any(name.startswith(("lit_od.training", "lit_od.experiments")) for name in names)
     loaded = heavy_after_importing(*names)
     assert loaded == {name: [] for name in names}
 
@@ -67,7 +67,7 @@ def test_the_probe_can_see_each_of_them(tmp_path: Path) -> None:
         assert loaded == {"json": [], f"careless_{heavy}": [heavy]}
 
 
-def test_no_module_but_training_and_evaluation_names_torch_anywhere() -> None:
+def test_no_module_but_training_and_experiments_names_torch_anywhere() -> None:
     """The same boundary in the source, so that an import inside a function or a condition is found too."""
     barred = {*HEAVY, "torchaudio", "faiss.contrib.torch_utils", "pickle"}
     for name in light_modules():

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from lit_od import launch as launching
+from lit_od.commands import _launch as launching
 from lit_od.commands import train
-from lit_od.commands.fit import add_recipe_arguments, recipe_of
+from lit_od.commands._arguments import add_recipe_arguments, recipe_of
+from lit_od.commands._launch import wanted, words_of
 from lit_od.errors import ConfigError
-from lit_od.launch import wanted, words_of
 from lit_od.runtime.processes import Place, place
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}

@@ -3,6 +3,8 @@
 import argparse
 from typing import Protocol
 
+from lit_od.bundle.folder import Bundle
+
 DONE, INCOMPLETE, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -14,3 +16,27 @@ class Command(Protocol):
 
     def run(self, args: argparse.Namespace, overrides: list[str]) -> int:
         """Carry the command out; the exit status."""
+
+
+def written(bundle: Bundle, seconds: float) -> str:
+    """What was written, in two lines."""
+    detector, calibration = bundle.manifest.detector, bundle.calibration
+    size = sum(entry.size for entry in bundle.manifest.files.values()) / 2**20
+    return (
+        f"{bundle.path}: {detector.kind} on {detector.images:,} images, threshold {calibration.threshold:.6g} "
+        f"({calibration.rule['rule']}, {calibration.scores.size:,} calibration inliers), "
+        f"{size:.1f} MiB, {seconds:.0f} s\n"
+        f"{_bank(bundle)}"
+        f"Try it: lit-od score {bundle.path} IMAGES..."
+    )
+
+
+def _bank(bundle: Bundle) -> str:
+    """What a smaller bank keeps and costs, a line; nothing where the bank is whole or was not compared."""
+    bank = bundle.manifest.provenance.metrics.get("bank")
+    if not isinstance(bank, dict):
+        return ""
+    return (
+        f"bank: {bank['rows']:,} of {bank['of_rows']:,} rows, {bank['bytes'] / 2**20:.1f} MiB; its scores of "
+        f"validation images rank as the whole bank's to {bank['rank_agreement']:.4f} (Spearman)\n"
+    )

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from lit_od.bundle.folder import Bundle, golden_arrays
-from lit_od.commands import no_overrides
+from lit_od.commands._arguments import add_batch_argument, add_session_arguments, no_overrides
 from lit_od.commands._status import DONE
-from lit_od.commands.score import add_batch_argument, add_session_arguments
 from lit_od.errors import LitODError
 from lit_od.images.sources import EncodedImage
 from lit_od.scoring.scorer import Scorer

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lit_od.commands import no_overrides
+from lit_od.commands._arguments import no_overrides, positive
 from lit_od.commands._status import DONE, INCOMPLETE
-from lit_od.commands.score import positive
 from lit_od.errors import ConfigError
 from lit_od.formats.atomic import replacing_file, require_place
 from lit_od.formats.text import csv_row

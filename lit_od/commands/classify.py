@@ -17,9 +17,14 @@ from typing import TextIO
 from tqdm import tqdm
 
 from lit_od.bundle.folder import MANIFEST
-from lit_od.commands import no_overrides
+from lit_od.commands._arguments import (
+    add_batch_argument,
+    add_row_arguments,
+    add_session_arguments,
+    no_overrides,
+    session_options,
+)
 from lit_od.commands._status import DONE, INCOMPLETE
-from lit_od.commands.score import add_batch_argument, add_row_arguments, add_session_arguments, session_options
 from lit_od.errors import ConfigError
 from lit_od.formats.text import csv_row
 from lit_od.images.find_local import find

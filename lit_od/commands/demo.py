@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_od.commands._status import DONE
-from lit_od.commands.fit import written
+from lit_od.commands._status import DONE, written
 from lit_od.errors import LitODError, missing_extra
 from lit_od.recipes.load import read
 from lit_od.recipes.roots import data_root

@@ -12,25 +12,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lit_od.bundle.folder import Bundle, rewrite
-from lit_od.commands import no_overrides, only_overrides
+from lit_od.commands._arguments import add_session_arguments
+from lit_od.commands._evaluation_sets import AGAINST, add_set_arguments, chosen_sets
 from lit_od.commands._status import DONE
-from lit_od.commands.score import add_session_arguments
-from lit_od.errors import ConfigError, missing_extra
+from lit_od.errors import missing_extra
 from lit_od.formats.atomic import require_place
-from lit_od.recipes.load import override
-from lit_od.recipes.overrides import folder, parse_overrides
-from lit_od.recipes.roots import data_root
 from lit_od.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
     from lit_od.evaluation.evaluate import Evaluation
-    from lit_od.evaluation.image_sets import ImageSets
-
-OF_SETS = ("data.root", "data.test", "data.classes", "data.outlier_classes", "evaluation")
-"""Keys of a recipe that say which images a bundle is looked at with."""
-
-AGAINST = "against "
-"""Begins the names of recorded figures, by set of outliers."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,15 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--record", action="store_true", help="write the figures into the bundle, where its card and inspect show them"
     )
     add_session_arguments(parser)
-
-
-def add_set_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the bundle and the sets that it is looked at with."""
-    parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
-    parser.add_argument("--inliers", metavar="PATH", action="append", default=[], help="inliers; may be repeated")
-    parser.add_argument(
-        "--outliers", metavar="NAME=PATH", action="append", default=[], help="outliers under a name; may be repeated"
-    )
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
@@ -98,38 +79,3 @@ def _record(bundle: Bundle, found: "Evaluation") -> None:
         }
     provenance = msgspec.structs.replace(bundle.manifest.provenance, metrics=kept)
     rewrite(bundle, msgspec.structs.replace(bundle.manifest, provenance=provenance), bundle.calibration)
-
-
-def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) -> "ImageSets":
-    """The sets that the arguments name, or those of the bundle's recipe.
-
-    Raises:
-        ConfigError: If only one kind of set is named, or an override has no place.
-        DataError: If images are missing.
-    """
-    from lit_od.evaluation import image_sets as sets
-
-    if bool(args.inliers) != bool(args.outliers):
-        raise ConfigError("--inliers and --outliers go together: give both, or neither for the recipe's own sets")
-    how = bundle.manifest.preparation
-    if not args.inliers:
-        only_overrides(overrides, *OF_SETS, why="changes nothing of a finished bundle")
-        recipe = override(sets.recipe_of(bundle), overrides)
-        return sets.sets_of_recipe(recipe, how, of=bundle)
-    no_overrides([f"--{path}" for path, _ in parse_overrides(overrides) if path != "data.root"])
-    return sets.sets_of_paths(args.inliers, _by_name(args.outliers), sets_root(overrides), how)
-
-
-def sets_root(overrides: list[str]) -> Path:
-    """Where the sets lie that a command line names: --data.root, else LIT_OD_DATA, else the working folder."""
-    return data_root(folder("data.root", dict(parse_overrides(overrides)).get("data.root")))
-
-
-def _by_name(words: list[str]) -> dict[str, list[str]]:
-    sets: dict[str, list[str]] = {}
-    for word in words:
-        name, equals, path = word.partition("=")
-        if not equals or not name or not path:
-            raise ConfigError(f"--outliers takes NAME=PATH, got {word!r}")
-        sets.setdefault(name, []).append(path)
-    return sets

@@ -11,11 +11,10 @@ import time
 from pathlib import Path
 
 from lit_od.bundle.folder import require_replaceable
-from lit_od.commands._status import DONE
-from lit_od.commands.fit import written
-from lit_od.commands.score import positive
+from lit_od.commands._arguments import positive
+from lit_od.commands._launch import each_process
+from lit_od.commands._status import DONE, written
 from lit_od.errors import missing_extra
-from lit_od.launch import each_process
 from lit_od.recipes.load import override, require_same_training
 from lit_od.runtime.processes import Group
 

@@ -15,13 +15,12 @@ from pathlib import Path
 
 import msgspec
 
-from lit_od.bundle.folder import Bundle, require_replaceable
-from lit_od.commands._status import DONE
-from lit_od.commands.score import positive
+from lit_od.bundle.folder import require_replaceable
+from lit_od.commands._arguments import add_recipe_arguments, positive, recipe_of
+from lit_od.commands._launch import each_process, launch, wanted, words_of
+from lit_od.commands._status import DONE, written
 from lit_od.errors import ConfigError, missing_extra
 from lit_od.fitting.from_recipe import fit_onnx, require_no_run
-from lit_od.launch import each_process, launch, wanted, words_of
-from lit_od.recipes.load import read
 from lit_od.recipes.schema import Recipe
 from lit_od.runtime.processes import Group, place
 
@@ -33,24 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", metavar="N", type=positive, help="threads (one a core)")
     parser.add_argument("--backbone", metavar="FILE.onnx", help="another ONNX file in place of the recipe's")
     parser.add_argument("--run", metavar="RUN", help="keep checkpoint, log and curves in this folder")
-
-
-def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of every command that takes a recipe."""
-    parser.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name or a YAML file")
-    parser.add_argument("--seed", metavar="N", type=int, help="seed of every split, draw and weight")
-    parser.add_argument(
-        "--early-stopping",
-        "--early_stopping",
-        metavar="EPOCHS",
-        help="epochs without a better validation loss after which a training stops; null never stops",
-    )
-
-
-def recipe_of(args: argparse.Namespace, overrides: list[str]) -> Recipe:
-    """The recipe with the command line's overrides."""
-    own = {"seed": args.seed, "early_stopping": args.early_stopping}
-    return read(args.recipe, [*overrides, *(f"--{key}={value}" for key, value in own.items() if value is not None)])
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
@@ -86,27 +67,3 @@ def _fit(args: argparse.Namespace, overrides: list[str], group: Group) -> int:
     if group.rank == 0:
         print(written(bundle, time.perf_counter() - started))
     return DONE
-
-
-def written(bundle: Bundle, seconds: float) -> str:
-    """What was written, in two lines."""
-    detector, calibration = bundle.manifest.detector, bundle.calibration
-    size = sum(entry.size for entry in bundle.manifest.files.values()) / 2**20
-    return (
-        f"{bundle.path}: {detector.kind} on {detector.images:,} images, threshold {calibration.threshold:.6g} "
-        f"({calibration.rule['rule']}, {calibration.scores.size:,} calibration inliers), "
-        f"{size:.1f} MiB, {seconds:.0f} s\n"
-        f"{_bank(bundle)}"
-        f"Try it: lit-od score {bundle.path} IMAGES..."
-    )
-
-
-def _bank(bundle: Bundle) -> str:
-    """What a smaller bank keeps and costs, a line; nothing where the bank is whole or was not compared."""
-    bank = bundle.manifest.provenance.metrics.get("bank")
-    if not isinstance(bank, dict):
-        return ""
-    return (
-        f"bank: {bank['rows']:,} of {bank['of_rows']:,} rows, {bank['bytes'] / 2**20:.1f} MiB; its scores of "
-        f"validation images rank as the whole bank's to {bank['rank_agreement']:.4f} (Spearman)\n"
-    )

@@ -4,7 +4,7 @@ import argparse
 
 from lit_od.bundle.folder import Bundle
 from lit_od.bundle.model_card import model_card
-from lit_od.commands import no_overrides
+from lit_od.commands._arguments import no_overrides
 from lit_od.commands._status import DONE
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from lit_od.commands import no_overrides
+from lit_od.commands._arguments import no_overrides
 from lit_od.commands._status import DONE
 from lit_od.errors import ConfigError
 from lit_od.recipes.load import read_tree, shipped

@@ -16,17 +16,16 @@ from typing import Any
 from lit_od.bundle.folder import BACKBONE, MAPS, Bundle, require_replaceable
 from lit_od.calibration.rules import rule_and_outliers
 from lit_od.cluster.engine import FirstOfCluster
-from lit_od.commands import no_overrides
-from lit_od.commands._status import DONE
-from lit_od.commands.fit import written
-from lit_od.commands.score import (
+from lit_od.commands._arguments import (
     add_engine_arguments,
+    add_outliers_argument,
     add_session_arguments,
     cluster_of,
+    no_overrides,
     require_engine,
     session_options,
 )
-from lit_od.commands.threshold import add_outliers_argument
+from lit_od.commands._status import DONE, written
 from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError
 from lit_od.fitting.fit import Origin, fit_bundle

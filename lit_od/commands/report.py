@@ -9,9 +9,9 @@ import argparse
 from pathlib import Path
 
 from lit_od.bundle.folder import Bundle
+from lit_od.commands._arguments import add_session_arguments, session_options
+from lit_od.commands._evaluation_sets import add_set_arguments, chosen_sets, sets_root
 from lit_od.commands._status import DONE
-from lit_od.commands.evaluate import add_set_arguments, chosen_sets, sets_root
-from lit_od.commands.score import add_session_arguments, session_options
 from lit_od.errors import ConfigError, missing_extra
 from lit_od.formats.atomic import replacing_file, require_place
 from lit_od.images.find_local import find

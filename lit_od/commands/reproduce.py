@@ -23,23 +23,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_od.commands import no_overrides
+from lit_od.commands._arguments import no_overrides, positive
 from lit_od.commands._status import DONE, INCOMPLETE
-from lit_od.commands.score import positive
 from lit_od.errors import ConfigError, LitODError, missing_extra
 from lit_od.recipes.overrides import folder, parse_overrides
 
 if TYPE_CHECKING:
-    from lit_od.evaluation.experiments import Options, Report
-    from lit_od.evaluation.experiments.together import Finished
+    from lit_od.experiments.results import Options, Report
+    from lit_od.experiments.summary_table import Finished
 
 EXPERIMENTS = {
-    "mnist-digits": "lit_od.evaluation.experiments.mnist_digits",
-    "vgg16-gmm": "lit_od.evaluation.experiments.vgg16_gmm",
-    "one-class": "lit_od.evaluation.experiments.one_class",
-    "cifar10-autoencoder": "lit_od.evaluation.experiments.cifar10_autoencoder",
-    "cats-autoencoder": "lit_od.evaluation.experiments.cats_autoencoder",
-    "doc-sneakers": "lit_od.evaluation.experiments.doc_sneakers",
+    "mnist-digits": "lit_od.experiments.mnist_digits",
+    "vgg16-gmm": "lit_od.experiments.vgg16_gmm",
+    "one-class": "lit_od.experiments.one_class",
+    "cifar10-autoencoder": "lit_od.experiments.cifar10_autoencoder",
+    "cats-autoencoder": "lit_od.experiments.cats_autoencoder",
+    "doc-sneakers": "lit_od.experiments.doc_sneakers",
 }
 """Every experiment and the module that runs it."""
 
@@ -90,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Run the experiment, print its tables, keep them beside its bundles."""
     try:
-        from lit_od.evaluation.experiments import together
+        from lit_od.experiments import summary_table as together
     except ModuleNotFoundError as error:
         missing_extra(str(error.name), "train,cpu")
     if args.name == ALL:
@@ -105,7 +104,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 
 def _run_all(args: argparse.Namespace, overrides: list[str]) -> int:
     """Run every published experiment, one after the other; INCOMPLETE if one was refused."""
-    from lit_od.evaluation.experiments import together
+    from lit_od.experiments import summary_table as together
 
     for name in ("cache", "recipe", "data", "contamination"):
         if getattr(args, name) is not None:
@@ -143,7 +142,7 @@ def _out(args: argparse.Namespace, title: str) -> Path:
 
 def _carried_out(name: str, options: "Options") -> "tuple[Report, Finished]":
     """Run an experiment and keep what it gave in its folder."""
-    from lit_od.evaluation.experiments import together
+    from lit_od.experiments import summary_table as together
 
     started = time.perf_counter()
     report = _experiment(name).run(options)
@@ -173,7 +172,7 @@ def _options(args: argparse.Namespace, overrides: list[str], out: Path) -> "Opti
     Raises:
         ConfigError: If it does not take what was given.
     """
-    from lit_od.evaluation.experiments import Options
+    from lit_od.experiments.results import Options
 
     takes = TAKES[args.name]
     for name in sorted({"budget", "cache", "recipe", "data", "contamination"} - takes):

@@ -16,16 +16,24 @@ A worker that dies costs time and no row.
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from lit_od.backbone.extractor import BATCH_SIZE
 from lit_od.bundle.folder import Bundle
-from lit_od.commands import no_overrides
+from lit_od.commands._arguments import (
+    add_batch_argument,
+    add_engine_arguments,
+    add_row_arguments,
+    add_session_arguments,
+    cluster_of,
+    no_overrides,
+    require_engine,
+    session_options,
+)
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import ConfigError
 from lit_od.images.find_local import find
@@ -35,7 +43,7 @@ from lit_od.scoring.rows import rows_to
 from lit_od.scoring.scorer import Result, Scorer
 
 if TYPE_CHECKING:
-    from lit_od.cluster.ray_pool import Pool
+    pass
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,30 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_session_arguments(parser)
     add_engine_arguments(parser)
     parser.add_argument("--unordered", action="store_true", help="--engine ray: rows as they are ready")
-
-
-def add_row_arguments(parser: argparse.ArgumentParser, *, forms: Sequence[str] = ("csv", "jsonl")) -> None:
-    """Declare where the rows of a command go, and their form."""
-    parser.add_argument("--out", metavar="FILE", help="write the rows there instead of standard output")
-    parser.add_argument("--format", choices=forms, default="csv", help="form of the rows (csv)")
-
-
-def add_batch_argument(parser: argparse.ArgumentParser) -> None:
-    """Declare the batch size of a command whose user may choose it."""
-    parser.add_argument("--batch-size", metavar="N", type=positive, default=BATCH_SIZE, help="images a run")
-
-
-def add_session_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of every command that runs a backbone."""
-    parser.add_argument("--threads", metavar="N", type=positive, help="threads (one a core)")
-    parser.add_argument("--provider", metavar="NAME", help="execution provider: cpu, cuda, ...")
-
-
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of every command that can do its work on a cluster."""
-    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="where the work is done (local)")
-    parser.add_argument("--address", metavar="ADDRESS", help="--engine ray: a running cluster (this machine)")
-    parser.add_argument("--workers", metavar="N", type=positive, help="--engine ray: workers (one a core or GPU)")
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
@@ -121,36 +105,3 @@ def _on_cluster(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> t
     pool = stack.enter_context(cluster_of(args))
     results = score_images(pool, bundle, sources, batch_size=args.batch_size, ordered=not args.unordered)
     return len(sources), results
-
-
-def cluster_of(args: argparse.Namespace) -> "AbstractContextManager[Pool]":
-    """The cluster that `add_engine_arguments` and `add_session_arguments` have declared."""
-    from lit_od.cluster.connect import cluster
-
-    return cluster(args.address, workers=args.workers, threads=args.threads, provider=args.provider)
-
-
-def require_engine(args: argparse.Namespace, *options: str) -> None:
-    """Raise ConfigError where an option of a cluster is given to the local engine."""
-    for option in options:
-        if args.engine == "local" and getattr(args, option):
-            raise ConfigError(f"--{option} goes with --engine ray: leave it out, or give both")
-
-
-class Session(TypedDict):
-    """How a backbone is to be run, as `Scorer.of` takes it."""
-
-    threads: int | None
-    providers: list[str] | None
-
-
-def session_options(args: argparse.Namespace) -> Session:
-    """What `add_session_arguments` has declared."""
-    return {"threads": args.threads, "providers": [args.provider] if args.provider else None}
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1, from the command line."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_od.bundle.folder import Bundle
-from lit_od.commands import no_overrides
+from lit_od.commands._arguments import add_session_arguments, no_overrides, positive, session_options
 from lit_od.commands._status import DONE
-from lit_od.commands.score import add_session_arguments, positive, session_options
 from lit_od.errors import ConfigError, missing_extra
 from lit_od.images.preparation import MAX_PIXELS
 from lit_od.runtime.threads import thread_count

@@ -16,9 +16,8 @@ from lit_od.bundle.folder import Bundle
 from lit_od.bundle.model_card import false_positives
 from lit_od.calibration.p_values import Calibration
 from lit_od.calibration.rules import RULES, inliers_needed, require_applicable
-from lit_od.commands import no_overrides
+from lit_od.commands._arguments import add_outliers_argument, add_session_arguments, no_overrides
 from lit_od.commands._status import DONE
-from lit_od.commands.score import add_session_arguments
 from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.fit import score_all
 from lit_od.images.find_local import find
@@ -41,18 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, help="fpr: share of inliers flagged, in expectation and at most (0.01)")
     add_outliers_argument(parser)
     add_session_arguments(parser)
-
-
-def add_outliers_argument(parser: argparse.ArgumentParser) -> None:
-    """Declare the outliers of every command that carries out a rule."""
-    parser.add_argument(
-        "--outliers",
-        metavar="PATH",
-        action="extend",
-        nargs="+",
-        default=[],
-        help="max_f1: labelled outliers; may be repeated",
-    )
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:

@@ -18,10 +18,10 @@ from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
+from lit_od.commands._arguments import add_recipe_arguments, recipe_of
+from lit_od.commands._launch import each_process, launch, wanted, words_of
 from lit_od.commands._status import DONE
-from lit_od.commands.fit import add_recipe_arguments, recipe_of
 from lit_od.errors import ConfigError, missing_extra
-from lit_od.launch import each_process, launch, wanted, words_of
 from lit_od.runtime.processes import Group, is_first, place
 
 LAST = "last"

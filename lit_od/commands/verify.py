@@ -5,9 +5,8 @@ from pathlib import Path
 
 from lit_od.bundle.folder import MANIFEST, Bundle, golden_arrays
 from lit_od.bundle.golden import differences
-from lit_od.commands import no_overrides
+from lit_od.commands._arguments import add_session_arguments, no_overrides
 from lit_od.commands._status import DONE, INCOMPLETE
-from lit_od.commands.score import add_session_arguments
 from lit_od.errors import BundleError
 from lit_od.scoring.scorer import Scorer
 

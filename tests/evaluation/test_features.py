@@ -11,8 +11,8 @@ from PIL import Image
 
 from lit_od.backbone.model import Backbone
 from lit_od.errors import DataError
-from lit_od.evaluation import features
-from lit_od.evaluation.features import Extracted, FeatureCache
+from lit_od.experiments import feature_cache as features
+from lit_od.experiments.feature_cache import Extracted, FeatureCache
 from lit_od.images.batching import load
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, OpenImage, Source, Unreadable
 from tests.conftest import GREY

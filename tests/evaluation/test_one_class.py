@@ -6,8 +6,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.mixture import GaussianMixture
 
 from lit_od.errors import ConfigError, DataError
-from lit_od.evaluation import one_class as protocol
-from lit_od.evaluation.one_class import ClassResult, Contamination, Labelled, one_class
+from lit_od.experiments import one_vs_rest as protocol
+from lit_od.experiments.one_vs_rest import ClassResult, Contamination, Labelled, one_class
 
 CLASSES = ["0", "1", "2"]
 GMM = {"kind": "gmm"}

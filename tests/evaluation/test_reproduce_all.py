@@ -7,9 +7,9 @@ import pytest
 
 from lit_od.commands import reproduce
 from lit_od.errors import DataError
-from lit_od.evaluation.experiments import Options, Report, Row, in_percent, middle
-from lit_od.evaluation.experiments.together import duration, keep, keep_summary, table_of, take_up
 from lit_od.evaluation.intervals import Interval
+from lit_od.experiments.results import Options, Report, Row, in_percent, middle
+from lit_od.experiments.summary_table import duration, keep, keep_summary, table_of, take_up
 
 ROWS = (Row("a | b", "0.48", "0.5 [0.4, 0.6]", "seeds"), Row("c", "none", "1", "nothing"))
 

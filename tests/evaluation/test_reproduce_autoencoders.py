@@ -10,8 +10,8 @@ from PIL import Image
 from lit_od.bundle.folder import Bundle
 from lit_od.cli import main
 from lit_od.errors import ConfigError, DataError
-from lit_od.evaluation.experiments import Options
-from lit_od.evaluation.experiments.staged import budget_line, seeds_of, train_staged
+from lit_od.experiments.results import Options
+from lit_od.experiments.resumable_runs import budget_line, seeds_of, train_staged
 from lit_od.recipes.load import override, read
 from tests.training.test_autoencoder import TINY
 from tests.training.twins import Killed, digits_root, kill_before_last

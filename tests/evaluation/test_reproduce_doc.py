@@ -8,8 +8,8 @@ import torch
 
 from lit_od.cli import main
 from lit_od.errors import ConfigError, DataError
-from lit_od.evaluation.experiments.doc_measures import features_by_part
-from lit_od.evaluation.experiments.doc_sneakers import _trained, of_pair
+from lit_od.experiments.doc_measures import features_by_part
+from lit_od.experiments.doc_sneakers import _trained, of_pair
 from lit_od.recipes.load import override, read, to_tree
 from lit_od.training.data.trunk_cache import TrunkCache
 from lit_od.training.data.twin_data import data_of

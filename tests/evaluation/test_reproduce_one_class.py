@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lit_od.evaluation.experiments.one_class import table
+from lit_od.experiments.one_class import table
 from lit_od.recipes.load import read
 
 Command = Callable[..., Any]

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from lit_od.errors import DataError
-from lit_od.evaluation.baselines import by_brightness, by_nearest
 from lit_od.evaluation.effect_size import Moments, difference, effect_interval, normal_ratio
+from lit_od.experiments.baselines import by_brightness, by_nearest
 
 CATS = Moments(2495, 0.035493888, 0.011421803)
 DOGS = Moments(2494, 0.042051364, 0.0155974245)

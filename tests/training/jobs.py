@@ -13,12 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from lit_od.backbone.model import Backbone
+from lit_od.commands._launch import each_process
 from lit_od.fitting.fit import Origin, fit_bundle, partial_fit
 from lit_od.fitting.partial_state import merged
 from lit_od.fitting.shards import own_share
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
-from lit_od.launch import each_process
 from lit_od.recipes.load import read
 from lit_od.training.autoencoder import LitAutoencoder
 from lit_od.training.classifier import LitClassifier

@@ -13,12 +13,12 @@ import numpy as np
 from lit_od.backbone.map_graph import MapGraph
 from lit_od.bundle.folder import MAPS, Bundle
 from lit_od.evaluation import plots
-from lit_od.evaluation.experiments import Options, Report, Row, in_percent, middle
-from lit_od.evaluation.experiments.staged import budget_line, seeds_of, train_staged
 from lit_od.evaluation.image_sets import ImageSet, score_set
 from lit_od.evaluation.intervals import Interval, exact_binomial
 from lit_od.evaluation.perturbation import Patch, Sensitivity, apply_mask, sensitivity
 from lit_od.evaluation.plots.reconstructions import reconstruction_grid, sensitivity_curves
+from lit_od.experiments.results import Options, Report, Row, in_percent, middle
+from lit_od.experiments.resumable_runs import budget_line, seeds_of, train_staged
 from lit_od.images.batching import load
 from lit_od.recipes.load import override, read
 from lit_od.recipes.schema import Recipe

@@ -21,14 +21,14 @@ from lit_od.backbone.map_graph import MapGraph
 from lit_od.bundle.folder import Bundle
 from lit_od.errors import DataError
 from lit_od.evaluation import plots
-from lit_od.evaluation.baselines import by_brightness, by_nearest
 from lit_od.evaluation.effect_size import Moments, difference, effect_interval, normal_ratio
-from lit_od.evaluation.experiments import Options, Report, Row, in_percent, middle
-from lit_od.evaluation.experiments.staged import Watch, budget_line, seeds_of, train_staged
 from lit_od.evaluation.image_sets import ImageSet, score_set
 from lit_od.evaluation.intervals import Interval, exact_binomial
 from lit_od.evaluation.metrics import auroc
 from lit_od.evaluation.plots.reconstructions import reconstruction_grid
+from lit_od.experiments.baselines import by_brightness, by_nearest
+from lit_od.experiments.results import Options, Report, Row, in_percent, middle
+from lit_od.experiments.resumable_runs import Watch, budget_line, seeds_of, train_staged
 from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source

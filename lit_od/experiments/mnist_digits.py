@@ -26,10 +26,10 @@ from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import Detector, Mahalanobis
 from lit_od.errors import ConfigError
 from lit_od.evaluation import plots
-from lit_od.evaluation.experiments import Options, Report, Row, in_percent, middle
 from lit_od.evaluation.image_sets import ImageSet, sets_of_recipe
 from lit_od.evaluation.intervals import Interval, delong
 from lit_od.evaluation.metrics import auroc
+from lit_od.experiments.results import Options, Report, Row, in_percent, middle
 from lit_od.images.batching import load
 from lit_od.recipes.load import override, read
 from lit_od.recipes.schema import Recipe

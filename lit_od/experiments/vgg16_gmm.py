@@ -11,18 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from lit_od.evaluation.experiments import Options, Report, Row, in_percent
-from lit_od.evaluation.experiments.one_class import (
-    Measured,
-    figures,
-    mean_interval,
-    mean_seconds,
-    measure,
-    seconds,
-    table,
-    tables,
-)
-from lit_od.evaluation.one_class import Contamination
+from lit_od.experiments.one_class import Measured, figures, mean_interval, mean_seconds, measure, seconds, table, tables
+from lit_od.experiments.one_vs_rest import Contamination
+from lit_od.experiments.results import Options, Report, Row, in_percent
 from lit_od.recipes.load import read
 
 PUBLISHED = (

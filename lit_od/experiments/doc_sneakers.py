@@ -21,8 +21,13 @@ import numpy as np
 from lit_od.bundle.folder import Bundle
 from lit_od.errors import ConfigError
 from lit_od.evaluation import plots
-from lit_od.evaluation.experiments import Options, Report, Row, in_percent, middle
-from lit_od.evaluation.experiments.doc_measures import (
+from lit_od.evaluation.image_sets import ImageSets, score_set, sets_of_recipe
+from lit_od.evaluation.intervals import Interval
+from lit_od.evaluation.metrics import auroc
+from lit_od.evaluation.plots.embeddings import embedding_maps
+from lit_od.evaluation.plots.galleries import least_outlying, most_outlying
+from lit_od.evaluation.rates import best_balanced_accuracy, rates
+from lit_od.experiments.doc_measures import (
     DETECTORS,
     decision_times,
     detectors_of,
@@ -31,13 +36,8 @@ from lit_od.evaluation.experiments.doc_measures import (
     quality,
     templates,
 )
-from lit_od.evaluation.experiments.staged import seeds_of
-from lit_od.evaluation.image_sets import ImageSets, score_set, sets_of_recipe
-from lit_od.evaluation.intervals import Interval
-from lit_od.evaluation.metrics import auroc
-from lit_od.evaluation.plots.embeddings import embedding_maps
-from lit_od.evaluation.plots.galleries import least_outlying, most_outlying
-from lit_od.evaluation.rates import best_balanced_accuracy, rates
+from lit_od.experiments.results import Options, Report, Row, in_percent, middle
+from lit_od.experiments.resumable_runs import seeds_of
 from lit_od.images.batching import load
 from lit_od.images.sources import Source
 from lit_od.recipes.load import override, portable_tree, read

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from lightning import LightningModule
 
 from lit_od.errors import ConfigError
-from lit_od.evaluation.experiments import Options
+from lit_od.experiments.results import Options
 from lit_od.recipes.load import override, to_tree
 from lit_od.recipes.schema import Recipe
 from lit_od.training.data.image_data import ImageData

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_od.errors import ConfigError
-from lit_od.evaluation.experiments import Options, Report, Row
+from lit_od.experiments.results import Options, Report, Row
 from lit_od.formats.atomic import replacing_file
 from lit_od.recipes.overrides import parse_overrides
 

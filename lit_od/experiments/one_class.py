@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from lit_od.backbone.packaged import backbone_file
 from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError, DataError
-from lit_od.evaluation.experiments import Options, Report, Row, in_percent, middle
-from lit_od.evaluation.features import Extracted, FeatureCache
 from lit_od.evaluation.intervals import Interval
-from lit_od.evaluation.one_class import ClassResult, Contamination, Labelled, one_class
+from lit_od.experiments.feature_cache import Extracted, FeatureCache
+from lit_od.experiments.one_vs_rest import ClassResult, Contamination, Labelled, one_class
+from lit_od.experiments.results import Options, Report, Row, in_percent, middle
 from lit_od.images.batching import load
 from lit_od.images.find_local import find, of_classes
 from lit_od.images.sources import Source

@@ -1,0 +1,115 @@
+"""Arguments that commands share."""
+
+import argparse
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, TypedDict
+
+from lit_od.backbone.extractor import BATCH_SIZE
+from lit_od.errors import ConfigError
+from lit_od.recipes.load import read
+from lit_od.recipes.overrides import parse_overrides
+from lit_od.recipes.schema import Recipe
+
+if TYPE_CHECKING:
+    from lit_od.cluster.ray_pool import Pool
+
+
+def no_overrides(overrides: list[str]) -> None:
+    """Raise ConfigError if a command that takes no recipe was given an override of one."""
+    if overrides:
+        raise ConfigError(f"unknown option {overrides[0]}: overrides go with recipes (fit, train, export)")
+
+
+def only_overrides(overrides: list[str], *names: str, why: str) -> None:
+    """Raise ConfigError if an override is neither one of these keys nor within one; `why` says what the rest is."""
+    for path, _ in parse_overrides(overrides):
+        if not any(path == name or path.startswith(f"{name}.") for name in names):
+            raise ConfigError(f"--{path} {why}: leave it out. What can be changed is {', '.join(names)}")
+
+
+def add_row_arguments(parser: argparse.ArgumentParser, *, forms: Sequence[str] = ("csv", "jsonl")) -> None:
+    """Declare where the rows of a command go, and their form."""
+    parser.add_argument("--out", metavar="FILE", help="write the rows there instead of standard output")
+    parser.add_argument("--format", choices=forms, default="csv", help="form of the rows (csv)")
+
+
+def add_batch_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the batch size of a command whose user may choose it."""
+    parser.add_argument("--batch-size", metavar="N", type=positive, default=BATCH_SIZE, help="images a run")
+
+
+def add_session_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of every command that runs a backbone."""
+    parser.add_argument("--threads", metavar="N", type=positive, help="threads (one a core)")
+    parser.add_argument("--provider", metavar="NAME", help="execution provider: cpu, cuda, ...")
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of every command that can do its work on a cluster."""
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="where the work is done (local)")
+    parser.add_argument("--address", metavar="ADDRESS", help="--engine ray: a running cluster (this machine)")
+    parser.add_argument("--workers", metavar="N", type=positive, help="--engine ray: workers (one a core or GPU)")
+
+
+def cluster_of(args: argparse.Namespace) -> "AbstractContextManager[Pool]":
+    """The cluster that `add_engine_arguments` and `add_session_arguments` have declared."""
+    from lit_od.cluster.connect import cluster
+
+    return cluster(args.address, workers=args.workers, threads=args.threads, provider=args.provider)
+
+
+def require_engine(args: argparse.Namespace, *options: str) -> None:
+    """Raise ConfigError where an option of a cluster is given to the local engine."""
+    for option in options:
+        if args.engine == "local" and getattr(args, option):
+            raise ConfigError(f"--{option} goes with --engine ray: leave it out, or give both")
+
+
+class Session(TypedDict):
+    """How a backbone is to be run, as `Scorer.of` takes it."""
+
+    threads: int | None
+    providers: list[str] | None
+
+
+def session_options(args: argparse.Namespace) -> Session:
+    """What `add_session_arguments` has declared."""
+    return {"threads": args.threads, "providers": [args.provider] if args.provider else None}
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, from the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of every command that takes a recipe."""
+    parser.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name or a YAML file")
+    parser.add_argument("--seed", metavar="N", type=int, help="seed of every split, draw and weight")
+    parser.add_argument(
+        "--early-stopping",
+        "--early_stopping",
+        metavar="EPOCHS",
+        help="epochs without a better validation loss after which a training stops; null never stops",
+    )
+
+
+def recipe_of(args: argparse.Namespace, overrides: list[str]) -> Recipe:
+    """The recipe with the command line's overrides."""
+    own = {"seed": args.seed, "early_stopping": args.early_stopping}
+    return read(args.recipe, [*overrides, *(f"--{key}={value}" for key, value in own.items() if value is not None)])
+
+
+def add_outliers_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the outliers of every command that carries out a rule."""
+    parser.add_argument(
+        "--outliers",
+        metavar="PATH",
+        action="extend",
+        nargs="+",
+        default=[],
+        help="max_f1: labelled outliers; may be repeated",
+    )

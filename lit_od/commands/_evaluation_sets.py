@@ -1,0 +1,67 @@
+"""Arguments that name the sets of evaluate and report."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lit_od.bundle.folder import Bundle
+from lit_od.commands._arguments import no_overrides, only_overrides
+from lit_od.errors import ConfigError
+from lit_od.recipes.load import override
+from lit_od.recipes.overrides import folder, parse_overrides
+from lit_od.recipes.roots import data_root
+
+if TYPE_CHECKING:
+    from lit_od.evaluation.image_sets import ImageSets
+
+
+OF_SETS = ("data.root", "data.test", "data.classes", "data.outlier_classes", "evaluation")
+"""Keys of a recipe that say which images a bundle is looked at with."""
+
+
+AGAINST = "against "
+"""Begins the names of recorded figures, by set of outliers."""
+
+
+def add_set_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the bundle and the sets that it is looked at with."""
+    parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
+    parser.add_argument("--inliers", metavar="PATH", action="append", default=[], help="inliers; may be repeated")
+    parser.add_argument(
+        "--outliers", metavar="NAME=PATH", action="append", default=[], help="outliers under a name; may be repeated"
+    )
+
+
+def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) -> "ImageSets":
+    """The sets that the arguments name, or those of the bundle's recipe.
+
+    Raises:
+        ConfigError: If only one kind of set is named, or an override has no place.
+        DataError: If images are missing.
+    """
+    from lit_od.evaluation import image_sets as sets
+
+    if bool(args.inliers) != bool(args.outliers):
+        raise ConfigError("--inliers and --outliers go together: give both, or neither for the recipe's own sets")
+    how = bundle.manifest.preparation
+    if not args.inliers:
+        only_overrides(overrides, *OF_SETS, why="changes nothing of a finished bundle")
+        recipe = override(sets.recipe_of(bundle), overrides)
+        return sets.sets_of_recipe(recipe, how, of=bundle)
+    no_overrides([f"--{path}" for path, _ in parse_overrides(overrides) if path != "data.root"])
+    return sets.sets_of_paths(args.inliers, _by_name(args.outliers), sets_root(overrides), how)
+
+
+def sets_root(overrides: list[str]) -> Path:
+    """Where the sets lie that a command line names: --data.root, else LIT_OD_DATA, else the working folder."""
+    return data_root(folder("data.root", dict(parse_overrides(overrides)).get("data.root")))
+
+
+def _by_name(words: list[str]) -> dict[str, list[str]]:
+    sets: dict[str, list[str]] = {}
+    for word in words:
+        name, equals, path = word.partition("=")
+        if not equals or not name or not path:
+            raise ConfigError(f"--outliers takes NAME=PATH, got {word!r}")
+        sets.setdefault(name, []).append(path)
+    return sets
