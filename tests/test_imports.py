@@ -12,8 +12,11 @@ import lit_od
 from lit_od import cli
 
 PACKAGE = Path(lit_od.__file__).parent
-HEAVY = "torch lightning torchvision timm torchmetrics sklearn scipy matplotlib onnx pandas".split()
-"""What a scorer must not load; onnx and pandas come with the training extra too."""
+TORCH = "torch lightning torchvision timm torchmetrics onnx".split()
+"""What only training and experiments may load; onnx comes with the training extra too."""
+
+HEAVY = [*TORCH, *"sklearn scipy matplotlib pandas".split()]
+"""What a scorer must not load."""
 
 PROBE = """
 import json, sys
@@ -27,29 +30,41 @@ print(json.dumps(loaded))
 """
 
 
-def heavy_after_importing(*names: str, path: Path | None = None) -> dict[str, list[str]]:
+def heavy_after_importing(*names: str, path: Path | None = None, heavy: list[str] = HEAVY) -> dict[str, list[str]]:
     """Import modules in a fresh process, one after the other; what each of them has loaded by then."""
     environment = {**os.environ, "PYTHONPATH": str(path)} if path else None
-    words = [sys.executable, "-c", PROBE, " ".join(HEAVY), *names]
+    words = [sys.executable, "-c", PROBE, " ".join(heavy), *names]
     run = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
     loaded: dict[str, list[str]] = json.loads(run.stdout)
     return loaded
 
 
-def light_modules() -> list[str]:
-    """Every module of the package outside training/ and experiments/."""
+def modules_outside(*packages: str) -> list[str]:
+    """Every module of lit_od outside some of its packages."""
     names = []
     for file in sorted(PACKAGE.rglob("*.py")):
         parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
-        if parts[1] not in ("training", "experiments"):
+        if parts[1] not in packages:
             names.append(".".join(parts).removesuffix(".__init__"))
     return names
 
 
+def light_modules() -> list[str]:
+    """Every module that a scorer may need."""
+    return modules_outside("training", "experiments", "evaluation")
+
+
 def test_nothing_outside_training_and_experiments_loads_torch() -> None:
+    names = modules_outside("training", "experiments")
+    assert {"lit_od", "lit_od.evaluation.metrics", "lit_od.evaluation.plots"} <= set(names)
+    assert not any(name.startswith(("lit_od.training", "lit_od.experiments")) for name in names)
+    loaded = heavy_after_importing(*names, heavy=TORCH)
+    assert loaded == {name: [] for name in names}
+
+
+def test_what_a_scorer_may_need_loads_neither_torch_nor_what_draws() -> None:
     names = light_modules()
     assert {"lit_od", "lit_od.scoring.scorer", "lit_od.detectors.mahalanobis", "lit_od.commands.score"} <= set(names)
-    assert not any(name.startswith(("lit_od.training", "lit_od.experiments")) for name in names)
     loaded = heavy_after_importing(*names)
     assert loaded == {name: [] for name in names}
 

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from lit_od.bundle.folder import Bundle
 from lit_od.commands._arguments import no_overrides, only_overrides
-from lit_od.errors import ConfigError
+from lit_od.errors import ConfigError, missing_extra
+from lit_od.images.sources import SetOpener, Source
 from lit_od.recipes.load import override
 from lit_od.recipes.overrides import folder, parse_overrides
+from lit_od.recipes.partition import NAMED_SETS
 from lit_od.recipes.roots import data_root
 
 if TYPE_CHECKING:
@@ -47,9 +49,30 @@ def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) 
     if not args.inliers:
         only_overrides(overrides, *OF_SETS, why="changes nothing of a finished bundle")
         recipe = override(sets.recipe_of(bundle), overrides)
-        return sets.sets_of_recipe(recipe, how, of=bundle)
+        return sets.sets_of_recipe(recipe, how, sets=torchvision_sets, of=bundle)
     no_overrides([f"--{path}" for path, _ in parse_overrides(overrides) if path != "data.root"])
-    return sets.sets_of_paths(args.inliers, _by_name(args.outliers), sets_root(overrides), how)
+    opener = torchvision_sets(sets_root(overrides))
+    return sets.sets_of_paths(args.inliers, _by_name(args.outliers), how, opener=opener)
+
+
+def torchvision_sets(root: Path, *, download: bool = True) -> SetOpener:
+    """Return an opener of torchvision's sets, which imports torch only once one of them is named.
+
+    Args:
+        root: Folder that torchvision's classes read.
+        download: Download into it where the files are missing.
+    """
+
+    def opener(path: str) -> list[Source] | None:
+        if path.partition(":")[0] not in NAMED_SETS:
+            return None
+        try:
+            from lit_od.training.data.torchvision_sets import open_set
+        except ModuleNotFoundError as error:
+            missing_extra(str(error.name), "train,cpu")
+        return open_set(root, download=download)(path)
+
+    return opener
 
 
 def sets_root(overrides: list[str]) -> Path:

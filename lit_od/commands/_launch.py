@@ -136,7 +136,8 @@ def _watch(running: Sequence[subprocess.Popen[bytes]]) -> int:
             break
         time.sleep(_POLL)
     if failed == -signal.SIGKILL:
-        print(f"lit-od: process {codes.index(failed)} of {len(codes)} was killed", file=sys.stderr)  # it cannot say so itself
+        # it cannot say so itself
+        print(f"lit-od: process {codes.index(failed)} of {len(codes)} was killed", file=sys.stderr)
     _end(running)
     return 128 - failed if failed < 0 else failed
 

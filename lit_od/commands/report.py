@@ -6,11 +6,12 @@ hand, else from the inliers themselves.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from lit_od.bundle.folder import Bundle
 from lit_od.commands._arguments import add_session_arguments, session_options
-from lit_od.commands._evaluation_sets import add_set_arguments, chosen_sets, sets_root
+from lit_od.commands._evaluation_sets import add_set_arguments, chosen_sets, sets_root, torchvision_sets
 from lit_od.commands._status import DONE
 from lit_od.errors import ConfigError, missing_extra
 from lit_od.formats.atomic import replacing_file, require_place
@@ -33,7 +34,6 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     try:
         from lit_od.evaluation import image_sets as sets
         from lit_od.evaluation.report import report
-        from lit_od.training.data.torchvision_sets import open_set
     except ModuleNotFoundError as error:
         missing_extra(str(error.name), "train,cpu")
     out = Path(args.out)
@@ -44,9 +44,9 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     scorer = Scorer.of(bundle, **session_options(args))
     images = chosen_sets(args, overrides, bundle)
     if not args.normal:
-        normals = sets.fitted_images(bundle, overrides)
+        normals = sets.fitted_images(bundle, overrides, sets=partial(torchvision_sets, download=False))
     else:
-        sources = find(args.normal, sets=open_set(sets_root(overrides)))
+        sources = find(args.normal, sets=torchvision_sets(sets_root(overrides)))
         normals = sets.ImageSet("normal", sources, scorer.preparation)
     found = report(bundle, scorer, images, normals=normals)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
 """The sets that a bundle is evaluated on, and their scores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -13,15 +13,16 @@ from lit_od.fitting.fit import score_all
 from lit_od.images.find_local import find
 from lit_od.images.identity import fingerprint
 from lit_od.images.preparation import Preparation
-from lit_od.images.sources import Source
+from lit_od.images.sources import SetOpener, Source
 from lit_od.recipes.load import from_tree, override
-from lit_od.recipes.partition import divided
+from lit_od.recipes.partition import divided, find_parts
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import EvaluationSet, Recipe
 from lit_od.scoring.scorer import Scorer
-from lit_od.training.data.image_data import ImageData
-from lit_od.training.data.torchvision_sets import open_set
 from lit_od.types import Scores
+
+OpenSets: TypeAlias = Callable[[Path], SetOpener]
+"""Takes a data root; returns an opener of the sets by name that lie below it."""
 
 FITTED = "fitted"
 """Name of the set of images that fitted a bundle."""
@@ -60,12 +61,13 @@ def recipe_of(bundle: Bundle) -> Recipe:
     return from_tree(tree, f"of {bundle.path}")
 
 
-def sets_of_recipe(recipe: Recipe, preparation: Preparation, *, of: Bundle | None = None) -> ImageSets:
+def sets_of_recipe(recipe: Recipe, preparation: Preparation, *, sets: OpenSets, of: Bundle | None = None) -> ImageSets:
     """The sets that a recipe names: its own test part, or what `evaluation` says.
 
     Args:
         recipe: What names them.
         preparation: Of the inliers, and of the outliers where they have none of their own.
+        sets: Opens sets by name.
         of: The bundle that is to be evaluated, if there is one. A test part that is drawn from the training
             source is unseen by it only where that source is divided as it was then.
 
@@ -76,30 +78,30 @@ def sets_of_recipe(recipe: Recipe, preparation: Preparation, *, of: Bundle | Non
     if not recipe.evaluation.outliers:
         raise ConfigError(f"recipe {recipe.name} names no evaluation.outliers: give --inliers and --outliers NAME=PATH")
     if recipe.evaluation.inliers is not None:
-        inliers = _named("inliers", recipe.evaluation.inliers, recipe, preparation)
+        inliers = _named("inliers", recipe.evaluation.inliers, recipe, preparation, sets)
     else:
-        data = ImageData(recipe.data, seed=recipe.seed)
-        inliers = ImageSet("inliers", data.sources("test"), preparation)
-        if recipe.data.test is None and of is not None and not _calibrated(of, data.sources("calibration")):
+        parts = find_parts(recipe.data, seed=recipe.seed, sets=sets(data_root(recipe.data.root)))
+        inliers = ImageSet("inliers", parts.test, preparation)
+        if recipe.data.test is None and of is not None and not _calibrated(of, parts.calibration):
             raise DataError(
                 f"{recipe.data.train} holds other images than {of.path} was fitted on, and some of those would be "
                 "taken for unseen ones: give them as they were (--data.root DIR), or name the sets with --inliers "
                 "and --outliers NAME=PATH"
             )
-    outliers = [_named(name, each, recipe, preparation) for name, each in recipe.evaluation.outliers.items()]
+    outliers = [_named(name, each, recipe, preparation, sets) for name, each in recipe.evaluation.outliers.items()]
     return ImageSets(inliers, outliers)
 
 
-def fitted_images(bundle: Bundle, overrides: Sequence[str]) -> ImageSet | None:
+def fitted_images(bundle: Bundle, overrides: Sequence[str], *, sets: OpenSets) -> ImageSet | None:
     """The images that a bundle was fitted on, where its recipe names them and they are at hand as they were."""
     try:
         recipe = override(recipe_of(bundle), overrides)
+        opener = sets(data_root(recipe.data.root))
         if recipe.backbone is None:
-            data = ImageData(recipe.data, seed=recipe.seed, download=False)
-            fit, calibration = data.sources("train"), data.sources("calibration")
+            parts = find_parts(recipe.data, seed=recipe.seed, sets=opener)
+            fit, calibration = parts.train, parts.calibration
         else:
-            sets = open_set(data_root(recipe.data.root), download=False)
-            fit, calibration = divided(recipe.data, seed=recipe.seed, sets=sets)
+            fit, calibration = divided(recipe.data, seed=recipe.seed, sets=opener)
     except LitODError:
         return None
     return ImageSet(FITTED, fit, bundle.manifest.preparation) if _calibrated(bundle, calibration) else None
@@ -111,10 +113,9 @@ def _calibrated(bundle: Bundle, sources: Sequence[Source]) -> bool:
 
 
 def sets_of_paths(
-    inliers: Sequence[str], outliers: Mapping[str, Sequence[str]], root: Path, preparation: Preparation
+    inliers: Sequence[str], outliers: Mapping[str, Sequence[str]], preparation: Preparation, *, opener: SetOpener
 ) -> ImageSets:
     """The sets that a command line names by PATHs."""
-    opener = open_set(root)
     return ImageSets(
         ImageSet("inliers", find(inliers, sets=opener), preparation),
         [ImageSet(name, find(paths, sets=opener), preparation) for name, paths in outliers.items()],
@@ -128,9 +129,9 @@ def score_set(scorer: Scorer, images: ImageSet) -> Scores:
     )
 
 
-def _named(name: str, each: EvaluationSet, recipe: Recipe, preparation: Preparation) -> ImageSet:
+def _named(name: str, each: EvaluationSet, recipe: Recipe, preparation: Preparation, sets: OpenSets) -> ImageSet:
     root = data_root(recipe.data.root)
-    sources = find([each.path], root=root, sets=open_set(root))
+    sources = find([each.path], root=root, sets=sets(root))
     return ImageSet(name, sources, _overridden(preparation, each.prepare, name))
 
 

@@ -24,6 +24,7 @@ from lit_od.images.sources import EncodedImage, Source
 from lit_od.recipes.schema import Recipe
 from lit_od.scoring.scorer import Scorer
 from lit_od.training.data.image_data import ImageData, evaluation_batch
+from lit_od.training.data.torchvision_sets import open_set
 from lit_od.training.data.trunk_cache import TrunkCache
 from lit_od.training.doc import LitDOC
 from lit_od.types import Features
@@ -55,7 +56,7 @@ def features_by_part(module: LitDOC, data: ImageData, recipe: Recipe, cache: Tru
     """
     if module.trunk is None:
         raise ConfigError("this experiment measures many trainings of one trunk: leave cache_trunk on")
-    sets = sets_of_recipe(recipe, recipe.data.prepare)
+    sets = sets_of_recipe(recipe, recipe.data.prepare, sets=open_set)
     (outliers,) = sets.outliers
     parts: dict[str, Sequence[Source]] = {
         "train": data.sources("train"),

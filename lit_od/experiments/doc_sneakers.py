@@ -45,6 +45,7 @@ from lit_od.recipes.schema import Evaluation, EvaluationSet, Pair, Recipe
 from lit_od.scoring.drawing import in_colour
 from lit_od.scoring.maps import heat_maps
 from lit_od.scoring.scorer import Scorer
+from lit_od.training.data.torchvision_sets import open_set
 from lit_od.training.data.trunk_cache import TrunkCache
 from lit_od.training.data.twin_data import TwinData, data_of
 from lit_od.training.doc import LitDOC
@@ -120,7 +121,7 @@ def _one_seed(recipe: Recipe, options: Options, cache: TrunkCache) -> dict[str, 
         alone = _trained(override(recipe, changes), out / f"run-{name.replace(' ', '-')}", cache)
         features[name] = features_by_part(_doc(alone), alone.data, recipe, cache)
     features["both"] = features_by_part(_doc(both), both.data, recipe, cache)
-    sets = sets_of_recipe(recipe, recipe.data.prepare)
+    sets = sets_of_recipe(recipe, recipe.data.prepare, sets=open_set)
     (outliers,) = sets.outliers
     if recipe.seed == options.seeds[0]:
         _draw(bundle, sets, features, options, out)
@@ -182,7 +183,7 @@ def _explain(
 def _through_bundle(bundle: Bundle, recipe: Recipe, options: Options, out: Path) -> dict[str, Any]:
     """What the written bundle makes of the test images, and its picture."""
     scorer = Scorer.of(bundle, threads=options.threads)
-    sets = sets_of_recipe(recipe, recipe.data.prepare)
+    sets = sets_of_recipe(recipe, recipe.data.prepare, sets=open_set)
     (outliers,) = sets.outliers
     scores = {each.name: score_set(scorer, each) for each in (sets.inliers, outliers)}
     plots.save(plots.score_histograms(scores, bundle.calibration.threshold), out / "scores.png")

@@ -35,6 +35,7 @@ from lit_od.recipes.load import override, read
 from lit_od.recipes.schema import Recipe
 from lit_od.training.data.augmentation import augment, step_generator
 from lit_od.training.data.image_data import ImageData
+from lit_od.training.data.torchvision_sets import open_set
 from lit_od.training.loop.checkpoints import read_checkpoint, rebuild, require_same_images
 from lit_od.training.loop.train import TrainingRun, train
 from lit_od.training.pipeline import export_bundle
@@ -100,7 +101,7 @@ def _one_seed(recipe: Recipe, options: Options) -> dict[str, Any]:
         for name, detector in DETECTORS.items()
     }
     backbone = Backbone.load(bundles["one Gaussian"].files[BACKBONE], threads=options.threads)
-    sets = sets_of_recipe(recipe, recipe.data.prepare)
+    sets = sets_of_recipe(recipe, recipe.data.prepare, sets=open_set)
     train_set = ImageSet("training", trained.data.sources("train"), recipe.data.prepare)
     held_out = ImageSet("calibration", trained.data.sources("calibration"), recipe.data.prepare)
     features = {

@@ -7,13 +7,14 @@ that order within their part.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.errors import ConfigError, DataError
 from lit_od.images.find_local import find, of_classes
-from lit_od.images.sources import SetOpener, Source
+from lit_od.images.sources import ImageFile, SetOpener, Source
 from lit_od.images.split import fit_and_calibration
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import DataConfig, Split
@@ -43,6 +44,36 @@ class Parts:
     outliers: list[Source]
     watched: int
     class_names: list[str]
+
+
+def find_parts(config: DataConfig, *, seed: int, sets: SetOpener | None = None) -> Parts:
+    """Find the images of a recipe that trains, and divide them.
+
+    Args:
+        config: Where the images are.
+        seed: Of the division.
+        sets: Opens torchvision's sets by name, where the caller may import torch.
+
+    Raises:
+        ConfigError: If the shares are invalid.
+        DataError: If images or classes are missing, or a class has too few images.
+    """
+    root = data_root(config.root)
+    tests = find([config.test], root=root, sets=sets) if config.test else None
+    images = find([config.train], root=root, sets=sets)
+    _require_full_classes(root / config.train, images, config)
+    return divide(images, tests, config, seed=seed)
+
+
+def _require_full_classes(folder: Path, images: Sequence[Source], config: DataConfig) -> None:
+    """Raise DataError for a class folder without an image, which a search for images cannot see."""
+    labels = {image.label for image in images if isinstance(image, ImageFile)} - {None}
+    if not labels or not folder.is_dir():
+        return
+    for each in sorted(folder.iterdir()):
+        wanted = config.classes is None or each.name in config.classes
+        if wanted and each.name not in labels and each.is_dir() and not each.name.startswith("."):
+            raise DataError(f"the class folder {each} holds no image: add some, remove it, or choose with data.classes")
 
 
 def divide(sources: Sequence[Source], tests: Sequence[Source] | None, config: DataConfig, *, seed: int) -> Parts:

@@ -6,6 +6,7 @@ import os
 import re
 import struct
 from base64 import b64decode
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ import pytest
 
 from lit_od import cli
 from lit_od.bundle.folder import Bundle
+from lit_od.commands._evaluation_sets import torchvision_sets
 from lit_od.errors import DataError
 from lit_od.evaluation.image_sets import ImageSet, ImageSets, fitted_images, score_set
 from lit_od.evaluation.rates import rates
@@ -131,11 +133,12 @@ def test_normals_must_be_there(made_bundle):
         Normals(Scorer.of(made_bundle, threads=1), ImageSet("none", [], GREY))
 
 
+OFFLINE = partial(torchvision_sets, download=False)
 EXPORTED = Path(__file__).parents[2] / "exported" / "mnist-digits"
 
 
 def test_a_bundle_without_a_recipe_knows_no_images(made_bundle):
-    assert fitted_images(made_bundle, []) is None
+    assert fitted_images(made_bundle, [], sets=OFFLINE) is None
 
 
 def test_a_bundle_of_a_folder_knows_the_images_that_fitted_it(digits, tmp_path):
@@ -145,11 +148,11 @@ def test_a_bundle_of_a_folder_knows_the_images_that_fitted_it(digits, tmp_path):
         each.decode().save(images / f"{row:02}.png")
     own = [f"--data.root={images}"]
     bundle = fit_onnx(override(read("folder"), own), tmp_path / "bundle", threads=1)
-    found = fitted_images(bundle, own)
+    found = fitted_images(bundle, own, sets=OFFLINE)
     assert found is not None
     assert fingerprint(found.sources) == bundle.manifest.provenance.data["fit"]
     (images / "00.png").unlink()
-    assert fitted_images(bundle, own) is None
+    assert fitted_images(bundle, own, sets=OFFLINE) is None
 
 
 def test_an_autoencoders_images_show_what_it_makes_of_them(digits, garments, tmp_path):
@@ -179,7 +182,7 @@ def test_an_autoencoders_neighbours_are_the_nearest_by_pixels(digits, tmp_path):
 def test_nothing_is_downloaded_for_the_images_that_fitted_a_bundle(digits, tmp_path, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.MNIST.download", lambda *given: pytest.fail("it downloads"))
     bundle = Bundle.read(EXPORTED)
-    assert fitted_images(bundle, [f"--data.root={tmp_path}"]) is None
+    assert fitted_images(bundle, [f"--data.root={tmp_path}"], sets=OFFLINE) is None
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -12,10 +11,9 @@ from torch import Tensor
 
 from lit_od.errors import ConfigError, DataError
 from lit_od.images.batching import load
-from lit_od.images.find_local import find
 from lit_od.images.identity import size_or_pixels
-from lit_od.images.sources import ImageFile, Source
-from lit_od.recipes.partition import divide
+from lit_od.images.sources import Source
+from lit_od.recipes.partition import find_parts
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import DataConfig
 from lit_od.training.data.augmentation import augment, check_augment, step_generator
@@ -77,11 +75,7 @@ class ImageData(LightningDataModule):
             check_augment(config.augment)
         self.config, self.seed = config, seed
         self.root = data_root(config.root)
-        sets = open_set(self.root, download=download)
-        tests = find([config.test], root=self.root, sets=sets) if config.test else None
-        images = find([config.train], root=self.root, sets=sets)
-        _require_full_classes(self.root / config.train, images, config)
-        self._parts = divide(images, tests, config, seed=seed)
+        self._parts = find_parts(config, seed=seed, sets=open_set(self.root, download=download))
         self.class_names = self._parts.class_names
         self._kept: dict[Part, Tensor] = {}
         self._budget = config.memory * 2**20  # bytes
@@ -191,17 +185,6 @@ class ImageData(LightningDataModule):
             self._kept[part] = torch.from_numpy(load(sources, self.config.prepare))
             self._budget -= size
         return self._kept[part]
-
-
-def _require_full_classes(folder: Path, images: Sequence[Source], config: DataConfig) -> None:
-    """Raise DataError for a class folder without an image, which a search for images cannot see."""
-    labels = {image.label for image in images if isinstance(image, ImageFile)} - {None}
-    if not labels or not folder.is_dir():
-        return
-    for each in sorted(folder.iterdir()):
-        wanted = config.classes is None or each.name in config.classes
-        if wanted and each.name not in labels and each.is_dir() and not each.name.startswith("."):
-            raise DataError(f"the class folder {each} holds no image: add some, remove it, or choose with data.classes")
 
 
 def check_trainable(data: ImageData) -> None:
