@@ -49,7 +49,7 @@ def main() -> int:
 
 def work(args: argparse.Namespace) -> None:
     """The cases from a number on, a line before and one after each."""
-    from tests.mutations import materials, outcome, tamper
+    from tests.support.mutations import materials, outcome, tamper
 
     made = materials(index=args.index)
     for case in range(args.first, args.cases):
@@ -66,7 +66,7 @@ def work(args: argparse.Namespace) -> None:
 def show(seed: int, case: int, index: bool) -> int:
     """One case in this process, with all that it says."""
     from lit_od.errors import LitODError
-    from tests.mutations import materials, outcome, read, tamper
+    from tests.support.mutations import materials, outcome, read, tamper
 
     made = materials(index=index)
     bundle = made[case % len(made)]
@@ -131,7 +131,7 @@ def ending(worker: "subprocess.Popen[str]") -> str:
 
 
 def report(counts: dict[str, Counter[str]], failures: list[str], args: argparse.Namespace) -> None:
-    from tests.mutations import ACCEPTED, REFUSED, UNSCORED
+    from tests.support.mutations import ACCEPTED, REFUSED, UNSCORED
 
     columns = (REFUSED, UNSCORED, ACCEPTED, FAILED)
     print(f"{'':28}" + "".join(f"{column:>21}" for column in columns))

@@ -17,8 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.refusals.case import carry_out, make_shelf  # noqa: E402  # the table lies with the tests
-from tests.refusals.table import CASES  # noqa: E402  # as above
+from tests.support.refusals.case import carry_out, make_shelf  # noqa: E402  # the table lies with the tests
+from tests.support.refusals.table import CASES  # noqa: E402  # as above
 
 
 def run(words: list[str], folder: Path) -> tuple[int, str, str]:

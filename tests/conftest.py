@@ -16,12 +16,9 @@ from lit_od import cli
 from lit_od.bundle.folder import MANIFEST, Bundle
 from lit_od.fitting.fit import Origin, fit_bundle
 from lit_od.images.find_local import find
-from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source
 from lit_od.recipes.load import shipped
-
-ASSETS = Path(__file__).parents[1] / "lit_od" / "assets"
-GREY = Preparation(size=(28, 28), mode="grey")
+from tests.support.images import ASSETS, GREY
 
 
 @pytest.fixture(scope="session")

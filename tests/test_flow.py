@@ -16,7 +16,7 @@ from lit_od.cli import main
 from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.training.loop.checkpoints import load_module
-from tests.conftest import ASSETS, GREY
+from tests.support.images import ASSETS, GREY
 
 QUICK = ["--trainer.max_epochs", "1", "--data.limit", "1500"]
 

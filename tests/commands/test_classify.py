@@ -14,7 +14,7 @@ from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
 from lit_od.scoring.classifier import classify, images_needed, largest, standing
 from lit_od.scoring.scorer import Scorer
-from tests.conftest import ASSETS, GREY
+from tests.support.images import ASSETS, GREY
 
 
 def of_digit(digit):

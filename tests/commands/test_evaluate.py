@@ -11,7 +11,7 @@ from lit_od.commands import report as report_command
 from lit_od.evaluation.evaluate import evaluate
 from lit_od.images.find_local import find
 from lit_od.scoring.scorer import Scorer
-from tests.conftest import ASSETS
+from tests.support.images import ASSETS
 
 INLIERS = f"{ASSETS}/digits.npz:test_images:0,1,2"
 GARMENTS = f"{ASSETS}/garments.npz:images"

@@ -15,7 +15,7 @@ import pytest
 
 from lit_od import Scorer
 from lit_od.bundle.folder import Bundle
-from tests.refusals.odd_images import BROKEN, READABLE, write_all
+from tests.support.refusals.odd_images import BROKEN, READABLE, write_all
 
 READ = sorted(name for name, _ in READABLE.values())
 REFUSED = {name: says for name, _, says in BROKEN.values()}

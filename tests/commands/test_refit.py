@@ -13,7 +13,7 @@ from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.calibration.p_values import Calibration
 from lit_od.images.find_local import find
 from lit_od.images.split import fit_and_calibration
-from tests.conftest import ASSETS
+from tests.support.images import ASSETS
 
 Command = Callable[..., Any]
 

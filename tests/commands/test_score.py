@@ -17,7 +17,7 @@ from lit_od import Scorer
 from lit_od.bundle.folder import Bundle
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
-from tests.conftest import ASSETS
+from tests.support.images import ASSETS
 
 COLUMNS = ["path", "score", "p_value", "is_outlier", "error"]
 ODD_NAMES = [

@@ -14,7 +14,7 @@ from lit_od import Scorer
 from lit_od.bundle.folder import BACKBONE, CARD, DETECTOR, GOLDEN, Bundle
 from lit_od.calibration.p_values import Calibration
 from lit_od.commands.threshold import PERCENTILES, rates
-from tests.conftest import ASSETS
+from tests.support.images import ASSETS
 
 Command = Callable[..., Any]
 

@@ -9,8 +9,8 @@ from lit_od import Scorer
 from lit_od.bundle.folder import Bundle
 from lit_od.images.sources import Source
 from lit_od.serving.models import Model
-from tests.browser import Browser
-from tests.serving.site import Site, png, running
+from tests.support.browser import Browser
+from tests.support.site import Site, png, running
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from lit_od.serving.models import Model
-from tests.serving.site import Site, running
+from tests.support.site import Site, running
 
 WELCOME = "localhost LOCALHOST:80 127.0.0.1 192.168.1.5:8000 [::1]:8000 x.localhost scores.example:9".split()
 FOREIGN = "evil.example localhost.evil.example 127.0.0.1.evil.example xlocalhost [x".split()

@@ -16,9 +16,9 @@ from lit_od.bundle.folder import Bundle
 from lit_od.images.sources import Source
 from lit_od.serving.models import Model
 from lit_od.serving.normal_images import NEAREST, Nearest, NormalImages
-from tests.conftest import ASSETS
-from tests.serving.site import Site, binary, png, running
-from tests.test_maps import bundle_at, graph_of
+from tests.scoring.test_maps import bundle_at, graph_of
+from tests.support.images import ASSETS
+from tests.support.site import Site, binary, png, running
 
 EXACT = 1e-14
 """Relative: the last bit of a score hangs on how many images are scored at once, in `lit-od score` too."""

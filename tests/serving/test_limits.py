@@ -18,7 +18,7 @@ from lit_od.images.preparation import MAX_PIXELS
 from lit_od.serving import connection
 from lit_od.serving.limits import Limits
 from lit_od.serving.models import Answers, Model
-from tests.serving.site import Answer, Site, binary, png_of, read_all, running
+from tests.support.site import Answer, Site, binary, png_of, read_all, running
 
 INFER = "/v2/models/digits/infer"
 KIB = 1024

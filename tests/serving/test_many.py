@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from tests.serving.site import Answer, Site, binary
+from tests.support.site import Answer, Site, binary
 
 
 def test_two_hundred_concurrent_requests_are_answered_right(

@@ -12,8 +12,8 @@ from lit_od.bundle.folder import Bundle
 from lit_od.images.sources import Source
 from lit_od.serving.models import Model
 from lit_od.serving.normal_images import NormalImages
-from tests.browser import Browser, Page
-from tests.serving.site import Site, running
+from tests.support.browser import Browser, Page
+from tests.support.site import Site, running
 
 DONE = "items.length && items.every(item => item.done)"
 MAPPED = "items.every(item => item.error || item.map)"

@@ -23,8 +23,8 @@ from lit_od.training.export.outputs import maps_of, output_of, require_readable
 from lit_od.training.loop.callbacks import OutlierWatch
 from lit_od.training.loop.checkpoints import load_module
 from lit_od.training.networks.autoencoders import build_autoencoder
-from tests.conftest import ASSETS
-from tests.training.test_callbacks import trainer
+from tests.support.images import ASSETS
+from tests.training.loop.test_callbacks import trainer
 
 HERE = "tests.training.test_autoencoder"
 TINY = [

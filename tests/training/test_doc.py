@@ -22,8 +22,8 @@ from lit_od.training.loop.checkpoints import load_module
 from lit_od.training.loop.train import train
 from lit_od.training.loop.trainer import quiet
 from lit_od.training.pipeline import fit
-from tests.training.test_processes import Ranks
-from tests.training.twins import options, recipe
+from tests.support.twins import options, recipe
+from tests.training.test_distributed import Ranks
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = torch.randint(0, 256, (12, 28, 28, 1), dtype=torch.uint8, generator=GENERATOR)
@@ -139,9 +139,9 @@ def noted(function, calls):
 def run(tmp_path_factory, cache, calls):
     """A run on what the trunk gives, and the same run on images."""
     out = tmp_path_factory.mktemp("runs")
-    words = {"class_path": "tests.training.twins.Recorded", "trained_layers": 3, "learning_rate": 0.001}
+    words = {"class_path": "tests.support.twins.Recorded", "trained_layers": 3, "learning_rate": 0.001}
     kept = []
-    from tests.training.twins import Recorded
+    from tests.support.twins import Recorded
 
     Recorded.on_train_end = lambda self: kept.append(self.losses)
     with pytest.MonkeyPatch.context() as patched:
@@ -213,7 +213,7 @@ def test_augmented_images_are_not_kept(monkeypatch, tmp_path):
 def test_fit_train_and_export_from_the_command_line(tmp_path, command):
     import yaml
 
-    from tests.training.twins import tree
+    from tests.support.twins import tree
 
     file = tmp_path / "twins.yaml"
     file.write_text(yaml.safe_dump(tree(cache_trunk=False)))
@@ -244,7 +244,7 @@ def test_a_recipe_that_does_not_fit_the_model(tmp_path):
 
 def test_values_beyond_half_precision_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"beyond what half precision holds \(65,504\), or no number: set cache_trunk"):
-        train(recipe(network="tests.training.twins:Large"), tmp_path / "run")
+        train(recipe(network="tests.support.twins:Large"), tmp_path / "run")
 
 
 def test_one_process_and_two_take_the_same_steps(tmp_path):
@@ -255,7 +255,7 @@ def test_one_process_and_two_take_the_same_steps(tmp_path):
             ranks(
                 world,
                 folder,
-                call="tests.training.twins:train_recorded",
+                call="tests.support.twins:train_recorded",
                 out=str(folder),
                 batch_size=64 // world,
                 steps=20,

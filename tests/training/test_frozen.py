@@ -18,8 +18,8 @@ from lit_od.training import FrozenBackbone
 from lit_od.training.export.backbone_graph import export_backbone
 from lit_od.training.networks.feature_network import FeatureNetwork
 from lit_od.training.networks.pretrained import whole_network
-from tests.conftest import ASSETS
-from tests.training.twins import digits_root
+from tests.support.images import ASSETS
+from tests.support.twins import digits_root
 
 TIMM = "test_resnet"
 RANDOM = {"pretrained": False, "image_size": (64, 64)}

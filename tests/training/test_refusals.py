@@ -20,8 +20,8 @@ from lit_od.training.data.image_data import ImageData
 from lit_od.training.loop.callbacks import FiniteLoss
 from lit_od.training.loop.checkpoints import WholeFiles, keep_whole, read_checkpoint
 from lit_od.training.loop.train import FILES, train
-from tests.refusals.case import make_images
-from tests.refusals.makers import full
+from tests.support.refusals.case import make_images
+from tests.support.refusals.makers import full
 
 SMALL = ["--data.limit=200", "--trainer.accelerator=cpu", "--model.init_args.network=small-cnn"]
 
@@ -34,7 +34,7 @@ def demo(*overrides: str) -> Recipe:
 
 
 def test_the_best_checkpoint_is_of_the_epoch_before(tmp_path: Path) -> None:
-    broken = "--model.class_path=tests.refusals.dull.Unsteady"
+    broken = "--model.class_path=tests.support.refusals.dull.Unsteady"
     with pytest.raises(DataError, match=r"became nan at step \d+ of epoch 1; the best checkpoint so far is kept"):
         train(demo(broken, "--trainer.max_epochs=3"), tmp_path / "run")
     for name in ("best.ckpt", "last.ckpt"):

@@ -1,0 +1,227 @@
+"""Recipes over an ONNX file, and the backbone that ships: images to bundle without torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lit_od import Bundle, Scorer
+from lit_od.backbone.model import Backbone
+from lit_od.backbone.packaged import backbone_file, shipped_backbones
+from lit_od.cli import main
+from lit_od.errors import BackboneError, ConfigError, DataError
+from lit_od.fitting.from_recipe import fit_onnx
+from lit_od.formats.onnx_file import read_graph
+from lit_od.images.preparation import Preparation
+from lit_od.images.sources import ImageArray, Source
+from lit_od.recipes.load import override, portable_tree, read
+from lit_od.recipes.partition import NAMED_SETS, divided
+from lit_od.recipes.schema import DataConfig, Recipe, Split
+from tests.support.images import ASSETS
+
+SHIPPED = "lit_od:tf_efficientnet_lite0"
+
+
+def config(train: str = "digits.npz:train_images", **changed: object) -> DataConfig:
+    options = {"root": "lit_od:assets", "split": Split(calibration=0.2), **changed}
+    return DataConfig(train=train, prepare=Preparation(size=(28, 28), mode="grey"), **options)
+
+
+@pytest.fixture
+def small_recipe(small_graph: bytes, tmp_path: Path) -> Recipe:
+    (tmp_path / "net.onnx").write_bytes(small_graph)
+    return Recipe(name="small", data=config(limit=60), backbone=str(tmp_path / "net.onnx"))
+
+
+# Division
+
+
+def test_all_that_does_not_calibrate_fits_and_the_seed_decides():
+    names = [[source.name for source in part] for part in divided(config(), seed=3)]
+    assert [len(part) for part in names] == [3200, 800]
+    assert not set(names[0]) & set(names[1])
+    again = divided(config(), seed=3)
+    other = divided(config(), seed=4)
+    assert [[source.name for source in part] for part in again] == names
+    assert [source.name for source in other[1]] != names[1]
+
+
+def test_classes_and_a_limit():
+    fit, calibration = divided(config(outlier_classes=["8"], classes=["7", "8", "9"], limit=100), seed=0)
+    assert {source.label for source in [*fit, *calibration]} == {"7", "9"}
+    assert [len(fit), len(calibration)] == [80, 20]
+    rows = [int(source.name.partition("#")[2]) for source in fit]
+    assert rows == sorted(rows)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"split": Split(test=0.1)}, ConfigError, r"data\.split\.test goes with a `model`.*data\.test"),
+        ({"split": Split(calibration=0.0)}, ConfigError, r"calibration share must lie in \(0, 1\)"),
+        ({"limit": 0}, ConfigError, r"data\.limit must be at least 1, got 0"),
+        ({"limit": 2}, DataError, "wanted at least 3 normal images"),
+        ({"classes": ["x"]}, DataError, "no image of class 'x'"),
+        ({"outlier_classes": ["x"]}, DataError, "no image of class 'x'"),
+        ({"classes": ["1"], "outlier_classes": ["1"]}, DataError, "leaves no inlier"),
+        ({"train": ".", "root": None}, ConfigError, r"which folder of images\? Give --data\.root FOLDER"),
+        ({"train": "mnist:train:0"}, ConfigError, r"mnist:train:0: torchvision's sets are read only for a recipe with"),
+    ],
+)
+def test_images_that_cannot_serve_are_refused(changed: dict[str, object], error: type[Exception], message: str):
+    with pytest.raises(error, match=message) as caught:
+        divided(config(**changed), seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_sets_are_opened_where_the_caller_can_and_folders_may_bear_their_names(tmp_path: Path, digit_files: Path):
+    from lit_od.training.data.torchvision_sets import SETS
+
+    assert sorted(SETS) == list(NAMED_SETS)
+    rows: list[Source] = [ImageArray(np.zeros((28, 28), np.uint8), f"row {row}") for row in range(5)]
+    fit, _ = divided(config("mnist:train"), seed=0, sets=lambda path: rows if path == "mnist:train" else None)
+    assert {source.name for source in fit} < {source.name for source in rows}
+    (tmp_path / "mnist").symlink_to(digit_files)
+    assert len(divided(config("mnist", root=str(tmp_path)), seed=0)[0]) == 32
+
+
+# An ONNX file of the user's own
+
+
+def test_an_onnx_file_of_the_users_own(small_recipe: Recipe, tmp_path: Path):
+    bundle = fit_onnx(small_recipe, tmp_path / "bundle", threads=1)
+    assert (bundle.manifest.detector.images, bundle.calibration.scores.size) == (48, 12)
+    assert bundle.manifest.model.opset == 20
+    tree = bundle.manifest.provenance.recipe
+    assert tree is not None
+    assert tree["backbone"] == "net.onnx"
+    assert main(["verify", str(tmp_path / "bundle")]) == 0
+
+
+def test_how_many_processes_fit_leaves_no_trace(small_recipe: Recipe, tmp_path: Path):
+    bundle = fit_onnx(override(small_recipe, ["--trainer.devices=2"]), tmp_path / "bundle", threads=1)
+    assert bundle.manifest.provenance.recipe["trainer"] == {}  # type: ignore[index]  # it has one
+
+
+def test_max_f1_takes_the_recipes_outliers(small_recipe: Recipe, tmp_path: Path):
+    words = ["--calibration.rule=max_f1", "--calibration.outliers=garments.npz:images"]
+    bundle = fit_onnx(override(small_recipe, words), tmp_path / "bundle", threads=1)
+    assert bundle.calibration.rule == {"rule": "max_f1", "outliers": 1000}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--trainer.max_epochs=1"], "trainer goes with training, and over an ONNX backbone nothing is trained"),
+        (["--data.augment.flip=true"], r"data\.augment goes with training"),
+        (["--backbone=gone.onnx"], r"backbone gone\.onnx is no file: wanted an ONNX file, or one of lit_od:tf_effi"),
+        (["--backbone=lit_od:lite0"], r"no backbone 'lit_od:lite0'; .*lit_od:tf_efficientnet_lite0"),
+        (["--detector.kind=kn"], "unknown detector 'kn'"),
+        (["--calibration.rule=fp"], "unknown threshold rule 'fp'"),
+    ],
+)
+def test_recipes_that_cannot_be_carried_out_are_refused(
+    small_recipe: Recipe, words: list[str], message: str, tmp_path: Path
+):
+    with pytest.raises(ConfigError, match=message) as caught:
+        fit_onnx(override(small_recipe, words), tmp_path / "bundle")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_recipe_with_a_model_and_a_file_that_is_no_graph_are_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match="the recipe has a `model`, not an ONNX backbone"):
+        fit_onnx(read("demo"), tmp_path / "bundle")
+    (tmp_path / "no.onnx").write_bytes(b"no graph")
+    with pytest.raises(BackboneError, match=r"backbone .*no\.onnx: .*Give an ONNX file that takes uint8"):
+        fit_onnx(read("folder", [f"--backbone={tmp_path}/no.onnx", "--data.root=lit_od:assets"]), tmp_path / "bundle")
+
+
+def test_a_portable_recipe_names_no_folder_of_this_machine():
+    recipe = read("demo", ["--data.root=/data", "--model.init_args.checkpoint_path=/weights/net.pt"])
+    tree = portable_tree(recipe)
+    assert tree["data"]["root"] is None
+    assert tree["model"]["init_args"]["checkpoint_path"] == "net.pt"
+    assert portable_tree(read("demo"))["data"]["root"] == "lit_od:assets"
+    assert portable_tree(read("folder"))["backbone"] == SHIPPED
+
+
+# The backbone that ships
+
+
+def test_the_shipped_backbone_is_small_and_takes_any_size():
+    file = backbone_file(SHIPPED)
+    assert shipped_backbones() == {SHIPPED: file}
+    assert file.stat().st_size <= 8_000_000
+    graph = read_graph(file.read_bytes())
+    assert graph.inputs[0].shape == (None, None, None, 3)
+    backbone = Backbone.load(file, threads=1)
+    widths = set()
+    for size in ((32, 32), (61, 97), (128, 128)):
+        pixels = np.random.default_rng(0).integers(0, 256, (3, *size, 3), dtype=np.uint8)
+        features = backbone(pixels)
+        np.testing.assert_allclose(backbone(pixels[1:2])[0], features[1], atol=1e-4 * np.abs(features).max())
+        widths.add(features.shape[1])
+    assert len(widths) == 1
+
+
+PROBE = """
+import sys
+from lit_od.cli import main
+status = main(sys.argv[1:])
+loaded = {"torch", "lightning", "timm", "onnx", "sklearn", "scipy"} & sys.modules.keys()
+sys.exit(f"loaded {loaded}" if loaded else status)
+"""
+
+
+def test_a_folder_of_images_and_nothing_else(digit_files: Path, tmp_path: Path):
+    words = ["fit", "folder", "--data.root", str(digit_files), "--out", str(tmp_path / "bundle"), "--threads", "1"]
+    done = subprocess.run([sys.executable, "-c", PROBE, *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    bundle = Bundle.read(tmp_path / "bundle")
+    assert (bundle.manifest.detector.images, bundle.calibration.scores.size) == (32, 8)
+    assert (
+        json.loads((tmp_path / "bundle" / "manifest.json").read_text())["provenance"]["recipe"]["data"]["root"] is None
+    )
+    scorer = Scorer.load(tmp_path / "bundle", threads=1)
+    digits = scorer.score(sorted(digit_files.rglob("*.png"))).score
+    with np.load(ASSETS / "garments.npz") as garments:
+        others = scorer.score([*garments["images"][::100]]).score
+    assert np.median(others) > np.quantile(digits, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "which folder of images?"),
+        (["--data.root", "EMPTY"], "no image found in"),
+        (["--data.root", "gone"], "data.root gone is not a folder"),
+        (["--data.root", "EMPTY", "--run", "runs"], "leave out --run"),
+        (["--data.root", "EMPTY", "--backbone", "gone.onnx"], "backbone gone.onnx is no file"),
+    ],
+)
+def test_fit_folder_refuses_in_one_line(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "empty").mkdir()
+    given = [str(tmp_path / "empty") if word == "EMPTY" else word for word in words]
+    assert main(["fit", "folder", "--out", str(tmp_path / "bundle"), *given]) == 2
+    refusal = capsys.readouterr().err
+    assert message in refusal
+    assert refusal.count("\n") == 1
+
+
+def test_another_onnx_file_in_the_recipes_place(
+    small_graph: bytes, digit_files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "net.onnx").write_bytes(small_graph)
+    words = ["--data.root", str(digit_files), "--out", str(tmp_path / "b"), "--backbone", str(tmp_path / "net.onnx")]
+    assert main(["fit", "folder", *words]) == 2
+    assert "the graph takes" in capsys.readouterr().err
+    assert main(["fit", "folder", *words, "--data.prepare", "{size: [28, 28], mode: grey}"]) == 0
+    assert Bundle.read(tmp_path / "b").manifest.model.output_shape == [None, 16]
+    assert main(["fit", "demo", *words]) == 2
+    assert "needs either `model`" in capsys.readouterr().err
