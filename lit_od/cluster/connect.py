@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lit_od.cluster.ray_pool import Pool, _cause
+from lit_od.cluster.ray_pool import Pool, cause
 from lit_od.errors import ConfigError, MissingExtra, missing_extra
 from lit_od.runtime.onnx_session import PROVIDERS, onnx_runtime
 from lit_od.runtime.threads import available_threads
@@ -121,7 +121,7 @@ def _on_gpu_machines(ray: Any) -> list[list[str]]:
             )
     except Exception as error:  # Ray's own, of several kinds
         raise ConfigError(
-            f"a machine with a GPU does not tell what its ONNX Runtime can do: {_cause(error)}. "
+            f"a machine with a GPU does not tell what its ONNX Runtime can do: {cause(error)}. "
             "Give --provider cuda or --provider cpu"
         ) from error
     return told
@@ -162,7 +162,7 @@ def _connect(ray: Any, address: str) -> None:
             ray.init(**options)
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"no Ray cluster at {address}: {_cause(error)}. Leave --address out to start one on this machine"
+            f"no Ray cluster at {address}: {cause(error)}. Leave --address out to start one on this machine"
         ) from error
 
 

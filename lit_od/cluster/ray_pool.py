@@ -67,7 +67,7 @@ class Pool:
         except LitODError:
             raise
         except Exception as error:  # Ray's own, of several kinds
-            raise LitODError(f"the cluster gave the job up: {_cause(error)}") from error
+            raise LitODError(f"the cluster gave the job up: {cause(error)}") from error
 
     def _started(
         self, ray: Any, make: Callable[..., Work], given: Sequence[Any], tables: list[Any], ordered: bool
@@ -142,6 +142,7 @@ def _opened(answer: bytes) -> bytes:
     return answer[1:]
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
+    """Return the last line of one of Ray's errors, which is the one that tells."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1][:300]}" if lines else type(error).__name__

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from lit_od.errors import ConfigError, ExportError, missing_extra
-from lit_od.training.export.parity import _check_images, _out_of_place, _run, check_parity, evaluating, on_device
+from lit_od.training.export.parity import check_images, check_parity, evaluating, on_device, run_module
 from lit_od.types import Images, Output
 
 OPSETS = range(18, 24)
@@ -97,7 +97,7 @@ def export_backbone(
         raise ConfigError(f"opset must lie in {OPSETS[0]}..{OPSETS[-1]}, got {opset}")
     if output not in ("features", "errors"):
         raise ConfigError(f'output must be "features" or "errors", got {output!r}')
-    _check_images(images)
+    check_images(images)
     size = sum(each.nbytes for each in chain(module.parameters(), module.buffers()))
     if size > LIMIT_BYTES:
         raise ExportError(
@@ -130,7 +130,7 @@ def export_backbone(
 
 def _output_shape(module: nn.Module, images: Images, output: str) -> tuple[int, ...]:
     """Shape of one image's output. Raises ExportError where it is not what a backbone gives."""
-    result = _run(module, images[:1])
+    result = run_module(module, images[:1])
     fits = result.ndim == 2 if output == "features" else result.shape == images[:1].shape
     if not fits or len(result) != 1 or result.dtype != torch.float32:
         wanted = "(n, d)" if output == "features" else f"(n, {', '.join(map(str, images.shape[1:]))})"
@@ -220,3 +220,23 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     lines: list[Any] = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _out_of_place(module: nn.Module, example: Images) -> Iterator[None]:
+    """Activations that do not overwrite their input, if the module's values do not hang on it.
+
+    The exporter takes twice as long to trace a network of in-place ReLU6, to the same graph.
+    """
+    parts: list[Any] = [part for part in module.modules() if getattr(part, "inplace", None) is True]
+    wanted = run_module(module, example)
+    try:
+        for part in parts:
+            part.inplace = False
+        if not torch.equal(wanted, run_module(module, example)):
+            for part in parts:
+                part.inplace = True
+        yield
+    finally:
+        for part in parts:
+            part.inplace = True

@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +57,7 @@ def check_parity(
         ExportError: If the graph is no backbone, fails at a batch size, or differs by more.
         MissingExtra: If no ONNX Runtime is installed.
     """
-    _check_images(images)
+    check_images(images)
     try:
         backbone = Backbone.load(model, providers=["cpu"])
     except BackboneError as error:
@@ -67,7 +66,7 @@ def check_parity(
     with evaluating(module):
         for size in batch_sizes:
             batch = images[np.arange(size) % len(images)]
-            wanted = _run(module, batch).numpy()
+            wanted = run_module(module, batch).numpy()
             try:
                 got = backbone(batch)
             except BackboneError as error:
@@ -102,12 +101,14 @@ def _difference(wanted: Features, got: Features, output: str, size: int, toleran
     return difference
 
 
-def _check_images(images: Images) -> None:
+def check_images(images: Images) -> None:
+    """Raise DataError unless images are uint8 of shape (n, h, w, c), n at least 1."""
     if images.ndim != 4 or len(images) == 0 or images.dtype != np.uint8:
         raise DataError(f"the proof needs uint8 images (n, h, w, c), n at least 1, got {images.dtype} {images.shape}")
 
 
-def _run(module: nn.Module, batch: Images) -> torch.Tensor:
+def run_module(module: nn.Module, batch: Images) -> torch.Tensor:
+    """Run a module over prepared images (n, h, w, c) without gradients; return its one tensor on the CPU."""
     with torch.no_grad():
         result = module(on_device(module, batch))
     if not isinstance(result, torch.Tensor):
@@ -131,23 +132,3 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes.items():
             part.training = mode
-
-
-@contextlib.contextmanager
-def _out_of_place(module: nn.Module, example: Images) -> Iterator[None]:
-    """Activations that do not overwrite their input, if the module's values do not hang on it.
-
-    The exporter takes twice as long to trace a network of in-place ReLU6, to the same graph.
-    """
-    parts: list[Any] = [part for part in module.modules() if getattr(part, "inplace", None) is True]
-    wanted = _run(module, example)
-    try:
-        for part in parts:
-            part.inplace = False
-        if not torch.equal(wanted, _run(module, example)):
-            for part in parts:
-                part.inplace = True
-        yield
-    finally:
-        for part in parts:
-            part.inplace = True
