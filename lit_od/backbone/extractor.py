@@ -7,7 +7,7 @@ import numpy as np
 
 from lit_od.backbone.model import Backbone, shape_text
 from lit_od.errors import BackboneError
-from lit_od.images.batching import RUN, Batch, Made, batches
+from lit_od.images.batching import GRAPH_BATCH, Batch, Made, batches
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source
 from lit_od.runtime.onnx_session import PROVIDERS
@@ -21,7 +21,7 @@ BATCH_SIZE = 64
 def extract(
     backbone: Backbone,
     sources: Iterable[Source],
-    how: Preparation,
+    preparation: Preparation,
     *,
     batch_size: int = BATCH_SIZE,
     threads: int | None = None,
@@ -34,14 +34,16 @@ def extract(
     Yields:
         The batch, and outputs of shape (m, ...) for its m readable images; (0, 0) where there are none.
     """
-    scored = extract_and_score(backbone, sources, how, _unscored, beside=False, batch_size=batch_size, threads=threads)
+    scored = extract_and_score(
+        backbone, sources, preparation, _unscored, beside=False, batch_size=batch_size, threads=threads
+    )
     return ((batch, outputs) for batch, outputs, _ in scored)
 
 
 def extract_and_score(
     backbone: Backbone,
     sources: Iterable[Source],
-    how: Preparation,
+    preparation: Preparation,
     score: Callable[[Features], Scores],
     *,
     beside: bool,
@@ -53,7 +55,7 @@ def extract_and_score(
     Args:
         backbone: The graph.
         sources: Images.
-        how: Their preparation.
+        preparation: Their preparation.
         score: Outputs (m, ...) to scores (m,).
         beside: Whether each thread scores what it has run, on itself alone: threads of numpy's own would take the
             cores from those that decode and run the next images, and keep them for a while after each product. Else
@@ -65,12 +67,12 @@ def extract_and_score(
     Yields:
         The batch, and outputs (m, ...) and scores (m,) of its m readable images; (0, 0) and (0,) where there are none.
     """
-    require_fitting(backbone, how)
+    require_input_shape(backbone, preparation)
     stream = iter(sources)
-    first = list(islice(stream, RUN + 1))
-    alone = backbone.single() if len(first) > RUN and backbone.provider == PROVIDERS["cpu"] else None
+    first = list(islice(stream, GRAPH_BATCH + 1))
+    alone = backbone.single() if len(first) > GRAPH_BATCH and backbone.provider == PROVIDERS["cpu"] else None
     then = None if alone is None else _on_one_thread(alone, score if beside else None)
-    for batch in batches(chain(first, stream), how, batch_size=batch_size, threads=threads, then=then):
+    for batch in batches(chain(first, stream), preparation, batch_size=batch_size, threads=threads, then=then):
         if not len(batch.images):  # a graph need not know what to do with no image
             yield batch, np.empty((0, 0), dtype=np.float32), np.empty(0)
             continue
@@ -98,11 +100,11 @@ def _unscored(outputs: Features) -> Scores:
     return np.empty(len(outputs))
 
 
-def require_fitting(backbone: Backbone, how: Preparation) -> None:
+def require_input_shape(backbone: Backbone, preparation: Preparation) -> None:
     """Raise BackboneError unless the preparation gives images of the shape that the backbone takes."""
-    for want, got in zip(backbone.image_shape, how.shape, strict=True):
+    for want, got in zip(backbone.image_shape, preparation.shape, strict=True):
         if want not in (None, got):
             raise BackboneError(
-                f"images are prepared to {how.shape} (h, w, c), the graph takes {shape_text(backbone.image_shape)}. "
-                "Change data.prepare"
+                f"images are prepared to {preparation.shape} (h, w, c), the graph takes "
+                f"{shape_text(backbone.image_shape)}. Change data.prepare"
             )

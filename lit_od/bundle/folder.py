@@ -20,7 +20,7 @@ from lit_od.detectors import Detector
 from lit_od.detectors.registry import detector_from_state
 from lit_od.errors import BundleError, ConfigError, DataError
 from lit_od.formats import safetensors_file as safetensors
-from lit_od.formats.atomic import recover, replacing, require_place
+from lit_od.formats.atomic import atomic_folder, recover, require_writable
 from lit_od.formats.text import one_line
 from lit_od.types import Arrays
 
@@ -139,7 +139,7 @@ def write(
     Bundle.of_files(out, manifests.decode(encoded), contents)
     contents[MANIFEST] = encoded
     try:
-        with replacing(out, replaceable=require_replaceable) as folder:
+        with atomic_folder(out, replaceable=require_replaceable) as folder:
             for name, data in contents.items():
                 (folder / name).write_bytes(data)
     except OSError as error:
@@ -156,7 +156,7 @@ def rewrite(bundle: Bundle, manifest: Manifest, calibration: Calibration) -> Bun
 def require_replaceable(out: Path) -> None:
     """Raise ConfigError unless `out` is free, an empty folder or a bundle: nothing else is ever replaced."""
     there = os.path.lexists(out)
-    require_place(out.resolve().parent if there else out)
+    require_writable(out.resolve().parent if there else out)
     if not there:
         return
     if out.is_dir():

@@ -25,33 +25,33 @@ MAX_SIDE = 512
 _FILE = "file."
 
 
-def make(sources: Sequence[Source], how: Preparation, backbone: Backbone, detector: Detector) -> Arrays:
+def make(sources: Sequence[Source], preparation: Preparation, backbone: Backbone, detector: Detector) -> Arrays:
     """Encode some of the sources and note what they give.
 
     Returns:
         `file.0` ... (bytes as uint8), `pixels` (n, h, w, c), `outputs` (n, ...) and `scores` (n,).
     """
     chosen = [sources[row] for row in np.linspace(0, len(sources) - 1, len(_ENCODERS)).astype(int)]
-    files = [encode(_small(each.decode(), how)) for each, encode in zip(chosen, _ENCODERS, strict=True)]
-    pixels = np.stack([prepare(open_image(file), how) for file in files])
+    files = [encode(_small(each.decode(), preparation)) for each, encode in zip(chosen, _ENCODERS, strict=True)]
+    pixels = np.stack([prepare(open_image(file), preparation) for file in files])
     outputs = backbone(pixels)
     arrays: Arrays = {f"{_FILE}{row}": np.frombuffer(file, dtype=np.uint8) for row, file in enumerate(files)}
     return {**arrays, "pixels": pixels, "outputs": outputs, "scores": detector.score(outputs)}
 
 
 def differences(
-    golden: Arrays, how: Preparation, backbone: Backbone, detector: Detector, allowed: Tolerance
+    golden: Arrays, preparation: Preparation, backbone: Backbone, detector: Detector, allowed: Tolerance
 ) -> list[str]:
     """Decode, prepare and score the golden images again; a line for each thing that differs.
 
     Raises:
         BundleError: If the arrays are not golden images.
     """
-    files, pixels, outputs, scores = _checked(golden, how)
+    files, pixels, outputs, scores = _checked(golden, preparation)
     found = []
     for row, file in enumerate(files):
         try:
-            off = int(np.abs(prepare(open_image(file), how).astype(int) - pixels[row]).max())
+            off = int(np.abs(prepare(open_image(file), preparation).astype(int) - pixels[row]).max())
         except LitODError as error:
             found.append(f"golden image {row} cannot be read: {error}")
             continue
@@ -76,7 +76,7 @@ def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
     return 0.0 if gap == 0 else gap / float(np.abs(a).max() or np.finfo(float).tiny)
 
 
-def _checked(golden: Arrays, how: Preparation) -> tuple[list[bytes], np.ndarray, np.ndarray, np.ndarray]:
+def _checked(golden: Arrays, preparation: Preparation) -> tuple[list[bytes], np.ndarray, np.ndarray, np.ndarray]:
     try:
         pixels, outputs, scores = golden["pixels"], golden["outputs"], golden["scores"]
         files = [golden[f"{_FILE}{row}"].tobytes() for row in range(len(golden) - 3)]
@@ -85,7 +85,7 @@ def _checked(golden: Arrays, how: Preparation) -> tuple[list[bytes], np.ndarray,
     rows = len(files)
     if (
         rows == 0
-        or pixels.shape != (rows, *how.shape)
+        or pixels.shape != (rows, *preparation.shape)
         or pixels.dtype != np.uint8
         or scores.shape != (rows,)
         or outputs.shape[:1] != (rows,)
@@ -94,11 +94,11 @@ def _checked(golden: Arrays, how: Preparation) -> tuple[list[bytes], np.ndarray,
     return files, pixels, outputs, scores
 
 
-def _small(image: Image.Image, how: Preparation) -> Image.Image:
+def _small(image: Image.Image, preparation: Preparation) -> Image.Image:
     """The image in 8 bits, and no larger than it need be; both sides stay at least as long as the crop's."""
     image = eight_bits(image)
-    height, width = how.crop or (1, 1)
-    side = max(MAX_SIDE, 2 * max(*how.size, height, width))
+    height, width = preparation.crop or (1, 1)
+    side = max(MAX_SIDE, 2 * max(*preparation.size, height, width))
     scale = max(side / max(image.size), width / image.width, height / image.height)
     if scale < 1:
         image = image.convert("RGB").resize((math.ceil(image.width * scale), math.ceil(image.height * scale)))

@@ -19,7 +19,7 @@ from lit_od.types import Labels
 _NEVER = 1 << 40
 
 
-class Gathering:
+class FitWorker:
     """The work of one worker: from an item to the partial state of its images, as bytes."""
 
     def __init__(
@@ -49,7 +49,7 @@ class Gathering:
         return state.to_bytes()
 
 
-class Grading:
+class ScoreWorker:
     """The work of one worker: from an item to the scores of its images, which must all be readable, float64."""
 
     def __init__(
@@ -82,9 +82,9 @@ class FirstOfCluster:
     """
 
     rank = 0
-    world = _NEVER
+    size = _NEVER
     device: int | None = None
-    neighbours = 1
+    local_size = 1
 
     def __init__(
         self,
@@ -102,9 +102,9 @@ class FirstOfCluster:
         self._fitted = b""
         labels = class_numbers(fit) if detector.get("class_conditional") else None
         self._steps: list[Callable[[], Iterator[bytes]]] = [
-            lambda: self._map(Gathering, self._given, fit, "fitting", labels),
-            lambda: self._map(Grading, (*self._given, self._fitted), calibration, "calibrating"),
-            lambda: self._map(Grading, (*self._given, self._fitted), outliers, "scoring outliers"),
+            lambda: self._map(FitWorker, self._given, fit, "fitting", labels),
+            lambda: self._map(ScoreWorker, (*self._given, self._fitted), calibration, "calibrating"),
+            lambda: self._map(ScoreWorker, (*self._given, self._fitted), outliers, "scoring outliers"),
         ]
 
     def gather(self, part: bytes) -> Iterator[bytes]:

@@ -26,7 +26,7 @@ class _Verdicts(msgspec.Struct, frozen=True):
     error: dict[int, bytes]
 
 
-class Scoring:
+class VerdictWorker:
     """The work of one worker: from an item to the verdicts on its images."""
 
     def __init__(
@@ -67,7 +67,7 @@ def score_images(
         Verdicts on the next images.
     """
     given = (manifests.encode(bundle.manifest), dict(bundle.files), pool.threads, pool.providers, batch_size)
-    for answer in pool.map(Scoring, given, items(sources, workers=pool.workers), ordered=ordered):
+    for answer in pool.map(VerdictWorker, given, items(sources, workers=pool.workers), ordered=ordered):
         yield decoded(answer)
 
 

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.backbone.extractor import BATCH_SIZE
-from lit_od.fitting.shards import share
-from lit_od.images.find_remote import Images
+from lit_od.fitting.shards import shard
+from lit_od.images.find_remote import ImageList
 from lit_od.images.object_store import StoredImage
 from lit_od.images.parquet import PackedImage, RowGroup
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, OpenImage, Source, Unreadable
-from lit_od.images.split import Part
+from lit_od.images.split import Subset
 from lit_od.runtime.threads import threads_of_a_generator
 
 ITEMS_A_WORKER = 64
@@ -145,7 +145,7 @@ def _ends(sources: Sequence[Source], parts: int) -> Iterator[int]:
     """Where items end: with the shares of so many parts, or a little before, where a row group begins."""
     last = 0
     for part in range(parts):
-        rows = share(len(sources), part, parts)
+        rows = shard(len(sources), part, parts)
         if not rows:
             continue
         end = rows.stop
@@ -159,9 +159,9 @@ def _ends(sources: Sequence[Source], parts: int) -> Iterator[int]:
 def _group_start(sources: Sequence[Source], row: int) -> int:
     """The first row that lies in the same row group; the row itself where there are no groups."""
     match sources:
-        case Images():
+        case ImageList():
             return sources.group_start(row)
-        case Part(whole=Images() as whole, rows=rows):
+        case Subset(whole=ImageList() as whole, rows=rows):
             return int(np.searchsorted(rows, whole.group_start(int(rows[row]))))
         case _:
             return row
@@ -169,15 +169,15 @@ def _group_start(sources: Sequence[Source], row: int) -> int:
 
 def _places(sources: Sequence[Source], rows: range) -> Iterator[_Place]:
     """Where images of consecutive numbers lie; those of a row group are one place."""
-    if isinstance(sources, Images):
+    if isinstance(sources, ImageList):
         yield from _in_parts(sources, np.arange(rows.start, rows.stop))
-    elif isinstance(sources, Part) and isinstance(sources.whole, Images):
+    elif isinstance(sources, Subset) and isinstance(sources.whole, ImageList):
         yield from _in_parts(sources.whole, sources.rows[rows.start : rows.stop])
     else:
         yield from _one_by_one(sources[rows.start : rows.stop])
 
 
-def _in_parts(images: Images, rows: NDArray[np.intp]) -> Iterator[_Place]:
+def _in_parts(images: ImageList, rows: NDArray[np.intp]) -> Iterator[_Place]:
     """Where the images of some ascending rows lie."""
     first = int(rows[0])
     for part, inner in images.runs(range(first, int(rows[-1]) + 1)):

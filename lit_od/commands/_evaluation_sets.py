@@ -45,14 +45,14 @@ def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) 
 
     if bool(args.inliers) != bool(args.outliers):
         raise ConfigError("--inliers and --outliers go together: give both, or neither for the recipe's own sets")
-    how = bundle.manifest.preparation
+    preparation = bundle.manifest.preparation
     if not args.inliers:
         only_overrides(overrides, *OF_SETS, why="changes nothing of a finished bundle")
         recipe = override(sets.recipe_of(bundle), overrides)
-        return sets.sets_of_recipe(recipe, how, sets=torchvision_sets, of=bundle)
+        return sets.sets_of_recipe(recipe, preparation, sets=torchvision_sets, of=bundle)
     no_overrides([f"--{path}" for path, _ in parse_overrides(overrides) if path != "data.root"])
     opener = torchvision_sets(sets_root(overrides))
-    return sets.sets_of_paths(args.inliers, _by_name(args.outliers), how, opener=opener)
+    return sets.sets_of_paths(args.inliers, _by_name(args.outliers), preparation, opener=opener)
 
 
 def torchvision_sets(root: Path, *, download: bool = True) -> SetOpener:

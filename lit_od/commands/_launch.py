@@ -42,10 +42,10 @@ def each_process(work: Callable[[Group], int]) -> int:
     # torch would tell at length, from its inside, that another process has ended
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
-        from lit_od.training.distributed import together
+        from lit_od.training.distributed import run_distributed
     except ModuleNotFoundError as error:
         missing_extra(str(error.name), "train,cpu")
-    return together(where, work)
+    return run_distributed(where, work)
 
 
 def wanted(trainer: Mapping[str, Any]) -> int:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from lit_od.commands._arguments import no_overrides, positive
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import ConfigError
-from lit_od.formats.atomic import replacing_file, require_place
+from lit_od.formats.atomic import atomic_file, require_writable
 from lit_od.formats.text import csv_row
 from lit_od.images.batching import batches
 from lit_od.images.find_local import find
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Check; 1 if some image cannot be read."""
     no_overrides(overrides)
     if args.out:
-        require_place(Path(args.out))
+        require_writable(Path(args.out))
     sources = find(args.paths)
     clean: list[Source] = []
     refused: list[tuple[str, str]] = []
@@ -69,7 +69,7 @@ def _write(folder: Path, clean: Sequence[Source], refused: Sequence[tuple[str, s
 def _table(file: Path, columns: tuple[str, str], rows: Iterable[tuple[str, str]]) -> None:
     text = "".join(csv_row(row) for row in (columns, *rows))
     try:
-        with replacing_file(file) as partial:
+        with atomic_file(file) as partial:
             partial.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
     except OSError as error:
         raise ConfigError(f"cannot write {file}: {error.strerror or error}. Name another --out") from error

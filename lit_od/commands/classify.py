@@ -28,7 +28,7 @@ from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import ConfigError
 from lit_od.formats.text import csv_row
 from lit_od.images.find_local import find
-from lit_od.scoring.classifier import NONE, Classes, classify, require_classes, require_reachable
+from lit_od.scoring.classifier import NONE, Classification, classify, require_classes, require_reachable
 from lit_od.scoring.rows import output
 from lit_od.scoring.scorer import Scorer
 
@@ -78,12 +78,12 @@ def _named(word: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
-def _writer(out: TextIO, form: str, names: Sequence[str]) -> Callable[[Classes], None]:
+def _writer(out: TextIO, form: str, names: Sequence[str]) -> Callable[[Classification], None]:
     columns = ("path", "class", "p_value", *(f"p_value.{name}" for name in names), "error")
     if form == "csv":
         out.write(csv_row(columns))
 
-    def write(classes: Classes) -> None:
+    def write(classes: Classification) -> None:
         for row, (path, label, error) in enumerate(zip(classes.name, classes.label, classes.error, strict=True)):
             by_class = [float(classes.p_values[name][row]) for name in names]
             known = [None if math.isnan(each) else each for each in by_class]

@@ -16,7 +16,7 @@ from lit_od.commands._arguments import add_session_arguments
 from lit_od.commands._evaluation_sets import AGAINST, add_set_arguments, chosen_sets
 from lit_od.commands._status import DONE
 from lit_od.errors import missing_extra
-from lit_od.formats.atomic import require_place
+from lit_od.formats.atomic import require_writable
 from lit_od.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     except ModuleNotFoundError as error:
         missing_extra(str(error.name), "train,cpu")
     if args.out:
-        require_place(Path(args.out))
+        require_writable(Path(args.out))
     bundle = Bundle.read(args.bundle)
     scorer = Scorer.of(bundle, threads=args.threads, providers=[args.provider] if args.provider else None)
     images = chosen_sets(args, overrides, bundle)

@@ -30,7 +30,7 @@ from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError
 from lit_od.fitting.fit import Origin, fit_bundle
 from lit_od.images.find_local import find
-from lit_od.images.find_remote import find_images
+from lit_od.images.find_remote import find_with_urls
 from lit_od.images.split import fit_and_calibration_parts
 from lit_od.recipes.overrides import parse_overrides
 from lit_od.runtime.processes import ALONE, Group
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     bundle = Bundle.read(args.bundle)
     detector, rule, paths = _options(bundle, args, overrides)
     _require_fittable(detector, args.labels)
-    look = find_images if args.engine == "ray" else find
+    look = find_with_urls if args.engine == "ray" else find
     fit, calibration = fit_and_calibration_parts(look(args.paths), seed=args.seed)
     outliers = look(paths) if paths else []
     old, providers = bundle.manifest, session_options(args)["providers"]

@@ -14,7 +14,7 @@ from lit_od.commands._arguments import add_session_arguments, session_options
 from lit_od.commands._evaluation_sets import add_set_arguments, chosen_sets, sets_root, torchvision_sets
 from lit_od.commands._status import DONE
 from lit_od.errors import ConfigError, missing_extra
-from lit_od.formats.atomic import replacing_file, require_place
+from lit_od.formats.atomic import atomic_file, require_writable
 from lit_od.images.find_local import find
 from lit_od.scoring.scorer import Scorer
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     out = Path(args.out)
     if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
         raise ConfigError(f"--out names the page, FILE.html, got {args.out!r}")
-    require_place(out.parent)
+    require_writable(out.parent)
     bundle = Bundle.read(args.bundle)
     scorer = Scorer.of(bundle, **session_options(args))
     images = chosen_sets(args, overrides, bundle)
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         normals = sets.ImageSet("normal", sources, scorer.preparation)
     found = report(bundle, scorer, images, normals=normals)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_file(out) as file:
+    with atomic_file(out) as file:
         file.write_text(found.html, encoding="utf-8")
     print(found.evaluation.table())
     print(f"\n{out}: {out.stat().st_size / 1e6:.1f} MB")

@@ -29,7 +29,7 @@ from lit_od.errors import ConfigError, LitODError, missing_extra
 from lit_od.recipes.overrides import folder, parse_overrides
 
 if TYPE_CHECKING:
-    from lit_od.experiments.results import Options, Report
+    from lit_od.experiments.results import ExperimentOptions, ExperimentResult
     from lit_od.experiments.summary_table import Finished
 
 EXPERIMENTS = {
@@ -140,7 +140,7 @@ def _out(args: argparse.Namespace, title: str) -> Path:
     return Path(args.out or Path("runs") / (f"{title}-quick" if args.quick else title))
 
 
-def _carried_out(name: str, options: "Options") -> "tuple[Report, Finished]":
+def _carried_out(name: str, options: "ExperimentOptions") -> "tuple[ExperimentResult, Finished]":
     """Run an experiment and keep what it gave in its folder."""
     from lit_od.experiments import summary_table as together
 
@@ -166,13 +166,13 @@ def _by_experiment(overrides: list[str]) -> dict[str, list[str]]:
     return words
 
 
-def _options(args: argparse.Namespace, overrides: list[str], out: Path) -> "Options":
+def _options(args: argparse.Namespace, overrides: list[str], out: Path) -> "ExperimentOptions":
     """How the experiment of this name is to be run; its folder is made.
 
     Raises:
         ConfigError: If it does not take what was given.
     """
-    from lit_od.experiments.results import Options
+    from lit_od.experiments.results import ExperimentOptions
 
     takes = TAKES[args.name]
     for name in sorted({"budget", "cache", "recipe", "data", "contamination"} - takes):
@@ -183,7 +183,7 @@ def _options(args: argparse.Namespace, overrides: list[str], out: Path) -> "Opti
     if "overrides" not in takes:
         no_overrides([f"--{path}" for path in values])
     out.mkdir(parents=True, exist_ok=True)
-    return Options(
+    return ExperimentOptions(
         root=root,
         out=out,
         seeds=tuple(args.seeds),

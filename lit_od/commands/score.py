@@ -99,9 +99,9 @@ def _on_cluster(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> t
     if args.maps:
         raise ConfigError("--maps are drawn by this process alone: leave out --engine ray")
     from lit_od.cluster.scoring import score_images
-    from lit_od.images.find_remote import find_images
+    from lit_od.images.find_remote import find_with_urls
 
-    sources = find_images(args.paths)
+    sources = find_with_urls(args.paths)
     pool = stack.enter_context(cluster_of(args))
     results = score_images(pool, bundle, sources, batch_size=args.batch_size, ordered=not args.unordered)
     return len(sources), results

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         missing_extra("a web server (Starlette and uvicorn)", "serve,cpu")
     from lit_od.serving.models import Model
     from lit_od.serving.normal_images import NormalImages
-    from lit_od.serving.work_queue import Engine
+    from lit_od.serving.work_queue import WorkQueue
 
     limits = _limits(args)
     bundles = {name: Bundle.read(path) for name, path in named(args.bundles).items()}
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         models = {
             name: Model.load(name, bundle, normal=normal, **session_options(args)) for name, bundle in bundles.items()
         }
-        engine = Engine(workers=thread_count(args.threads), queue=limits.queue)
+        engine = WorkQueue(workers=thread_count(args.threads), queue=limits.queue)
         app = application(models, engine, limits=limits, normal=normal, hosts=[args.host, *args.allow_host])
         where = server.address(listener)
 

@@ -16,13 +16,13 @@ SINGULAR = 1e-12
 features carry seven digits, whose squares end near here."""
 
 
-def shrunk_covariance(count: int, scatter: Stats, quarts: float, shrinkage: Shrinkage) -> Stats:
+def shrunk_covariance(count: int, scatter: Stats, fourth_moments: float, shrinkage: Shrinkage) -> Stats:
     """(1 - a) S / n + a mu I with mu the mean variance, shape (d, d) (Ledoit and Wolf 2004).
 
     Args:
         count: Number of rows, n.
         scatter: Sum of y y^T about the mean, shape (d, d).
-        quarts: Sum of ||y||^4 about the mean, for the Ledoit-Wolf rule.
+        fourth_moments: Sum of ||y||^4 about the mean, for the Ledoit-Wolf rule.
         shrinkage: a, or the rule.
 
     Raises:
@@ -32,7 +32,7 @@ def shrunk_covariance(count: int, scatter: Stats, quarts: float, shrinkage: Shri
         raise DataError(
             f"features must vary, but all {count} rows are equal (within their class). Pass different images."
         )
-    weight = ledoit_wolf_shrinkage(count, scatter, quarts) if shrinkage == "ledoit-wolf" else shrinkage
+    weight = ledoit_wolf_shrinkage(count, scatter, fourth_moments) if shrinkage == "ledoit-wolf" else shrinkage
     covariance = scatter * ((1.0 - weight) / count)
     covariance[np.diag_indices_from(covariance)] += weight * np.trace(scatter) / count / len(scatter)
     return covariance

@@ -136,13 +136,13 @@ class Mahalanobis:
         scatter = parts[0].scatter
         for part in parts[1:]:
             scatter += part.scatter
-        within = shrunk_covariance(count, scatter, sum(part.quarts for part in parts), settings.shrinkage)
+        within = shrunk_covariance(count, scatter, sum(part.fourth_moments for part in parts), settings.shrinkage)
         background: tuple[Stats, Stats] | None = None
         if settings.relative:
             union = Moments(parts[0].width)
             for part in parts:
                 union.merge(part)
-            total = shrunk_covariance(count, union.scatter, union.quarts, settings.shrinkage)
+            total = shrunk_covariance(count, union.scatter, union.fourth_moments, settings.shrinkage)
             background = read_only(union.mean), read_only(whitener(total, _MEND))
         return cls(
             settings=settings,

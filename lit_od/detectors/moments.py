@@ -41,13 +41,13 @@ LAGGING = 128
 """Products of one vector with itself that wait to be added to the scatter: together they are one matrix product."""
 
 
-def ledoit_wolf_shrinkage(count: int, scatter: Stats, quarts: float) -> float:
+def ledoit_wolf_shrinkage(count: int, scatter: Stats, fourth_moments: float) -> float:
     """Ledoit and Wolf's (2004) optimal weight of the scaled identity, in [0, 1].
 
     Args:
         count: Number of rows, n.
         scatter: Sum of y y^T about the mean, shape (d, d).
-        quarts: Sum of ||y||^4 about the mean.
+        fourth_moments: Sum of ||y||^4 about the mean.
     """
     width = len(scatter)
     if width == 1:  # a multiple of the identity already
@@ -55,7 +55,7 @@ def ledoit_wolf_shrinkage(count: int, scatter: Stats, quarts: float) -> float:
     mu = float(np.trace(scatter)) / count / width
     squared = float(np.vdot(scatter, scatter)) / count**2
     distance = (squared - width * mu**2) / width
-    error = min((quarts / count - squared) / (width * count), distance)
+    error = min((fourth_moments / count - squared) / (width * count), distance)
     return min(1.0, max(0.0, error / distance)) if error > 0 else 0.0
 
 
@@ -122,13 +122,13 @@ class Moments:
         return np.where(varies, deviations, 1.0)
 
     @property
-    def cubes(self) -> Stats:
+    def third_moments(self) -> Stats:
         """Sum of ||y||^2 y about the mean, shape (d,)."""
         self._centre()
         return self._cubes.copy()
 
     @property
-    def quarts(self) -> float:
+    def fourth_moments(self) -> float:
         """Sum of ||y||^4 about the mean."""
         self._centre()
         return self._quarts
@@ -176,8 +176,8 @@ class Moments:
             "count": np.array([self.count], dtype=np.int64),
             "mean": self.mean,
             "scatter": self.scatter,
-            "cubes": self.cubes,
-            "quarts": np.array([self.quarts]),
+            "third_moments": self.third_moments,
+            "fourth_moments": np.array([self.fourth_moments]),
         }
 
     @classmethod
@@ -187,7 +187,7 @@ class Moments:
         Raises:
             DataError: If the arrays are not those of moments, or do not fit together.
         """
-        check_names("moments", state, ("count", "mean", "scatter", "cubes", "quarts"))
+        check_names("moments", state, ("count", "mean", "scatter", "third_moments", "fourth_moments"))
         mean = take(state, "mean", (None,), most=math.inf)
         moments = cls(len(mean))
         moments._count = int(take(state, "count", (1,), np.int64)[0])
@@ -195,8 +195,8 @@ class Moments:
             raise DataError(f"array 'count' of the state must not be negative, got {moments._count}")
         moments._centred, moments._point = moments._count, mean
         moments._scatter = _finite_square(state, len(mean))  # copied when it changes
-        moments._cubes = take(state, "cubes", (len(mean),), most=math.inf)
-        moments._quarts = float(take(state, "quarts", (1,), most=math.inf)[0])
+        moments._cubes = take(state, "third_moments", (len(mean),), most=math.inf)
+        moments._quarts = float(take(state, "fourth_moments", (1,), most=math.inf)[0])
         return moments
 
     def _flush(self) -> None:
@@ -213,7 +213,7 @@ class Moments:
         squares = np.einsum("ij,ij->i", rows, rows)
         self._absorb(len(rows), first + mean, rows.T @ rows, squares @ rows, float(squares @ squares))
 
-    def _absorb(self, count: int, mean: Stats, scatter: Stats, cubes: Stats, quarts: float) -> None:
+    def _absorb(self, count: int, mean: Stats, scatter: Stats, third_moments: Stats, fourth_moments: float) -> None:
         """Add another part's sums about its own mean, which stay as they are."""
         if count == 0:
             return
@@ -222,11 +222,18 @@ class Moments:
             if count > self._count:  # the larger part's mean is the nearer one to that of all
                 mine = self._count, self._point, self._scatter, self._cubes, self._quarts
                 self._count = self._centred = count
-                self._point, self._scatter, self._cubes, self._quarts = mean, scatter.copy(), cubes, quarts
+                self._point, self._scatter, self._cubes, self._quarts = (
+                    mean,
+                    scatter.copy(),
+                    third_moments,
+                    fourth_moments,
+                )
                 self._absorb(*mine)
                 return
         shift = mean - self._point
-        cubes, quarts = _seen_from(shift, count, scatter @ shift, float(np.trace(scatter)), cubes, quarts)
+        third_moments, fourth_moments = _seen_from(
+            shift, count, scatter @ shift, float(np.trace(scatter)), third_moments, fourth_moments
+        )
         if not self._scatter.flags.writeable:
             self._scatter = self._scatter.copy()
         self._scatter += scatter
@@ -234,8 +241,8 @@ class Moments:
         if len(self._lag) == LAGGING:
             self._catch_up()
         self._first = self._first + shift * count
-        self._cubes = self._cubes + cubes
-        self._quarts += quarts
+        self._cubes = self._cubes + third_moments
+        self._quarts += fourth_moments
         self._count += count
 
     def _catch_up(self) -> None:
@@ -279,7 +286,7 @@ def _finite_square(state: Arrays, width: int) -> Stats:
 
 
 def _seen_from(
-    shift: Stats, count: int, turned: Stats, trace: float, cubes: Stats, quarts: float
+    shift: Stats, count: int, turned: Stats, trace: float, third_moments: Stats, fourth_moments: float
 ) -> tuple[Stats, float]:
     """C' and Q' of a part whose rows are all moved by `shift` (see the module's equations).
 
@@ -288,13 +295,13 @@ def _seen_from(
         count: n.
         turned: S s, shape (d,).
         trace: tr S.
-        cubes: C, shape (d,).
-        quarts: Q.
+        third_moments: C, shape (d,).
+        fourth_moments: Q.
     """
     square = float(shift @ shift)
-    moved_cubes = cubes + shift * (trace + count * square) + 2.0 * turned
+    moved_cubes = third_moments + shift * (trace + count * square) + 2.0 * turned
     moved_quarts = (
-        quarts + 4.0 * float(shift @ turned) + count * square**2
-        + 4.0 * float(shift @ cubes) + 2.0 * square * trace
+        fourth_moments + 4.0 * float(shift @ turned) + count * square**2
+        + 4.0 * float(shift @ third_moments) + 2.0 * square * trace
     )  # fmt: skip
     return moved_cubes, moved_quarts

@@ -18,7 +18,7 @@ from lit_od.types import Scores
 
 
 @dataclass(frozen=True, slots=True)
-class Moments:
+class SampleMoments:
     """A set of scores in three numbers.
 
     Attributes:
@@ -55,7 +55,7 @@ class Difference:
     d: float
 
 
-def difference(first: Moments, second: Moments) -> Difference:
+def difference(first: SampleMoments, second: SampleMoments) -> Difference:
     """Compare two sets, whose variances may differ (Welch 1947; Cohen 1988).
 
     Raises:
@@ -73,7 +73,7 @@ def difference(first: Moments, second: Moments) -> Difference:
     return Difference(float(t), float(p_value), (second.mean - first.mean) / pooled)
 
 
-def effect_interval(first: Moments, second: Moments, *, level: float = 0.95) -> Interval:
+def effect_interval(first: SampleMoments, second: SampleMoments, *, level: float = 0.95) -> Interval:
     """Cohen's d of two sets, whose variances may differ, with its large-sample interval (Bonett 2008, equation 3).
 
     Raises:
@@ -91,7 +91,7 @@ def effect_interval(first: Moments, second: Moments, *, level: float = 0.95) -> 
     return Interval(d, d - reach, d + reach)
 
 
-def normal_ratio(inliers: Moments, scores: Scores) -> NDArray[np.float64]:
+def normal_ratio(inliers: SampleMoments, scores: Scores) -> NDArray[np.float64]:
     """Density of a normal distribution with the inliers' moments at each score, over that at its mean, shape (n,).
 
     It is exp(-z^2 / 2), in (0, 1], and no probability: it takes scores for normally distributed, falls

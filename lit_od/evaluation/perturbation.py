@@ -22,7 +22,7 @@ from lit_od.types import Features, Images, Stats
 Noise: TypeAlias = Literal["uniform", "normal", "zero"]
 
 
-class Patch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class NoiseBlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is done inside a patch.
 
     Attributes:
@@ -74,7 +74,7 @@ def apply_mask(
     rng: np.random.Generator,
     count: int = 1,
     centres: NDArray[np.integer] | None = None,
-    patch: Patch | None = None,
+    patch: NoiseBlock | None = None,
 ) -> Masked:
     """Copy each image `count` times and change a rectangle of each copy.
 
@@ -94,7 +94,7 @@ def apply_mask(
         ConfigError: If the patch does not fit the images, or has channels that they lack.
         DataError: If the images are not uint8 (n, h, w, c), or there is not a centre for each.
     """
-    patch = patch or Patch()
+    patch = patch or NoiseBlock()
     if images.ndim != 4 or images.dtype != np.uint8:
         raise DataError(f"wanted uint8 images (n, h, w, c), got {images.dtype} {images.shape}")
     if count < 1:
@@ -181,7 +181,7 @@ def sensitivity(
     sizes: Sequence[int] = tuple(range(0, 21, 2)),
     count: int = 20,
     percentages: Sequence[float] = (20, 40, 60, 80, 100),
-    patch: Patch | None = None,
+    patch: NoiseBlock | None = None,
     seed: int = 0,
 ) -> Sensitivity:
     """Score images under square patches of each size, with the same centres and draws for every size.
@@ -201,7 +201,7 @@ def sensitivity(
         ConfigError: If a patch does not fit, or sizes do not ascend.
         DataError: If there is no image, or the graph gives features.
     """
-    patch = patch or Patch(noise="normal")
+    patch = patch or NoiseBlock(noise="normal")
     if not sizes or any(later <= earlier for earlier, later in pairwise(sizes)):
         raise ConfigError(f"sizes must ascend, got {list(sizes)}")
     if backbone.output != "errors":

@@ -21,13 +21,13 @@ from lit_od.backbone.map_graph import MapGraph
 from lit_od.bundle.folder import Bundle
 from lit_od.errors import DataError
 from lit_od.evaluation import plots
-from lit_od.evaluation.effect_size import Moments, difference, effect_interval, normal_ratio
+from lit_od.evaluation.effect_size import SampleMoments, difference, effect_interval, normal_ratio
 from lit_od.evaluation.image_sets import ImageSet, score_set
 from lit_od.evaluation.intervals import Interval, exact_binomial
 from lit_od.evaluation.metrics import auroc
 from lit_od.evaluation.plots.reconstructions import reconstruction_grid
 from lit_od.experiments.baselines import by_brightness, by_nearest
-from lit_od.experiments.results import Options, Report, Row, in_percent, middle
+from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle
 from lit_od.experiments.resumable_runs import Watch, budget_line, seeds_of, train_staged
 from lit_od.images.batching import load
 from lit_od.images.find_local import find
@@ -46,7 +46,10 @@ EPOCHS = {"small": 12, "full": 50}
 SMALL = "--data.batch_size=16"
 """What the small budget changes besides the epochs: more steps in each."""
 
-PUBLISHED = {"cats": Moments(2495, 0.035493888, 0.011421803), "dogs": Moments(2494, 0.042051364, 0.0155974245)}
+PUBLISHED = {
+    "cats": SampleMoments(2495, 0.035493888, 0.011421803),
+    "dogs": SampleMoments(2494, 0.042051364, 0.0155974245),
+}
 """RMSE of the source's held-out sets."""
 
 LEVEL = 0.05
@@ -62,7 +65,7 @@ pdf ratio: the source's pdf(error) / pdf(mean) of a fitted normal. It is no prob
 as above, takes errors for normal, and the share of cats at or below a level is not that level."""
 
 
-def run(options: Options) -> Report:
+def run(options: ExperimentOptions) -> ExperimentResult:
     """Train an autoencoder of cats and one of dogs for each seed; compare, classify, draw."""
     overrides = [f"--data.root={options.root}"] if options.root else []
     overrides += [SMALL] if options.budget == "small" else []
@@ -78,20 +81,20 @@ def run(options: Options) -> Report:
     ]
     if len(runs) > 1:
         parts.append(f"median d of {len(runs)} seeds: {statistics.median(each['d'] for each in runs):.3f}")
-    return Report("\n\n".join([*parts, NOTE]), {"budget": options.budget, "runs": runs}, _rows(runs, epochs))
+    return ExperimentResult("\n\n".join([*parts, NOTE]), {"budget": options.budget, "runs": runs}, _rows(runs, epochs))
 
 
-def _rows(runs: Sequence[Mapping[str, Any]], epochs: int) -> tuple[Row, ...]:
+def _rows(runs: Sequence[Mapping[str, Any]], epochs: int) -> tuple[ResultRow, ...]:
     published = difference(PUBLISHED["cats"], PUBLISHED["dogs"])
     d = middle([Interval(**each["d_interval"]) for each in runs])
     return (
-        Row(
+        ResultRow(
             "RMSE of dogs against cats, effect size d",
             f"{published.d:.2f}",
             f"{d.value:.2f} [{d.low:.2f}, {d.high:.2f}]" + (f", median of {len(runs)} seeds" if len(runs) > 1 else ""),
             f"{runs[0]['training_images']:,} cats instead of 10,000, resized before; {epochs} of 50 epochs",
         ),
-        Row(
+        ResultRow(
             "two autoencoders, cat or dog, accuracy %",
             "none",
             in_percent(middle([Interval(**each["classifier"]["accuracy"]["two autoencoders"]) for each in runs])),
@@ -100,7 +103,7 @@ def _rows(runs: Sequence[Mapping[str, Any]], epochs: int) -> tuple[Row, ...]:
     )
 
 
-def _one_seed(recipe: Recipe, options: Options, epochs: int) -> dict[str, Any]:
+def _one_seed(recipe: Recipe, options: ExperimentOptions, epochs: int) -> dict[str, Any]:
     out = options.out / f"seed-{recipe.seed}"
     root = data_root(recipe.data.root)
     of_dogs = _for_dogs(recipe)
@@ -140,11 +143,11 @@ def _for_dogs(recipe: Recipe) -> Recipe:
     return msgspec.structs.replace(recipe, name="dogs-autoencoder", data=data)
 
 
-def _pixels(recipe: Recipe, sources: Sequence[Source], options: Options) -> Images:
+def _pixels(recipe: Recipe, sources: Sequence[Source], options: ExperimentOptions) -> Images:
     return load(sources, recipe.data.prepare, threads=options.threads)
 
 
-def _some(path: str, root: Path, options: Options) -> Sequence[Source]:
+def _some(path: str, root: Path, options: ExperimentOptions) -> Sequence[Source]:
     """The images of a folder; for a smoke run few of them."""
     found = find([path], root=root)
     return _evenly(found, QUICK) if options.quick else found
@@ -166,15 +169,15 @@ def _effect(own: Images, other: Images) -> Watch:
                 found.append(
                     torch.cat([errors(batch).mean(dim=(1, 2, 3)) for batch in batches]).sqrt().double().numpy()
                 )
-        return difference(Moments.of(found[0]), Moments.of(found[1])).d
+        return difference(SampleMoments.of(found[0]), SampleMoments.of(found[1])).d
 
     return watch
 
 
 def _compared(scores: Mapping[str, Scores], scorer: Scorer) -> dict[str, Any]:
-    moments = {name: Moments.of(each) for name, each in scores.items()}
+    moments = {name: SampleMoments.of(each) for name, each in scores.items()}
     apart = difference(moments["cats"], moments["dogs"])
-    fitted = Moments.of(scorer.calibration.scores)
+    fitted = SampleMoments.of(scorer.calibration.scores)
     shares = {
         name: {
             "p_value": float((scorer.calibration.p_values(each) <= LEVEL).mean()),
@@ -201,7 +204,11 @@ def _draw(bundle: Bundle, scores: Mapping[str, Scores], images: Images, out: Pat
 
 
 def _classified(
-    scorers: Mapping[str, Scorer], sources: Mapping[str, Sequence[Source]], recipe: Recipe, root: Path, options: Options
+    scorers: Mapping[str, Scorer],
+    sources: Mapping[str, Sequence[Source]],
+    recipe: Recipe,
+    root: Path,
+    options: ExperimentOptions,
 ) -> dict[str, Any]:
     """Accuracy on the test images with a class for each, against the baselines; and what garments are called."""
     asked = [source for name in scorers for source in sources[name]]

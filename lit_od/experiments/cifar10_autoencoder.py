@@ -15,9 +15,9 @@ from lit_od.bundle.folder import MAPS, Bundle
 from lit_od.evaluation import plots
 from lit_od.evaluation.image_sets import ImageSet, score_set
 from lit_od.evaluation.intervals import Interval, exact_binomial
-from lit_od.evaluation.perturbation import Patch, Sensitivity, apply_mask, sensitivity
+from lit_od.evaluation.perturbation import NoiseBlock, Sensitivity, apply_mask, sensitivity
 from lit_od.evaluation.plots.reconstructions import reconstruction_grid, sensitivity_curves
-from lit_od.experiments.results import Options, Report, Row, in_percent, middle
+from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle
 from lit_od.experiments.resumable_runs import budget_line, seeds_of, train_staged
 from lit_od.images.batching import load
 from lit_od.recipes.load import override, read
@@ -34,7 +34,7 @@ SHOWN = 5
 PUBLISHED_THRESHOLD = 0.015
 
 
-def run(options: Options) -> Report:
+def run(options: ExperimentOptions) -> ExperimentResult:
     """Train once a seed, export, mask, draw."""
     overrides = [f"--data.root={options.root}"] if options.root else []
     overrides += ["--data.limit=1000"] if options.quick else []
@@ -45,22 +45,22 @@ def run(options: Options) -> Report:
         runs.append(_one_seed(recipe, options, epochs))
     texts = [budget_line(options, epochs, full=EPOCHS["full"]), *(text for text, _ in runs)]
     figures = [each for _, each in runs]
-    return Report("\n\n".join(texts), {"budget": options.budget, "runs": figures}, _rows(figures, epochs))
+    return ExperimentResult("\n\n".join(texts), {"budget": options.budget, "runs": figures}, _rows(figures, epochs))
 
 
-def _rows(runs: Sequence[Mapping[str, Any]], epochs: int) -> tuple[Row, ...]:
+def _rows(runs: Sequence[Mapping[str, Any]], epochs: int) -> tuple[ResultRow, ...]:
     flagged = middle([Interval(**{end: each["flagged"][end] for end in ("value", "low", "high")}) for each in runs])
     steps = [np.diff(row) > 0 for each in runs for row in each["means"].values()]
     differs = f"{runs[0]['training_images']:,} training images instead of 50,000; {epochs} epochs"
     return (
-        Row("mean score against the size of a patch of noise", "rises (a plot)",
+        ResultRow("mean score against the size of a patch of noise", "rises (a plot)",
             f"rises in {sum(map(np.count_nonzero, steps))} of {sum(map(np.size, steps))} steps", differs),
-        Row("share of test images above the 99 % threshold, %", "1 (inferred from the images that were fitted)",
+        ResultRow("share of test images above the 99 % threshold, %", "1 (inferred from the images that were fitted)",
             in_percent(flagged, repetitions=len(runs)), differs + ", held-out calibration"),
     )  # fmt: skip
 
 
-def _one_seed(recipe: Recipe, options: Options, epochs: int) -> tuple[str, dict[str, Any]]:
+def _one_seed(recipe: Recipe, options: ExperimentOptions, epochs: int) -> tuple[str, dict[str, Any]]:
     out = options.out / f"seed-{recipe.seed}"
     staged = train_staged(recipe, out / "run", epochs=epochs)
     bundle = export_bundle(
@@ -91,7 +91,7 @@ def _one_seed(recipe: Recipe, options: Options, epochs: int) -> tuple[str, dict[
 def _draw(bundle: Bundle, images: Images, found: Sensitivity, seed: int, out: Path) -> None:
     plots.save(sensitivity_curves(found), out / "sensitivity.png")
     graph = MapGraph.load(bundle.files[MAPS])
-    patch = Patch(noise="normal")
+    patch = NoiseBlock(noise="normal")
     masked = apply_mask(images, size=(10, 10), rng=np.random.default_rng(seed), patch=patch).images
     for name, each in (("images", images), ("masked", masked)):
         errors, reconstructed = graph(each)

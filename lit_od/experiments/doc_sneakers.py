@@ -36,12 +36,12 @@ from lit_od.experiments.doc_measures import (
     quality,
     templates,
 )
-from lit_od.experiments.results import Options, Report, Row, in_percent, middle
+from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle
 from lit_od.experiments.resumable_runs import seeds_of
 from lit_od.images.batching import load
 from lit_od.images.sources import Source
 from lit_od.recipes.load import override, portable_tree, read
-from lit_od.recipes.schema import Evaluation, EvaluationSet, Pair, Recipe
+from lit_od.recipes.schema import EvaluationConfig, EvaluationSet, Pair, Recipe
 from lit_od.scoring.drawing import in_colour
 from lit_od.scoring.maps import heat_maps
 from lit_od.scoring.scorer import Scorer
@@ -77,7 +77,7 @@ TIMED = 220
 """Images of the measurement of a decision's time."""
 
 
-def run(options: Options) -> Report:
+def run(options: ExperimentOptions) -> ExperimentResult:
     """Train, ablate, measure, draw."""
     recipe = read("doc-sneakers", [*options.overrides, *(QUICK if options.quick else [])])
     cache, seeds = TrunkCache(), seeds_of(options)
@@ -86,10 +86,10 @@ def run(options: Options) -> Report:
     curves = {f"seed {each['seed']}": _log(options.out / f"seed-{each['seed']}" / "run") for each in runs}
     plots.save(loss_curves(curves), options.out / "losses.png")
     figures = {"budget": options.budget, "recipe": portable_tree(recipe), "runs": runs, "pairs": pairs}
-    return Report("\n\n".join(_tables(runs, pairs, options)), figures, _rows(runs))
+    return ExperimentResult("\n\n".join(_tables(runs, pairs, options)), figures, _rows(runs))
 
 
-def _rows(runs: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
+def _rows(runs: Sequence[Mapping[str, Any]]) -> tuple[ResultRow, ...]:
     differs = (
         "EfficientNet-Lite0 instead of MobileNetV2; both losses in one step, "
         f"lambda {runs[0]['lambda']:g}; {runs[0]['steps']:,} steps"
@@ -99,7 +99,7 @@ def _rows(runs: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
         each = [run["ablation"]["both"][detector] for run in runs]
         ours = middle([Interval(one["auroc"], one["auroc_low"], one["auroc_high"]) for one in each])
         rows.append(
-            Row(
+            ResultRow(
                 f"sneakers against ankle boots, {detector}, AUROC %",
                 f"{100 * PUBLISHED[detector]:.0f}" if detector in PUBLISHED else "none",
                 in_percent(ours, repetitions=len(runs)),
@@ -109,7 +109,7 @@ def _rows(runs: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _one_seed(recipe: Recipe, options: Options, cache: TrunkCache) -> dict[str, Any]:
+def _one_seed(recipe: Recipe, options: ExperimentOptions, cache: TrunkCache) -> dict[str, Any]:
     out = options.out / f"seed-{recipe.seed}"
     both = _trained(recipe, out / "run", cache)
     bundle = export_bundle(
@@ -142,7 +142,11 @@ def _one_seed(recipe: Recipe, options: Options, cache: TrunkCache) -> dict[str, 
 
 
 def _draw(
-    bundle: Bundle, sets: ImageSets, features: Mapping[str, Mapping[str, Features]], options: Options, out: Path
+    bundle: Bundle,
+    sets: ImageSets,
+    features: Mapping[str, Mapping[str, Features]],
+    options: ExperimentOptions,
+    out: Path,
 ) -> None:
     """t-SNE of the test images before and after training, and the most and the least outlying of them."""
     (outliers,) = sets.outliers
@@ -164,7 +168,12 @@ def _draw(
 
 
 def _explain(
-    trained: TrainingRun, bundle: Bundle, outliers: Sequence[Source], features: Features, options: Options, out: Path
+    trained: TrainingRun,
+    bundle: Bundle,
+    outliers: Sequence[Source],
+    features: Features,
+    options: ExperimentOptions,
+    out: Path,
 ) -> None:
     """The most outlying of the outliers, under a heat map of gradients and under one of hidden parts."""
     recipe = trained.data.config
@@ -180,7 +189,7 @@ def _explain(
     plots.save(plots.image_grid(np.concatenate(shown), columns=len(images), title=title), out / "overlays.png")
 
 
-def _through_bundle(bundle: Bundle, recipe: Recipe, options: Options, out: Path) -> dict[str, Any]:
+def _through_bundle(bundle: Bundle, recipe: Recipe, options: ExperimentOptions, out: Path) -> dict[str, Any]:
     """What the written bundle makes of the test images, and its picture."""
     scorer = Scorer.of(bundle, threads=options.threads)
     sets = sets_of_recipe(recipe, recipe.data.prepare, sets=open_set)
@@ -198,7 +207,7 @@ def _through_bundle(bundle: Bundle, recipe: Recipe, options: Options, out: Path)
     }
 
 
-def _pairs(recipe: Recipe, seeds: Sequence[int], options: Options, cache: TrunkCache) -> dict[str, Any]:
+def _pairs(recipe: Recipe, seeds: Sequence[int], options: ExperimentOptions, cache: TrunkCache) -> dict[str, Any]:
     """AUROC of the recipe's other pairs by detector: frozen and trained, one a seed."""
     found: dict[str, Any] = {}
     for name, pair in recipe.evaluation.pairs.items():
@@ -216,7 +225,7 @@ def _pairs(recipe: Recipe, seeds: Sequence[int], options: Options, cache: TrunkC
 def of_pair(recipe: Recipe, name: str, pair: Pair) -> Recipe:
     """The same options for other images."""
     data = msgspec.structs.replace(recipe.data, train=pair.train, test=pair.test, reference=pair.reference)
-    evaluation = Evaluation(outliers={"outliers": EvaluationSet(path=pair.outliers)})
+    evaluation = EvaluationConfig(outliers={"outliers": EvaluationSet(path=pair.outliers)})
     return msgspec.structs.replace(recipe, name=name, data=data, evaluation=evaluation)
 
 
@@ -262,7 +271,7 @@ def _log(folder: Path) -> dict[str, list[float]]:
     return columns | {"step": [an_epoch * (epoch + 1) for epoch in columns["epoch"]]}
 
 
-def _tables(runs: Sequence[Mapping[str, Any]], pairs: Mapping[str, Any], options: Options) -> list[str]:
+def _tables(runs: Sequence[Mapping[str, Any]], pairs: Mapping[str, Any], options: ExperimentOptions) -> list[str]:
     parts = [_title(runs, options), _seeds_table(runs), _ablation_table(runs), _templates_table(runs)]
     times = {name: statistics.median(each["decision_ms"][name] for each in runs) for name in runs[0]["decision_ms"]}
     parts.append(
@@ -273,7 +282,7 @@ def _tables(runs: Sequence[Mapping[str, Any]], pairs: Mapping[str, Any], options
     return parts + ([_pairs_table(pairs)] if pairs else [])
 
 
-def _title(runs: Sequence[Mapping[str, Any]], options: Options) -> str:
+def _title(runs: Sequence[Mapping[str, Any]], options: ExperimentOptions) -> str:
     images = runs[0]["images"]
     line = f"budget {options.budget}, {len(runs)} seed{'s' if len(runs) > 1 else ''}: "
     line += f"{images['train']:,} target images in the bank, {images['inliers']:,} against {images['outliers']:,}"

@@ -83,7 +83,7 @@ class FeatureCache:
         self,
         model: bytes,
         sources: Sequence[Source],
-        how: Preparation,
+        preparation: Preparation,
         *,
         threads: int | None = None,
         what: str = "features",
@@ -93,7 +93,7 @@ class FeatureCache:
         Args:
             model: The backbone's ONNX file.
             sources: At least one image.
-            how: Their preparation.
+            preparation: Their preparation.
             threads: Threads of decoding and of the session; None is one a core.
             what: Title of the progress bar.
 
@@ -104,8 +104,8 @@ class FeatureCache:
         if not sources:
             raise DataError("no images to extract features from: name a folder or a set that holds some")
         backbone = Backbone.load(model, threads=threads)
-        key = _key(model, sources, how, backbone.provider)
-        return self._kept(key, len(sources)) or self._made(key, backbone, sources, how, threads, what)
+        key = _key(model, sources, preparation, backbone.provider)
+        return self._kept(key, len(sources)) or self._made(key, backbone, sources, preparation, threads, what)
 
     def _kept(self, key: str, count: int) -> Extracted | None:
         """The entry, or None where there is none, or it is not what was written."""
@@ -122,14 +122,20 @@ class FeatureCache:
         return Extracted(features, entry.process_seconds, kept=True)
 
     def _made(
-        self, key: str, backbone: Backbone, sources: Sequence[Source], how: Preparation, threads: int | None, what: str
+        self,
+        key: str,
+        backbone: Backbone,
+        sources: Sequence[Source],
+        preparation: Preparation,
+        threads: int | None,
+        what: str,
     ) -> Extracted:
         self.folder.mkdir(parents=True, exist_ok=True)
         rows, note = self._paths(key)
         partial = rows.with_name(f".{rows.name}.{os.getpid()}.partial")
         try:
             started = time.process_time()
-            _write(partial, backbone, sources, how, threads, what)
+            _write(partial, backbone, sources, preparation, threads, what)
             seconds = time.process_time() - started
             entry = Entry(key=key, sha256=_sha256(partial), process_seconds=seconds)
             partial.replace(rows)
@@ -144,13 +150,13 @@ class FeatureCache:
 
 
 def _write(
-    path: Path, backbone: Backbone, sources: Sequence[Source], how: Preparation, threads: int | None, what: str
+    path: Path, backbone: Backbone, sources: Sequence[Source], preparation: Preparation, threads: int | None, what: str
 ) -> None:
     """Extract into a file, batch by batch: the rows need not fit into memory."""
     table: np.memmap[Any, np.dtype[np.float32]] | None = None
     done = 0
     with limited(threads), tqdm(total=len(sources), desc=what, unit="img", disable=None, leave=False) as bar:
-        for batch, outputs in extract(backbone, sources, how, batch_size=BATCH_SIZE, threads=threads):
+        for batch, outputs in extract(backbone, sources, preparation, batch_size=BATCH_SIZE, threads=threads):
             batch.require_readable()
             if table is None:
                 shape = (len(sources), *outputs.shape[1:])
@@ -162,8 +168,8 @@ def _write(
         table.flush()
 
 
-def _key(model: bytes, sources: Sequence[Source], how: Preparation, provider: str) -> str:
-    parts = [str(FORMAT).encode(), hashlib.sha256(model).digest(), msgspec.json.encode(how), provider.encode()]
+def _key(model: bytes, sources: Sequence[Source], preparation: Preparation, provider: str) -> str:
+    parts = [str(FORMAT).encode(), hashlib.sha256(model).digest(), msgspec.json.encode(preparation), provider.encode()]
     digest = hashlib.sha256()
     for part in (*parts, *map(content_digest, sources)):
         digest.update(len(part).to_bytes(8, "little"))

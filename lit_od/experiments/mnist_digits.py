@@ -29,7 +29,7 @@ from lit_od.evaluation import plots
 from lit_od.evaluation.image_sets import ImageSet, sets_of_recipe
 from lit_od.evaluation.intervals import Interval, delong
 from lit_od.evaluation.metrics import auroc
-from lit_od.experiments.results import Options, Report, Row, in_percent, middle
+from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle
 from lit_od.images.batching import load
 from lit_od.recipes.load import override, read
 from lit_od.recipes.schema import Recipe
@@ -51,7 +51,7 @@ BLOCK = 1024
 """Images that are augmented at once."""
 
 
-def run(options: Options) -> Report:
+def run(options: ExperimentOptions) -> ExperimentResult:
     """Train once a seed, fit the three detectors, score all sets."""
     overrides = [f"--data.root={options.root}"] if options.root else []
     if options.quick:
@@ -60,17 +60,17 @@ def run(options: Options) -> Report:
     runs = [_one_seed(override(read("mnist-digits"), [*overrides, f"--seed={seed}"]), options) for seed in seeds]
     tables = [_notebook_table(title, runs[0][key]) for title, key in _TABLES]
     rows = _chief_rows(runs, quick=options.quick)
-    return Report("\n\n".join([_summary(runs), *tables]), {"runs": runs, "median": _median(runs)}, rows)
+    return ExperimentResult("\n\n".join([_summary(runs), *tables]), {"runs": runs, "median": _median(runs)}, rows)
 
 
-def _chief_rows(runs: Sequence[dict[str, Any]], *, quick: bool) -> tuple[Row, ...]:
+def _chief_rows(runs: Sequence[dict[str, Any]], *, quick: bool) -> tuple[ResultRow, ...]:
     rows = []
     for detector in (NOTEBOOK, "class-conditional"):
         for name in runs[0]["auroc"][detector]:
             ours = middle([Interval(**each["auroc_intervals"][detector][name]) for each in runs])
             differs = "1 epoch" if quick else "best epoch by validation loss instead of the last"
             rows.append(
-                Row(
+                ResultRow(
                     f"digits 0 to 7 against {name}, {detector}, AUROC %",
                     "a plot",
                     in_percent(ours, repetitions=len(runs)),
@@ -86,7 +86,7 @@ _TABLES = (
 )
 
 
-def _one_seed(recipe: Recipe, options: Options) -> dict[str, Any]:
+def _one_seed(recipe: Recipe, options: ExperimentOptions) -> dict[str, Any]:
     out = options.out / f"seed-{recipe.seed}"
     trained = _trained(recipe, out / "run")
     bundles = {

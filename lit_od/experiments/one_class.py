@@ -22,7 +22,7 @@ from lit_od.errors import ConfigError, DataError
 from lit_od.evaluation.intervals import Interval
 from lit_od.experiments.feature_cache import Extracted, FeatureCache
 from lit_od.experiments.one_vs_rest import ClassResult, Contamination, Labelled, one_class
-from lit_od.experiments.results import Options, Report, Row, in_percent, middle
+from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle
 from lit_od.images.batching import load
 from lit_od.images.find_local import find, of_classes
 from lit_od.images.sources import Source
@@ -73,7 +73,7 @@ class Measured:
         return self.test.process_seconds + result.score_seconds
 
 
-def run(options: Options) -> Report:
+def run(options: ExperimentOptions) -> ExperimentResult:
     """Measure the recipe, and say what it gave."""
     if options.recipe is None:
         raise ConfigError("one-class needs a recipe: give --recipe NAME, such as one-class-mnist, or a YAML file")
@@ -81,13 +81,13 @@ def run(options: Options) -> Report:
     contamination = None if options.contamination is None else Contamination(rate=options.contamination)
     measured = measure(recipe, options, contamination)
     interval = mean_interval(measured)
-    row = Row(
+    row = ResultRow(
         f"{recipe.name} on {recipe.data.test}, one class against the rest, mean AUROC %",
         "none of this method",
         in_percent(interval, repetitions=len(measured.seeds)) if interval else "a class has one test image",
         "ours alone",
     )
-    return Report("\n\n".join([*tables(measured), seconds(measured)]), figures(measured), (row,))
+    return ExperimentResult("\n\n".join([*tables(measured), seconds(measured)]), figures(measured), (row,))
 
 
 def _of_set(data: str | None) -> list[str]:
@@ -97,7 +97,7 @@ def _of_set(data: str | None) -> list[str]:
     return [f"--data.{part}={data}{between}{part}" for part in ("train", "test")]
 
 
-def measure(recipe: Recipe, options: Options, contamination: Contamination | None) -> Measured:
+def measure(recipe: Recipe, options: ExperimentOptions, contamination: Contamination | None) -> Measured:
     """Extract features once, and carry out the protocol on them.
 
     Raises:

@@ -9,7 +9,7 @@ from lit_od.evaluation.intervals import Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class ExperimentOptions:
     """How an experiment is to be run.
 
     Attributes:
@@ -40,7 +40,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ResultRow:
     """A published figure and ours beside it.
 
     Attributes:
@@ -57,7 +57,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ExperimentResult:
     """What an experiment gave.
 
     Attributes:
@@ -68,7 +68,7 @@ class Report:
 
     text: str
     figures: dict[str, Any] = field(default_factory=dict)
-    rows: tuple[Row, ...] = ()
+    rows: tuple[ResultRow, ...] = ()
 
 
 def middle(intervals: Sequence[Interval]) -> Interval:

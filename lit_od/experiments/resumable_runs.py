@@ -9,7 +9,7 @@ from typing import TypeAlias
 from lightning import LightningModule
 
 from lit_od.errors import ConfigError
-from lit_od.experiments.results import Options
+from lit_od.experiments.results import ExperimentOptions
 from lit_od.recipes.load import override, to_tree
 from lit_od.recipes.schema import Recipe
 from lit_od.training.data.image_data import ImageData
@@ -41,12 +41,12 @@ class Staged:
     folder: Path
 
 
-def seeds_of(options: Options) -> tuple[int, ...]:
+def seeds_of(options: ExperimentOptions) -> tuple[int, ...]:
     """The seeds of a budget: the small one, and a smoke run, have one."""
     return options.seeds if options.budget == "full" and not options.quick else options.seeds[:1]
 
 
-def budget_line(options: Options, epochs: int, *, full: int, changes: str = "") -> str:
+def budget_line(options: ExperimentOptions, epochs: int, *, full: int, changes: str = "") -> str:
     """What a run spends, and what it leaves out of the full budget's epochs; and what else the small one changes."""
     seeds = len(seeds_of(options))
     line = f"budget {options.budget}: {epochs} epochs, {seeds} seed{'s' if seeds > 1 else ''}"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_od.errors import ConfigError
-from lit_od.experiments.results import Options, Report, Row
-from lit_od.formats.atomic import replacing_file
+from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow
+from lit_od.formats.atomic import atomic_file
 from lit_od.recipes.overrides import parse_overrides
 
 SUMMARY = "summary.json"
@@ -29,18 +29,18 @@ class Finished:
     """
 
     name: str
-    rows: tuple[Row, ...]
+    rows: tuple[ResultRow, ...]
     seconds: float
     quick: bool
 
 
-def keep_report(report: Report, out: Path) -> None:
+def keep_report(report: ExperimentResult, out: Path) -> None:
     """Write an experiment's tables and figures to its folder."""
     keep(report.text + "\n", out / "report.txt")
     keep(json.dumps(report.figures, indent=2) + "\n", out / "report.json")
 
 
-def keep_summary(name: str, options: Options, report: Report, seconds: float) -> Finished:
+def keep_summary(name: str, options: ExperimentOptions, report: ExperimentResult, seconds: float) -> Finished:
     """Write down that an experiment has come to its end, and how it was run."""
     rows = [asdict(row) for row in report.rows]
     tree = {"name": name, "options": _told(options), "seconds": seconds, "rows": rows}
@@ -50,17 +50,17 @@ def keep_summary(name: str, options: Options, report: Report, seconds: float) ->
 
 def keep(text: str, file: Path) -> None:
     """Write a file that is there whole, as it was or as it shall be, whatever happens."""
-    with replacing_file(file) as fresh:
+    with atomic_file(file) as fresh:
         fresh.write_text(text, encoding="utf-8")
 
 
-def take_up(name: str, options: Options) -> Finished | None:
+def take_up(name: str, options: ExperimentOptions) -> Finished | None:
     """An experiment that was finished with the same options in the same folder; None where there is none."""
     kept = _summary_in(options.out, name)
     return kept[0] if kept is not None and kept[1] == _told(options) else None
 
 
-def require_own_folder(name: str, options: Options) -> None:
+def require_own_folder(name: str, options: ExperimentOptions) -> None:
     """Raise ConfigError if a full run would write over a smoke run, or a smoke run over the work of hours."""
     kept = _summary_in(options.out, name)
     if kept is not None and kept[0].quick != options.quick:
@@ -90,7 +90,7 @@ def _summary_in(folder: Path, name: str) -> tuple[Finished, dict[str, Any]] | No
     """What is kept of an experiment in its folder, and its options; None where nothing is, or nothing whole."""
     try:
         tree = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        rows, told = tuple(Row(**row) for row in tree["rows"]), dict(tree["options"])
+        rows, told = tuple(ResultRow(**row) for row in tree["rows"]), dict(tree["options"])
         own = tree.get("name", name) == name
         if isinstance(told["overrides"], list):  # as they were kept before
             told["overrides"] = _but_where(told["overrides"])
@@ -99,7 +99,7 @@ def _summary_in(folder: Path, name: str) -> tuple[Finished, dict[str, Any]] | No
         return None
 
 
-def _told(options: Options) -> dict[str, Any]:
+def _told(options: ExperimentOptions) -> dict[str, Any]:
     """What a result depends on: not where it lies, nor how many threads made it."""
     tree = {name: value for name, value in asdict(options).items() if name not in ("out", "threads", "cache", "root")}
     tree["overrides"] = _but_where(options.overrides)

@@ -13,7 +13,7 @@ import numpy as np
 
 from lit_od.experiments.one_class import Measured, figures, mean_interval, mean_seconds, measure, seconds, table, tables
 from lit_od.experiments.one_vs_rest import Contamination
-from lit_od.experiments.results import Options, Report, Row, in_percent
+from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent
 from lit_od.recipes.load import read
 
 PUBLISHED = (
@@ -62,7 +62,7 @@ SECONDS = (116.921875, 204.03125)
 """CPU seconds of a fit and of scoring the 10,000 test images, extraction included."""
 
 
-def run(options: Options) -> Report:
+def run(options: ExperimentOptions) -> ExperimentResult:
     """Measure the recipe, and lay the published figures beside it."""
     measured = measure(read("vgg16-gmm", options.overrides), options, Contamination())
     plain, contaminated = tables(measured)
@@ -83,7 +83,7 @@ def run(options: Options) -> Report:
         ]
     fit, score = mean_seconds(measured)
     ours = {"fit": fit, "score": score}
-    return Report(
+    return ExperimentResult(
         "\n\n".join(parts),
         {
             **figures(measured),
@@ -94,17 +94,17 @@ def run(options: Options) -> Report:
     )
 
 
-def _rows(measured: Measured, compared: Mapping[str, Any]) -> tuple[Row, ...]:
+def _rows(measured: Measured, compared: Mapping[str, Any]) -> tuple[ResultRow, ...]:
     weights = "weights of Keras' VGG16" if _named_weights(measured) else "weights of torchvision's VGG16, not Keras'"
     gap, away, interval = max(map(abs, compared["gap"])), max(compared["deviations"]), mean_interval(measured)
     return (
-        Row(
+        ResultRow(
             f"MNIST, one digit against the rest, mean AUROC % (largest gap of a digit {gap:.2f})",
             f"{np.mean(PUBLISHED):.2f}",
             in_percent(interval) if interval else "no interval: a digit has one test image",
             weights,
         ),
-        Row(
+        ResultRow(
             "the same with 10 % contamination, ten draws",
             f"{np.mean(CONTAMINATED):.2f}",
             f"{100 * np.mean([each.contaminated for each in measured.results]):.2f}, "

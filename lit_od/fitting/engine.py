@@ -18,7 +18,7 @@ from lit_od.detectors.knn import KNNAccumulator
 from lit_od.detectors.registry import accumulator, detector_from_state
 from lit_od.errors import DataError
 from lit_od.fitting.partial_state import PartialState, merged
-from lit_od.fitting.shards import laid_end_to_end, own_share
+from lit_od.fitting.shards import all_gather, own_shard
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.images.batching import Batch
 from lit_od.images.preparation import Preparation
@@ -95,7 +95,7 @@ def gather(
 ) -> PartialState | None:
     """What the backbone computes of all inliers, gathered for a detector; None in all processes but the first."""
     labels = class_numbers(sources) if detector.get("class_conditional") else None
-    own = own_share(len(sources), group)
+    own = own_shard(len(sources), group)
     part = partial_fit(
         backbone,
         preparation,
@@ -106,7 +106,7 @@ def gather(
         threads=threads,
         bar=group.rank == 0,
     )
-    if group.world == 1:
+    if group.size == 1:
         return part
     with limited(threads):
         parts = list(group.gather(part.to_bytes())) if group.rank else merged(group.gather(part.to_bytes()))
@@ -120,7 +120,7 @@ def finish(
     if gathered is not None:
         with limited(threads):
             fitted = gathered.finish()
-        if group.world > 1:
+        if group.size > 1:
             group.broadcast(safetensors.save(fitted.state()))
         return fitted
     options = dict(detector)
@@ -144,11 +144,11 @@ def bank_cost(
         return {}
     if fitted.settings.method_of() == "sample" or len(fitted.bank.rows) == len(fit):
         return {}
-    own, rows = own_share(len(validation), group), [np.empty((0, fitted.width), np.float32)]
+    own, rows = own_shard(len(validation), group), [np.empty((0, fitted.width), np.float32)]
     for batch, outputs in extract(backbone, validation[own.start : own.stop], preparation, threads=threads):
         _require_sound(batch, outputs)
         rows.append(outputs)
-    everything = laid_end_to_end(np.concatenate(rows), group)
+    everything = all_gather(np.concatenate(rows), group)
     if gathered is None or not isinstance(gathered.gathered, KNNAccumulator):
         return {}
     with limited(threads):
@@ -168,7 +168,7 @@ def score_all(
 ) -> Scores:
     """Scores of images that must all be readable, shape (n,); the same in all processes, which share the work."""
     scores = [np.empty(0)]
-    own = own_share(len(sources), group)
+    own = own_shard(len(sources), group)
 
     def score(outputs: Features) -> Scores:
         return detector.score(outputs) if _sound(outputs).all() else np.full(len(outputs), np.nan)
@@ -186,7 +186,7 @@ def score_all(
             _require_sound(batch, outputs)
             scores.append(scored)
             bar.update(len(outputs))
-    return laid_end_to_end(np.concatenate(scores), group)
+    return all_gather(np.concatenate(scores), group)
 
 
 def _require_sound(batch: Batch, outputs: Features) -> None:

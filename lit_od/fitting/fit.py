@@ -171,21 +171,21 @@ def fit_bundle(
     if maps is not None:
         files[bundles.MAPS] = maps
     bundle = bundles.write(out, manifest, fitted, calibrated, files)
-    if group.world > 1:
+    if group.size > 1:
         sent = {**bundle.files, bundles.MANIFEST: manifests.encode(bundle.manifest)}
         group.broadcast(safetensors.save({name: np.frombuffer(data, np.uint8) for name, data in sent.items()}))
     return bundle
 
 
 def _pixel_threshold(
-    backbone: Backbone, how: Preparation, fitted: Detector, calibration: Sequence[Source], threads: int | None
+    backbone: Backbone, preparation: Preparation, fitted: Detector, calibration: Sequence[Source], threads: int | None
 ) -> float | None:
     """What 99 % of the calibration inliers' pixels do not exceed, of as many images, evenly drawn, as fit in memory."""
     if not isinstance(fitted, Reconstruction):
         return None
-    most = max(1, PIXELS // (how.shape[0] * how.shape[1]))
+    most = max(1, PIXELS // (preparation.shape[0] * preparation.shape[1]))
     rows = np.unique(np.linspace(0, len(calibration) - 1, min(most, len(calibration))).astype(int))
-    pixels = extract(backbone, [calibration[row] for row in rows], how, threads=threads)
+    pixels = extract(backbone, [calibration[row] for row in rows], preparation, threads=threads)
     return pixel_threshold(np.concatenate([pixel_scores(errors) for _, errors in pixels]), q=PIXEL_PERCENT)
 
 

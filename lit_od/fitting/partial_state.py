@@ -26,7 +26,7 @@ from lit_od.runtime.threads import limited
 from lit_od.types import Arrays
 
 _ABOUT = "about"
-_SUMS = ("count", "mean", "scatter", "cubes", "quarts")
+_SUMS = ("count", "mean", "scatter", "third_moments", "fourth_moments")
 _STORE = ("numbers", "rows", "ranks")
 
 

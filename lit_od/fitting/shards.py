@@ -8,13 +8,13 @@ the bit, and shares laid end to end are the data in their order.
 import numpy as np
 
 from lit_od.backbone.extractor import BATCH_SIZE
-from lit_od.images.batching import RUN
+from lit_od.images.batching import GRAPH_BATCH
 from lit_od.runtime.processes import Group
 from lit_od.runtime.threads import available_threads
 from lit_od.types import Stats
 
 
-def share(rows: int, part: int, parts: int) -> range:
+def shard(rows: int, part: int, parts: int) -> range:
     """Row numbers of one share of several: none is repeated, none is left out, some shares may be empty.
 
     Args:
@@ -23,7 +23,7 @@ def share(rows: int, part: int, parts: int) -> range:
         parts: Number of shares.
     """
     # A few last images go with the batch before them: alone they would run on another session.
-    blocks = max(1, -(-(rows - RUN) // BATCH_SIZE))
+    blocks = max(1, -(-(rows - GRAPH_BATCH) // BATCH_SIZE))
 
     def edge(number: int) -> int:
         block = number * blocks // parts
@@ -32,21 +32,21 @@ def share(rows: int, part: int, parts: int) -> range:
     return range(edge(part), edge(part + 1))
 
 
-def own_share(rows: int, group: Group) -> range:
+def own_shard(rows: int, group: Group) -> range:
     """Row numbers of this process' share."""
-    return share(rows, group.rank, group.world)
+    return shard(rows, group.rank, group.size)
 
 
 def own_threads(threads: int | None, group: Group) -> int | None:
     """Threads of this process: those that were asked for, else its part of the machine's cores."""
-    if threads is not None or group.neighbours == 1:
+    if threads is not None or group.local_size == 1:
         return threads
-    return max(1, available_threads() // group.neighbours)
+    return max(1, available_threads() // group.local_size)
 
 
-def laid_end_to_end(rows: Stats, group: Group) -> Stats:
+def all_gather(rows: Stats, group: Group) -> Stats:
     """The float64 rows of all processes in the order of their ranks, shape (n, ...), in every process."""
-    if group.world == 1:
+    if group.size == 1:
         return rows
     parts = [np.frombuffer(part) for part in group.gather(np.ascontiguousarray(rows, np.float64).tobytes())]
     everything = np.frombuffer(group.broadcast(np.concatenate(parts).tobytes() if parts else b""))

@@ -26,7 +26,7 @@ _TEMPORARY = ".{name}.lit-od-new"
 _ASIDE = ".{name}.lit-od-old"
 
 
-def require_place(target: Path) -> None:
+def require_writable(target: Path) -> None:
     """Raise ConfigError unless a folder can be made or filled at the target: before the work, not after it."""
     here = target.absolute()
     while not os.path.lexists(here):
@@ -47,7 +47,7 @@ def recover(target: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(target: Path, *, replaceable: Callable[[Path], None]) -> Iterator[Path]:
+def atomic_folder(target: Path, *, replaceable: Callable[[Path], None]) -> Iterator[Path]:
     """A new, empty folder that takes the target's place when the block ends without an exception.
 
     Args:
@@ -81,7 +81,7 @@ def replacing(target: Path, *, replaceable: Callable[[Path], None]) -> Iterator[
 
 
 @contextlib.contextmanager
-def replacing_file(file: Path) -> Iterator[Path]:
+def atomic_file(file: Path) -> Iterator[Path]:
     """A name to write to that takes the file's place when the block ends without an exception.
 
     One writer at a time: the name is always the same, so that what a killed one leaves is written over.

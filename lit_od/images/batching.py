@@ -16,7 +16,7 @@ from lit_od.images.sources import Source
 from lit_od.runtime.threads import thread_count, threads_of_a_generator
 from lit_od.types import Images
 
-RUN = 16
+GRAPH_BATCH = 16
 """Images that go through a graph at once where each thread runs its own: in 8 or 32 an image took longer."""
 
 BATCHES_AHEAD = 3
@@ -53,7 +53,7 @@ class Batch:
 
 def batches(
     sources: Iterable[Source],
-    how: Preparation,
+    preparation: Preparation,
     *,
     batch_size: int,
     threads: int | None = None,
@@ -63,7 +63,7 @@ def batches(
 
     Args:
         sources: Images; taken lazily, so an endless stream needs no endless memory.
-        how: The preparation of every image.
+        preparation: The preparation of every image.
         batch_size: Images a batch.
         threads: Decoding threads. None takes one a core.
         then: Called with the pixels of a part of the batch, at most RUN images, on the thread that has
@@ -80,11 +80,11 @@ def batches(
         waiting: deque[tuple[list[Source], Images, list[Future[_Part]]]] = deque()
         while True:
             while len(waiting) < BATCHES_AHEAD and (chunk := list(islice(stream, batch_size))):
-                pixels = np.empty((len(chunk), *how.shape), dtype=np.uint8)
+                pixels = np.empty((len(chunk), *preparation.shape), dtype=np.uint8)
                 # tasks small enough to share evenly; of a graph's batches the size must not hang on the threads
-                step = max(1, -(-len(chunk) // (2 * workers))) if then is None else RUN
+                step = max(1, -(-len(chunk) // (2 * workers))) if then is None else GRAPH_BATCH
                 tasks = [
-                    pool.submit(_fill, pixels, chunk, range(start, min(start + step, len(chunk))), how, then)
+                    pool.submit(_fill, pixels, chunk, range(start, min(start + step, len(chunk))), preparation, then)
                     for start in range(0, len(chunk), step)
                 ]
                 waiting.append((chunk, pixels, tasks))
@@ -93,17 +93,17 @@ def batches(
             yield _gather(*waiting.popleft())
 
 
-def load(sources: Iterable[Source], how: Preparation, *, threads: int | None = None) -> Images:
+def load(sources: Iterable[Source], preparation: Preparation, *, threads: int | None = None) -> Images:
     """All images at once, (n, h, w, c) uint8.
 
     Raises:
         DataError: If one cannot be read; the message names it.
     """
     chunks = []
-    for batch in batches(sources, how, batch_size=256, threads=threads):
+    for batch in batches(sources, preparation, batch_size=256, threads=threads):
         batch.require_readable()
         chunks.append(batch.images)
-    return np.concatenate(chunks) if chunks else np.empty((0, *how.shape), dtype=np.uint8)
+    return np.concatenate(chunks) if chunks else np.empty((0, *preparation.shape), dtype=np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +118,13 @@ def _fill(
     pixels: Images,
     chunk: Sequence[Source],
     rows: range,
-    how: Preparation,
+    preparation: Preparation,
     then: Callable[[Images], Made] | None,
 ) -> _Part:
     errors: dict[int, ImageError] = {}
     for row in rows:
         try:
-            pixels[row] = chunk[row].prepare(how)
+            pixels[row] = chunk[row].prepare(preparation)
         except ImageError as error:
             errors[row] = error
     if then is None or len(errors) == len(rows):

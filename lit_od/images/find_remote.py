@@ -16,7 +16,7 @@ from lit_od.images.sources import Source
 PARQUET = ".parquet"
 
 
-class Images(Sequence[Source]):
+class ImageList(Sequence[Source]):
     """Parts laid end to end; what a part computes on demand stays so."""
 
     def __init__(self, parts: Iterable[Sequence[Source]]) -> None:
@@ -57,7 +57,7 @@ class Images(Sequence[Source]):
             start = stop
 
 
-def find_images(paths: Iterable[str | Path]) -> Sequence[Source]:
+def find_with_urls(paths: Iterable[str | Path]) -> Sequence[Source]:
     """Every image that the given PATHs name, in their order, as `find`, URLs and Parquet among them.
 
     A folder, or a prefix of an object store, holds image files or Parquet files, not both.
@@ -77,7 +77,7 @@ def find_images(paths: Iterable[str | Path]) -> Sequence[Source]:
             parts += row_groups(path)
         else:
             parts.append(find([path]))
-    images = Images(parts)
+    images = ImageList(parts)
     if not images:
         raise DataError("no image found: name an image, a folder, a list, an .npz, a URL or a Parquet file")
     return images

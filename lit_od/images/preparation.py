@@ -124,7 +124,7 @@ def loaded(image: Image.Image, *, most: int = MAX_PIXELS) -> Image.Image:
         raise ImageError(_cause(error, most)) from error
 
 
-def prepare(image: Image.Image | NDArray[np.uint8], how: Preparation) -> Images:
+def prepare(image: Image.Image | NDArray[np.uint8], preparation: Preparation) -> Images:
     """Convert, crop and resize an upright image to pixels of shape (h, w, c), uint8.
 
     An array is a decoded image of shape (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), uint8.
@@ -135,17 +135,17 @@ def prepare(image: Image.Image | NDArray[np.uint8], how: Preparation) -> Images:
         DataError: If an array has another shape or type.
     """
     if isinstance(image, np.ndarray):
-        if image.shape == how.shape and image.dtype == np.uint8 and not how.crops:
+        if image.shape == preparation.shape and image.dtype == np.uint8 and not preparation.crops:
             return image
         image = from_array(image)
-    image = _in_colour(eight_bits(image), how)
-    box = _crop_box(image, how)
+    image = _in_colour(eight_bits(image), preparation)
+    box = _crop_box(image, preparation)
     if box is not None:
         image, box = _cut(image, box)
-    size = (how.size[1], how.size[0])  # Pillow: width first
+    size = (preparation.size[1], preparation.size[0])  # Pillow: width first
     if image.size != size or box not in (None, (0, 0, *size)):
-        image = image.resize(size, _RESAMPLING[how.resize], box=box)
-    return np.asarray(image, dtype=np.uint8).reshape(how.shape)
+        image = image.resize(size, _RESAMPLING[preparation.resize], box=box)
+    return np.asarray(image, dtype=np.uint8).reshape(preparation.shape)
 
 
 def _cause(error: Exception, most: int) -> str:
@@ -209,36 +209,36 @@ def _halved(values: NDArray[np.integer]) -> NDArray[np.uint8]:
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _in_colour(image: Image.Image, how: Preparation) -> Image.Image:
+def _in_colour(image: Image.Image, preparation: Preparation) -> Image.Image:
     """The image in mode L or RGB, as the preparation wants it."""
     if image.has_transparency_data:
         image = image.convert("LA") if image.mode == "La" else image  # Pillow knows no other way from there
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    if how.mode == "rgb":
+    if preparation.mode == "rgb":
         return image if image.mode == "RGB" else image.convert("RGB")
     if image.mode in ("L", "1"):
         return image.convert("L")
     if image.mode != "RGB":
         image = image.convert("RGB")
-    if how.grey == "pillow":
+    if preparation.grey == "pillow":
         return image.convert("L")
     return Image.fromarray(np.rint(np.asarray(image) @ _LUMINOSITY).astype(np.uint8))
 
 
-def _crop_box(image: Image.Image, how: Preparation) -> tuple[float, float, float, float] | None:
+def _crop_box(image: Image.Image, preparation: Preparation) -> tuple[float, float, float, float] | None:
     """Left, upper, right, lower of what is cut out; None for the whole image."""
-    if how.crop is not None:
-        height, width = how.crop
+    if preparation.crop is not None:
+        height, width = preparation.crop
         if image.height < height or image.width < width:
             raise ImageError(
                 f"a crop of {height}x{width} (h x w) needs a larger image than {image.height}x{image.width}"
             )
         left, upper = (image.width - width) // 2, (image.height - height) // 2
         return (left, upper, left + width, upper + height)
-    if how.crop_fraction is not None:
-        scale = how.crop_fraction * min(image.height / how.size[0], image.width / how.size[1])
-        tall, wide = how.size[0] * scale, how.size[1] * scale
+    if preparation.crop_fraction is not None:
+        scale = preparation.crop_fraction * min(image.height / preparation.size[0], image.width / preparation.size[1])
+        tall, wide = preparation.size[0] * scale, preparation.size[1] * scale
         margin_x, margin_y = max((image.width - wide) / 2, 0.0), max((image.height - tall) / 2, 0.0)
         return (margin_x, margin_y, image.width - margin_x, image.height - margin_y)
     return None

@@ -30,9 +30,9 @@ class ImageFile:
     name: str
     label: str | None = None
 
-    def prepare(self, how: Preparation) -> Images:
+    def prepare(self, preparation: Preparation) -> Images:
         """Pixels of shape (h, w, c). Raises ImageError where the file cannot be read."""
-        return prepare(self.decode(), how)
+        return prepare(self.decode(), preparation)
 
     def decode(self) -> Image.Image:
         """The image, upright. Raises ImageError where the file cannot be read."""
@@ -47,9 +47,9 @@ class ImageArray:
     name: str
     label: str | None = None
 
-    def prepare(self, how: Preparation) -> Images:
+    def prepare(self, preparation: Preparation) -> Images:
         """Pixels of shape (h, w, c)."""
-        return prepare(self.pixels, how)
+        return prepare(self.pixels, preparation)
 
     def decode(self) -> Image.Image:
         """The image."""
@@ -64,9 +64,9 @@ class OpenImage:
     name: str
     label: str | None = None
 
-    def prepare(self, how: Preparation) -> Images:
+    def prepare(self, preparation: Preparation) -> Images:
         """Pixels of shape (h, w, c). Raises ImageError where it cannot be read."""
-        return prepare(self.decode(), how)
+        return prepare(self.decode(), preparation)
 
     def decode(self) -> Image.Image:
         """The image, upright. Raises ImageError where it cannot be read."""
@@ -82,9 +82,9 @@ class EncodedImage:
     name: str
     label: str | None = None
 
-    def prepare(self, how: Preparation) -> Images:
+    def prepare(self, preparation: Preparation) -> Images:
         """Pixels of shape (h, w, c). Raises ImageError where the bytes cannot be read."""
-        return prepare(self.decode(), how)
+        return prepare(self.decode(), preparation)
 
     def decode(self) -> Image.Image:
         """The image, upright. Raises ImageError where the bytes cannot be read."""
@@ -99,7 +99,7 @@ class Unreadable:
     cause: str
     label: str | None = None
 
-    def prepare(self, how: Preparation) -> Images:
+    def prepare(self, preparation: Preparation) -> Images:
         """Raise ImageError with the cause."""
         raise ImageError(self.cause)
 

@@ -15,7 +15,7 @@ CALIBRATION_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part(Sequence[T]):
+class Subset(Sequence[T]):
     """Some of a sequence's images, each made when it is asked for: eight bytes an image, whatever it is.
 
     Attributes:
@@ -36,11 +36,11 @@ class Part(Sequence[T]):
     def __getitem__(self, row: int) -> T: ...
 
     @overload
-    def __getitem__(self, row: slice) -> "Part[T]": ...
+    def __getitem__(self, row: slice) -> "Subset[T]": ...
 
-    def __getitem__(self, row: int | slice) -> "T | Part[T]":
+    def __getitem__(self, row: int | slice) -> "T | Subset[T]":
         if isinstance(row, slice):
-            return Part(self.whole, self.rows[row])
+            return Subset(self.whole, self.rows[row])
         return self.whole[int(self.rows[row])]
 
 
@@ -54,7 +54,7 @@ def fit_and_calibration(
 
 def fit_and_calibration_parts(
     sources: Sequence[T], *, seed: int, share: float = CALIBRATION_SHARE
-) -> tuple[Part[T], Part[T]]:
+) -> tuple[Subset[T], Subset[T]]:
     """A seeded split; both parts keep the order in which the images came.
 
     Args:
@@ -75,4 +75,4 @@ def fit_and_calibration_parts(
     held_out = min(max(1, round(share * len(sources))), len(sources) - 2)
     calibrates = np.zeros(len(sources), dtype=bool)
     calibrates[np.random.default_rng(seed).permutation(len(sources))[:held_out]] = True
-    return Part(sources, np.flatnonzero(~calibrates)), Part(sources, np.flatnonzero(calibrates))
+    return Subset(sources, np.flatnonzero(~calibrates)), Subset(sources, np.flatnonzero(calibrates))

@@ -138,7 +138,7 @@ class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     outliers: str
 
 
-class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class EvaluationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The sets that evaluate and report use when none are named.
 
     Attributes:
@@ -181,7 +181,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     early_stopping: int | None = 6
     detector: dict[str, Any] = msgspec.field(default_factory=lambda: {"kind": "mahalanobis"})
     calibration: dict[str, Any] = msgspec.field(default_factory=lambda: {"rule": "percentile", "q": 99})
-    evaluation: Evaluation = Evaluation()
+    evaluation: EvaluationConfig = EvaluationConfig()
     export: ExportConfig = ExportConfig()
 
     def __post_init__(self) -> None:

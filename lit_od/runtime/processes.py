@@ -15,16 +15,16 @@ class Place:
 
     Attributes:
         rank: Its number, counted from 0.
-        world: How many there are.
+        size: How many there are.
         local_rank: Its number on its machine.
-        local_world: How many there are on its machine.
+        local_size: How many there are on its machine.
         slurm: Whether SLURM has started them.
     """
 
     rank: int
-    world: int
+    size: int
     local_rank: int
-    local_world: int
+    local_size: int
     slurm: bool = False
 
 
@@ -37,9 +37,9 @@ def place(environment: Mapping[str, str] | None = None) -> Place | None:
     given = os.environ if environment is None else environment
     torchrun = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if all(name in given for name in torchrun):
-        rank, world, local_rank, local_world = (int(given[name]) for name in torchrun)
-        found = Place(rank, world, local_rank, local_world)
-        return found if found.world > 1 else None
+        rank, world, local_rank, local_size = (int(given[name]) for name in torchrun)
+        found = Place(rank, world, local_rank, local_size)
+        return found if found.size > 1 else None
     # srun's own variables: a batch script has the job's as well, where there is one process
     world = int(given.get("SLURM_STEP_NUM_TASKS", "1"))
     if world == 1 or not {"SLURM_PROCID", "SLURM_LOCALID"} <= given.keys():
@@ -65,7 +65,7 @@ class Group(Protocol):
         ...
 
     @property
-    def world(self) -> int:
+    def size(self) -> int:
         """Number of processes."""
         ...
 
@@ -75,7 +75,7 @@ class Group(Protocol):
         ...
 
     @property
-    def neighbours(self) -> int:
+    def local_size(self) -> int:
         """Processes on this machine."""
         ...
 
@@ -93,9 +93,9 @@ class Alone:
     """A process that nobody shares its work with."""
 
     rank: int = 0
-    world: int = 1
+    size: int = 1
     device: int | None = None
-    neighbours: int = 1
+    local_size: int = 1
 
     def gather(self, part: bytes) -> Iterator[bytes]:
         """Its own part."""

@@ -23,7 +23,7 @@ NONE = "none"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Classes:
+class Classification:
     """What n images are, in the order in which they were given.
 
     Attributes:
@@ -41,7 +41,7 @@ class Classes:
 
 def classify(
     scorers: Mapping[str, Scorer], sources: Sequence[Source], *, level: float, batch_size: int = BATCH_SIZE
-) -> Iterator[Classes]:
+) -> Iterator[Classification]:
     """Classify images batch by batch, in bounded memory.
 
     Args:
@@ -94,7 +94,7 @@ def images_needed(level: float) -> int:
     return needed if 1 / (1 + needed) < level else needed + 1
 
 
-def standing(calibration: Calibration, scores: Scores) -> Stats:
+def z_score(calibration: Calibration, scores: Scores) -> Stats:
     """Where scores lie among a bundle's calibration scores: standard deviations from their mean, shape (n,)."""
     away = scores - calibration.scores.mean()
     spread = calibration.scores.std()
@@ -103,41 +103,41 @@ def standing(calibration: Calibration, scores: Scores) -> Stats:
     return np.where(away == 0, 0.0, np.copysign(np.inf, away))
 
 
-def largest(p_values: Stats, standings: Stats) -> NDArray[np.intp]:
-    """The class of each image: the largest p-value; of equal ones the lowest standing; then the first.
+def largest(p_values: Stats, z_scores: Stats) -> NDArray[np.intp]:
+    """The class of each image: the largest p-value; of equal ones the lowest z_score; then the first.
 
     Args:
         p_values: A row a class, (k, n).
-        standings: The same shape; see `standing`.
+        z_scores: The same shape; see `z_score`.
 
     Returns:
         Rows, shape (n,).
     """
     tied = p_values == p_values.max(axis=0)
-    ranked = np.where(tied, standings, np.inf)
+    ranked = np.where(tied, z_scores, np.inf)
     lowest = tied & (ranked == ranked.min(axis=0))
     return np.asarray(lowest.argmax(axis=0))
 
 
 def _classified(
     scorers: Mapping[str, Scorer], sources: Sequence[Source], level: float, batch_size: int
-) -> Iterator[Classes]:
+) -> Iterator[Classification]:
     names = list(scorers)
     streams = [scorer.stream(sources, batch_size=batch_size) for scorer in scorers.values()]
     for results in zip(*streams, strict=True):
         yield _decided(dict(zip(names, results, strict=True)), scorers, level)
 
 
-def _decided(results: Mapping[str, Result], scorers: Mapping[str, Scorer], level: float) -> Classes:
+def _decided(results: Mapping[str, Result], scorers: Mapping[str, Scorer], level: float) -> Classification:
     names, first = list(results), next(iter(results.values()))
     by_image = zip(*(result.error for result in results.values()), strict=True)
     errors = [next((error for error in of_bundles if error), None) for of_bundles in by_image]
     p_values = np.stack([result.p_value for result in results.values()])  # (k, n)
-    standings = np.stack([standing(scorers[name].calibration, result.score) for name, result in results.items()])
+    z_scores = np.stack([z_score(scorers[name].calibration, result.score) for name, result in results.items()])
     readable = np.array([error is None for error in errors])
     p_values[:, ~readable] = np.nan
     labels: list[str | None] = [None] * len(errors)
     rows = np.flatnonzero(readable)
-    for row, chosen in zip(rows.tolist(), largest(p_values[:, rows], standings[:, rows]).tolist(), strict=True):
+    for row, chosen in zip(rows.tolist(), largest(p_values[:, rows], z_scores[:, rows]).tolist(), strict=True):
         labels[row] = names[chosen] if p_values[chosen, row] >= level else NONE
-    return Classes(first.name, labels, dict(zip(names, p_values, strict=True)), errors)
+    return Classification(first.name, labels, dict(zip(names, p_values, strict=True)), errors)

@@ -22,7 +22,7 @@ from lit_od.bundle.folder import MAPS, Bundle, golden_arrays
 from lit_od.detectors import Reconstruction
 from lit_od.detectors.reconstruction import pixel_scores, pixel_verdicts
 from lit_od.errors import BackboneError, BundleError, DataError
-from lit_od.images.batching import RUN
+from lit_od.images.batching import GRAPH_BATCH
 from lit_od.scoring.drawing import beside, enlarged, heat, in_colour, overlay
 from lit_od.scoring.occlusion import occlusion_maps
 from lit_od.scoring.scorer import Scorer
@@ -54,8 +54,8 @@ def heat_maps(scorer: Scorer, images: Images) -> NDArray[np.float32]:
     if not isinstance(scorer.detector, Reconstruction):
         return occlusion_maps(scorer, images)
     maps = np.empty(images.shape[:3], dtype=np.float32)
-    for start in range(0, len(images), RUN):
-        maps[start : start + RUN] = pixel_scores(scorer.backbone(images[start : start + RUN]))
+    for start in range(0, len(images), GRAPH_BATCH):
+        maps[start : start + GRAPH_BATCH] = pixel_scores(scorer.backbone(images[start : start + GRAPH_BATCH]))
     return maps
 
 
@@ -132,9 +132,9 @@ class HeatMaps:
             images: Prepared images, (n, h, w, c) uint8.
             outputs: What the backbone gives of them: squared errors, the same shape, or features (n, d).
         """
-        for start in range(0, len(images), RUN):
-            block = images[start : start + RUN]
-            heats = self.heats(block, outputs[start : start + RUN])
+        for start in range(0, len(images), GRAPH_BATCH):
+            block = images[start : start + GRAPH_BATCH]
+            heats = self.heats(block, outputs[start : start + GRAPH_BATCH])
             reconstructed = self._reconstructed(block)
             for row in range(len(block)):
                 one = block[row : row + 1]

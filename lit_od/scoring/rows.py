@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from lit_od.errors import ConfigError, missing_extra
-from lit_od.formats.atomic import replacing_file
+from lit_od.formats.atomic import atomic_file
 from lit_od.formats.text import csv_row
 from lit_od.scoring.scorer import Result
 
@@ -48,7 +48,7 @@ def parquet_rows(file: Path) -> Iterator[Callable[[Result], None]]:
     if not file.absolute().parent.is_dir():
         raise ConfigError(f"cannot write --out {file}: there is no such folder")
     waiting: list[Result] = []
-    with replacing_file(file) as partial, parquet.ParquetWriter(partial, schema) as out:
+    with atomic_file(file) as partial, parquet.ParquetWriter(partial, schema) as out:
 
         def flush() -> None:
             broken = np.array([error is not None for result in waiting for error in result.error], dtype=bool)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_od.backbone.extractor import BATCH_SIZE, extract_and_score, require_fitting
+from lit_od.backbone.extractor import BATCH_SIZE, extract_and_score, require_input_shape
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.calibration.p_values import Calibration
@@ -91,7 +91,7 @@ class Scorer:
     def of(cls, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] | None = None) -> Self:
         """Make a bundle that has been read ready; raises as `load`."""
         backbone = Backbone.load(bundle.files[BACKBONE], threads=threads, providers=providers)
-        require_fitting(backbone, bundle.manifest.preparation)
+        require_input_shape(backbone, bundle.manifest.preparation)
         if backbone.output != bundle.detector.reads:
             raise BundleError(
                 f"the graph gives {backbone.output}, its {bundle.detector.kind} detector reads {bundle.detector.reads}"
@@ -215,10 +215,13 @@ class _Numbered(Sequence[str]):
         return [f"#{each}" for each in self._rows[row]] if isinstance(row, slice) else f"#{self._rows[row]}"
 
 
-def _is_prepared(images: object, how: Preparation) -> bool:
+def _is_prepared(images: object, preparation: Preparation) -> bool:
     """Whether images are already what the preparation would make of them."""
     return (
-        isinstance(images, np.ndarray) and images.shape[1:] == how.shape and images.dtype == np.uint8 and not how.crops
+        isinstance(images, np.ndarray)
+        and images.shape[1:] == preparation.shape
+        and images.dtype == np.uint8
+        and not preparation.crops
     )
 
 

@@ -18,7 +18,7 @@ BATCH_SIZE = 64
 """Images that are prepared at a time."""
 
 
-def likeness(output: Output, images: Images, outputs: Features) -> Features:
+def similarity_rows(output: Output, images: Images, outputs: Features) -> Features:
     """Rows (n, d) that lie near each other where images are alike: features, else the pixels of small copies.
 
     Args:
@@ -29,12 +29,12 @@ def likeness(output: Output, images: Images, outputs: Features) -> Features:
     return outputs if output == "features" else tiny(images)
 
 
-def likenesses(scorer: Scorer, sources: Sequence[Source], how: Preparation) -> Iterator[tuple[Batch, Features]]:
+def likenesses(scorer: Scorer, sources: Sequence[Source], preparation: Preparation) -> Iterator[tuple[Batch, Features]]:
     """The rows of images, batch by batch: of a batch's m readable images (m, d), where there are any."""
     if scorer.backbone.output == "features":
-        yield from extract(scorer.backbone, sources, how, threads=scorer.threads)
+        yield from extract(scorer.backbone, sources, preparation, threads=scorer.threads)
     else:  # the graph need not run
-        for batch in batches(sources, how, batch_size=BATCH_SIZE, threads=scorer.threads):
+        for batch in batches(sources, preparation, batch_size=BATCH_SIZE, threads=scorer.threads):
             yield batch, tiny(batch.images) if len(batch.images) else np.empty((0, 0), dtype=np.float32)
 
 

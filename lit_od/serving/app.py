@@ -20,7 +20,7 @@ from lit_od.serving.limits import ClientGone, Limits, Refused
 from lit_od.serving.models import Answers, Model, joined
 from lit_od.serving.normal_images import NormalImages
 from lit_od.serving.protocol import LENGTH_HEADER, Asked
-from lit_od.serving.work_queue import Engine
+from lit_od.serving.work_queue import WorkQueue
 from lit_od.versions import __version__
 
 
@@ -37,7 +37,7 @@ class Site:
     """
 
     models: Mapping[str, Model]
-    engine: Engine
+    engine: WorkQueue
     intake: Intake
     normal: NormalImages | None
 
@@ -116,7 +116,7 @@ class Site:
 
 def application(
     models: Mapping[str, Model],
-    engine: Engine,
+    engine: WorkQueue,
     *,
     limits: Limits,
     normal: NormalImages | None = None,

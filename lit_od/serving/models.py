@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.bundle.folder import Bundle
-from lit_od.images.batching import RUN, Batch
+from lit_od.images.batching import GRAPH_BATCH, Batch
 from lit_od.images.sources import Source
 from lit_od.runtime.onnx_session import PROVIDERS
 from lit_od.scoring.maps import HeatMaps
@@ -186,7 +186,7 @@ class Model:
             alone: Whether all cores are free for it.
         """
         scorer = self.whole if alone else self.single
-        ((result, batch, outputs),) = scorer.stream_outputs(sources, batch_size=RUN)
+        ((result, batch, outputs),) = scorer.stream_outputs(sources, batch_size=GRAPH_BATCH)
         sound = np.array([row for row, each in enumerate(outputs) if np.isfinite(each).all()], dtype=np.intp)
         answers = Answers(result)
         if MAP in wanted:

@@ -14,7 +14,7 @@ from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation, prepare
 from lit_od.images.sources import Source
 from lit_od.scoring.scorer import Scorer
-from lit_od.scoring.similar_images import likeness, likenesses
+from lit_od.scoring.similar_images import likenesses, similarity_rows
 from lit_od.types import Features, Images, Output
 
 NEAREST = 3
@@ -98,7 +98,7 @@ class Nearest:
     def find(self, images: Images, outputs: Features) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Numbers and Euclidean distances of the NEAREST normal images to each image, nearest first, (n, k)."""
         rows, distances = [], []
-        for row in likeness(self.output, images, outputs):  # one at a time: all at once would hold (n, m, d)
+        for row in similarity_rows(self.output, images, outputs):  # one at a time: all at once would hold (n, m, d)
             apart = np.linalg.norm((self.features - row).astype(np.float64), axis=1)
             best = np.argsort(apart, kind="stable")[:NEAREST]
             rows.append(self.rows[best])

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from lit_od.images.batching import RUN
+from lit_od.images.batching import GRAPH_BATCH
 from lit_od.images.sources import Source
 from lit_od.serving.limits import RETRY_AFTER, Refused
 from lit_od.serving.models import MAP, Answers, Model
@@ -35,7 +35,7 @@ class Piece:
     answers: "Future[Answers]" = field(default_factory=Future)
 
 
-class Engine:
+class WorkQueue:
     """Scores pieces of requests on its workers.
 
     Attributes:
@@ -107,7 +107,7 @@ class Engine:
 
 def _most(wanted: frozenset[str]) -> int:
     """Images that a worker takes at once."""
-    return 1 if MAP in wanted else RUN
+    return 1 if MAP in wanted else GRAPH_BATCH
 
 
 def _fits(piece: Piece, taken: Sequence[Piece]) -> bool:

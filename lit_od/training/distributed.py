@@ -38,15 +38,15 @@ class Processes:
 
     Attributes:
         rank: Number of this process.
-        world: How many there are.
+        size: How many there are.
         device: Number of this process on its machine.
-        neighbours: How many there are on its machine.
+        local_size: How many there are on its machine.
     """
 
     def __init__(self, where: Place) -> None:
         """Join the others, who do the same; torch.distributed has been initialised."""
-        self.rank, self.world = where.rank, where.world
-        self.device, self.neighbours = where.local_rank, where.local_world
+        self.rank, self.size = where.rank, where.size
+        self.device, self.local_size = where.local_rank, where.local_size
         group = distributed.new_group(backend="gloo", timeout=PATIENCE)
         self._group = group if isinstance(group, distributed.ProcessGroup) else None  # every process is in it
 
@@ -61,7 +61,7 @@ class Processes:
                 self._send(part)
             return
         yield part
-        for rank in range(1, self.world):
+        for rank in range(1, self.size):
             with _peers():
                 other = self._receive(rank)
             yield other
@@ -128,7 +128,7 @@ _joined: list[tuple[object, Processes]] = []
 """The processes, by torch's default group, for as long as that one is theirs."""
 
 
-def current() -> Group:
+def process_group() -> Group:
     """The processes that are joined now, by `together` or by Lightning; ALONE where none are."""
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return ALONE
@@ -144,7 +144,7 @@ def _of_lightning() -> Place:
     return Place(rank, world, int(os.environ.get("LOCAL_RANK", rank)), world)
 
 
-def together(where: Place, work: Callable[[Group], int]) -> int:
+def run_distributed(where: Place, work: Callable[[Group], int]) -> int:
     """Join the other processes, do the work, and part; the exit status.
 
     An error is raised in the process that meets one first, and it alone will say so; the others end with it.
@@ -153,7 +153,7 @@ def together(where: Place, work: Callable[[Group], int]) -> int:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     store, rank, world = next(rendezvous("env://", timeout=MEETING))
     distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
-    group = current()
+    group = process_group()
     try:
         status = work(group)
         if isinstance(group, Processes):
@@ -188,10 +188,10 @@ def environment(where: Place | None) -> ClusterEnvironment | None:
         os.environ.setdefault("MASTER_PORT", str(15000 + (job + 997 * step) % 10000))  # jobs on one machine differ
         os.environ |= {
             "RANK": str(where.rank),
-            "WORLD_SIZE": str(where.world),
+            "WORLD_SIZE": str(where.size),
             "LOCAL_RANK": str(where.local_rank),
-            "LOCAL_WORLD_SIZE": str(where.local_world),
-            "GROUP_RANK": str(where.rank // where.local_world),
+            "LOCAL_WORLD_SIZE": str(where.local_size),
+            "GROUP_RANK": str(where.rank // where.local_size),
         }
     return TorchElasticEnvironment()
 

@@ -21,7 +21,7 @@ from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import ModelConfig, Recipe
 from lit_od.training.data.image_data import ImageData
 from lit_od.training.data.torchvision_sets import open_set
-from lit_od.training.distributed import current
+from lit_od.training.distributed import process_group
 from lit_od.training.export.backbone_graph import export_backbone
 from lit_od.training.export.map_graph import export_maps
 from lit_od.training.export.outputs import maps_of, output_of, require_readable
@@ -51,11 +51,11 @@ def fit(recipe: Recipe, out: Path, *, run: Path | None = None, threads: int | No
         DataError: If the images do not suffice.
         ExportError: If the exported graph does not compute what the module computes.
     """
-    if current().rank == 0:
+    if process_group().rank == 0:
         require_replaceable(out)
     if recipe.model is None:
         require_no_run(run)
-        return fit_onnx(recipe, out, sets=open_set(data_root(recipe.data.root)), threads=threads, group=current())
+        return fit_onnx(recipe, out, sets=open_set(data_root(recipe.data.root)), threads=threads, group=process_group())
     accumulator(str(recipe.detector["kind"]), {key: each for key, each in recipe.detector.items() if key != "kind"})
     kind = imported(recipe.model.class_path, nn.Module, "model.class_path")
     require_readable(kind, recipe.detector)
@@ -102,7 +102,7 @@ def export_bundle(
         threads: Threads of ONNX Runtime and of decoding; None is one a core.
         providers: Execution providers, as `Backbone.load` takes them.
     """
-    group = current()
+    group = process_group()
     if group.rank == 0:
         require_replaceable(out)
     backbone = getattr(module, "backbone", None)

@@ -40,16 +40,18 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=200)
     parser.add_argument("--threads", type=int)
     args = parser.parse_args()
-    how = recipe.read("folder")
-    backbone = Backbone.load(backbone_file(how.backbone or ""), threads=args.threads)
+    preparation = recipe.read("folder")
+    backbone = Backbone.load(backbone_file(preparation.backbone or ""), threads=args.threads)
 
     def features(sources: Sequence[Source], what: str) -> Features:
-        came = extract(backbone, sources, how.data.prepare, threads=args.threads)
+        came = extract(backbone, sources, preparation.data.prepare, threads=args.threads)
         return np.concatenate([outputs for _, outputs in tqdm(came, desc=what, leave=False, disable=None)])
 
     def fitted(sources: Sequence[Source], rows: Features) -> Callable[[Features], Scores]:
-        chosen, _ = fit_and_calibration(range(len(sources)), seed=how.seed, share=how.data.split.calibration)
-        options = dict(how.detector)
+        chosen, _ = fit_and_calibration(
+            range(len(sources)), seed=preparation.seed, share=preparation.data.split.calibration
+        )
+        options = dict(preparation.detector)
         gathered = accumulator(str(options.pop("kind")), options)
         gathered.update(rows[chosen])
         return gathered.finish().score

@@ -116,8 +116,8 @@ def _measured(case: Case, scorer: Scorer) -> dict[str, dict[str, float]]:
 
 def _lite0(args: argparse.Namespace, name: str) -> Case:
     side, inliers, outliers = CASES[name]
-    how = Preparation(size=(side, side))
-    normal, odd = _images(args, inliers, args.normal, how), _images(args, outliers, args.outliers, how)
+    preparation = Preparation(size=(side, side))
+    normal, odd = _images(args, inliers, args.normal, preparation), _images(args, outliers, args.outliers, preparation)
     backbone = Backbone.load(backbone_file("lit_od:tf_efficientnet_lite0"), threads=args.threads)
     rows = np.concatenate([backbone(normal[start : start + 16]) for start in range(0, len(normal), 16)])
     fit, rest = fit_and_calibration(range(len(normal)), seed=SEED, share=0.2)
@@ -130,7 +130,7 @@ def _lite0(args: argparse.Namespace, name: str) -> Case:
             backbone,
             detector,
             Calibration.from_inliers(detector.score(rows[rest]), {"rule": "percentile", "q": 99}),
-            how,
+            preparation,
             args.threads,
         )
         for kind, detector in detectors.items()
@@ -158,8 +158,8 @@ def _garments(args: argparse.Namespace) -> Case:
     return Case("garments", odd, normal, {"mahalanobis": scorer}, module)
 
 
-def _images(args: argparse.Namespace, path: str, count: int, how: Preparation) -> Images:
-    return load(find([path], root=args.data, sets=open_set(args.data))[:count], how, threads=args.threads)
+def _images(args: argparse.Namespace, path: str, count: int, preparation: Preparation) -> Images:
+    return load(find([path], root=args.data, sets=open_set(args.data))[:count], preparation, threads=args.threads)
 
 
 if __name__ == "__main__":

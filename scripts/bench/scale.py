@@ -28,7 +28,7 @@ from lit_od.cluster.connect import cluster
 from lit_od.cluster.scoring import decoded, encoded
 from lit_od.cluster.work_items import item_count, items
 from lit_od.images.find_local import find
-from lit_od.images.find_remote import Images
+from lit_od.images.find_remote import ImageList
 from lit_od.images.identity import fingerprint
 from lit_od.images.parquet import RowGroup
 from lit_od.images.sources import ImageFile, Source
@@ -132,9 +132,11 @@ def _driver_of_a_fit(images: str) -> dict[str, float]:
     }
 
 
-def _table() -> Images:
+def _table() -> ImageList:
     """A Parquet file in an object store, which nobody opens."""
-    return Images([RowGroup("s3://bucket/table.parquet", group, 1000 * group, 1000) for group in range(LISTED // 1000)])
+    return ImageList(
+        [RowGroup("s3://bucket/table.parquet", group, 1000 * group, 1000) for group in range(LISTED // 1000)]
+    )
 
 
 def _items() -> dict[str, float]:

@@ -10,7 +10,7 @@ from lit_od.backbone.extractor import extract, extract_and_score
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.errors import BackboneError
-from lit_od.images.batching import RUN
+from lit_od.images.batching import GRAPH_BATCH
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import ImageArray, Source, Unreadable
 from lit_od.types import Features, Scores
@@ -26,31 +26,31 @@ def pixels(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 28, 28, 1), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("count", [1, RUN, RUN + 1, 5 * RUN + 3])
+@pytest.mark.parametrize("count", [1, GRAPH_BATCH, GRAPH_BATCH + 1, 5 * GRAPH_BATCH + 3])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_outputs_are_the_graphs_in_order(backbone: Backbone, count: int, threads: int) -> None:
     images = pixels(count)
     sources = [ImageArray(image, f"#{row}") for row, image in enumerate(images)]
-    came = list(extract(backbone, sources, GREY, batch_size=2 * RUN, threads=threads))
+    came = list(extract(backbone, sources, GREY, batch_size=2 * GRAPH_BATCH, threads=threads))
     assert [source for batch, _ in came for source in batch.sources] == sources
     np.testing.assert_allclose(np.concatenate([outputs for _, outputs in came]), backbone(images), rtol=1e-5, atol=1e-6)
 
 
 def test_unreadable_images_leave_no_gap_in_the_outputs(backbone: Backbone) -> None:
-    images = pixels(3 * RUN)
-    broken = {0, 5, *range(RUN, 2 * RUN), 3 * RUN - 1}  # one whole run among them
+    images = pixels(3 * GRAPH_BATCH)
+    broken = {0, 5, *range(GRAPH_BATCH, 2 * GRAPH_BATCH), 3 * GRAPH_BATCH - 1}  # one whole run among them
     sources: list[Source] = [
         Unreadable(f"#{row}", "cause") if row in broken else ImageArray(image, f"#{row}")
         for row, image in enumerate(images)
     ]
     [(batch, outputs)] = extract(backbone, sources, GREY, batch_size=len(images), threads=2)
-    readable = sorted(set(range(3 * RUN)) - broken)
+    readable = sorted(set(range(3 * GRAPH_BATCH)) - broken)
     assert batch.rows.tolist() == readable
     assert batch.errors.keys() == broken
     np.testing.assert_allclose(outputs, backbone(images[readable]), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("count", "beside"), [(3, True), (5 * RUN + 3, True), (5 * RUN + 3, False)])
+@pytest.mark.parametrize(("count", "beside"), [(3, True), (5 * GRAPH_BATCH + 3, True), (5 * GRAPH_BATCH + 3, False)])
 def test_scores_are_those_of_the_readable_images(backbone: Backbone, count: int, beside: bool) -> None:
     """Of many images each thread scores its own, on itself alone; else, and of a few, the caller's does, on all."""
     before = {each["filepath"]: each["num_threads"] for each in threadpool_info()}
@@ -63,21 +63,21 @@ def test_scores_are_those_of_the_readable_images(backbone: Backbone, count: int,
     images = pixels(count)
     sources: list[Source] = [ImageArray(image, f"#{row}") for row, image in enumerate(images)]
     sources[1] = Unreadable("#1", "cause")
-    came = list(extract_and_score(backbone, sources, GREY, score, beside=beside, batch_size=2 * RUN, threads=2))
+    came = list(extract_and_score(backbone, sources, GREY, score, beside=beside, batch_size=2 * GRAPH_BATCH, threads=2))
     for batch, outputs, scores in came:
         assert len(batch.rows) == len(outputs)
         np.testing.assert_array_equal(scores, outputs.sum(axis=1, dtype=np.float64))
     assert sum(len(scores) for *_, scores in came) == count - 1
     assert {each["filepath"]: each["num_threads"] for each in threadpool_info()} == before
-    many = count > RUN and beside
+    many = count > GRAPH_BATCH and beside
     assert all(name.startswith("lit_od-decode") == many for name, _ in inside)
     if many:
         assert {threads for _, threads in inside} == {1}
 
 
 def test_a_batch_of_unreadable_images_gives_no_outputs(backbone: Backbone) -> None:
-    sources = [Unreadable(f"#{row}", "cause") for row in range(3 * RUN)]
-    came = list(extract(backbone, sources, GREY, batch_size=RUN))
+    sources = [Unreadable(f"#{row}", "cause") for row in range(3 * GRAPH_BATCH)]
+    came = list(extract(backbone, sources, GREY, batch_size=GRAPH_BATCH))
     assert [outputs.shape for _, outputs in came] == [(0, 0)] * 3
 
 

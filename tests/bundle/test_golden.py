@@ -172,7 +172,7 @@ def odd_images(tmp_path: Path, digits: list[Source]) -> list[Source]:
 
 
 @pytest.mark.parametrize(
-    "how",
+    "preparation",
     [
         GREY,
         Preparation(size=(28, 28), mode="grey", crop=(35, 300)),
@@ -181,16 +181,16 @@ def odd_images(tmp_path: Path, digits: list[Source]) -> list[Source]:
     ids=["whole", "crop", "crop_fraction"],
 )
 def test_any_calibration_image_can_be_golden(
-    tmp_path: Path, small_graph: bytes, made_bundle: Bundle, digits: list[Source], how: Preparation
+    tmp_path: Path, small_graph: bytes, made_bundle: Bundle, digits: list[Source], preparation: Preparation
 ) -> None:
     backbone = Backbone.load(small_graph, threads=1)
     sources = odd_images(tmp_path, digits)
-    if how.crop:
+    if preparation.crop:
         sources = sources[-1:]
-    golden = make(sources, how, backbone, made_bundle.detector)
+    golden = make(sources, preparation, backbone, made_bundle.detector)
     assert len(golden) == 10
     assert golden["pixels"].reshape(7, -1).std(axis=1).min() > 5  # no image was lost on its way through 8 bits
-    assert differences(golden, how, backbone, made_bundle.detector, Tolerance()) == []
+    assert differences(golden, preparation, backbone, made_bundle.detector, Tolerance()) == []
     with Image.open(io.BytesIO(golden["file.0"].tobytes())) as image:
         assert max(image.size) <= max(MAX_SIDE, 2000 * 35 // 40)
 

@@ -48,9 +48,9 @@ def spied_on(folder: Path) -> Callable[..., Callable[[bytes], bytes]]:
     """The scorer's work, which notes its process and what that has imported, and dies of an item if told to."""
 
     def make(manifest: bytes, files: dict[str, bytes], *rest: Any) -> Callable[[bytes], bytes]:
-        from lit_od.cluster.scoring import Scoring
+        from lit_od.cluster.scoring import VerdictWorker
 
-        work = Scoring(manifest, files, *rest)
+        work = VerdictWorker(manifest, files, *rest)
         with (folder / f"{os.getpid()}.loaded").open("x"):
             pass
 
@@ -84,7 +84,7 @@ def test_a_worker_that_is_killed_costs_no_row_and_workers_load_no_torch(
     paths = [INLIERS, digit_files, tmp_path / "broken.png", tmp_path / "gone.png"]
     alone = command("score", made_bundle.path, *paths)
     assert alone.status == 1
-    monkeypatch.setattr("lit_od.cluster.scoring.Scoring", spied_on(tmp_path))
+    monkeypatch.setattr("lit_od.cluster.scoring.VerdictWorker", spied_on(tmp_path))
     (tmp_path / "dying").touch()
     assert command("score", made_bundle.path, *paths, "--engine", "ray") == alone
     assert not (tmp_path / "dying").exists(), "no worker was killed"

@@ -27,8 +27,8 @@ def assert_same(a, b, rtol=1e-10):
     np.testing.assert_allclose(a.mean, b.mean, rtol=1e-12, atol=1e-12)
     scale = np.abs(b.scatter).max()
     np.testing.assert_allclose(a.scatter, b.scatter, rtol=rtol, atol=rtol * scale)
-    np.testing.assert_allclose(a.cubes, b.cubes, rtol=rtol, atol=rtol * np.abs(b.cubes).max())
-    np.testing.assert_allclose(a.quarts, b.quarts, rtol=rtol)
+    np.testing.assert_allclose(a.third_moments, b.third_moments, rtol=rtol, atol=rtol * np.abs(b.third_moments).max())
+    np.testing.assert_allclose(a.fourth_moments, b.fourth_moments, rtol=rtol)
 
 
 def test_the_sums_are_their_textbook_forms():
@@ -38,8 +38,8 @@ def test_the_sums_are_their_textbook_forms():
     r2 = (y**2).sum(axis=1)
     np.testing.assert_allclose(moments.mean, x.mean(axis=0), rtol=1e-13)
     np.testing.assert_allclose(moments.scatter / 300, np.cov(x.T, bias=True), rtol=1e-11)
-    np.testing.assert_allclose(moments.cubes, (r2[:, None] * y).sum(axis=0), rtol=1e-9)
-    np.testing.assert_allclose(moments.quarts, (r2**2).sum(), rtol=1e-11)
+    np.testing.assert_allclose(moments.third_moments, (r2[:, None] * y).sum(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(moments.fourth_moments, (r2**2).sum(), rtol=1e-11)
 
 
 @given(
@@ -130,7 +130,9 @@ def test_no_order_of_parts_costs_digits(name):
     y -= y.mean(axis=0)
     r2 = (y**2).sum(axis=1)
     sums = (y[:, :, None] * y[:, None, :]).sum(axis=0), (r2[:, None] * y).sum(axis=0), (r2**2).sum()
-    for got, want, most in zip((merged.scatter, merged.cubes, merged.quarts), sums, (2e-14, 1e-11, 2e-14), strict=True):
+    for got, want, most in zip(
+        (merged.scatter, merged.third_moments, merged.fourth_moments), sums, (2e-14, 1e-11, 2e-14), strict=True
+    ):
         assert np.abs(got - want).max() <= most * np.abs(want).max()
     np.testing.assert_array_equal(merged.scatter, merged.scatter.T)
 
@@ -171,7 +173,7 @@ def test_float32_rows_are_summed_in_float64():
     [
         ({"count": np.array([-1])}, "'count' of the state must not be negative"),
         ({"scatter": np.zeros((3, 2))}, r"'scatter' of the state must have shape \(3, 3\), got \(3, 2\)"),
-        ({"quarts": np.array([np.nan])}, "'quarts' of the state must be finite"),
+        ({"fourth_moments": np.array([np.nan])}, "'fourth_moments' of the state must be finite"),
         ({"scatter": np.diag([1.0, np.nan, 1.0])}, "'scatter' of the state must be finite"),
         ({"scatter": np.diag([np.inf, -np.inf, 1.0])}, "'scatter' of the state must be finite"),
         ({"scatter": np.eye(3, dtype=np.float32)}, "'scatter' of the state must be float64, got float32"),
@@ -203,4 +205,4 @@ def test_shrinkage_of_pooled_sums_is_that_of_centred_rows():
     x -= x.mean(axis=0)
     moments = gathered([x])
     expected = LedoitWolf(assume_centered=True).fit(x).shrinkage_
-    assert ledoit_wolf_shrinkage(100, moments.scatter, moments.quarts) == pytest.approx(expected, rel=1e-10)
+    assert ledoit_wolf_shrinkage(100, moments.scatter, moments.fourth_moments) == pytest.approx(expected, rel=1e-10)

@@ -5,11 +5,11 @@ import pytest
 from scipy import stats
 
 from lit_od.errors import DataError
-from lit_od.evaluation.effect_size import Moments, difference, effect_interval, normal_ratio
+from lit_od.evaluation.effect_size import SampleMoments, difference, effect_interval, normal_ratio
 from lit_od.experiments.baselines import by_brightness, by_nearest
 
-CATS = Moments(2495, 0.035493888, 0.011421803)
-DOGS = Moments(2494, 0.042051364, 0.0155974245)
+CATS = SampleMoments(2495, 0.035493888, 0.011421803)
+DOGS = SampleMoments(2494, 0.042051364, 0.0155974245)
 
 
 def test_the_published_sets_differ_as_published():
@@ -22,13 +22,13 @@ def test_the_published_sets_differ_as_published():
 def test_welchs_test_is_scipys_on_the_scores_themselves():
     rng = np.random.default_rng(0)
     first, second = rng.normal(0, 1, 40), rng.normal(0.5, 3, 70)
-    found = difference(Moments.of(first), Moments.of(second))
+    found = difference(SampleMoments.of(first), SampleMoments.of(second))
     wanted = stats.ttest_ind(second, first, equal_var=False)
     assert found.t == pytest.approx(wanted.statistic)
     assert found.p_value == pytest.approx(wanted.pvalue)
     pooled = math.sqrt((np.var(first, ddof=1) + np.var(second, ddof=1)) / 2)
     assert found.d == pytest.approx((second.mean() - first.mean()) / pooled)
-    assert difference(Moments.of(second), Moments.of(first)).d == -found.d
+    assert difference(SampleMoments.of(second), SampleMoments.of(first)).d == -found.d
 
 
 def test_the_effects_interval_covers_the_truth_as_often_as_it_says():
@@ -37,7 +37,7 @@ def test_the_effects_interval_covers_the_truth_as_often_as_it_says():
     gap = truth * math.sqrt((1 + 4) / 2)
     for _ in range(draws):
         first, second = rng.normal(0, 1, 150), rng.normal(gap, 2, 100)
-        found = effect_interval(Moments.of(first), Moments.of(second))
+        found = effect_interval(SampleMoments.of(first), SampleMoments.of(second))
         covered += found.low <= truth <= found.high
     low, high = stats.binom.interval(0.999, draws, 0.95)
     assert low - 0.01 * draws <= covered <= high + 0.01 * draws  # it is a large-sample form
@@ -58,11 +58,11 @@ def test_the_published_chances_are_the_ratio_of_densities():
 
 def test_sets_that_cannot_be_compared_are_refused():
     with pytest.raises(DataError, match="at least 2 scores, got 1"):
-        Moments.of(np.ones(1))
+        SampleMoments.of(np.ones(1))
     with pytest.raises(DataError, match="without any spread"):
-        difference(Moments(5, 1.0, 0.0), Moments(5, 2.0, 0.0))
+        difference(SampleMoments(5, 1.0, 0.0), SampleMoments(5, 2.0, 0.0))
     with pytest.raises(DataError, match="needs scores that differ"):
-        normal_ratio(Moments(5, 1.0, 0.0), np.ones(2))
+        normal_ratio(SampleMoments(5, 1.0, 0.0), np.ones(2))
 
 
 def shades(*values):

@@ -3,7 +3,7 @@ import pytest
 
 from lit_od.backbone.model import Backbone
 from lit_od.errors import ConfigError, DataError
-from lit_od.evaluation.perturbation import Patch, Sensitivity, apply_mask, draw_centres, sensitivity
+from lit_od.evaluation.perturbation import NoiseBlock, Sensitivity, apply_mask, draw_centres, sensitivity
 from lit_od.evaluation.plots.reconstructions import reconstruction_grid, sensitivity_curves
 from tests.scoring.test_maps import graph_of
 
@@ -16,7 +16,7 @@ def rng(seed=0):
 
 @pytest.mark.parametrize("noise", ["uniform", "normal", "zero"])
 def test_nothing_changes_outside_the_patch(noise):
-    found = apply_mask(IMAGES, size=(4, 3), count=5, rng=rng(), patch=Patch(noise=noise))
+    found = apply_mask(IMAGES, size=(4, 3), count=5, rng=rng(), patch=NoiseBlock(noise=noise))
     given = np.repeat(IMAGES, 5, axis=0)
     assert found.images.shape == found.where.shape == (15, 12, 10, 3)
     assert found.images.dtype == np.uint8
@@ -36,22 +36,26 @@ def test_a_patch_is_a_rectangle_around_its_centre():
 
 def test_uniform_noise_is_added_and_clipped():
     grey = np.full((1, 60, 60, 1), 51, dtype=np.uint8)  # 0.2
-    found = apply_mask(grey, size=(60, 60), rng=rng(), patch=Patch(low_high=(0.1, 0.5))).images / 255
+    found = apply_mask(grey, size=(60, 60), rng=rng(), patch=NoiseBlock(low_high=(0.1, 0.5))).images / 255
     assert found.min() == pytest.approx(0.3, abs=0.01)
     assert found.max() == pytest.approx(0.7, abs=0.01)
-    clipped = apply_mask(grey, size=(60, 60), rng=rng(), patch=Patch(low_high=(0.1, 0.5), clip=(0.4, 0.6))).images / 255
+    clipped = (
+        apply_mask(grey, size=(60, 60), rng=rng(), patch=NoiseBlock(low_high=(0.1, 0.5), clip=(0.4, 0.6))).images / 255
+    )
     assert (clipped.min(), clipped.max()) == (0.4, 0.6)
 
 
 def test_normal_noise_has_its_mean_and_standard_deviation():
     grey = np.full((1, 200, 200, 1), 102, dtype=np.uint8)
-    found = apply_mask(grey, size=(200, 200), rng=rng(), patch=Patch(noise="normal", mean_sd=(0.1, 0.05))).images / 255
+    found = (
+        apply_mask(grey, size=(200, 200), rng=rng(), patch=NoiseBlock(noise="normal", mean_sd=(0.1, 0.05))).images / 255
+    )
     assert found.mean() == pytest.approx(0.5, abs=0.002)
     assert found.std() == pytest.approx(0.05, abs=0.002)
 
 
 def test_zero_is_black_and_only_in_the_channels_that_are_named():
-    found = apply_mask(IMAGES, size=(12, 10), rng=rng(), patch=Patch(noise="zero", channels=(0, 2)))
+    found = apply_mask(IMAGES, size=(12, 10), rng=rng(), patch=NoiseBlock(noise="zero", channels=(0, 2)))
     assert not found.images[..., [0, 2]].any()
     np.testing.assert_array_equal(found.images[..., 1], IMAGES[..., 1])
 
@@ -59,7 +63,7 @@ def test_zero_is_black_and_only_in_the_channels_that_are_named():
 def test_a_larger_patch_holds_the_smaller_ones_noise():
     centres = draw_centres(IMAGES, count=4, largest=(8, 8), rng=rng(1))
     small, large = (
-        apply_mask(IMAGES, size=(side, side), count=4, centres=centres, rng=rng(2), patch=Patch(noise="normal"))
+        apply_mask(IMAGES, size=(side, side), count=4, centres=centres, rng=rng(2), patch=NoiseBlock(noise="normal"))
         for side in (4, 8)
     )
     assert (large.where | ~small.where).all()
@@ -86,7 +90,7 @@ def test_centres_reach_every_place_where_the_largest_fits():
         ({"centres": np.array([[[0, 0]]] * 3)}, ConfigError, "does not fit around its centre in 12x10"),
         ({"centres": np.zeros((3, 2), dtype=int)}, DataError, r"centres must have shape \(3, 1, 2\), got \(3, 2\)"),
         ({"count": 0}, ConfigError, "count must be at least 1, got 0"),
-        ({"patch": Patch(channels=(3,))}, ConfigError, r"channels must lie in 0\.\.2, got \[3\]"),
+        ({"patch": NoiseBlock(channels=(3,))}, ConfigError, r"channels must lie in 0\.\.2, got \[3\]"),
         ({"images": IMAGES[0]}, DataError, r"wanted uint8 images \(n, h, w, c\), got uint8 \(12, 10, 3\)"),
         ({"images": IMAGES / 255}, DataError, "wanted uint8 images"),
     ],
@@ -102,7 +106,7 @@ def test_what_cannot_be_is_refused(change, error, message):
 ])  # fmt: skip
 def test_a_patch_that_cannot_be_is_refused(change):
     with pytest.raises(ConfigError):
-        Patch(**change)
+        NoiseBlock(**change)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +122,7 @@ def test_the_means_are_those_of_a_plain_loop(found):
     np.testing.assert_allclose(result.scores[1, 0], ((grey / 255 - 0.5) ** 2).mean(axis=(1, 2, 3)), rtol=1e-5)
     centres = draw_centres(grey[2:3], count=3, largest=(8, 8), rng=np.random.default_rng([0, 2, 0]))
     draws = np.random.default_rng([0, 2, 1])
-    masked = apply_mask(grey[2:3], size=(4, 4), count=3, centres=centres, rng=draws, patch=Patch(noise="normal"))
+    masked = apply_mask(grey[2:3], size=(4, 4), count=3, centres=centres, rng=draws, patch=NoiseBlock(noise="normal"))
     errors = np.sort(((masked.images / 255 - 0.5) ** 2).reshape(3, -1))
     np.testing.assert_allclose(result.scores[:, 2, 2], [errors[:, -58:].mean(), errors.mean()], rtol=1e-5)
 

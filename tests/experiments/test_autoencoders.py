@@ -10,7 +10,7 @@ from PIL import Image
 from lit_od.bundle.folder import Bundle
 from lit_od.cli import main
 from lit_od.errors import ConfigError, DataError
-from lit_od.experiments.results import Options
+from lit_od.experiments.results import ExperimentOptions
 from lit_od.experiments.resumable_runs import budget_line, seeds_of, train_staged
 from lit_od.recipes.load import override, read
 from tests.support.twins import Killed, digits_root, kill_before_last
@@ -92,7 +92,9 @@ def test_a_budget_is_refused_where_there_is_none(tmp_path, capsys):
 
 
 def test_the_small_budget_says_what_it_leaves_out(tmp_path):
-    small, full, quick = (Options(root=None, out=tmp_path, **how) for how in ({"budget": "small"}, {}, {"quick": True}))
+    small, full, quick = (
+        ExperimentOptions(root=None, out=tmp_path, **how) for how in ({"budget": "small"}, {}, {"quick": True})
+    )
     assert (seeds_of(small), seeds_of(full), seeds_of(quick)) == ((0,), (0, 1, 2), (0,))
     wanted = "budget small: 7 epochs, 1 seed; left out: 43 of 50 epochs, and all seeds but the first"
     assert budget_line(small, 7, full=50) == wanted

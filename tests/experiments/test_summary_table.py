@@ -8,10 +8,10 @@ import pytest
 from lit_od.commands import reproduce
 from lit_od.errors import DataError
 from lit_od.evaluation.intervals import Interval
-from lit_od.experiments.results import Options, Report, Row, in_percent, middle
+from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle
 from lit_od.experiments.summary_table import duration, keep, keep_summary, table_of, take_up
 
-ROWS = (Row("a | b", "0.48", "0.5 [0.4, 0.6]", "seeds"), Row("c", "none", "1", "nothing"))
+ROWS = (ResultRow("a | b", "0.48", "0.5 [0.4, 0.6]", "seeds"), ResultRow("c", "none", "1", "nothing"))
 
 
 class Fake:
@@ -24,7 +24,7 @@ class Fake:
         self.given.append(options)
         if self.refused:
             raise DataError("no such images")
-        return Report("text", {"figure": 1}, ROWS)
+        return ExperimentResult("text", {"figure": 1}, ROWS)
 
 
 @pytest.fixture
@@ -109,8 +109,8 @@ def test_a_damaged_summary_is_passed_over_and_written_anew(experiments, command,
 
 
 def test_what_is_kept_is_whole_whatever_happens(tmp_path, monkeypatch):
-    options = Options(root=None, out=tmp_path)
-    kept = keep_summary("x", options, Report("text", {}, ROWS), 61.0)
+    options = ExperimentOptions(root=None, out=tmp_path)
+    kept = keep_summary("x", options, ExperimentResult("text", {}, ROWS), 61.0)
 
     def cut_off(path, text, **how):
         with path.open("w") as file:
@@ -118,7 +118,10 @@ def test_what_is_kept_is_whole_whatever_happens(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "write_text", cut_off)
-    for write in (lambda: keep_summary("x", options, Report("text", {}, ()), 1.0), lambda: keep("new", tmp_path / "x")):
+    for write in (
+        lambda: keep_summary("x", options, ExperimentResult("text", {}, ()), 1.0),
+        lambda: keep("new", tmp_path / "x"),
+    ):
         with pytest.raises(KeyboardInterrupt):
             write()
     assert take_up("x", options) == kept
@@ -148,11 +151,11 @@ def test_what_one_experiment_alone_takes_is_refused(experiments, command, tmp_pa
 
 
 def test_a_summary_is_of_one_experiment_and_its_options(tmp_path):
-    options = Options(root=None, out=tmp_path)
-    kept = keep_summary("x", options, Report("text", {}, ROWS), 61.0)
+    options = ExperimentOptions(root=None, out=tmp_path)
+    kept = keep_summary("x", options, ExperimentResult("text", {}, ROWS), 61.0)
     assert take_up("x", options) == kept
-    assert take_up("x", Options(root="elsewhere", out=tmp_path, threads=3)) == kept
-    assert take_up("x", Options(root=None, out=tmp_path, seeds=(5,))) is None
+    assert take_up("x", ExperimentOptions(root="elsewhere", out=tmp_path, threads=3)) == kept
+    assert take_up("x", ExperimentOptions(root=None, out=tmp_path, seeds=(5,))) is None
     assert take_up("y", options) is None
     tree = json.loads((tmp_path / "summary.json").read_text())
     del tree["name"]  # as they were kept before

@@ -10,7 +10,7 @@ import pytest
 
 from lit_od.errors import ConfigError
 from lit_od.formats import atomic as folders
-from lit_od.formats.atomic import recover, replacing, replacing_file, require_place
+from lit_od.formats.atomic import atomic_file, atomic_folder, recover, require_writable
 
 
 class Crash(BaseException):
@@ -22,7 +22,7 @@ def anything(target: Path) -> None:
 
 
 def write(target: Path, text: str) -> None:
-    with replacing(target, replaceable=anything) as folder:
+    with atomic_folder(target, replaceable=anything) as folder:
         (folder / "content").write_text(text)
 
 
@@ -74,7 +74,7 @@ def test_systems_without_the_exchange(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, SystemExit])
 def test_a_block_that_raises_changes_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     def spoiled(target: Path) -> None:
-        with replacing(target, replaceable=anything) as folder:
+        with atomic_folder(target, replaceable=anything) as folder:
             (folder / "content").write_text("half")
             raise error
 
@@ -93,13 +93,13 @@ def test_what_must_not_be_replaced_is_asked_for_before_and_after(tmp_path: Path)
         raise ValueError(f"{target.name} stays")
 
     def late(target: Path) -> None:
-        with replacing(target, replaceable=never) as folder:
+        with atomic_folder(target, replaceable=never) as folder:
             (folder / "content").write_text("new")
             target.mkdir()  # somebody else's, made meanwhile
             (target / "precious").touch()
 
     write(tmp_path / "target", "old")
-    with pytest.raises(ValueError, match="target stays"), replacing(tmp_path / "target", replaceable=never):
+    with pytest.raises(ValueError, match="target stays"), atomic_folder(tmp_path / "target", replaceable=never):
         raise AssertionError("the block must not begin")
     assert read(tmp_path / "target") == "old"
     with pytest.raises(ValueError, match="late stays"):
@@ -136,7 +136,7 @@ def test_the_next_writer_recovers_too(tmp_path: Path) -> None:
     target, aside = tmp_path / "target", tmp_path / ".target.lit-od-old"
     write(aside, "old")
     asked = []
-    with replacing(target, replaceable=asked.append) as folder:
+    with atomic_folder(target, replaceable=asked.append) as folder:
         assert read(target) == "old"
         (folder / "content").write_text("new")
     assert asked == [target, target]
@@ -270,7 +270,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     file = tmp_path / "file"
 
     def spoiled() -> None:
-        with replacing_file(file) as partial:
+        with atomic_file(file) as partial:
             partial.write_text("half")
             raise KeyError
 
@@ -278,7 +278,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         spoiled()
     assert list(tmp_path.iterdir()) == []
     for text in ("old", "new"):
-        with replacing_file(file) as partial:
+        with atomic_file(file) as partial:
             partial.write_text(text)
             assert not file.exists() or file.read_text() == "old"
         assert file.read_text() == text
@@ -286,7 +286,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         spoiled()
     assert file.read_text() == "new"
     (tmp_path / "link").symlink_to(file)
-    with replacing_file(tmp_path / "link") as partial:
+    with atomic_file(tmp_path / "link") as partial:
         partial.write_text("by a link")
     assert (tmp_path / "link").is_symlink()
     assert file.read_text() == "by a link"
@@ -299,16 +299,16 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_place_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     for good in (tmp_path, tmp_path / "free", tmp_path / "deep" / "er"):
-        require_place(good)
+        require_writable(good)
     with pytest.raises(ConfigError, match=r"file is a file: name a folder$"):
-        require_place(tmp_path / "file")
+        require_writable(tmp_path / "file")
     with pytest.raises(ConfigError, match=r"file/a/b lies inside .*/file, which is a file: name a folder$"):
-        require_place(tmp_path / "file" / "a" / "b")
+        require_writable(tmp_path / "file" / "a" / "b")
     monkeypatch.chdir(tmp_path)
-    require_place(Path("free"))
+    require_writable(Path("free"))
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(ConfigError, match=r"^free cannot be written: the folder .* is read-only\. Name another$"):
-        require_place(Path("free"))
+        require_writable(Path("free"))
 
 
 # Links and bare names

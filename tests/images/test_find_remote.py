@@ -25,9 +25,9 @@ from lit_od.fitting.fit import Origin, fit_bundle
 from lit_od.images import object_store as stores
 from lit_od.images import parquet as packed
 from lit_od.images.find_local import find
-from lit_od.images.find_remote import Images, find_images
+from lit_od.images.find_remote import ImageList, find_with_urls
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, Source, Unreadable
-from lit_od.images.split import Part, fit_and_calibration_parts
+from lit_od.images.split import Subset, fit_and_calibration_parts
 from lit_od.scoring.rows import parquet_rows
 from lit_od.scoring.scorer import Scorer
 from tests.support.images import GREY
@@ -103,7 +103,7 @@ def test_parquet_holds_images_in_row_groups(tmp_path: Path, files: list[Path], c
         file = write_table(tmp_path / "t.parquet", table)
     except pa.ArrowNotImplementedError:  # of PyArrow 17
         pytest.skip("this PyArrow writes no views")
-    found = find_images([file])
+    found = find_with_urls([file])
     assert len(found) == 8
     assert [source.name for source in found] == [f"{tmp_path}/t.parquet#{row}" for row in range(8)]
     there = travelled(found)
@@ -118,7 +118,7 @@ def test_rows_without_names_and_rows_that_hold_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_table(tmp_path / "t.parquet", {"bytes": [files[0].read_bytes(), None, b"", b"no image"]})
-    there = travelled(find_images(["t.parquet"]))
+    there = travelled(find_with_urls(["t.parquet"]))
     assert [source.name for source in there] == [f"t.parquet#{row}" for row in range(4)]
     there[0].decode()
     for source, message in zip(
@@ -127,14 +127,14 @@ def test_rows_without_names_and_rows_that_hold_nothing(
         with pytest.raises(DataError, match=message):
             source.decode()
     with pytest.raises(DataError, match="holds null in the place of its bytes"):
-        find_images(["t.parquet"])[1].decode()
+        find_with_urls(["t.parquet"])[1].decode()
 
 
 def test_names_without_bytes_and_names_that_are_not_unicode(tmp_path: Path, files: list[Path]) -> None:
     """As others write images that lie beside the table: null, and a path that means something to them alone."""
     data = files[0].read_bytes()
     images = [{"bytes": None, "path": str(files[0])}, None, {"bytes": data, "path": None}]
-    there = travelled(find_images([write_table(tmp_path / "t.parquet", {"image": images})]))
+    there = travelled(find_with_urls([write_table(tmp_path / "t.parquet", {"image": images})]))
     assert [source.name for source in there] == [
         str(files[0]),
         f"{tmp_path}/t.parquet#1",
@@ -143,12 +143,12 @@ def test_names_without_bytes_and_names_that_are_not_unicode(tmp_path: Path, file
     causes = [source.cause if isinstance(source, Unreadable) else None for source in there]
     assert causes == ["the table holds null in the place of its bytes"] * 2 + [None]
     path = write_table(tmp_path / "odd.parquet", {"bytes": [data, data], "path": [b"\xff.png", b"a.png"]})
-    assert [source.name for source in travelled(find_images([path]))] == ["\udcff.png", "a.png"]
+    assert [source.name for source in travelled(find_with_urls([path]))] == ["\udcff.png", "a.png"]
 
 
 def test_a_table_is_few_bytes_however_many_rows_it_has(tmp_path: Path) -> None:
     path = write_table(tmp_path / "t.parquet", {"bytes": [b"x"] * 5000}, rows=1000)
-    work = list(items(find_images([path]), workers=1))
+    work = list(items(find_with_urls([path]), workers=1))
     assert len(work) == ITEMS_A_WORKER
     assert max(map(len, work)) < 600
 
@@ -192,7 +192,7 @@ def large_group(tmp_path: Path) -> str:
 
 def test_of_a_large_row_group_a_worker_holds_a_few_pages(large_group: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "BUFFER", 1 << 16)
-    pa, work = arrow(), list(items(find_images([large_group]), workers=1))
+    pa, work = arrow(), list(items(find_with_urls([large_group]), workers=1))
     before, most, count = pa.total_allocated_bytes(), 0, 0
     for source in (source for item in work for source in decode(item).sources()):
         assert isinstance(source, EncodedImage)  # it is read
@@ -205,7 +205,7 @@ def test_a_large_row_group_is_read_once_and_no_further_than_asked(
     large_group: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size, counted = Path(large_group).stat().st_size, Counted()
-    work = list(items(find_images([large_group]), workers=1))
+    work = list(items(find_with_urls([large_group]), workers=1))
     assert len(work) == 25
     monkeypatch.setattr(packed, "filesystem", lambda url: (counted.files, url))
     monkeypatch.setattr(packed, "BUFFER", 1 << 16)
@@ -224,7 +224,7 @@ def test_a_damaged_row_group_is_an_error_a_row(tmp_path: Path, files: list[Path]
     whole = bytearray(Path(path).read_bytes())
     whole[20:200] = bytes(180)
     Path(path).write_bytes(whole)
-    there = travelled(find_images([path]))
+    there = travelled(find_with_urls([path]))
     causes = [source.cause if isinstance(source, Unreadable) else "" for source in there]
     assert [cause.startswith("row group 0 cannot be read: ") for cause in causes] == [True] * 3 + [False] * 5
 
@@ -248,14 +248,14 @@ def test_a_row_group_that_fails_is_read_once_more_and_not_over_and_over(
             super()._next()
 
     monkeypatch.setattr(packed, "_Reading", Failing)
-    causes = [source.cause for source in travelled(find_images([large_group])) if isinstance(source, Unreadable)]
+    causes = [source.cause for source in travelled(find_with_urls([large_group])) if isinstance(source, Unreadable)]
     assert causes == ["row group 0 cannot be read: the store is tired"] * unreadable
     assert opened == [1, 2]
 
 
 def test_urls_are_listed_in_the_order_of_their_names(tmp_path: Path, digit_files: Path, files: list[Path]) -> None:
     arrow()
-    found = find_images([f"file://{digit_files}"])
+    found = find_with_urls([f"file://{digit_files}"])
     want = find([digit_files])
     assert [source.name for source in found] == [f"file://{source.name}" for source in want]
     assert [source.label for source in found] == [source.label for source in want]
@@ -264,7 +264,7 @@ def test_urls_are_listed_in_the_order_of_their_names(tmp_path: Path, digit_files
     np.testing.assert_array_equal(pixels(there), pixels(want))
     (tmp_path / "100% odd ?#.png").write_bytes(files[0].read_bytes())
     (tmp_path / ".hidden.png").touch()
-    (odd,) = travelled(find_images([f"file://{tmp_path}"]))
+    (odd,) = travelled(find_with_urls([f"file://{tmp_path}"]))
     np.testing.assert_array_equal(odd.prepare(GREY), find(files)[0].prepare(GREY))
 
 
@@ -276,7 +276,7 @@ def test_another_file_system_than_the_local_one(files: list[Path], monkeypatch: 
         with store.open_output_stream(f"bucket/{name}") as out:
             out.write(data)
     monkeypatch.setattr(stores, "_of_bucket", lambda url: (store, url.removeprefix("s3://")))
-    found = find_images(["s3://bucket/a/", "s3://bucket/a/b/1.png"])
+    found = find_with_urls(["s3://bucket/a/", "s3://bucket/a/b/1.png"])
     assert [source.name for source in found] == [
         "s3://bucket/a/2.jpg",
         "s3://bucket/a/b/1.png",
@@ -290,7 +290,7 @@ def test_another_file_system_than_the_local_one(files: list[Path], monkeypatch: 
     assert gone.cause == "no such file"
     for url, message in (("s3://bucket/none", "does not exist"), ("s3://bucket/a/b", "no image found")):
         with pytest.raises(DataError, match=message):
-            find_images([url])
+            find_with_urls([url])
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_tables_that_hold_no_images(tmp_path: Path, columns: dict[str, Any] | No
         write_table(path, columns)
     for where in (path, f"file://{path}"):
         with pytest.raises(DataError, match=message) as refused:
-            find_images([where])
+            find_with_urls([where])
         assert "\n" not in str(refused.value)
 
 
@@ -329,10 +329,10 @@ def test_a_folder_of_tables(tmp_path: Path, files: list[Path]) -> None:
     for name, part in (("b/1.parquet", files[:3]), ("a/2.parquet", files[3:])):
         write_table(tmp_path / name, {"image": [file.read_bytes() for file in part]})
     for path in (str(tmp_path), f"file://{tmp_path}"):
-        np.testing.assert_array_equal(pixels(travelled(find_images([path]))), pixels(find([*files[3:], *files[:3]])))
+        np.testing.assert_array_equal(pixels(travelled(find_with_urls([path]))), pixels(find([*files[3:], *files[:3]])))
         (tmp_path / "x.png").touch()
         with pytest.raises(DataError, match="holds image files and Parquet files: name the ones that are meant"):
-            find_images([path])
+            find_with_urls([path])
         (tmp_path / "x.png").unlink()
 
 
@@ -340,17 +340,17 @@ def test_what_is_hidden_is_nobodys_image(tmp_path: Path, files: list[Path]) -> N
     """As for the local engine; a folder may be called as a table is."""
     write_table(tmp_path / "images/.cache/t.parquet", {"x": [1]})
     (tmp_path / "images/a.png").write_bytes(files[0].read_bytes())
-    found = find_images([tmp_path / "images"])
+    found = find_with_urls([tmp_path / "images"])
     assert [source.name for source in found] == [source.name for source in find([tmp_path / "images"])]
     write_table(tmp_path / "t.parquet/part-0.parquet", {"bytes": [files[0].read_bytes()]})
     write_table(tmp_path / "t.parquet/.part-0.parquet", {"x": [1]})
     (tmp_path / "images").rename(tmp_path / "images.parquet")
-    assert [source.name for source in find_images([tmp_path / "images.parquet"])] == [
+    assert [source.name for source in find_with_urls([tmp_path / "images.parquet"])] == [
         f"{tmp_path}/images.parquet/a.png"
     ]
     (tmp_path / "t.parquet/.thumbs").mkdir()
     (tmp_path / "t.parquet/.thumbs/a.png").touch()
-    assert [source.name for source in find_images([tmp_path / "t.parquet"])] == [
+    assert [source.name for source in find_with_urls([tmp_path / "t.parquet"])] == [
         f"{tmp_path}/t.parquet/part-0.parquet#0"
     ]
 
@@ -360,7 +360,7 @@ def test_what_is_hidden_is_nobodys_image(tmp_path: Path, files: list[Path]) -> N
 def test_items_begin_where_row_groups_do(tmp_path: Path, rows: int, split: bool) -> None:
     """And at no other places than those where one process cuts its batches."""
     path = write_table(tmp_path / "t.parquet", {"bytes": [b"%d" % row for row in range(20_000)]}, rows)
-    found = find_images([path])
+    found = find_with_urls([path])
     sources: Sequence[Source] = fit_and_calibration_parts(found, seed=0)[0] if split else found
     work = [decode(item) for item in items(sources, workers=1)]
     assert [item.first for item in work[1:]] == [item.first + item.count for item in work[:-1]]
@@ -381,7 +381,7 @@ def test_items_begin_where_row_groups_do(tmp_path: Path, rows: int, split: bool)
 def test_a_part_of_a_table_is_told_in_a_bit_a_row(tmp_path: Path) -> None:
     groups = [packed.RowGroup("s3://bucket/t.parquet", group, 1000 * group, 1000) for group in range(100)]
     files = [ImageFile(Path(f"/{row}.png"), f"/{row}.png") for row in range(500)]
-    fit, calibration = fit_and_calibration_parts(Images([files, *groups, files]), seed=3)
+    fit, calibration = fit_and_calibration_parts(ImageList([files, *groups, files]), seed=3)
     for part in (fit, calibration):
         work = list(items(part, workers=1))
         assert sum(map(len, work)) < 100_000 / 8 + 25_000 + 100 * 200
@@ -607,8 +607,8 @@ def test_a_refit_of_a_table_is_that_of_the_same_files_and_makes_no_list_of_them(
     assert command("refit", own_bundle, *files, "--out", tmp_path / "one", "--threads", 1).status == 0
     assert command("refit", own_bundle, table, "--out", tmp_path / "many", "--engine", "ray").status == 0
     for part in ("fit", "calibration"):
-        assert isinstance(given[part], Part)
-        assert isinstance(given[part].whole, Images)
+        assert isinstance(given[part], Subset)
+        assert isinstance(given[part].whole, ImageList)
     one, many = Bundle.read(tmp_path / "one"), Bundle.read(tmp_path / "many")
     np.testing.assert_allclose(many.calibration.scores, one.calibration.scores, rtol=1e-11)
     assert many.manifest.detector.images == one.manifest.detector.images == 32

@@ -8,7 +8,7 @@ from PIL import Image
 
 from lit_od.images.sources import Source, Unreadable
 from lit_od.scoring.scorer import Scorer
-from lit_od.scoring.similar_images import SIDE, likeness, likenesses, tiny
+from lit_od.scoring.similar_images import SIDE, likenesses, similarity_rows, tiny
 from tests.scoring.test_maps import bundle_at, graph_of
 from tests.support.images import GREY
 
@@ -26,8 +26,8 @@ def test_large_images_are_pillows_small_ones() -> None:
 
 def test_features_are_taken_as_they_are() -> None:
     images, features = np.zeros((2, 4, 4, 1), dtype=np.uint8), np.ones((2, 3), dtype=np.float32)
-    assert likeness("features", images, features) is features
-    np.testing.assert_array_equal(likeness("errors", images, np.ones((2, 4, 4, 1))), np.zeros((2, 16)))
+    assert similarity_rows("features", images, features) is features
+    np.testing.assert_array_equal(similarity_rows("errors", images, np.ones((2, 4, 4, 1))), np.zeros((2, 16)))
 
 
 def test_a_graph_of_errors_is_not_run(digits: list[Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

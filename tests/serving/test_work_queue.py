@@ -12,7 +12,7 @@ from lit_od.images.sources import Source, Unreadable
 from lit_od.scoring.scorer import Result
 from lit_od.serving.limits import Refused
 from lit_od.serving.models import Answers, Model
-from lit_od.serving.work_queue import Engine
+from lit_od.serving.work_queue import WorkQueue
 
 PLAIN = frozenset({"score"})
 
@@ -42,19 +42,19 @@ def sources(*names: str) -> list[Source]:
     return [Unreadable(name, "") for name in names]
 
 
-def submit(engine: Engine, model: Held, *names: str, wanted: frozenset[str] = PLAIN) -> "list[Future[Answers]]":
+def submit(engine: WorkQueue, model: Held, *names: str, wanted: frozenset[str] = PLAIN) -> "list[Future[Answers]]":
     return engine.submit(cast(Model, model), sources(*names), wanted)
 
 
 @pytest.fixture
-def engine() -> Iterator[Engine]:
-    engine = Engine(workers=1, queue=4)
+def engine() -> Iterator[WorkQueue]:
+    engine = WorkQueue(workers=1, queue=4)
     yield engine
     engine.close()
 
 
 @pytest.fixture
-def held(engine: Engine) -> Iterator[Held]:
+def held(engine: WorkQueue) -> Iterator[Held]:
     """A model whose first call, of "first", occupies the only worker."""
     model = Held()
     submit(engine, model, "first")
@@ -67,7 +67,7 @@ def names(parts: "list[Future[Answers]]") -> list[str]:
     return [name for part in parts for name in part.result(10).result.name]
 
 
-def test_small_requests_go_together_and_each_gets_its_own(engine: Engine, held: Held) -> None:
+def test_small_requests_go_together_and_each_gets_its_own(engine: WorkQueue, held: Held) -> None:
     one, two = submit(engine, held, "a", "b"), submit(engine, held, "c")
     held.may.set()
     assert (names(one), names(two)) == (["a", "b"], ["c"])
@@ -76,7 +76,7 @@ def test_small_requests_go_together_and_each_gets_its_own(engine: Engine, held: 
     assert two[0].result().result.score.tolist() == [2]
 
 
-def test_a_large_request_does_not_hold_up_a_small_one(engine: Engine, held: Held) -> None:
+def test_a_large_request_does_not_hold_up_a_small_one(engine: WorkQueue, held: Held) -> None:
     large = submit(engine, held, *(f"large{row}" for row in range(48)))
     small = submit(engine, held, "small", wanted=frozenset({"p_value"}))
     held.may.set()
@@ -85,7 +85,7 @@ def test_a_large_request_does_not_hold_up_a_small_one(engine: Engine, held: Held
     assert [call[0] for call in held.calls] == ["first", "large0", "small", "large16", "large32"]
 
 
-def test_other_outputs_and_other_models_do_not_go_together(engine: Engine, held: Held) -> None:
+def test_other_outputs_and_other_models_do_not_go_together(engine: WorkQueue, held: Held) -> None:
     other = Held()
     other.may.set()
     waiting = [
@@ -98,14 +98,14 @@ def test_other_outputs_and_other_models_do_not_go_together(engine: Engine, held:
     assert (held.calls, other.calls) == ([["first"], ["a"], ["b"]], [["c"]])
 
 
-def test_heat_maps_are_made_one_by_one(engine: Engine, held: Held) -> None:
+def test_heat_maps_are_made_one_by_one(engine: WorkQueue, held: Held) -> None:
     parts = submit(engine, held, "a", "b", wanted=frozenset({"map"}))
     held.may.set()
     assert names(parts) == ["a", "b"]
     assert held.calls == [["first"], ["a"], ["b"]]
 
 
-def test_what_is_given_up_is_not_scored(engine: Engine, held: Held) -> None:
+def test_what_is_given_up_is_not_scored(engine: WorkQueue, held: Held) -> None:
     gone, stays = submit(engine, held, "gone"), submit(engine, held, "stays")
     assert gone[0].cancel()
     held.may.set()
@@ -113,7 +113,7 @@ def test_what_is_given_up_is_not_scored(engine: Engine, held: Held) -> None:
     assert held.calls == [["first"], ["stays"]]
 
 
-def test_a_failure_reaches_all_who_wait_for_it_and_no_one_else(engine: Engine, held: Held) -> None:
+def test_a_failure_reaches_all_who_wait_for_it_and_no_one_else(engine: WorkQueue, held: Held) -> None:
     both = [submit(engine, held, "a"), submit(engine, held, "fail")]
     held.may.set()
     for parts in both:
@@ -122,7 +122,7 @@ def test_a_failure_reaches_all_who_wait_for_it_and_no_one_else(engine: Engine, h
     assert names(submit(engine, held, "after")) == ["after"]
 
 
-def test_a_full_queue_refuses_until_a_request_is_done(engine: Engine, held: Held) -> None:
+def test_a_full_queue_refuses_until_a_request_is_done(engine: WorkQueue, held: Held) -> None:
     for name in "abc":
         submit(engine, held, name)
     with pytest.raises(Refused, match="4 requests are waiting") as refusal:
@@ -132,7 +132,7 @@ def test_a_full_queue_refuses_until_a_request_is_done(engine: Engine, held: Held
     submit(engine, held, "d")
 
 
-def test_only_who_is_alone_gets_all_cores(engine: Engine, held: Held) -> None:
+def test_only_who_is_alone_gets_all_cores(engine: WorkQueue, held: Held) -> None:
     crowd: list[Any] = [submit(engine, held, "a"), submit(engine, held, "b", wanted=frozenset({"p_value"}))]
     held.may.set()
     for parts in crowd:

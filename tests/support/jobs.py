@@ -16,7 +16,7 @@ from lit_od.backbone.model import Backbone
 from lit_od.commands._launch import each_process
 from lit_od.fitting.fit import Origin, fit_bundle, partial_fit
 from lit_od.fitting.partial_state import merged
-from lit_od.fitting.shards import own_share
+from lit_od.fitting.shards import own_shard
 from lit_od.images.find_local import find
 from lit_od.recipes.load import read
 from lit_od.training.autoencoder import LitAutoencoder
@@ -68,7 +68,7 @@ def fit_all(out, models, detectors):
                 group=group,
             )
             backbone = Backbone.load(model, threads=1)
-            own = own_share(1003, group)
+            own = own_shard(1003, group)
             part = partial_fit(
                 backbone, GREY, sources[own.start : own.stop], {"kind": kind, **options},
                 first_row=own.start, labels=labels_of(sources[own.start : own.stop]), threads=1,

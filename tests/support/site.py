@@ -19,7 +19,7 @@ from lit_od.serving.limits import Limits
 from lit_od.serving.models import Model
 from lit_od.serving.normal_images import NormalImages
 from lit_od.serving.server import Server, address, listen
-from lit_od.serving.work_queue import Engine
+from lit_od.serving.work_queue import WorkQueue
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Site:
     """
 
     url: str
-    engine: Engine
+    engine: WorkQueue
 
     @property
     def place(self) -> tuple[str, int]:
@@ -98,7 +98,7 @@ def running(
 ) -> Iterator[Site]:
     """A server on a free port, stopped at the end of the block."""
     limits = limits or Limits(grace=1)
-    engine = Engine(workers=2, queue=limits.queue)
+    engine = WorkQueue(workers=2, queue=limits.queue)
     app = application({model.name: model for model in models}, engine, limits=limits, normal=normal, hosts=hosts)
     listener = listen("127.0.0.1", 0)
     where, ready = address(listener), threading.Event()

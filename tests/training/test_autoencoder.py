@@ -20,7 +20,7 @@ from lit_od.training.export import map_graph as export_maps_file
 from lit_od.training.export.backbone_graph import export_backbone
 from lit_od.training.export.map_graph import export_maps
 from lit_od.training.export.outputs import maps_of, output_of, require_readable
-from lit_od.training.loop.callbacks import OutlierWatch
+from lit_od.training.loop.callbacks import OutlierMonitor
 from lit_od.training.loop.checkpoints import load_module
 from lit_od.training.networks.autoencoders import build_autoencoder
 from tests.support.images import ASSETS
@@ -287,7 +287,7 @@ def test_the_watched_figure_is_that_of_the_mean_error():
     logged = {}
     module.log = logged.__setitem__  # type: ignore[method-assign]
     data = ImageData(recipe.data, seed=0)
-    OutlierWatch(data, images=100).on_validation_epoch_end(trainer(), module.eval())
+    OutlierMonitor(data, images=100).on_validation_epoch_end(trainer(), module.eval())
     assert 0 < logged["val_outlier_auroc"] < 1
     assert np.isfinite(logged["val_outlier_auroc"])
 

@@ -18,7 +18,7 @@ from lit_od.images.sources import Source
 from lit_od.scoring.drawing import overlay
 from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.scorer import Scorer
-from lit_od.scoring.similar_images import likeness, likenesses
+from lit_od.scoring.similar_images import likenesses, similarity_rows
 from lit_od.types import Features, Images, Scores
 
 SHOWN = 12
@@ -97,7 +97,7 @@ class Normals:
         """
         bank = self._detector.bank
         wanted = min(NEIGHBOURS + 1, len(self.sources))
-        _, ids = bank.nearest(bank.prepare(likeness(self._output, images, outputs)), wanted)
+        _, ids = bank.nearest(bank.prepare(similarity_rows(self._output, images, outputs)), wanted)
         kept = [
             [row for row in near if self.sources[row].name != name][:NEIGHBOURS]
             for near, name in zip(ids, names, strict=True)
@@ -163,9 +163,9 @@ def _cards(
     ]
 
 
-def _extracted(scorer: Scorer, sources: Sequence[Source], how: Preparation) -> list[tuple[Images, Features]]:
+def _extracted(scorer: Scorer, sources: Sequence[Source], preparation: Preparation) -> list[tuple[Images, Features]]:
     parts = []
-    for batch, outputs in extract(scorer.backbone, sources, how, threads=scorer.threads):
+    for batch, outputs in extract(scorer.backbone, sources, preparation, threads=scorer.threads):
         batch.require_readable()
         parts.append((batch.images, outputs))
     return parts

@@ -43,9 +43,9 @@ class DecodingLoader:
 
     batch_sampler: None = None
 
-    def __init__(self, sources: Sequence[Source], labels: Tensor, sampler: Sampler, how: Preparation) -> None:
+    def __init__(self, sources: Sequence[Source], labels: Tensor, sampler: Sampler, preparation: Preparation) -> None:
         """Take sources and their labels (n,); images are opened while the batches are drawn."""
-        self.sources, self.labels, self.sampler, self.how = sources, labels, sampler, how
+        self.sources, self.labels, self.sampler, self.how = sources, labels, sampler, preparation
 
     def __len__(self) -> int:
         return len(self.sampler)

@@ -21,7 +21,7 @@ from lit_od.types import Images, Labels
 
 
 @dataclass(frozen=True, slots=True)
-class ImageSet:
+class TorchvisionSet:
     """A set that torchvision reads.
 
     Attributes:
@@ -37,12 +37,12 @@ class ImageSet:
 
 
 SETS = {
-    "mnist": ImageSet("MNIST", tuple("zero one two three four five six seven eight nine".split())),
-    "fashion-mnist": ImageSet(
+    "mnist": TorchvisionSet("MNIST", tuple("zero one two three four five six seven eight nine".split())),
+    "fashion-mnist": TorchvisionSet(
         "FashionMNIST",
         tuple("t-shirt trouser pullover dress coat sandal shirt sneaker bag ankle-boot".split()),
     ),
-    "cifar10": ImageSet(
+    "cifar10": TorchvisionSet(
         "CIFAR10",
         tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
         archive="cifar10.npz",
@@ -75,7 +75,7 @@ def open_set(root: Path, *, download: bool = True) -> SetOpener:
     return opener
 
 
-def _class_indices(path: str, known: ImageSet, text: str) -> list[int]:
+def _class_indices(path: str, known: TorchvisionSet, text: str) -> list[int]:
     """Indices of classes that are given by index or by name, in any case."""
     indices = []
     for word in text.split(","):
@@ -91,7 +91,7 @@ def _class_indices(path: str, known: ImageSet, text: str) -> list[int]:
 
 
 def _images(
-    name: str, known: ImageSet, root: Path, part: str, wanted: list[int] | None, download: bool
+    name: str, known: TorchvisionSet, root: Path, part: str, wanted: list[int] | None, download: bool
 ) -> Iterator[Source]:
     images, labels = _read(name, known, root, part, download)
     rows = np.arange(len(labels)) if wanted is None else np.flatnonzero(np.isin(labels, wanted))
@@ -99,7 +99,7 @@ def _images(
         yield ImageArray(images[row], f"{name}:{part}#{row}", str(labels[row]))
 
 
-def _read(name: str, known: ImageSet, root: Path, part: str, download: bool) -> tuple[Images, Labels]:
+def _read(name: str, known: TorchvisionSet, root: Path, part: str, download: bool) -> tuple[Images, Labels]:
     """All images of a split, (n, h, w, c) uint8, and their class indices, (n,)."""
     archive = root / known.archive if known.archive else None
     if archive is not None and archive.is_file():

@@ -42,27 +42,27 @@ class TrunkCache:
     def __init__(self) -> None:
         self._tables: dict[str, _Table] = {}
 
-    def rows(self, trunk: Trunk, sources: Sequence[Source], how: Preparation, device: torch.device) -> "Rows":
+    def rows(self, trunk: Trunk, sources: Sequence[Source], preparation: Preparation, device: torch.device) -> "Rows":
         """The activations of images that must all be readable.
 
         Args:
             trunk: The trunk.
             sources: The images.
-            how: Their preparation.
+            preparation: Their preparation.
             device: Where the trunk lies.
 
         Raises:
             DataError: If an image cannot be read, an activation is beyond what half precision holds, or
                 the disk is full.
         """
-        key = _key(trunk, how)
+        key = _key(trunk, preparation)
         if key not in self._tables:
             self._tables[key] = _Table(int(np.prod(trunk.shape)))
         table = self._tables[key]
         names = [identity(source) for source in sources]
         missing = {name: source for name, source in zip(names, sources, strict=True) if name not in table.places}
         if missing:
-            rows = _activations(trunk, list(missing.values()), how, device, table.graphs)
+            rows = _activations(trunk, list(missing.values()), preparation, device, table.graphs)
             table.append(list(missing), rows, len(missing))
         return Rows(table.tensor(), torch.tensor([table.places[name] for name in names]))
 
@@ -143,35 +143,35 @@ class _Table:
 
 
 def _activations(
-    trunk: Trunk, sources: Sequence[Source], how: Preparation, device: torch.device, graphs: dict[int, Backbone]
+    trunk: Trunk, sources: Sequence[Source], preparation: Preparation, device: torch.device, graphs: dict[int, Backbone]
 ) -> Iterator[Features]:
     """What the trunk gives; a graph that is made for it is left in `graphs`."""
     if device.type != "cpu":
         network = trunk.trunk.to(device)
-        for batch in batches(sources, how, batch_size=evaluation_batch(how.shape)):
+        for batch in batches(sources, preparation, batch_size=evaluation_batch(preparation.shape)):
             batch.require_readable()
             with torch.no_grad():
                 yield network(torch.from_numpy(batch.images).to(device)).float().cpu().numpy()
         return
     threads = torch.get_num_threads()
     if threads not in graphs:
-        graphs[threads] = _graph(trunk, sources, how, threads)
-    for batch, outputs in extract(graphs[threads], sources, how, threads=threads):
+        graphs[threads] = _graph(trunk, sources, preparation, threads)
+    for batch, outputs in extract(graphs[threads], sources, preparation, threads=threads):
         batch.require_readable()
         yield outputs
 
 
-def _graph(trunk: Trunk, sources: Sequence[Source], how: Preparation, threads: int) -> Backbone:
+def _graph(trunk: Trunk, sources: Sequence[Source], preparation: Preparation, threads: int) -> Backbone:
     """The trunk in ONNX Runtime, proven on some of the images."""
     rows = np.unique(np.linspace(0, len(sources) - 1, min(PARITY_IMAGES, len(sources))).astype(int))
     with tempfile.TemporaryDirectory(prefix="lit_od-trunk-") as folder:
         path = Path(folder) / "trunk.onnx"
-        export_backbone(trunk.trunk, path, load([sources[row] for row in rows], how, threads=threads))
+        export_backbone(trunk.trunk, path, load([sources[row] for row in rows], preparation, threads=threads))
         return Backbone.load(path.read_bytes(), threads=threads, providers=["cpu"])
 
 
-def _key(trunk: Trunk, how: Preparation) -> str:
-    digest = hashlib.sha256(json.dumps([trunk.passed, trunk.shape]).encode() + msgspec.json.encode(how))
+def _key(trunk: Trunk, preparation: Preparation) -> str:
+    digest = hashlib.sha256(json.dumps([trunk.passed, trunk.shape]).encode() + msgspec.json.encode(preparation))
     digest.update(trunk.operations.encode())
     for name, tensor in trunk.trunk.state_dict().items():
         if name in ("scale", "shift") or any(name.startswith(f"body.body.{part}.") for part in trunk.passed):

@@ -31,7 +31,7 @@ SWEEP_STEPS = 64
 """Steps between two sweeps; a moment that decays by 0.9 a step falls by a factor of 1e-3 in them."""
 
 
-class OutlierWatch(Callback):
+class OutlierMonitor(Callback):
     """Logs val_outlier_auroc after every validation; nothing is ever chosen by it.
 
     A Mahalanobis detector is fitted on a sample of training images, as they are, and tells validation
@@ -128,7 +128,7 @@ class SeededEpochs(Callback):
         torch.manual_seed(generator.initial_seed())
 
 
-class NoSubnormals(Callback):
+class FlushSubnormals(Callback):
     """Sets weights and optimiser states that have shrunk below any meaning to zero.
 
     Weight decay drives the weights of units that have died towards zero without end. Once they are

@@ -3,7 +3,7 @@
 import signal
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -12,11 +12,19 @@ BEFORE_SAVING = "before saving"
 """In place of "epoch" as the interval of a plateau rule."""
 
 
-class LastingStop(EarlyStopping):
+class ResumableEarlyStopping(EarlyStopping):
     """Early stopping that a resumed run keeps to.
 
     Lightning restores the epochs that were waited for, but not that the run had stopped by then.
     """
+
+    saved_as: ClassVar[str] = "LastingStop"
+    """Name of its state in a checkpoint, which runs of lit_od 0.1.0 are resumed by."""
+
+    @property
+    def state_key(self) -> str:
+        """The key of its state in a checkpoint."""
+        return super().state_key.replace(type(self).__qualname__, self.saved_as, 1)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what was waited for; the patience is this run's own, and a longer one lets it go on."""
@@ -29,11 +37,19 @@ class LastingStop(EarlyStopping):
             trainer.should_stop = True
 
 
-class Movable(ModelCheckpoint):
+class RelocatableCheckpoint(ModelCheckpoint):
     """Checkpoints of a run whose folder may have been moved since they were written, or is mounted elsewhere.
 
     Lightning would forget which one was the best, and how good it was.
     """
+
+    saved_as: ClassVar[str] = "Movable"
+    """Name of its state in a checkpoint, which runs of lit_od 0.1.0 are resumed by."""
+
+    @property
+    def state_key(self) -> str:
+        """The key of its state in a checkpoint."""
+        return super().state_key.replace(type(self).__qualname__, self.saved_as, 1)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what was kept, as it lies in the present folder."""
@@ -46,11 +62,13 @@ class Movable(ModelCheckpoint):
         super().load_state_dict(state_dict | paths | {"best_k_models": kept, "dirpath": self.dirpath})
 
 
-class Best(Movable):
+class BestCheckpoint(RelocatableCheckpoint):
     """Keeps the best epoch, once the plateau rules have taken the epoch's step.
 
     Lightning lets them take it after the checkpoints are written, and a resumed run would miss it.
     """
+
+    saved_as = "Best"
 
     _validated = False
 
@@ -94,7 +112,7 @@ class Signals(Callback):
             signal.signal(signal.SIGTERM, self.before)
 
 
-class Provenance(Callback):
+class RecordOrigin(Callback):
     """Writes into every checkpoint what it takes to make its module again, and the figures of its epoch."""
 
     def __init__(self, origin: dict[str, Any]) -> None:

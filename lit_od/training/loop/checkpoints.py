@@ -14,12 +14,12 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from lit_od.errors import ConfigError, DataError
-from lit_od.formats.atomic import replacing_file
+from lit_od.formats.atomic import atomic_file
 from lit_od.import_paths import accepted, check_accepted, defaults, imported
 from lit_od.recipes.load import from_tree, to_tree
 from lit_od.recipes.schema import Recipe
 from lit_od.training.data.image_data import ImageData
-from lit_od.training.distributed import current
+from lit_od.training.distributed import process_group
 from lit_od.training.networks.weights import load_state, read_tensors
 
 SCHEMA = 1
@@ -87,7 +87,7 @@ class WholeFiles(TorchCheckpointIO):
         data = io.BytesIO()  # torch has no OSError of its own for a full disk
         torch.save(checkpoint, data)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with replacing_file(Path(path)) as partial:
+        with atomic_file(Path(path)) as partial:
             partial.write_bytes(data.getbuffer())
 
 
@@ -176,8 +176,8 @@ def load_module(checkpoint: Path) -> LightningModule:
 
 def load_everywhere(checkpoint: Path) -> LightningModule:
     """As `load_module`, in all processes; the first one alone needs to see the file."""
-    group = current()
-    data = group.broadcast(checkpoint.read_bytes() if group.rank == 0 else b"") if group.world > 1 else b""
+    group = process_group()
+    data = group.broadcast(checkpoint.read_bytes() if group.rank == 0 else b"") if group.size > 1 else b""
     if group.rank == 0:
         return load_module(checkpoint)
     with tempfile.TemporaryDirectory(prefix="lit_od-best-") as folder:

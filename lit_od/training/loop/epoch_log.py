@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_od.formats.atomic import replacing_file
+from lit_od.formats.atomic import atomic_file
 
 
 class EpochLog(Logger):
@@ -53,7 +53,7 @@ class EpochLog(Logger):
             return
         self.rows.setdefault(int(metrics["epoch"]), {}).update(figures)
         columns = sorted({name for row in self.rows.values() for name in row})
-        with replacing_file(self.file) as partial, partial.open("w", encoding="utf-8", newline="") as lines:
+        with atomic_file(self.file) as partial, partial.open("w", encoding="utf-8", newline="") as lines:
             table = csv.DictWriter(lines, ["epoch", *columns], restval="", lineterminator="\n")
             table.writeheader()
             for epoch, row in sorted(self.rows.items()):

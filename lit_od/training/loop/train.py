@@ -16,7 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_od.errors import ConfigError, DataError
-from lit_od.formats.atomic import require_place
+from lit_od.formats.atomic import require_writable
 from lit_od.images.batching import load
 from lit_od.import_paths import imported
 from lit_od.recipes.load import to_tree
@@ -25,10 +25,16 @@ from lit_od.training.data.augmentation import augment, step_generator
 from lit_od.training.data.image_data import ImageData, check_trainable
 from lit_od.training.data.trunk_cache import TrunkCache
 from lit_od.training.data.twin_data import data_of
-from lit_od.training.distributed import current, lost
+from lit_od.training.distributed import lost, process_group
 from lit_od.training.frozen import is_frozen
-from lit_od.training.loop.callbacks import FiniteLoss, NoSubnormals, OutlierWatch, Progress, SeededEpochs
-from lit_od.training.loop.checkpointing import Best, LastingStop, Movable, Provenance, Signals
+from lit_od.training.loop.callbacks import FiniteLoss, FlushSubnormals, OutlierMonitor, Progress, SeededEpochs
+from lit_od.training.loop.checkpointing import (
+    BestCheckpoint,
+    RecordOrigin,
+    RelocatableCheckpoint,
+    ResumableEarlyStopping,
+    Signals,
+)
 from lit_od.training.loop.checkpoints import (
     Checkpoint,
     keep_whole,
@@ -108,7 +114,7 @@ def train(
         raise ConfigError("the recipe trains nothing: its backbone is an ONNX file. Use lit-od fit")
     if is_frozen(imported(recipe.model.class_path, LightningModule, "model.class_path")):
         raise ConfigError(f"the recipe trains nothing: {recipe.model.class_path} is frozen. Use lit-od fit")
-    if resume is None and current().rank == 0:
+    if resume is None and process_group().rank == 0:
         _require_free(out)
     arguments = trainer_arguments(recipe.trainer)
     data = data_of(recipe.data, seed=recipe.seed, cache=trunk_cache)
@@ -117,9 +123,9 @@ def train(
     with quiet(kind), seeded(recipe.seed):
         log = EpochLog(out / "metrics.csv", resume=resume is not None)
         fingerprints = data.fingerprints
-        provenance = Provenance(origin(recipe.model.class_path, init_args, recipe, fingerprints))
-        best = Best(out, Path(BEST).stem, monitor="val_loss", enable_version_counter=False)
-        last = Movable(out, Path(LAST).stem, enable_version_counter=False, save_on_train_epoch_end=True)
+        provenance = RecordOrigin(origin(recipe.model.class_path, init_args, recipe, fingerprints))
+        best = BestCheckpoint(out, Path(BEST).stem, monitor="val_loss", enable_version_counter=False)
+        last = RelocatableCheckpoint(out, Path(LAST).stem, enable_version_counter=False, save_on_train_epoch_end=True)
         trainer = make_trainer(
             arguments,
             callbacks=[*_callbacks(recipe, data, kind, best), provenance, best, last],
@@ -165,7 +171,7 @@ def resumable(out: Path) -> Path | None:
 
 def _require_free(out: Path) -> None:
     """Raise ConfigError unless a new run can be written at `out`: no file of another run, or of anybody's, is lost."""
-    require_place(out)
+    require_writable(out)
     if found := next((out / name for name in (LAST, BEST) if (out / name).exists()), None):
         raise ConfigError(f"{out} holds a run already: choose another folder, or resume {found}")
     there = sorted(entry.name for entry in out.iterdir() if entry.name[0] != ".") if out.is_dir() else []
@@ -185,12 +191,12 @@ def _writing(out: Path) -> Iterator[None]:
 
 
 def _callbacks(recipe: Recipe, data: ImageData, kind: type[LightningModule], best: ModelCheckpoint) -> list[Callback]:
-    callbacks: list[Callback] = [SeededEpochs(recipe.seed), FiniteLoss(best), NoSubnormals(), Progress(), Signals()]
+    callbacks: list[Callback] = [SeededEpochs(recipe.seed), FiniteLoss(best), FlushSubnormals(), Progress(), Signals()]
     if data.watched_outliers() and hasattr(kind, "backbone"):
-        callbacks.append(OutlierWatch(data))
+        callbacks.append(OutlierMonitor(data))
     if recipe.early_stopping is not None:
         # a loss that is no number, or that is not logged, is refused elsewhere, and in one line
-        stop = LastingStop("val_loss", patience=recipe.early_stopping, check_finite=False, strict=False)
+        stop = ResumableEarlyStopping("val_loss", patience=recipe.early_stopping, check_finite=False, strict=False)
         callbacks.append(stop)
     return callbacks
 

@@ -69,7 +69,7 @@ def _processes() -> dict[str, Any]:
     where = place()
     if where is None:
         return {"devices": 1}
-    return {"devices": where.local_world, "num_nodes": where.world // where.local_world, "strategy": "ddp"}
+    return {"devices": where.local_size, "num_nodes": where.size // where.local_size, "strategy": "ddp"}
 
 
 def scaled(init_args: Mapping[str, Any], trainer: Trainer, kind: type[LightningModule], rule: str) -> dict[str, Any]:

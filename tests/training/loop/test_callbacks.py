@@ -13,8 +13,15 @@ from lit_od.images.preparation import Preparation
 from lit_od.recipes.roots import PACKAGED_DATA
 from lit_od.recipes.schema import DataConfig
 from lit_od.training.data.image_data import ImageData
-from lit_od.training.loop.callbacks import SWEEP_STEPS, FiniteLoss, NoSubnormals, OutlierWatch, Progress, SeededEpochs
-from lit_od.training.loop.checkpointing import LastingStop
+from lit_od.training.loop.callbacks import (
+    SWEEP_STEPS,
+    FiniteLoss,
+    FlushSubnormals,
+    OutlierMonitor,
+    Progress,
+    SeededEpochs,
+)
+from lit_od.training.loop.checkpointing import ResumableEarlyStopping
 
 LEAST_NORMAL = torch.finfo(torch.float32).tiny
 
@@ -49,7 +56,7 @@ def trainer(**state):
 
 def test_the_watched_figure_is_high_where_the_features_tell(data):
     module = Scores()
-    OutlierWatch(data, images=200).on_validation_epoch_end(trainer(), module)
+    OutlierMonitor(data, images=200).on_validation_epoch_end(trainer(), module)
     assert module.logged["val_outlier_auroc"] > 0.9
 
 
@@ -61,19 +68,19 @@ def test_large_images_are_watched_a_few_at_once(data, monkeypatch):
         def backbone(self):
             return lambda images: sizes.append(len(images)) or images.float().mean((1, 2, 3))[:, None]
 
-    OutlierWatch(data, images=20).on_validation_epoch_end(trainer(), Counted())
+    OutlierMonitor(data, images=20).on_validation_epoch_end(trainer(), Counted())
     assert sizes == [7, 7, 6] * 3
 
 
 def test_it_is_no_number_where_the_features_admit_no_detector(data):
     module = Scores(constant=True)
-    OutlierWatch(data, images=20).on_validation_epoch_end(trainer(), module)
+    OutlierMonitor(data, images=20).on_validation_epoch_end(trainer(), module)
     assert math.isnan(module.logged["val_outlier_auroc"])
 
 
 def test_nothing_is_watched_in_the_sanity_check(data):
     module = Scores()
-    OutlierWatch(data).on_validation_epoch_end(trainer(sanity_checking=True), module)
+    OutlierMonitor(data).on_validation_epoch_end(trainer(sanity_checking=True), module)
     assert module.logged == {}
 
 
@@ -93,10 +100,10 @@ def test_subnormal_weights_and_moments_become_zero_and_others_stay():
     for values in (layer.weight.data, moment):
         values.copy_(torch.tensor([[0.5, LEAST_NORMAL / 8, -1e-32]]))
     running = trainer(optimizers=[optimizer], global_step=SWEEP_STEPS + 1)
-    NoSubnormals().on_train_batch_end(running, Scores(), None, None, 0)
+    FlushSubnormals().on_train_batch_end(running, Scores(), None, None, 0)
     assert layer.weight.count_nonzero() == 3
     running.global_step = 2 * SWEEP_STEPS
-    NoSubnormals().on_train_batch_end(running, Scores(), None, None, 0)
+    FlushSubnormals().on_train_batch_end(running, Scores(), None, None, 0)
     assert layer.weight.tolist() == [[0.5, 0.0, 0.0]]
     assert moment.tolist() == [[0.5, 0.0, 0.0]]
     assert optimizer.state[layer.weight]["step"] == 1
@@ -118,9 +125,9 @@ def test_a_networks_draws_are_a_function_of_seed_epoch_and_rank():
 )
 def test_a_resumed_run_has_stopped_unless_it_has_more_patience(stopped, patience, stops):
     """Also where it got better before trainer.min_epochs were done: it ends with them all the same."""
-    before = LastingStop("val_loss", patience=2)
+    before = ResumableEarlyStopping("val_loss", patience=2)
     before.stopped_epoch = stopped
-    after, resumed = LastingStop("val_loss", patience=patience), trainer(should_stop=False)
+    after, resumed = ResumableEarlyStopping("val_loss", patience=patience), trainer(should_stop=False)
     after.load_state_dict(before.state_dict())
     after.on_train_start(resumed, Scores())
     assert resumed.should_stop == stops
