@@ -86,10 +86,10 @@ def _here(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> tuple[i
     drawn = stack.enter_context(MapFolder(Path(args.maps), maps, total=len(sources))) if maps else None
 
     def results() -> Iterator[Result]:
-        for result, batch, outputs in scorer.stream_outputs(sources, batch_size=args.batch_size):
+        for result, found in scorer.stream_outputs(sources, batch_size=args.batch_size):
             yield result
             if drawn is not None:
-                drawn.add(batch, outputs)
+                drawn.add(found.batch, found.outputs)
 
     return len(sources), results()
 

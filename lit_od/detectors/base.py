@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 import numpy as np
 
 from lit_od.errors import DataError
-from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats
+from lit_od.types import Arrays, Features, Labels, Maps, Output, Outputs, Scores, Stats
 
 BLOCK_VALUES = 1 << 22
 """Float64 values that scoring holds at once for one block of rows: 32 MB."""
@@ -56,6 +56,15 @@ class Detector(Protocol):
     @classmethod
     def from_state(cls, options: dict[str, Any], state: Arrays) -> Self:
         """Rebuild from `options()` and `state()`. Raises DataError where they do not fit together."""
+        ...
+
+
+@runtime_checkable
+class PixelDetector(Detector, Protocol):
+    """A detector that also scores pixels."""
+
+    def score_map(self, outputs: Outputs) -> tuple[Scores, Maps]:
+        """Return scores (n,) and maps (n, h, w), in one pass."""
         ...
 
 

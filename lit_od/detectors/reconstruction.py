@@ -12,7 +12,7 @@ from lit_od.detectors.base import row_blocks
 from lit_od.detectors.options import read_options, same_options
 from lit_od.detectors.state import check_names, take
 from lit_od.errors import DataError
-from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats
+from lit_od.types import Arrays, Features, Labels, Maps, Output, Scores, Stats
 
 Metric: TypeAlias = Literal["mse", "rmse"]
 
@@ -102,6 +102,10 @@ class Reconstruction:
     def width(self) -> int:
         """Errors an image, h * w * c."""
         return math.prod(self.shape)
+
+    def score_map(self, outputs: Features) -> tuple[Scores, Maps]:
+        """Return scores (n,) and the mean squared error of each pixel over its channels, (n, h, w)."""
+        return self.score(outputs), pixel_scores(outputs)
 
     def score(self, features: Features) -> Scores:
         """Scores of shape (n,) for squared errors of shape (n, h, w, c).

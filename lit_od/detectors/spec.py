@@ -49,7 +49,12 @@ class DetectorSpec:
         reads: Output = DETECTORS[self.kind].reads
         return reads
 
-    def accumulator(self, *, first_row: int = 0) -> Accumulator:
+    @property
+    def passes(self) -> int:
+        """Number of passes over the images that the detector needs."""
+        return int(getattr(DETECTORS[self.kind], "passes", 1))
+
+    def accumulator(self, *, first_row: int = 0, after: Accumulator | None = None) -> Accumulator:
         """Return an empty accumulator; `first_row` is the number of its first row among all rows."""
         return accumulator(self.kind, self.options, first_row=first_row)
 

@@ -1,7 +1,7 @@
 """The sets that a bundle is evaluated on, and their scores."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -9,7 +9,7 @@ import msgspec
 
 from lit_od.bundle.folder import Bundle
 from lit_od.errors import ConfigError, DataError, LitODError
-from lit_od.fitting.fit import score_all
+from lit_od.fitting.engine import LocalEngine
 from lit_od.images.find_local import find
 from lit_od.images.identity import fingerprint
 from lit_od.images.preparation import Preparation
@@ -124,9 +124,8 @@ def sets_of_paths(
 
 def score_set(scorer: Scorer, images: ImageSet) -> Scores:
     """Scores of a set's images, shape (n,). Raises DataError if one cannot be read."""
-    return score_all(
-        scorer.backbone, images.preparation, scorer.detector, images.sources, threads=scorer.threads, what=images.name
-    )
+    extractor = replace(scorer.extractor, preparation=images.preparation)
+    return LocalEngine(extractor).score(scorer.detector, images.sources, task=images.name)
 
 
 def _named(name: str, each: EvaluationSet, recipe: Recipe, preparation: Preparation, sets: OpenSets) -> ImageSet:

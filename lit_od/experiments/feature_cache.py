@@ -19,7 +19,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lit_od.backbone.extractor import extract
+from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.errors import DataError
 from lit_od.images.identity import content_digest
@@ -50,7 +50,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Extracted:
+class CachedFeatures:
     """The features of a set of images.
 
     Attributes:
@@ -87,7 +87,7 @@ class FeatureCache:
         *,
         threads: int | None = None,
         what: str = "features",
-    ) -> Extracted:
+    ) -> CachedFeatures:
         """The features of images that must all be readable, computed where no sound entry holds them.
 
         Args:
@@ -105,9 +105,10 @@ class FeatureCache:
             raise DataError("no images to extract features from: name a folder or a set that holds some")
         backbone = Backbone.load(model, threads=threads)
         key = _key(model, sources, preparation, backbone.provider)
-        return self._kept(key, len(sources)) or self._made(key, backbone, sources, preparation, threads, what)
+        extractor = Extractor(backbone, preparation, threads)
+        return self._kept(key, len(sources)) or self._made(key, extractor, sources, what)
 
-    def _kept(self, key: str, count: int) -> Extracted | None:
+    def _kept(self, key: str, count: int) -> CachedFeatures | None:
         """The entry, or None where there is none, or it is not what was written."""
         rows, note = self._paths(key)
         try:
@@ -119,23 +120,15 @@ class FeatureCache:
             return None
         if features.dtype != np.float32 or len(features) != count:
             return None
-        return Extracted(features, entry.process_seconds, kept=True)
+        return CachedFeatures(features, entry.process_seconds, kept=True)
 
-    def _made(
-        self,
-        key: str,
-        backbone: Backbone,
-        sources: Sequence[Source],
-        preparation: Preparation,
-        threads: int | None,
-        what: str,
-    ) -> Extracted:
+    def _made(self, key: str, extractor: Extractor, sources: Sequence[Source], what: str) -> CachedFeatures:
         self.folder.mkdir(parents=True, exist_ok=True)
         rows, note = self._paths(key)
         partial = rows.with_name(f".{rows.name}.{os.getpid()}.partial")
         try:
             started = time.process_time()
-            _write(partial, backbone, sources, preparation, threads, what)
+            _write(partial, extractor, sources, what)
             seconds = time.process_time() - started
             entry = Entry(key=key, sha256=_sha256(partial), process_seconds=seconds)
             partial.replace(rows)
@@ -143,21 +136,20 @@ class FeatureCache:
             partial.replace(note)
         finally:
             partial.unlink(missing_ok=True)
-        return Extracted(np.load(rows, mmap_mode="r", allow_pickle=False), seconds, kept=False)
+        return CachedFeatures(np.load(rows, mmap_mode="r", allow_pickle=False), seconds, kept=False)
 
     def _paths(self, key: str) -> tuple[Path, Path]:
         return self.folder / f"{key}.npy", self.folder / f"{key}.json"
 
 
-def _write(
-    path: Path, backbone: Backbone, sources: Sequence[Source], preparation: Preparation, threads: int | None, what: str
-) -> None:
+def _write(path: Path, extractor: Extractor, sources: Sequence[Source], what: str) -> None:
     """Extract into a file, batch by batch: the rows need not fit into memory."""
     table: np.memmap[Any, np.dtype[np.float32]] | None = None
     done = 0
-    with limited(threads), tqdm(total=len(sources), desc=what, unit="img", disable=None, leave=False) as bar:
-        for batch, outputs in extract(backbone, sources, preparation, batch_size=BATCH_SIZE, threads=threads):
-            batch.require_readable()
+    with limited(extractor.threads), tqdm(total=len(sources), desc=what, unit="img", disable=None, leave=False) as bar:
+        for found in extractor.outputs(sources, batch_size=BATCH_SIZE):
+            found.batch.require_readable()
+            outputs = found.outputs
             if table is None:
                 shape = (len(sources), *outputs.shape[1:])
                 table = open_memmap(path, mode="w+", dtype=np.dtype(np.float32), shape=shape)

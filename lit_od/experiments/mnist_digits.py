@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import torch
 
-from lit_od.backbone.extractor import extract
+from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import BACKBONE
 from lit_od.calibration.p_values import Calibration
@@ -160,9 +160,9 @@ def _epochs(run: Path) -> list[dict[str, float]]:
 
 def _features(backbone: Backbone, images: ImageSet, threads: int | None) -> Features:
     chunks = []
-    for batch, outputs in extract(backbone, images.sources, images.preparation, batch_size=256, threads=threads):
-        batch.require_readable()
-        chunks.append(outputs)
+    for found in Extractor(backbone, images.preparation, threads).outputs(images.sources, batch_size=256):
+        found.batch.require_readable()
+        chunks.append(found.outputs)
     return np.concatenate(chunks)
 
 

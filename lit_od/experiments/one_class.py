@@ -20,7 +20,7 @@ from lit_od.backbone.packaged import backbone_file
 from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError, DataError
 from lit_od.evaluation.intervals import Interval
-from lit_od.experiments.feature_cache import Extracted, FeatureCache
+from lit_od.experiments.feature_cache import CachedFeatures, FeatureCache
 from lit_od.experiments.one_vs_rest import ClassResult, Contamination, Labelled, one_class
 from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle
 from lit_od.images.batching import load
@@ -61,8 +61,8 @@ class Measured:
     recipe: Recipe
     results: list[ClassResult]
     seeds: tuple[int, ...]
-    train: Extracted
-    test: Extracted
+    train: CachedFeatures
+    test: CachedFeatures
 
     def fit_seconds(self, result: ClassResult) -> float:
         """CPU time from a class's prepared training images to its detector."""

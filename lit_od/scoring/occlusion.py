@@ -48,7 +48,7 @@ def occlusion_maps(scorer: Scorer, images: Images) -> NDArray[np.float32]:
     whole = msgspec.structs.replace(scorer.preparation, size=(height, width), crop=None, crop_fraction=None)
     down, across = _windows(height), _windows(width)
     sources = (source for image in images for source in _hidden(image, down, across))
-    stream = replace(scorer, preparation=whole).stream(sources)
+    stream = replace(scorer, extractor=replace(scorer.extractor, preparation=whole)).stream(sources)
     scores = np.concatenate([np.empty(0), *(result.score for result in stream)])
     scores = scores.reshape(n, 1 + WINDOWS**2)
     falls = np.nan_to_num(scores[:, :1] - scores[:, 1:], nan=0.0, posinf=0.0, neginf=0.0)

@@ -9,19 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_od.backbone.extractor import BATCH_SIZE, extract_and_score, require_input_shape
+from lit_od.backbone.extractor import BATCH_SIZE, Extracted, Extractor, finite_scores
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import Detector
 from lit_od.detectors.base import searches
 from lit_od.errors import BundleError, ConfigError, DataError
-from lit_od.images.batching import Batch
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import ImageArray, ImageFile, OpenImage, Source
 from lit_od.runtime.threads import limited
-from lit_od.types import Features, Images, Scores
+from lit_od.types import Images, Scores
 
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
 """A path, a Pillow image, or uint8 pixels of shape (h, w), (h, w, 1 | 3 | 4)."""
@@ -58,18 +57,29 @@ class Scorer:
     """A loaded bundle. It holds no state that scoring changes; several threads may share it.
 
     Attributes:
-        backbone: The ONNX Runtime session.
+        extractor: The backbone, the preparation of images, and threads.
         detector: The fitted detector.
         calibration: Calibration scores and threshold.
-        preparation: How images are prepared.
-        threads: Threads of decoding and of the session; None is one a core.
     """
 
-    backbone: Backbone
+    extractor: Extractor
     detector: Detector
     calibration: Calibration
-    preparation: Preparation
-    threads: int | None = None
+
+    @property
+    def backbone(self) -> Backbone:
+        """The loaded graph."""
+        return self.extractor.backbone
+
+    @property
+    def preparation(self) -> Preparation:
+        """Preparation of every image."""
+        return self.extractor.preparation
+
+    @property
+    def threads(self) -> int | None:
+        """Threads of decoding, of the graph and of scoring; None is one a core."""
+        return self.extractor.threads
 
     @classmethod
     def load(cls, bundle: str | Path, *, threads: int | None = None, providers: Sequence[str] | None = None) -> Self:
@@ -91,12 +101,12 @@ class Scorer:
     def of(cls, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] | None = None) -> Self:
         """Make a bundle that has been read ready; raises as `load`."""
         backbone = Backbone.load(bundle.files[BACKBONE], threads=threads, providers=providers)
-        require_input_shape(backbone, bundle.manifest.preparation)
+        extractor = Extractor(backbone, bundle.manifest.preparation, threads)
         if backbone.output != bundle.detector.reads:
             raise BundleError(
                 f"the graph gives {backbone.output}, its {bundle.detector.kind} detector reads {bundle.detector.reads}"
             )
-        return cls(backbone, bundle.detector, bundle.calibration, bundle.manifest.preparation, threads)
+        return cls(extractor, bundle.detector, bundle.calibration)
 
     def score(self, images: Sequence[ImageLike] | ImageLike, *, batch_size: int = BATCH_SIZE) -> Result:
         """Score images at hand.
@@ -128,29 +138,17 @@ class Scorer:
         Yields:
             Verdicts on the next images, in their order.
         """
-        for result, _, _ in self.stream_outputs(images, batch_size=batch_size):
+        for result, _ in self.stream_outputs(images, batch_size=batch_size):
             yield result
 
     def stream_outputs(
         self, images: Iterable[str | Path | Source], *, batch_size: int = BATCH_SIZE
-    ) -> Iterator[tuple[Result, Batch, Features]]:
-        """The same with what the verdicts come from.
-
-        Yields:
-            Verdicts, the batch with its prepared images, and what the graph computes of the m readable ones,
-            (m, ...).
-        """
-        found = extract_and_score(
-            self.backbone,
-            _expanded(images),
-            self.preparation,
-            self._scores,
-            beside=not searches(self.detector),
-            batch_size=batch_size,
-            threads=self.threads,
-        )
-        for batch, outputs, scores in found:
-            yield self._verdicts(batch, scores), batch, outputs
+    ) -> Iterator[tuple[Result, Extracted]]:
+        """Yield verdicts with the batch and the outputs that they come from; arguments as for `stream`."""
+        in_workers = not searches(self.detector)
+        sources, score = _expanded(images), self.detector.score
+        for found in self.extractor.scores(sources, score, in_workers=in_workers, batch_size=batch_size):
+            yield self._verdicts(found), found
 
     def _score_prepared(self, images: Images, batch_size: int) -> Result:
         if batch_size < 1:
@@ -159,14 +157,15 @@ class Scorer:
         for start in range(0, len(images), batch_size):
             outputs = self.backbone(images[start : start + batch_size])
             with limited(self.threads):
-                parts.append(self._scores(outputs))
+                parts.append(finite_scores(outputs, self.detector.score)[1])
         scores = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0), *parts])
         errors: list[str | None] = [None] * len(scores)
         if np.isnan(scores).any():
             errors = [NOT_FINITE if unknown else None for unknown in np.isnan(scores)]
         return self._result(_Numbered(len(scores)), scores, errors)
 
-    def _verdicts(self, batch: Batch, readable: Scores) -> Result:
+    def _verdicts(self, found: Extracted) -> Result:
+        batch, readable = found.batch, found.scores
         scores = np.full(len(batch.sources), np.nan)
         errors: list[str | None] = [None] * len(batch.sources)
         scores[batch.rows] = readable
@@ -175,19 +174,6 @@ class Scorer:
         for row, error in batch.errors.items():
             errors[row] = str(error)
         return self._result([source.name for source in batch.sources], scores, errors)
-
-    def _scores(self, outputs: Features) -> Scores:
-        """Scores of what the graph computed; NaN for an image of which it computed NaN or infinity."""
-        try:
-            return self.detector.score(outputs)
-        except DataError:
-            finite = np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
-            if finite.all():
-                raise
-            scores = np.full(len(outputs), np.nan)
-            if finite.any():
-                scores[finite] = self.detector.score(outputs[finite])
-            return scores
 
     def _result(self, names: Sequence[str], scores: Scores, errors: Sequence[str | None]) -> Result:
         p_values = self.calibration.p_values(scores)

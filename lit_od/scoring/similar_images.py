@@ -1,10 +1,10 @@
 """By what the normal images that an image resembles most are looked for, wherever they are shown."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from lit_od.backbone.extractor import extract
 from lit_od.images.batching import Batch, batches
 from lit_od.images.preparation import Preparation, prepare
 from lit_od.images.sources import Source
@@ -32,7 +32,8 @@ def similarity_rows(output: Output, images: Images, outputs: Features) -> Featur
 def likenesses(scorer: Scorer, sources: Sequence[Source], preparation: Preparation) -> Iterator[tuple[Batch, Features]]:
     """The rows of images, batch by batch: of a batch's m readable images (m, d), where there are any."""
     if scorer.backbone.output == "features":
-        yield from extract(scorer.backbone, sources, preparation, threads=scorer.threads)
+        extractor = replace(scorer.extractor, preparation=preparation)
+        yield from ((found.batch, found.outputs) for found in extractor.outputs(sources))
     else:  # the graph need not run
         for batch in batches(sources, preparation, batch_size=BATCH_SIZE, threads=scorer.threads):
             yield batch, tiny(batch.images) if len(batch.images) else np.empty((0, 0), dtype=np.float32)

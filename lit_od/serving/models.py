@@ -137,7 +137,7 @@ class Model:
         whole = Scorer.of(bundle, threads=threads, providers=providers)
         single = whole
         if whole.backbone.provider == PROVIDERS["cpu"]:  # elsewhere the device runs one batch after the other
-            single = replace(whole, backbone=whole.backbone.single(), threads=1)
+            single = replace(whole, extractor=replace(whole.extractor, backbone=whole.backbone.single(), threads=1))
         nearest = None if normal is None else Nearest.of(normal, whole)
         return cls(name, bundle, whole, single, Maps(bundle, single), nearest)
 
@@ -186,8 +186,8 @@ class Model:
             alone: Whether all cores are free for it.
         """
         scorer = self.whole if alone else self.single
-        ((result, batch, outputs),) = scorer.stream_outputs(sources, batch_size=GRAPH_BATCH)
-        sound = np.array([row for row, each in enumerate(outputs) if np.isfinite(each).all()], dtype=np.intp)
+        ((result, found),) = scorer.stream_outputs(sources, batch_size=GRAPH_BATCH)
+        batch, outputs, sound = found.batch, found.outputs, np.flatnonzero(found.finite)
         answers = Answers(result)
         if MAP in wanted:
             answers = replace(answers, maps=self._maps(batch, outputs, sound))

@@ -30,7 +30,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from threadpoolctl import threadpool_limits
 
-from lit_od.backbone.extractor import extract
+from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.backbone.packaged import backbone_file
 from lit_od.detectors import GMM, KNN, LOF
@@ -70,7 +70,10 @@ def _features(data: Path, cache: Path, threads: int) -> np.ndarray:
 
         sources = find(["mnist:train", "mnist:test"], root=data, sets=open_set(data))
         backbone = Backbone.load(backbone_file("lit_od:tf_efficientnet_lite0"), threads=threads)
-        np.save(cache, np.concatenate([each for _, each in extract(backbone, sources, Preparation(size=(64, 64)))]))
+        np.save(
+            cache,
+            np.concatenate([each.outputs for each in Extractor(backbone, Preparation(size=(64, 64))).outputs(sources)]),
+        )
     return np.load(cache, mmap_mode="r")
 
 

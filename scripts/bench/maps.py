@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from lit_od import Scorer
+from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.backbone.packaged import backbone_file
 from lit_od.calibration.p_values import Calibration
@@ -127,11 +128,9 @@ def _lite0(args: argparse.Namespace, name: str) -> Case:
     }
     scorers = {
         kind: Scorer(
-            backbone,
+            Extractor(backbone, preparation, args.threads),
             detector,
             Calibration.from_inliers(detector.score(rows[rest]), {"rule": "percentile", "q": 99}),
-            preparation,
-            args.threads,
         )
         for kind, detector in detectors.items()
     }

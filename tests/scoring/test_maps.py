@@ -17,7 +17,7 @@ from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import MAPS, Bundle, golden_arrays
 from lit_od.cli import main
 from lit_od.errors import BackboneError, BundleError, DataError
-from lit_od.fitting.fit import Origin, fit_bundle
+from lit_od.fitting.fit import Origin
 from lit_od.images.batching import batches
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile
 from lit_od.scoring.drawing import GAP, OPAQUE, colours, heat, overlay
@@ -25,6 +25,7 @@ from lit_od.scoring.map_folder import INDEX, MapFolder, file_name
 from lit_od.scoring.maps import HeatMaps, heat_maps
 from lit_od.scoring.occlusion import occlusion_maps
 from lit_od.scoring.scorer import Scorer
+from tests.support.bundles import make_bundle
 from tests.support.images import GREY
 
 
@@ -50,7 +51,7 @@ def graph_of(outputs, shape=("h", "w", 1)):
 
 
 def bundle_at(out, digits, maps, calibration=None):
-    return fit_bundle(
+    return make_bundle(
         out,
         model=graph_of(["errors"], (28, 28, 1)),
         maps=maps,
@@ -320,10 +321,10 @@ def test_stream_outputs_goes_with_the_verdicts(bundle, digit_files):
     scorer = Scorer.of(Bundle.read(bundle.path))
     files = [ImageFile(path, str(path)) for path in sorted(Path(digit_files).rglob("*.png"))]
     wanted = list(scorer.stream(files, batch_size=16))
-    for result, (also, batch, outputs) in zip(wanted, scorer.stream_outputs(files, batch_size=16), strict=True):
+    for result, (also, found) in zip(wanted, scorer.stream_outputs(files, batch_size=16), strict=True):
         np.testing.assert_array_equal(result.score, also.score)
-        np.testing.assert_array_equal(scorer.detector.score(outputs), also.score)
-        assert len(batch.images) == len(outputs)
+        np.testing.assert_array_equal(scorer.detector.score(found.outputs), also.score)
+        assert len(found.batch.images) == len(found.outputs)
 
 
 def test_a_batch_of_which_nothing_can_be_read_has_no_picture(bundle, tmp_path):

@@ -1,13 +1,12 @@
 """The images of a set that say most about a detector, each with what explains its score."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_od.backbone.extractor import extract
 from lit_od.detectors import KNN, Reconstruction
 from lit_od.detectors.bank.options import Metric
 from lit_od.errors import DataError
@@ -165,7 +164,7 @@ def _cards(
 
 def _extracted(scorer: Scorer, sources: Sequence[Source], preparation: Preparation) -> list[tuple[Images, Features]]:
     parts = []
-    for batch, outputs in extract(scorer.backbone, sources, preparation, threads=scorer.threads):
-        batch.require_readable()
-        parts.append((batch.images, outputs))
+    for found in replace(scorer.extractor, preparation=preparation).outputs(sources):
+        found.batch.require_readable()
+        parts.append((found.batch.images, found.outputs))
     return parts

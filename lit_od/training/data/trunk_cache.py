@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lit_od.backbone.extractor import extract
+from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.errors import DataError
 from lit_od.images.batching import batches, load
@@ -156,9 +156,9 @@ def _activations(
     threads = torch.get_num_threads()
     if threads not in graphs:
         graphs[threads] = _graph(trunk, sources, preparation, threads)
-    for batch, outputs in extract(graphs[threads], sources, preparation, threads=threads):
-        batch.require_readable()
-        yield outputs
+    for found in Extractor(graphs[threads], preparation, threads).outputs(sources):
+        found.batch.require_readable()
+        yield found.outputs
 
 
 def _graph(trunk: Trunk, sources: Sequence[Source], preparation: Preparation, threads: int) -> Backbone:
