@@ -1,8 +1,8 @@
-"""One HTML file of what a bundle makes of images: figures, pictures, galleries, a threshold to be moved.
+"""Write a report of a bundle's scores as one HTML file.
 
-It opens from disk, without a network. The sets are those of lit-od evaluate. The nearest normal images
-come from --normal PATH, else from the images that the bundle's recipe was fitted on, where they are at
-hand, else from the inliers themselves.
+It holds figures, pictures, galleries and a movable threshold, and opens from disk, without a network. The sets
+are those of lit-od evaluate. The nearest normal images come from --normal PATH, else from the images that the
+bundle's recipe was fitted on, where they are at hand, else from the inliers themselves.
 """
 
 import argparse

@@ -1,4 +1,7 @@
-"""Check a bundle: schema, every file's hash, and its golden images decoded, prepared and scored again."""
+"""Check a bundle: schema, every file's hash, and its golden images.
+
+The golden images are decoded, prepared and scored again.
+"""
 
 import argparse
 from pathlib import Path
@@ -18,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Verify; 1 if something differs, with a line for each difference."""
+    """Verify; return 1 after printing a line for each difference."""
     no_overrides(overrides)
     try:
         bundle = Bundle.read(args.bundle)

@@ -1,4 +1,4 @@
-"""What flagging all scores above a threshold gives, and the thresholds that would give the most."""
+"""Rates at a threshold, and the thresholds with the best rates."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from lit_od.types import Scores
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What flagging every score above a threshold gives. Outliers are the positives.
+    """Rates of flagging all scores above a threshold; outliers are the positives.
 
     Attributes:
         threshold: An image is flagged if `score > threshold`.
@@ -31,7 +31,12 @@ class Rates:
 
 
 def rates(inlier_scores: Scores, outlier_scores: Scores, threshold: float) -> Rates:
-    """Rates where every image with `score > threshold` is flagged.
+    """Compute the rates at a threshold.
+
+    Args:
+        inlier_scores: Shape (n,).
+        outlier_scores: Shape (m,).
+        threshold: An image is flagged if `score > threshold`.
 
     Raises:
         DataError: If either set is empty or holds NaN or infinity, or the threshold is NaN.
@@ -46,9 +51,9 @@ def rates(inlier_scores: Scores, outlier_scores: Scores, threshold: float) -> Ra
 
 
 def best_f1(inlier_scores: Scores, outlier_scores: Scores) -> Rates:
-    """Rates at the threshold with the highest F1; of equal ones, that which flags fewest.
+    """Compute the rates at the threshold with the highest F1.
 
-    The threshold is the highest score that is not flagged.
+    Of equal thresholds, that which flags fewest images. The threshold is the highest score that is not flagged.
 
     Raises:
         DataError: If either set is empty, or holds NaN or infinity.
@@ -59,23 +64,23 @@ def best_f1(inlier_scores: Scores, outlier_scores: Scores) -> Rates:
 
 
 def best_balanced_accuracy(inlier_scores: Scores, outlier_scores: Scores) -> Rates:
-    """Rates at the threshold with the highest balanced accuracy; of equal ones, that which flags fewest.
+    """Compute the rates at the threshold with the highest balanced accuracy.
 
-    The threshold is the highest score that is not flagged. If flagging nothing is best, it is the
-    highest score.
+    Of equal thresholds, that which flags fewest images. The threshold is the highest score that is not flagged.
+    If flagging nothing is best, it is the highest score.
 
     Raises:
         DataError: If either set is empty, or holds NaN or infinity.
     """
     tally = Tally.of(inlier_scores, outlier_scores)
     found, false = np.cumsum(tally.outliers), np.cumsum(tally.inliers)
-    gain = found * false[-1] - false * found[-1]  # whole numbers, so that equal ones are equal
+    gain = found * false[-1] - false * found[-1]  # whole numbers, so that ties are exact
     best = int(np.argmax(gain))
     return _at_cut(tally, best if gain[best] > 0 else -1)
 
 
 def _at_cut(tally: Tally, last_flagged: int) -> Rates:
-    """Rates where the distinct scores up to and including this index are flagged; -1 flags nothing."""
+    """Compute the rates when the scores up to this index are flagged; -1 for none."""
     if last_flagged + 1 < tally.scores.size:
         threshold = float(tally.scores[last_flagged + 1])
     else:

@@ -1,4 +1,4 @@
-"""Find images for a cluster: all that `find_local` finds, URLs of object stores, and Parquet files of images."""
+"""Find images for a cluster: local files, URLs of object stores, Parquet files."""
 
 import os
 from bisect import bisect_right
@@ -17,7 +17,7 @@ PARQUET = ".parquet"
 
 
 class ImageList(Sequence[Source]):
-    """Parts laid end to end; what a part computes on demand stays so."""
+    """Concatenation of sequences of images; lazy where its parts are lazy."""
 
     def __init__(self, parts: Iterable[Sequence[Source]]) -> None:
         self._parts = [part for part in parts if part]
@@ -40,13 +40,13 @@ class ImageList(Sequence[Source]):
         return self._parts[part][row - self._ends[part]]
 
     def group_start(self, row: int) -> int:
-        """The first row of the row group that a row lies in; the row itself where it lies in none."""
+        """Return the first row of the row group of a row; else the row itself."""
         number = bisect_right(self._ends, row)
         part = self._parts[number]
         return self._ends[number] - len(part) if isinstance(part, RowGroup) else row
 
     def runs(self, rows: range) -> Iterator[tuple[Sequence[Source], range]]:
-        """The parts that consecutive rows lie in, and their rows there."""
+        """Split consecutive rows into runs, each a part and the rows within it."""
         start = rows.start
         while start < rows.stop:
             number = bisect_right(self._ends, start)
@@ -58,9 +58,10 @@ class ImageList(Sequence[Source]):
 
 
 def find_with_urls(paths: Iterable[str | Path]) -> Sequence[Source]:
-    """Every image that the given PATHs name, in their order, as `find`, URLs and Parquet among them.
+    """Find the images that PATHs name, in the given order, as `find` and more.
 
-    A folder, or a prefix of an object store, holds image files or Parquet files, not both.
+    Besides, a PATH may be a URL or a Parquet file. A folder, or a prefix of an object store, holds image files
+    or Parquet files, not both.
 
     Raises:
         DataError: If a PATH does not exist or holds no image.
@@ -84,14 +85,14 @@ def find_with_urls(paths: Iterable[str | Path]) -> Sequence[Source]:
 
 
 def _visible(folder: str) -> Iterator[Path]:
-    """The files below a folder, if it is one; hidden ones, and those in hidden folders, are nobody's images."""
+    """Yield the files below a folder, without hidden files and folders."""
     for here, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(here, name) for name in files if not name.startswith("."))
 
 
 def _at_url(url: str) -> Iterator[Sequence[Source]]:
-    """The images at a URL: one, those of a Parquet file, or all below a prefix, in the order of their names."""
+    """Find the images at a URL: a file, a Parquet file, or a prefix, sorted by name."""
     listing = arrow()
     try:
         files, path = filesystem(url.rstrip("/"))

@@ -1,4 +1,4 @@
-"""Identities of images: fingerprints of sets, and digests of single images."""
+"""Identify images: fingerprints of sets, and digests of single images."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from lit_od.errors import DataError, ImageError
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, Source
 
 _ANY_NAME = "surrogateescape"
-"""How names that are not Unicode are hashed: as the bytes they are."""
+"""Encoding error handler by which names that are not Unicode are hashed as their bytes."""
 
 
 def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
-    """What a set of images was: how many, and a SHA-256 over names, labels and pixels or file sizes.
+    """Return the number of images and a SHA-256 over names, labels and contents.
 
-    Files are taken by name and size, not read again; images in memory by their pixels.
+    The contents of a file are its size, so that it is not read again; those of an image in memory its pixels.
     """
     digest = hashlib.sha256()
     for source in sources:
@@ -34,7 +34,7 @@ def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
 
 
 def identity(source: Source) -> str:
-    """What tells an image from every other one in this process."""
+    """Return a key that identifies an image within this process."""
     match source:
         case ImageArray():
             pixels = source.pixels
@@ -47,21 +47,25 @@ def identity(source: Source) -> str:
 
 
 def size_or_pixels(source: Source) -> bytes:
-    """What tells an image from another one under the same name, as far as that is cheap to know."""
+    """Return a cheap digest of the contents: a file's size, or an array's pixels."""
     match source:
         case ImageArray():
             return f"{source.pixels.shape}\0".encode() + source.pixels.tobytes()
         case ImageFile():
             try:
                 return str(source.path.stat().st_size).encode()
-            except OSError:  # whoever reads it will say so
+            except OSError:  # reading the image reports it
                 return b""
         case _:
             return b""
 
 
 def content_digest(source: Source) -> bytes:
-    """A digest of the image itself: a file that was overwritten under its old name is another image."""
+    """Return a SHA-256 of the image's contents, so that an overwritten file differs.
+
+    Raises:
+        DataError: If the image cannot be read.
+    """
     try:
         match source:
             case ImageFile():

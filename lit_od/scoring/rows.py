@@ -1,4 +1,4 @@
-"""Rows of verdicts as a Parquet file."""
+"""Write scores and decisions as rows: CSV, JSON lines or Parquet."""
 
 import json
 import sys
@@ -15,15 +15,16 @@ from lit_od.formats.text import csv_row
 from lit_od.scoring.scorer import Result
 
 ROWS_A_GROUP = 1 << 16
-"""Rows that are gathered before they are written: in small groups a column compresses badly and reads slowly."""
+"""Rows of a Parquet row group: in smaller groups a column compresses badly and reads slowly."""
 
 
 @contextmanager
 def parquet_rows(file: Path) -> Iterator[Callable[[Result], None]]:
-    r"""A function that takes verdicts, in their order; the file is there, whole, once the block has ended.
+    """Yield a function that writes results; the file appears at the block's end.
 
-    Columns: path (string), score and p_value (double), is_outlier (bool), error (string), null as the cells of
-    a CSV are empty. Names that are not Unicode have their bytes as escapes (`\udcff`).
+    The file is written whole or not at all. Columns: path (string), score and p_value (double), is_outlier (bool),
+    error (string), null where the cells of a CSV are empty. In names that are not Unicode, bytes are written as
+    backslash escapes.
 
     Raises:
         ConfigError: If the file cannot be written.
@@ -74,7 +75,7 @@ def parquet_rows(file: Path) -> Iterator[Callable[[Result], None]]:
 
 
 def _strings(texts: list[str] | list[str | None]) -> Any:
-    """An Arrow array of texts that may not be Unicode, or not be at all."""
+    """Make an Arrow array of texts, each of which may be None or invalid Unicode."""
     import pyarrow as pa
 
     try:
@@ -89,7 +90,11 @@ COLUMNS = ("path", "score", "p_value", "is_outlier", "error")
 
 @contextmanager
 def output(file: str | None) -> Iterator[TextIO]:
-    """Standard output or a file; names that are not Unicode go out as the bytes they are."""
+    """Open a file, or standard output for None, and keep bytes of non-Unicode names.
+
+    Raises:
+        ConfigError: If the file cannot be written.
+    """
     if file is None:
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(newline="")
@@ -101,7 +106,7 @@ def output(file: str | None) -> Iterator[TextIO]:
     except IsADirectoryError:
         raise ConfigError(f"--out {file} is a folder, wanted a file") from None
     except OSError as error:
-        if error.filename not in (None, file):  # another file's
+        if error.filename not in (None, file):  # of another file
             raise
         cause = error.strerror or error
         raise ConfigError(f"cannot write --out {file}: {cause}. Rows that are there stay; name another file") from error
@@ -109,7 +114,16 @@ def output(file: str | None) -> Iterator[TextIO]:
 
 @contextmanager
 def rows_to(file: str | None, form: str) -> Iterator[Callable[[Result], None]]:
-    """A function that writes verdicts to a file or to standard output."""
+    """Yield a function that writes results to a file or to standard output.
+
+    Args:
+        file: The file; None for standard output, which takes no Parquet.
+        form: "csv", "jsonl" or "parquet".
+
+    Raises:
+        ConfigError: If the file cannot be written, or Parquet has no file.
+        MissingExtra: If Parquet is wanted and PyArrow is not installed.
+    """
     if form != "parquet":
         with output(file) as out:
             yield _writer(out, form)
@@ -135,6 +149,6 @@ def _writer(out: TextIO, form: str) -> Callable[[Result], None]:
             else:
                 shown = ["" if value is None else str(value).lower() for value in values]
                 out.write(csv_row([name, *shown, error or ""]))
-        out.flush()  # whoever is killed keeps the rows of whole batches
+        out.flush()  # a killed process leaves the rows of whole batches
 
     return write

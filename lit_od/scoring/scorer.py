@@ -1,4 +1,4 @@
-"""A bundle and images in, verdicts out."""
+"""Score images with a bundle."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,19 +27,19 @@ ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
 
 
 NOT_FINITE = "the backbone gives NaN or infinity for this image"
-"""The error of an image that can be read, and of which the graph makes no number."""
+"""Error of a readable image with non-finite outputs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """Verdicts on n images, in the order in which they were given.
+    """Scores, p-values and decisions for n images, in input order.
 
     Attributes:
         name: Path or name of each, length n.
         score: Outlier scores, (n,) float64, higher is more outlying; NaN where the image could not be read.
         p_value: Conformal p-values in (0, 1], (n,); NaN where the image could not be read.
-        is_outlier: Whether the score is above the threshold, (n,); False where there is no score.
-        error: Why an image could not be read; None where it could, length n.
+        is_outlier: True where the score is above the threshold, (n,); False where there is no score.
+        error: Reason why an image could not be read; None where it could, length n.
     """
 
     name: Sequence[str]
@@ -54,7 +54,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scorer:
-    """A loaded bundle. It holds no state that scoring changes; several threads may share it.
+    """A loaded bundle. Scoring changes no state, so several threads may share it.
 
     Attributes:
         extractor: The backbone, the preparation of images, and threads.
@@ -83,7 +83,7 @@ class Scorer:
 
     @classmethod
     def load(cls, bundle: str | Path, *, threads: int | None = None, providers: Sequence[str] | None = None) -> Self:
-        """Read a bundle, check every byte of it, and make it ready.
+        """Read a bundle, check every byte of it, and load its graph.
 
         Args:
             bundle: Its folder.
@@ -91,7 +91,7 @@ class Scorer:
             providers: Execution providers, as `Backbone.load` takes them.
 
         Raises:
-            BundleError: If the folder is no bundle or anything in it is not as its manifest says.
+            BundleError: If the folder is no bundle or does not match its manifest.
             ConfigError: If a provider is absent.
             MissingExtra: If no ONNX Runtime is installed.
         """
@@ -99,7 +99,18 @@ class Scorer:
 
     @classmethod
     def of(cls, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] | None = None) -> Self:
-        """Make a bundle that has been read ready; raises as `load`."""
+        """Load the graph of a bundle that has been read.
+
+        Args:
+            bundle: The bundle.
+            threads: As `load`.
+            providers: As `load`.
+
+        Raises:
+            BundleError: If the detector does not read the graph's output.
+            ConfigError: If a provider is absent.
+            MissingExtra: If no ONNX Runtime is installed.
+        """
         backbone = Backbone.load(bundle.files[BACKBONE], threads=threads, providers=providers)
         extractor = Extractor(backbone, bundle.manifest.preparation, threads)
         if backbone.output != bundle.detector.reads:
@@ -109,7 +120,7 @@ class Scorer:
         return cls(extractor, bundle.detector, bundle.calibration)
 
     def score(self, images: Sequence[ImageLike] | ImageLike, *, batch_size: int = BATCH_SIZE) -> Result:
-        """Score images at hand.
+        """Score images, all of them in memory.
 
         Args:
             images: One image or a list of them: paths, Pillow images, uint8 arrays of shape (h, w) or
@@ -117,7 +128,7 @@ class Scorer:
             batch_size: Images a run of the graph.
 
         Returns:
-            Verdicts in the order of the images.
+            Results in the order of the images.
 
         Raises:
             DataError: If an array is no image.
@@ -129,14 +140,14 @@ class Scorer:
         return _joined(list(self.stream(sources, batch_size=batch_size)))
 
     def stream(self, images: Iterable[str | Path | Source], *, batch_size: int = BATCH_SIZE) -> Iterator[Result]:
-        """Score images as they come, in bounded memory, decoding ahead of the graph.
+        """Score a stream of images in bounded memory, decoding ahead of the graph.
 
         Args:
             images: PATHs (an image, a folder, a list, an .npz: see `lit_od.images.find_local.find`) or sources.
             batch_size: Images a result.
 
         Yields:
-            Verdicts on the next images, in their order.
+            Results of the next images, in their order.
         """
         for result, _ in self.stream_outputs(images, batch_size=batch_size):
             yield result
@@ -144,7 +155,15 @@ class Scorer:
     def stream_outputs(
         self, images: Iterable[str | Path | Source], *, batch_size: int = BATCH_SIZE
     ) -> Iterator[tuple[Result, Extracted]]:
-        """Yield verdicts with the batch and the outputs that they come from; arguments as for `stream`."""
+        """Score as `stream`, and yield batches and outputs too.
+
+        Args:
+            images: As `stream`.
+            batch_size: Images a result.
+
+        Yields:
+            Result, and the batch with the outputs that it comes from.
+        """
         in_workers = not searches(self.detector)
         sources, score = _expanded(images), self.detector.score
         for found in self.extractor.scores(sources, score, in_workers=in_workers, batch_size=batch_size):
@@ -183,7 +202,7 @@ class Scorer:
 
 
 class _Numbered(Sequence[str]):
-    """The names #0, #1 ... of images that have none; made when they are asked for."""
+    """Lazy names #0, #1 ... of images without names."""
 
     def __init__(self, count: int) -> None:
         self._rows = range(count)
@@ -202,7 +221,7 @@ class _Numbered(Sequence[str]):
 
 
 def _is_prepared(images: object, preparation: Preparation) -> bool:
-    """Whether images are already what the preparation would make of them."""
+    """Return True for an array that the preparation would leave unchanged."""
     return (
         isinstance(images, np.ndarray)
         and images.shape[1:] == preparation.shape

@@ -1,4 +1,4 @@
-"""By what the normal images that an image resembles most are looked for, wherever they are shown."""
+"""Find the nearest normal images, by features or by small pixel copies."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,37 +12,49 @@ from lit_od.scoring.scorer import Scorer
 from lit_od.types import Features, Images, Output
 
 SIDE = 32
-"""Longest side of the copies whose pixels are compared."""
+"""Longest side of the small copies, in pixels."""
 
 BATCH_SIZE = 64
 """Images that are prepared at a time."""
 
 
 def similarity_rows(output: Output, images: Images, outputs: Features) -> Features:
-    """Rows (n, d) that lie near each other where images are alike: features, else the pixels of small copies.
+    """Return rows (n, d) that are near for similar images.
+
+    These are features, else the pixels of small copies: errors tell where an image is hard to reconstruct, not
+    its content.
 
     Args:
-        output: What the graph computes. Errors say where an image is hard to redraw, and nothing of what is on it.
-        images: What it was given, (n, h, w, c) uint8.
-        outputs: What it made of them, (n, ...).
+        output: Kind of the graph's output.
+        images: The graph's input, (n, h, w, c) uint8.
+        outputs: The graph's output, (n, ...).
     """
     return outputs if output == "features" else tiny(images)
 
 
 def likenesses(scorer: Scorer, sources: Sequence[Source], preparation: Preparation) -> Iterator[tuple[Batch, Features]]:
-    """The rows of images, batch by batch: of a batch's m readable images (m, d), where there are any."""
+    """Compute similarity rows of images, batch by batch.
+
+    Args:
+        scorer: The loaded bundle.
+        sources: The images.
+        preparation: The preparation of the images.
+
+    Yields:
+        The batch, and the rows (m, d) of its m readable images; (0, 0) if there are none.
+    """
     if scorer.backbone.output == "features":
         extractor = replace(scorer.extractor, preparation=preparation)
         yield from ((found.batch, found.outputs) for found in extractor.outputs(sources))
-    else:  # the graph need not run
+    else:  # pixels are compared, so the graph need not run
         for batch in batches(sources, preparation, batch_size=BATCH_SIZE, threads=scorer.threads):
             yield batch, tiny(batch.images) if len(batch.images) else np.empty((0, 0), dtype=np.float32)
 
 
 def tiny(images: Images) -> Features:
-    """Pixels in [0, 1] of copies of at most `SIDE` a side, (n, d).
+    """Shrink images to at most `SIDE` a side; return their pixels in [0, 1], (n, d).
 
-    So few suffice to find like images (Torralba, Fergus and Freeman, 80 Million Tiny Images, 2008).
+    So few pixels suffice to find similar images (Torralba, Fergus and Freeman, 80 Million Tiny Images, 2008).
 
     Args:
         images: At least one, (n, h, w, c) uint8.

@@ -1,4 +1,4 @@
-"""Normal images that a picture resembles most: a bundle keeps none, so the user says where they are."""
+"""Find nearest normal images; the user names them, since a bundle keeps none."""
 
 import io
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ NEAREST = 3
 """Normal images shown beside a picture."""
 
 MOST = 1000
-"""Normal images that are kept; of more, so many are taken at even distances."""
+"""Largest number of normal images that are kept; of more, evenly spaced ones are taken."""
 
 SIDE = 96
 """Longer side of a small picture, in pixels."""
@@ -29,10 +29,10 @@ SIDE = 96
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NormalImages:
-    """Normal images, small.
+    """Normal images and their small pictures.
 
     Attributes:
-        sources: Those that can be read.
+        sources: The readable images.
         pictures: A JPEG of each.
     """
 
@@ -41,7 +41,7 @@ class NormalImages:
 
     @classmethod
     def read(cls, paths: Sequence[str]) -> Self:
-        """Read what PATHs name; images that cannot be read are left out.
+        """Read the images that PATHs name; unreadable ones are left out.
 
         Raises:
             DataError: If fewer than NEAREST can be read.
@@ -62,12 +62,12 @@ class NormalImages:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Nearest:
-    """Finds normal images by the features of one bundle, or by their pixels where its graph gives errors.
+    """Search for normal images by a bundle's features, or by pixels of small copies.
 
     Attributes:
         rows: Numbers of the normal images that the bundle can prepare, (m,).
-        features: What they are compared by, (m, d).
-        output: What the bundle's graph gives.
+        features: Their rows for comparison, (m, d).
+        output: Kind of the bundle's output.
     """
 
     rows: NDArray[np.int64]
@@ -76,7 +76,7 @@ class Nearest:
 
     @classmethod
     def of(cls, normal: NormalImages, scorer: Scorer) -> Self:
-        """Run normal images through a bundle's backbone.
+        """Compute the rows of normal images for one bundle.
 
         Raises:
             DataError: If it can prepare fewer than NEAREST.
@@ -96,7 +96,11 @@ class Nearest:
         return cls(np.concatenate(rows), np.concatenate(features), scorer.backbone.output)
 
     def find(self, images: Images, outputs: Features) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Numbers and Euclidean distances of the NEAREST normal images to each image, nearest first, (n, k)."""
+        """Find the NEAREST normal images to each image, by Euclidean distance.
+
+        Returns:
+            Their numbers and distances, nearest first, (n, k) each.
+        """
         rows, distances = [], []
         for row in similarity_rows(self.output, images, outputs):  # one at a time: all at once would hold (n, m, d)
             apart = np.linalg.norm((self.features - row).astype(np.float64), axis=1)
