@@ -12,14 +12,20 @@ from numpy.typing import NDArray
 Images: TypeAlias = NDArray[np.uint8]
 """Prepared images, shape (n, h, w, c), 0 to 255, c is 1 (grey) or 3 (RGB)."""
 
+Outputs: TypeAlias = NDArray[np.floating[Any]]
+"""Any output of a backbone, float32, one entry an image: features (n, d), or squared errors (n, h, w, c)."""
+
 Features: TypeAlias = NDArray[np.floating[Any]]
-"""What the backbone computes, float32: one vector an image, shape (n, d)."""
+"""Features of a backbone, float32: one vector an image, shape (n, d)."""
 
 Labels: TypeAlias = NDArray[np.integer[Any]]
 """Class of each image, shape (n,)."""
 
 Scores: TypeAlias = NDArray[np.float64]
 """Outlier scores, shape (n,). Higher is more outlying."""
+
+Maps: TypeAlias = NDArray[np.floating[Any]]
+"""Score of every pixel, shape (n, h, w). Higher is more outlying."""
 
 Stats: TypeAlias = NDArray[np.float64]
 """A fitted statistic; its attribute's docstring gives the shape."""
