@@ -14,10 +14,10 @@ Images: TypeAlias = NDArray[np.uint8]
 """Prepared images, shape (n, h, w, c), 0 to 255, c is 1 (grey) or 3 (RGB)."""
 
 Outputs: TypeAlias = NDArray[np.floating[Any]]
-"""Outputs of a backbone, float32: features (n, d), squared errors (n, h, w, c), or another of `Output`."""
+"""Any output of a backbone, float32, one entry an image: features (n, d), or squared errors (n, h, w, c)."""
 
 Features: TypeAlias = NDArray[np.floating[Any]]
-"""Features, float32: one vector an image, shape (n, d)."""
+"""Features of a backbone, float32: one vector an image, shape (n, d)."""
 
 Labels: TypeAlias = NDArray[np.integer[Any]]
 """Class of each image, shape (n,)."""
@@ -26,7 +26,7 @@ Scores: TypeAlias = NDArray[np.float64]
 """Outlier scores, shape (n,). Higher is more outlying."""
 
 Maps: TypeAlias = NDArray[np.floating[Any]]
-"""A score for each pixel, shape (n, h, w). Higher is more outlying."""
+"""Score of every pixel, shape (n, h, w). Higher is more outlying."""
 
 Score: TypeAlias = Callable[[Outputs], Scores]
 """Outputs of n images to their scores."""

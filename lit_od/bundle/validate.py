@@ -6,7 +6,7 @@ Each check reads only descriptions (types, shapes, names) before anything is all
 from collections.abc import Sequence
 
 from lit_od.bundle.manifest import Manifest
-from lit_od.detectors import Detector, Reconstruction
+from lit_od.detectors import Detector
 from lit_od.errors import BackboneError, BundleError, DataError
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.formats.onnx_file import DOUBLE, FLOAT, FLOAT16, UINT8, Graph, Port, read_graph
@@ -68,7 +68,7 @@ def check_detector(detector: Detector, manifest: Manifest) -> None:
     output, sides = manifest.model.output, manifest.model.output_shape[1:]
     if detector.reads != output:
         raise DataError(f"{detector.kind} reads {detector.reads}, the backbone gives {output}")
-    wanted = list(detector.shape) if isinstance(detector, Reconstruction) else [detector.width]
+    wanted = list(detector.input_shape)
     if wanted != sides:
         raise DataError(f"{detector.kind} reads {output} of shape {_shown([None, *wanted])}, the backbone gives "
                         f"{_shown([None, *sides])}")  # fmt: skip

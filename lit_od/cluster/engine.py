@@ -13,7 +13,7 @@ from lit_od.cluster.ray_pool import Pool
 from lit_od.cluster.work_items import decode, items
 from lit_od.detectors.base import Detector, PixelDetector
 from lit_od.detectors.spec import DetectorSpec
-from lit_od.fitting.engine import LocalEngine
+from lit_od.fitting.engine import LocalEngine, first_pass
 from lit_od.fitting.partial_state import PartialState, merged
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.images.preparation import Preparation
@@ -97,7 +97,8 @@ class RayEngine:
     def gather(self, spec: DetectorSpec, images: Sequence[Source], *, after: bytes | None = None) -> PartialState:
         """Accumulate the outputs of all images."""
         labels = class_numbers(images) if spec.needs_labels else None
-        return merged(self._answers(FitWorker, (spec, after), images, "fitting", labels))
+        parts = self._answers(FitWorker, (spec, after), images, "fitting", labels)
+        return merged(parts, trust=spec.trust, after=first_pass(spec, after))
 
     def finish(self, spec: DetectorSpec, gathered: PartialState | None) -> Detector:
         """Freeze what was gathered into the fitted detector."""
@@ -149,4 +150,6 @@ class RayEngine:
 
 
 def _sent(detector: Detector) -> tuple[DetectorSpec, bytes]:
-    return DetectorSpec(detector.kind, detector.options()), safetensors.save(detector.state())
+    # this process has loaded the detector, so its import path is trusted here
+    spec = DetectorSpec(detector.kind, detector.options(), (detector.kind,))
+    return spec, safetensors.save(detector.state())

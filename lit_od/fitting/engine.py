@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lit_od.backbone.extractor import Extractor
-from lit_od.detectors.base import Detector, PixelDetector, searches
+from lit_od.detectors.base import Detector, PixelDetector
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.fitting.partial_state import PartialState
 from lit_od.images.sources import Source, class_numbers
@@ -101,6 +101,11 @@ def fit_detector(engine: Engine, spec: DetectorSpec, images: Sequence[Source]) -
     return engine.finish(spec, gathered), gathered
 
 
+def first_pass(spec: DetectorSpec, state: bytes | None) -> PartialState | None:
+    """Rebuild what the first pass of a detector has gathered; None where there was none before."""
+    return None if state is None else PartialState.from_bytes(state, trust=spec.trust)
+
+
 @dataclass(frozen=True, slots=True)
 class LocalEngine:
     """This process alone.
@@ -149,8 +154,8 @@ class LocalEngine:
             ConfigError: If an option is invalid.
             DataError: If an image cannot be read, or has outputs that are not finite.
         """
-        first = None if after is None else PartialState.from_bytes(after).gathered
-        gathered, done = spec.accumulator(first_row=first_row, after=first), 0
+        first = first_pass(spec, after)
+        gathered, done = spec.accumulator(first_row=first_row, after=None if first is None else first.gathered), 0
         # few threads of numpy's products, beside those that decode and run the next images
         with limited(max(1, thread_count(self.extractor.threads) // 4)), self._progress(images, "fitting") as bar:
             for found in self.extractor.outputs(images):
@@ -187,7 +192,7 @@ class LocalEngine:
         """Return the scores of images in their order, shape (n,)."""
         scores = [np.empty(0)]
         with self._progress(images, task) as bar:
-            for each in self.extractor.scores(images, detector.score, in_workers=not searches(detector)):
+            for each in self.extractor.scores(images, detector.score, in_workers=detector.in_workers):
                 each.require_sound()
                 scores.append(each.scores)
                 bar.update(len(scores[-1]))

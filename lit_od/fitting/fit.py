@@ -23,9 +23,8 @@ from lit_od.bundle.manifest import (
 )
 from lit_od.calibration.p_values import Calibration
 from lit_od.calibration.rules import require_applicable
-from lit_od.detectors import KNN
+from lit_od.detectors.bank.detector import BankAccumulator, BankDetector
 from lit_od.detectors.base import Detector, PixelDetector
-from lit_od.detectors.knn import KNNAccumulator
 from lit_od.detectors.reconstruction import PIXEL_PERCENT, pixel_threshold
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import DataError
@@ -187,12 +186,12 @@ def fit_bundle(
 
 def _bank_cost(engine: Engine, detector: Detector, gathered: PartialState | None, images: FitImages) -> dict[str, Any]:
     """Return rows, bytes and rank agreement of a bank smaller than the rows it was chosen from, as `bank`."""
-    if not isinstance(detector, KNN) or not images.validation:
+    if not isinstance(detector, BankDetector) or not images.validation:
         return {}
     if detector.settings.method_of() == "sample" or len(detector.bank.rows) == len(images.fit):
         return {}
     outputs = engine.outputs(images.validation)
-    if gathered is None or not isinstance(gathered.gathered, KNNAccumulator):
+    if gathered is None or not isinstance(gathered.gathered, BankAccumulator):
         return {}
     with limited(engine.extractor.threads):
         cost = gathered.gathered.cost(detector, outputs)

@@ -9,7 +9,7 @@ from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.detectors.base import Detector, PixelDetector
 from lit_od.detectors.spec import DetectorSpec
-from lit_od.fitting.engine import Engine, LocalEngine
+from lit_od.fitting.engine import Engine, LocalEngine, first_pass
 from lit_od.fitting.partial_state import PartialState, merged
 from lit_od.fitting.shards import all_gather, own_shard, own_threads
 from lit_od.formats import safetensors_file as safetensors
@@ -84,7 +84,7 @@ class GroupEngine:
         part = self.local.gather_shard(spec, shard, first_row=own.start, labels=labels, after=after).to_bytes()
         with limited(self.extractor.threads):
             if self.leads:
-                return merged(self.group.gather(part))
+                return merged(self.group.gather(part), trust=spec.trust, after=first_pass(spec, after))
             for _ in self.group.gather(part):  # other ranks receive nothing
                 pass
         return None

@@ -14,7 +14,6 @@ from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import Detector
-from lit_od.detectors.base import searches
 from lit_od.errors import BundleError, ConfigError, DataError
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
@@ -164,9 +163,10 @@ class Scorer:
         Yields:
             Result, and the batch with the outputs that it comes from.
         """
-        in_workers = not searches(self.detector)
-        sources, score = _expanded(images), self.detector.score
-        for found in self.extractor.scores(sources, score, in_workers=in_workers, batch_size=batch_size):
+        sources, detector = _expanded(images), self.detector
+        for found in self.extractor.scores(
+            sources, detector.score, in_workers=detector.in_workers, batch_size=batch_size
+        ):
             yield self._verdicts(found), found
 
     def _score_prepared(self, images: Images, batch_size: int) -> Result:
