@@ -1,4 +1,4 @@
-"""The arrays that cross module borders: their shapes and their direction, stated once.
+"""Arrays that cross module borders, their shapes, and the direction of scores.
 
 A *score* is one float64 per image, and **a higher score means more outlying**: for every
 detector, in every file, on every page.
@@ -13,7 +13,7 @@ Images: TypeAlias = NDArray[np.uint8]
 """Prepared images, shape (n, h, w, c), 0 to 255, c is 1 (grey) or 3 (RGB)."""
 
 Features: TypeAlias = NDArray[np.floating[Any]]
-"""What the backbone computes, float32: one vector an image, shape (n, d)."""
+"""Features of the backbone, float32: one vector an image, shape (n, d)."""
 
 Labels: TypeAlias = NDArray[np.integer[Any]]
 """Class of each image, shape (n,)."""
@@ -28,4 +28,4 @@ Arrays: TypeAlias = dict[str, NDArray[Any]]
 """Named arrays, as a safetensors file holds them."""
 
 Output: TypeAlias = Literal["features", "errors"]
-"""What a backbone's graph gives and a detector reads: features (n, d), or squared errors (n, h, w, c)."""
+"""Output of a graph that a detector reads: features (n, d), or squared errors (n, h, w, c)."""
