@@ -1,4 +1,4 @@
-"""What `lit-od fit folder` detects from 200 normal images: one class normal, the rest outliers.
+"""Measure AUROC of `lit-od fit folder` from 200 normal images of a class.
 
     python scripts/bench/few_images.py DATA [--images 200] [--test 200] [--threads 2]
 
@@ -43,9 +43,9 @@ def main() -> None:
     preparation = recipe.read("folder")
     backbone = Backbone.load(backbone_file(preparation.backbone or ""), threads=args.threads)
 
-    def features(sources: Sequence[Source], what: str) -> Features:
-        came = extract(backbone, sources, preparation.data.prepare, threads=args.threads)
-        return np.concatenate([outputs for _, outputs in tqdm(came, desc=what, leave=False, disable=None)])
+    def features(sources: Sequence[Source], title: str) -> Features:
+        batches = extract(backbone, sources, preparation.data.prepare, threads=args.threads)
+        return np.concatenate([outputs for _, outputs in tqdm(batches, desc=title, leave=False, disable=None)])
 
     def fitted(sources: Sequence[Source], rows: Features) -> Callable[[Features], Scores]:
         chosen, _ = fit_and_calibration(
@@ -71,7 +71,10 @@ def main() -> None:
 
 
 def _sets(data: Path, images: int, test: int) -> dict[str, Groups]:
-    """The groups of images by the name of their set; a class without training images is an outlier only."""
+    """Return groups of images by the name of their set.
+
+    A class without training images is an outlier only.
+    """
     sets = open_set(data)
 
     def some(path: str, count: int | None) -> list[Source]:

@@ -97,7 +97,7 @@ def _features(network: Callable[[Tensor], Tensor], pixels: Tensor, device: torch
 
 
 class FiniteLoss(Callback):
-    """Stop at a loss that is not finite.
+    """A stop of the training at a loss that is not finite.
 
     It stops before the loss reaches the weights or passes for the best.
     """
