@@ -1,4 +1,4 @@
-"""The arrays that cross module borders: their shapes and their direction, stated once.
+"""Arrays that cross module borders, their shapes, and the direction of scores.
 
 A *score* is one float64 per image, and **a higher score means more outlying**: for every
 detector, in every file, on every page.
@@ -38,4 +38,4 @@ Arrays: TypeAlias = dict[str, NDArray[Any]]
 """Named arrays, as a safetensors file holds them."""
 
 Output: TypeAlias = Literal["features", "errors"]
-"""What a backbone's graph gives and a detector reads: features (n, d), or squared errors (n, h, w, c)."""
+"""Output of a graph that a detector reads: features (n, d), or squared errors (n, h, w, c)."""

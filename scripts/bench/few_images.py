@@ -1,4 +1,4 @@
-"""What `lit-od fit folder` detects from 200 normal images: one class normal, the rest outliers.
+"""Measure AUROC of `lit-od fit folder` from 200 normal images of a class.
 
     python scripts/bench/few_images.py DATA [--images 200] [--test 200] [--threads 2]
 
@@ -69,7 +69,10 @@ def main() -> None:
 
 
 def _sets(data: Path, images: int, test: int) -> dict[str, Groups]:
-    """The groups of images by the name of their set; a class without training images is an outlier only."""
+    """Return groups of images by the name of their set.
+
+    A class without training images is an outlier only.
+    """
     sets = open_set(data)
 
     def some(path: str, count: int | None) -> list[Source]:

@@ -1,4 +1,4 @@
-"""Whether the heat maps point at what makes an image an outlier.
+"""Test that heat maps point at the cause of an outlier's score.
 
     python scripts/bench/maps.py DATA --weights LITE0.safetensors [--cases boots,digits,cats,garments]
                                  [--outliers 200] [--normal 400] [--threads 1] [--checkpoint BEST.ckpt]
@@ -53,7 +53,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Case:
-    """Outliers to be explained, and the normal images that lend them pixels."""
+    """Outliers to explain, and the normal images whose pixels replace theirs."""
 
     name: str
     outliers: Images
