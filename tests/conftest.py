@@ -5,12 +5,9 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from lit_od import cli
 from lit_od.bundle.folder import MANIFEST, Bundle
@@ -19,6 +16,8 @@ from lit_od.images.find_local import find
 from lit_od.images.sources import Source
 from lit_od.recipes.load import shipped
 from tests.support.bundles import make_bundle
+from tests.support.commands import Outcome
+from tests.support.graphs import features_graph
 from tests.support.images import ASSETS, GREY
 
 
@@ -35,31 +34,7 @@ def garments() -> list[Source]:
 
 @pytest.fixture(scope="session")
 def small_graph() -> bytes:
-    """A backbone: 28x28 grey pixels, averaged over 4x4 blocks, to 16 features by fixed random weights."""
-    rng = np.random.default_rng(0)
-    weights = rng.normal(size=(49, 16)).astype(np.float32)
-    graph = helper.make_graph(
-        [
-            helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
-            helper.make_node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
-            helper.make_node("AveragePool", ["planes"], ["pooled"], kernel_shape=[4, 4], strides=[4, 4]),
-            helper.make_node("Flatten", ["pooled"], ["flat"]),
-            helper.make_node("MatMul", ["flat", "weights"], ["sums"]),
-            helper.make_node("Mul", ["sums", "scale"], ["scaled"]),
-            helper.make_node("Tanh", ["scaled"], ["features"]),
-        ],
-        "small",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 28, 28, 1])],
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 16])],
-        [
-            numpy_helper.from_array(weights, "weights"),
-            numpy_helper.from_array(np.float32(1 / 500), "scale"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    onnx.checker.check_model(model)
-    data: bytes = model.SerializeToString()
-    return data
+    return features_graph()
 
 
 @pytest.fixture(scope="session")
@@ -117,14 +92,6 @@ def seal() -> Callable[..., None]:
         (folder / MANIFEST).write_text(json.dumps(tree))
 
     return seal_folder
-
-
-class Outcome(NamedTuple):
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lit_od.bundle.folder import BACKBONE, DETECTOR, GOLDEN, MAPS, Bundle, golden_arrays
 from lit_od.errors import BundleError
-from tests.conftest import Outcome
+from tests.support.commands import Outcome
 
 Seal = Callable[..., None]
 

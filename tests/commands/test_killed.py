@@ -4,13 +4,10 @@ SIGKILL cannot be caught, so what is on disk at that moment is all that there is
 the writing is tried, then moments drawn at random around it, in all four commands that write a bundle.
 """
 
-import json
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,63 +19,46 @@ import pytest
 
 from lit_od.bundle.folder import CARD, Bundle
 from tests.support.images import ASSETS
+from tests.support.job_server import JobServer
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks and SIGKILL are POSIX'")
 
 STEPS = 40
 """About as many as the writing has."""
 KILLED = -signal.SIGKILL
-ROOT = Path(__file__).parents[2]
 TRAINING = ["--data.limit=120", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
 ONE = ["--threads", "1"]
 IMAGES = f"{ASSETS}/digits.npz:test_images:0,1"
 
 
-class Killer:
+class Killer(JobServer):
     """A process that runs commands and kills them; see `tests.support.killer`."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # a fork has none of its parent's other threads
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.killer"],
-            cwd=ROOT,
-            env=environment,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        super().__init__("tests.support.killer")
 
     def run(self, words: list[str], *, exchange: bool = True, **job: Any) -> int:
-        """The exit status of a command, -9 where it was killed."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        print(json.dumps({"words": words, "exchange": exchange, **job}), file=self.process.stdin, flush=True)
-        return int(self.process.stdout.readline())
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        with self.process:
-            self.process.stdin.close()
-            assert self.process.wait(60) == 0
+        """Run a command and return its exit status, -9 where it was killed."""
+        status: int = self.ask({"words": words, "exchange": exchange, **job})
+        return status
 
 
 @pytest.fixture(scope="module")
 def killer(made_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killer]:
-    light = Killer()
     words = ["refit", str(made_bundle.path), IMAGES, *ONE, "--out", str(tmp_path_factory.mktemp("warm") / "bundle")]
-    assert light.run(words, here=True) == 0
-    yield light
-    light.close()
+    with Killer() as light:
+        assert light.run(words, here=True) == 0
+        yield light
 
 
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Killer, str]]:
     """A killer that has trained, and its checkpoint."""
-    heavy, folder = Killer(), tmp_path_factory.mktemp("warm")
+    folder = tmp_path_factory.mktemp("warm")
     words = ["fit", "demo", *TRAINING, *ONE, "--out", str(folder / "bundle"), "--run", str(folder / "run")]
-    assert heavy.run(words, here=True) == 0
-    yield heavy, str(folder / "run" / "best.ckpt")
-    heavy.close()
+    with Killer() as heavy:
+        assert heavy.run(words, here=True) == 0
+        yield heavy, str(folder / "run" / "best.ckpt")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from lit_od.backbone.model import Backbone
 from lit_od.errors import ConfigError, DataError
 from lit_od.evaluation.perturbation import NoiseBlock, Sensitivity, apply_mask, draw_centres, sensitivity
 from lit_od.evaluation.plots.reconstructions import reconstruction_grid, sensitivity_curves
-from tests.scoring.test_maps import graph_of
+from tests.support.graphs import graph_of
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 12, 10, 3), dtype=np.uint8)
 

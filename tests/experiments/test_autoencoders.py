@@ -13,15 +13,9 @@ from lit_od.errors import ConfigError, DataError
 from lit_od.experiments.results import ExperimentOptions
 from lit_od.experiments.resumable_runs import budget_line, seeds_of, train_staged
 from lit_od.recipes.load import override, read
+from tests.support.images import write_idx
+from tests.support.small_training import AUTOENCODER
 from tests.support.twins import Killed, digits_root, kill_before_last
-from tests.training.test_autoencoder import TINY
-
-
-def write_idx(file, array):
-    """MNIST's own format, uint8."""
-    header = bytes([0, 0, 8, array.ndim]) + b"".join(side.to_bytes(4, "big") for side in array.shape)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(header + array.tobytes())
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +99,7 @@ def test_the_small_budget_says_what_it_leaves_out(tmp_path):
 @pytest.fixture(scope="module")
 def staged(tmp_path_factory):
     folder = tmp_path_factory.mktemp("staged") / "run"
-    recipe = read("demo", TINY)
+    recipe = read("demo", AUTOENCODER)
     return recipe, folder, train_staged(recipe, folder, epochs=3, watch=lambda module: float(module.current_epoch))
 
 
@@ -140,7 +134,7 @@ def test_a_run_that_is_done_is_not_trained_again(staged):
 
 
 def test_a_run_with_fewer_epochs_goes_on(tmp_path):
-    recipe, folder = read("demo", TINY), tmp_path / "run"
+    recipe, folder = read("demo", AUTOENCODER), tmp_path / "run"
     train_staged(recipe, folder, epochs=1, watch=lambda module: 1.0)
     more = train_staged(recipe, folder, epochs=2, watch=lambda module: 2.0)
     assert more.watched == {1: 1.0, 2: 2.0}
@@ -168,7 +162,7 @@ def test_a_run_that_was_killed_before_an_epoch_was_watched_watches_it(tmp_path):
     def watch(module):
         raise Killed
 
-    recipe, folder = read("demo", TINY), tmp_path / "run"
+    recipe, folder = read("demo", AUTOENCODER), tmp_path / "run"
     with pytest.raises(Killed):
         train_staged(recipe, folder, epochs=1, watch=watch)
     assert train_staged(recipe, folder, epochs=1, watch=lambda module: 1.0).watched == {1: 1.0}
@@ -176,7 +170,7 @@ def test_a_run_that_was_killed_before_an_epoch_was_watched_watches_it(tmp_path):
 
 def test_a_run_on_other_images_is_not_taken_up(tmp_path):
     root, folder = digits_root(tmp_path / "root"), tmp_path / "run"
-    recipe = read("demo", [*TINY, f"--data.root={root}"])
+    recipe = read("demo", [*AUTOENCODER, f"--data.root={root}"])
     train_staged(recipe, folder, epochs=1)
     train_staged(recipe, folder, epochs=1)
     digits_root(root, without=1)

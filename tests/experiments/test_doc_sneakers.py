@@ -15,8 +15,8 @@ from lit_od.training.data.trunk_cache import TrunkCache
 from lit_od.training.data.twin_data import data_of
 from lit_od.training.doc import LitDOC
 from lit_od.training.loop.checkpoints import read_checkpoint
-from tests.experiments.test_autoencoders import write_idx
 from tests.support import twins
+from tests.support.images import write_idx
 from tests.support.twins import Killed, digits_root, kill_before_last
 
 CLASSES = 10

@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from lit_od.backbone.map_graph import MapGraph
@@ -17,7 +15,6 @@ from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import MAPS, Bundle, golden_arrays
 from lit_od.cli import main
 from lit_od.errors import BackboneError, BundleError, DataError
-from lit_od.fitting.fit import Origin
 from lit_od.images.batching import batches
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile
 from lit_od.scoring.drawing import GAP, OPAQUE, colours, heat, overlay
@@ -25,44 +22,8 @@ from lit_od.scoring.map_folder import INDEX, MapFolder, file_name
 from lit_od.scoring.maps import HeatMaps, heat_maps
 from lit_od.scoring.occlusion import occlusion_maps
 from lit_od.scoring.scorer import Scorer
-from tests.support.bundles import make_bundle
+from tests.support.graphs import bundle_at, graph_of
 from tests.support.images import GREY
-
-
-def graph_of(outputs, shape=("h", "w", 1)):
-    """A graph that reconstructs every image as mid grey: errors (pixel - 0.5)^2, reconstruction 0.5."""
-    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shape]) for name in outputs]
-    graph = helper.make_graph(
-        [
-            helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
-            helper.make_node("Div", ["floats", "white"], ["pixels"]),
-            helper.make_node("Sub", ["pixels", "grey"], ["gaps"]),
-            helper.make_node("Mul", ["gaps", "gaps"], ["errors"]),
-            helper.make_node("Sub", ["pixels", "gaps"], ["reconstruction"]),
-        ],
-        "grey",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", *shape])],
-        ports,
-        [numpy_helper.from_array(np.float32(255), "white"), numpy_helper.from_array(np.float32(0.5), "grey")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
-
-
-def bundle_at(out, digits, maps, calibration=None):
-    return make_bundle(
-        out,
-        model=graph_of(["errors"], (28, 28, 1)),
-        maps=maps,
-        preparation=GREY,
-        fit=digits[:20],
-        calibration=calibration or digits[20:120],
-        detector={"kind": "reconstruction"},
-        rule={"rule": "percentile", "q": 99},
-        origin=Origin(name="grey"),
-        threads=1,
-    )
 
 
 @pytest.fixture(scope="module")

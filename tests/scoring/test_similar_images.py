@@ -9,7 +9,7 @@ from PIL import Image
 from lit_od.images.sources import Source, Unreadable
 from lit_od.scoring.scorer import Scorer
 from lit_od.scoring.similar_images import SIDE, likenesses, similarity_rows, tiny
-from tests.scoring.test_maps import bundle_at, graph_of
+from tests.support.graphs import bundle_at, graph_of
 from tests.support.images import GREY
 
 

@@ -16,7 +16,7 @@ from lit_od.bundle.folder import Bundle
 from lit_od.images.sources import Source
 from lit_od.serving.models import Model
 from lit_od.serving.normal_images import NEAREST, Nearest, NormalImages
-from tests.scoring.test_maps import bundle_at, graph_of
+from tests.support.graphs import bundle_at, graph_of
 from tests.support.images import ASSETS
 from tests.support.site import Site, binary, png, running
 

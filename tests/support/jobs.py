@@ -6,10 +6,8 @@ import signal
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from lightning import LightningModule, Trainer
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from lit_od.commands._launch import each_process
@@ -27,24 +25,6 @@ from lit_od.training.loop.outlier_metrics import OutlierMetrics
 from lit_od.training.loop.trainer import quiet, trainer_arguments
 from tests.support.bundles import local_engine, make_bundle
 from tests.support.images import ASSETS, GREY
-
-
-def errors_graph(path):
-    """A backbone whose errors are those of one grey picture in place of every reconstruction."""
-    picture = np.linspace(0, 0.6, 28 * 28, dtype=np.float32).reshape(28, 28, 1)
-    nodes = [
-        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["floats", "scale"], ["pixels"]),
-        helper.make_node("Sub", ["pixels", "picture"], ["gaps"]),
-        helper.make_node("Mul", ["gaps", "gaps"], ["errors"]),
-    ]
-    graph = helper.make_graph(
-        nodes, "errors",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 28, 28, 1])],
-        [helper.make_tensor_value_info("errors", TensorProto.FLOAT, ["n", 28, 28, 1])],
-        [numpy_helper.from_array(np.float32(1 / 255), "scale"), numpy_helper.from_array(picture, "picture")],
-    )  # fmt: skip
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
 
 
 def fit_all(out, models, detectors):

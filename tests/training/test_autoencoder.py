@@ -24,29 +24,10 @@ from lit_od.training.loop.callbacks import OutlierMonitor
 from lit_od.training.loop.checkpoints import load_module
 from lit_od.training.networks.autoencoders import build_autoencoder
 from tests.support.images import ASSETS
-from tests.training.loop.test_callbacks import trainer
+from tests.support.small_training import AUTOENCODER, trainer
 
 HERE = "tests.training.test_autoencoder"
-TINY = [
-    "--data.limit=300",
-    "--trainer.max_epochs=2",
-    "--trainer.accelerator=cpu",
-    "--data.batch_size=32",
-    "--data.augment=null",
-    "--model.class_path=lit_od.training.LitAutoencoder",
-    f"--model.init_args={{encoder: '{HERE}:Squeeze', decoder: '{HERE}:Stretch', optimizer: adam, learning_rate: 0.01}}",
-    "--detector={kind: reconstruction, outlier_perc: 50}",
-]
-
-
-class Squeeze(nn.Sequential):
-    def __init__(self, channels):
-        super().__init__(nn.Conv2d(channels, 8, 4, stride=4), nn.ReLU(inplace=True))
-
-
-class Stretch(nn.Sequential):
-    def __init__(self, channels):
-        super().__init__(nn.ConvTranspose2d(8, channels, 4, stride=4), nn.Sigmoid())
+OURS = "tests.support.small_training"
 
 
 class Short(nn.Flatten):
@@ -83,7 +64,7 @@ def trained(module):
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     out = tmp_path_factory.mktemp("autoencoder")
-    return fit(read("demo", TINY), out / "bundle", run=out / "run")
+    return fit(read("demo", AUTOENCODER), out / "bundle", run=out / "run")
 
 
 def test_the_published_networks_have_their_published_sizes():
@@ -118,10 +99,13 @@ def test_another_size_is_refused_in_a_sentence(architecture, stride):
         ({"architecture": "dens"}, "architecture must be dense or conv, got 'dens'"),
         ({}, "architecture must be dense or conv, got None. For a network of your own give encoder and decoder"),
         ({"architecture": "conv", "channels": 4}, "channels must be 1 (grey) or 3 (RGB), got 4"),
-        ({"encoder": f"{HERE}:Squeeze"}, "encoder and decoder go together"),
-        ({"architecture": "conv", "encoder": f"{HERE}:Squeeze", "decoder": f"{HERE}:Stretch"}, "leave it out, or the"),
-        ({"encoder": f"{HERE}:Squeeze", "decoder": f"{HERE}:Short"}, "takes, (1, 1, 128, 128), got (1, 8192)"),
-        ({"encoder": f"{HERE}:Squeeze", "decoder": f"{HERE}:Fails"}, "of shape (1, 128, 128) (c, h, w): out of luck"),
+        ({"encoder": f"{OURS}:Squeeze"}, "encoder and decoder go together"),
+        (
+            {"architecture": "conv", "encoder": f"{OURS}:Squeeze", "decoder": f"{OURS}:Stretch"},
+            "leave it out, or the",
+        ),
+        ({"encoder": f"{OURS}:Squeeze", "decoder": f"{HERE}:Short"}, "takes, (1, 1, 128, 128), got (1, 8192)"),
+        ({"encoder": f"{OURS}:Squeeze", "decoder": f"{HERE}:Fails"}, "of shape (1, 128, 128) (c, h, w): out of luck"),
         ({"encoder": f"{HERE}:Nobody", "decoder": f"{HERE}:Short"}, "has no Nobody"),
         ({"architecture": "conv", "optimizer": "sgd"}, "optimizer must be rmsprop or adam, got 'sgd'"),
         ({"architecture": "conv", "learning_rate": 0}, "wanted learning_rate > 0 and noise >= 0, got 0 and 0"),
@@ -254,7 +238,7 @@ def test_a_refit_keeps_the_maps(bundle, tmp_path, digit_files):
 
 
 def test_a_detector_of_features_is_refused_before_the_training(tmp_path, capsys):
-    words = ["fit", "demo", *TINY[:-1], "--detector.kind=knn", "--out", str(tmp_path / "bundle")]
+    words = ["fit", "demo", *AUTOENCODER[:-1], "--detector.kind=knn", "--out", str(tmp_path / "bundle")]
     assert main(words) == 2
     assert (
         "LitAutoencoder gives errors, and detector knn reads features: choose reconstruction" in capsys.readouterr().err
@@ -283,7 +267,7 @@ def test_a_module_states_what_it_gives():
 
 def test_the_watched_figure_is_that_of_the_mean_error():
     recipe = read("demo", ["--data.limit=300"])
-    module = LitAutoencoder(encoder=f"{HERE}:Squeeze", decoder=f"{HERE}:Stretch", image_size=28)
+    module = LitAutoencoder(encoder=f"{OURS}:Squeeze", decoder=f"{OURS}:Stretch", image_size=28)
     logged = {}
     module.log = logged.__setitem__  # type: ignore[method-assign]
     data = ImageData(recipe.data, seed=0)
@@ -348,7 +332,7 @@ def test_networks_begin_as_kerass_do(architecture):
     ],
 )
 def test_arguments_that_the_images_contradict_are_refused(tmp_path, capsys, words, message):
-    own = [word for word in TINY if not word.startswith(("--model.init_args", "--detector"))]
+    own = [word for word in AUTOENCODER if not word.startswith(("--model.init_args", "--detector"))]
     assert (
         main(
             [

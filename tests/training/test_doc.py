@@ -22,8 +22,8 @@ from lit_od.training.loop.checkpoints import load_module
 from lit_od.training.loop.train import train
 from lit_od.training.loop.trainer import quiet
 from lit_od.training.pipeline import fit
+from tests.support.job_server import Ranks, said
 from tests.support.twins import options, recipe
-from tests.training.test_distributed import Ranks
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = torch.randint(0, 256, (12, 28, 28, 1), dtype=torch.uint8, generator=GENERATOR)
@@ -248,23 +248,12 @@ def test_values_beyond_half_precision_are_refused(tmp_path):
 
 
 def test_one_process_and_two_take_the_same_steps(tmp_path):
-    ranks = Ranks()
-    for world in (1, 2):
-        folder = tmp_path / str(world)
-        assert (
-            ranks(
-                world,
-                folder,
-                call="tests.support.twins:train_recorded",
-                out=str(folder),
-                batch_size=64 // world,
-                steps=20,
-            )
-            == [0] * world
-        ), (folder / "0.err").read_text()
-    ranks.process.stdin.close()
-    ranks.process.wait(timeout=60)
-    ranks.process.stdout.close()
+    with Ranks() as ranks:
+        for world in (1, 2):
+            folder = tmp_path / str(world)
+            given = {"out": str(folder), "batch_size": 64 // world, "steps": 20}
+            statuses = ranks(world, folder, call="tests.support.twins:train_recorded", **given)
+            assert statuses == [0] * world, said(folder)
     (one,), two = (
         [torch.load(tmp_path / str(world) / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
         for world in (1, 2)

@@ -14,21 +14,14 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from lit_od.errors import ConfigError, DataError
 from lit_od.images.preparation import Preparation
-from lit_od.recipes.load import read
-from lit_od.recipes.schema import DataConfig, Recipe
+from lit_od.recipes.schema import DataConfig
 from lit_od.training.data.image_data import ImageData
 from lit_od.training.loop.callbacks import FiniteLoss
 from lit_od.training.loop.checkpoints import WholeFiles, keep_whole, read_checkpoint
 from lit_od.training.loop.train import FILES, train
 from tests.support.refusals.case import make_images
 from tests.support.refusals.makers import full
-
-SMALL = ["--data.limit=200", "--trainer.accelerator=cpu", "--model.init_args.network=small-cnn"]
-
-
-def demo(*overrides: str) -> Recipe:
-    return read("demo", [*SMALL, *overrides])
-
+from tests.support.small_training import CLASSIFIER, demo
 
 # A loss that is no number
 
@@ -123,7 +116,7 @@ def test_other_forms_of_checkpoints_are_left_alone() -> None:
 def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
     """Killed when its first checkpoints are there; both are whole, and the run goes on."""
     out = tmp_path / "run"
-    words = ["train", "demo", "--out", str(out), *SMALL, "--trainer.max_epochs=500"]
+    words = ["train", "demo", "--out", str(out), *CLASSIFIER, "--trainer.max_epochs=500"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen([sys.executable, "-m", "lit_od.cli", *words], env=environment) as process:
         while not (out / "last.ckpt").exists() and process.poll() is None:

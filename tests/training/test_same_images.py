@@ -9,8 +9,8 @@ from lit_od.import_paths import defaults
 from lit_od.training.classifier import LitClassifier
 from lit_od.training.loop.checkpoints import read_checkpoint
 from lit_od.training.loop.train import train
+from tests.support.small_training import demo
 from tests.support.twins import digits_root, without_fingerprints
-from tests.training.test_refusals import demo
 
 
 @pytest.fixture(scope="module")

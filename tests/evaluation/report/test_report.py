@@ -27,8 +27,8 @@ from lit_od.recipes.load import override, read
 from lit_od.scoring.drawing import overlay
 from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.scorer import Scorer
-from tests.scoring.test_maps import bundle_at, graph_of
 from tests.support.browser import Browser
+from tests.support.graphs import bundle_at, graph_of
 from tests.support.images import ASSETS, GREY
 
 

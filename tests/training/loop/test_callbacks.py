@@ -1,7 +1,6 @@
 import io
 import math
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +21,7 @@ from lit_od.training.loop.callbacks import (
     SeededEpochs,
 )
 from lit_od.training.loop.checkpointing import ResumableEarlyStopping
+from tests.support.small_training import trainer
 
 LEAST_NORMAL = torch.finfo(torch.float32).tiny
 
@@ -45,13 +45,6 @@ def data():
     how = Preparation(size=(28, 28), mode="grey")
     inks = {"train": "digits.npz:train_images:1,0", "outlier_classes": ["0"]}  # a one has half the ink of a zero
     return ImageData(DataConfig(root=PACKAGED_DATA, prepare=how, **inks))
-
-
-def trainer(**state):
-    return SimpleNamespace(
-        **{"sanity_checking": False, "global_step": 0, "current_epoch": 0, "global_rank": 0, "is_global_zero": True}
-        | state
-    )
 
 
 def test_the_watched_figure_is_high_where_the_features_tell(data):
