@@ -141,7 +141,6 @@ def evaluate(
         ConfigError: If `level` is not between 0 and 1.
         DataError: If there is no set of outliers, a set is empty or holds NaN or infinity, the threshold
             is not finite, or `resamples` is less than 1.
-        MissingExtra: If scipy is not installed.
     """
     check_share(level, "level")
     if not outliers:
@@ -178,7 +177,6 @@ def summarise(scores: Scores, threshold: float, *, name: str = "the", level: flo
     Raises:
         ConfigError: If `level` is not between 0 and 1.
         DataError: If there are no scores, or one is NaN or infinite.
-        MissingExtra: If scipy is not installed.
     """
     scores = check_scores(scores, name)
     flagged = exact_binomial(int(np.count_nonzero(scores > threshold)), scores.size, level=level)

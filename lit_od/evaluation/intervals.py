@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.errors import DataError, missing_extra
+from lit_od.calibration.binomial import clopper_pearson
+from lit_od.errors import DataError
 from lit_od.evaluation.counts import FIGURES, Counts, Tally, check_scores, check_share, figures_of
 from lit_od.types import Scores, Stats
 
@@ -189,21 +190,9 @@ def exact_binomial(count: int, total: int, *, level: float = 0.95) -> Interval:
     Raises:
         ConfigError: If `level` is not between 0 and 1.
         DataError: If not 0 <= count <= total with total at least 1.
-        MissingExtra: If scipy is not installed.
     """
-    check_share(level, "level")
-    if not 0 <= count <= total or total < 1:
-        raise DataError(f"a rate needs 0 <= count <= total and total >= 1, got {count} of {total}")
-    try:
-        from scipy.special import betaincinv
-    except ImportError:
-        missing_extra("scipy", "train,cpu")
-    tail = (1 - level) / 2
-    return Interval(
-        value=count / total,
-        low=float(betaincinv(count, total - count + 1, tail)) if count else 0.0,
-        high=float(betaincinv(count + 1, total - count, 1 - tail)) if count < total else 1.0,
-    )
+    low, high = clopper_pearson(count, total, confidence=level)
+    return Interval(count / total, low, high)
 
 
 def _resampled(places: NDArray[np.intp], width: int, rows: int, rng: np.random.Generator) -> Counts:
