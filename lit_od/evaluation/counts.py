@@ -166,13 +166,6 @@ def _dot(a: Counts, b: Counts) -> Counts:
     return products
 
 
-def check_share(value: float, name: str) -> float:
-    """A share strictly between 0 and 1, or a ConfigError."""
-    if not 0 < value < 1:
-        raise ConfigError(f"{name} must lie between 0 and 1, got {value:g}")
-    return value
-
-
 def check_sets(sets: Mapping[str, Scores]) -> dict[str, Scores]:
     """Return the sets of scores after checking each. Raises DataError where there is none, or one is unfit."""
     if not sets:

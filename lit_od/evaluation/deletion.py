@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_od.checks import proportion
 from lit_od.detectors import KNN
 from lit_od.errors import DataError
-from lit_od.evaluation.counts import check_share
 from lit_od.evaluation.intervals import Interval, percentile_interval
 from lit_od.types import Features, Images, Scores, Stats
 
@@ -71,8 +71,8 @@ def pointing(
         ConfigError: If share or level is not between 0 and 1.
         DataError: If the shapes do not fit each other.
     """
-    check_share(share, "share")
-    check_share(level, "level")
+    proportion("share", share)
+    proportion("level", level)
     if maps.shape != outliers.shape[:3] or normal.shape != outliers.shape or len(maps) < 2:
         raise DataError(
             "wanted at least 2 outliers, a map and a normal image of the same size for each, got "

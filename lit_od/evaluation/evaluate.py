@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from lit_od.checks import proportion
 from lit_od.errors import DataError
-from lit_od.evaluation.counts import FIGURES, Tally, check_scores, check_share, figures_of
+from lit_od.evaluation.counts import FIGURES, Tally, check_scores, figures_of
 from lit_od.evaluation.intervals import Draws, Interval, bootstrap_draws, exact_binomial, percentile_interval
 from lit_od.evaluation.rates import Rates, best_balanced_accuracy, best_f1, rates
 from lit_od.types import Scores
@@ -142,7 +143,7 @@ def evaluate(
         DataError: If there is no set of outliers, a set is empty or holds NaN or infinity, the threshold
             is not finite, or `resamples` is less than 1.
     """
-    check_share(level, "level")
+    proportion("level", level)
     if not outliers:
         raise DataError("an evaluation needs at least one set of outliers, got none")
     if not np.isfinite(threshold):

@@ -15,9 +15,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_od.checks import proportion
 from lit_od.calibration.binomial import clopper_pearson
 from lit_od.errors import DataError
-from lit_od.evaluation.counts import FIGURES, Counts, Tally, check_scores, check_share, figures_of
+from lit_od.evaluation.counts import FIGURES, Counts, Tally, check_scores, figures_of
 from lit_od.types import Scores, Stats
 
 Draws: TypeAlias = dict[str, Stats]
@@ -80,7 +81,7 @@ def bootstrap(
         ConfigError: If `level` is not between 0 and 1.
         DataError: If either set is empty or holds NaN or infinity, or `resamples` is less than 1.
     """
-    check_share(level, "level")
+    proportion("level", level)
     tally = Tally.of(inlier_scores, outlier_scores)
     inlier_rng, outlier_rng = rng.spawn(2)
     draws = bootstrap_draws(tally, inlier_rng=inlier_rng, outlier_rng=outlier_rng, resamples=resamples)
@@ -128,7 +129,7 @@ def delong(inlier_scores: Scores, outlier_scores: Scores, *, level: float = 0.95
         ConfigError: If `level` is not between 0 and 1.
         DataError: If a set has fewer than two scores, or holds NaN or infinity.
     """
-    check_share(level, "level")
+    proportion("level", level)
     of_inliers, of_outliers = _placements(inlier_scores, outlier_scores)
     area = float(of_outliers.mean())
     reach = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(_variance(of_inliers, of_outliers))
@@ -157,7 +158,7 @@ def delong_test(
         DataError: If the detectors did not score the same number of images, a set has fewer than two
             scores, or a score is NaN or infinite.
     """
-    check_share(level, "level")
+    proportion("level", level)
     pairs = (
         (inlier_scores, other_inlier_scores, "inlier"),
         (outlier_scores, other_outlier_scores, "outlier"),
