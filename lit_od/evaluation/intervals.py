@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.checks import proportion
 from lit_od.calibration.binomial import clopper_pearson
+from lit_od.checks import proportion
 from lit_od.errors import DataError
 from lit_od.evaluation.counts import FIGURES, Counts, Tally, check_scores, figures_of
 from lit_od.types import Scores, Stats
