@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.checks import proportion
-from lit_od.detectors import KNN
 from lit_od.errors import DataError
 from lit_od.evaluation.intervals import Interval, percentile_interval
-from lit_od.types import Features, Images, Scores, Stats
+from lit_od.types import Images, Scores, Stats
 
 RESAMPLES = 10_000
 
@@ -104,10 +103,3 @@ def moved(masks: Masks, rng: np.random.Generator) -> Masks:
     right = rng.integers(width // 4, width - width // 4 + 1, size=len(masks))
     shifts = zip(masks, down.tolist(), right.tolist(), strict=True)
     return np.stack([np.roll(mask, (y, x), axis=(0, 1)) for mask, y, x in shifts])
-
-
-def nearest_rows(features: Features, normal: Features) -> NDArray[np.int64]:
-    """Row of the nearest normal features (m, d) for each of (n, d), by Euclidean distance; shape (n,)."""
-    bank = KNN.fit(normal, k=1).bank
-    _, ids = bank.nearest(bank.prepare(features), 1)
-    return ids[:, 0]

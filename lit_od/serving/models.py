@@ -15,7 +15,8 @@ from lit_od.images.sources import Source
 from lit_od.runtime.onnx_session import PROVIDERS
 from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.scorer import Result, Scorer
-from lit_od.serving.normal_images import NEAREST, Nearest, NormalImages
+from lit_od.scoring.similar_images import SimilarImages
+from lit_od.serving.normal_images import NEAREST, NormalImages, similar_images
 from lit_od.serving.protocol import PLAIN, VERSION
 from lit_od.serving.tensors import Column
 from lit_od.types import Features
@@ -121,7 +122,7 @@ class Model:
     whole: Scorer
     single: Scorer
     maps: "Maps"
-    nearest: Nearest | None
+    nearest: SimilarImages | None
 
     @classmethod
     def load(
@@ -138,7 +139,7 @@ class Model:
         single = whole
         if whole.backbone.provider == PROVIDERS["cpu"]:  # elsewhere the device runs one batch after the other
             single = replace(whole, backbone=whole.backbone.single(), threads=1)
-        nearest = None if normal is None else Nearest.of(normal, whole)
+        nearest = None if normal is None else similar_images(normal, whole)
         return cls(name, bundle, whole, single, Maps(bundle, single), nearest)
 
     @property
@@ -214,5 +215,5 @@ class Model:
         distances = np.full((len(batch.sources), NEAREST), np.nan)
         if self.nearest is not None and len(sound):
             places = batch.rows[sound]
-            rows[places], distances[places] = self.nearest.find(batch.images[sound], outputs[sound])
+            rows[places], distances[places] = self.nearest.nearest(batch.images[sound], outputs[sound], NEAREST)
         return rows, distances
