@@ -35,11 +35,11 @@ from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
 from lit_od.images.split import fit_and_calibration
 from lit_od.scoring.maps import heat_maps
+from lit_od.scoring.similar_images import nearest_rows
 from lit_od.training.data.torchvision_sets import open_set
 from lit_od.training.explain.gradients import gradient_maps
 from lit_od.training.frozen import FrozenBackbone
 from lit_od.training.loop.checkpoints import load_module
-from lit_od.scoring.similar_images import nearest_rows
 from lit_od.types import Features, Images
 
 EXPORTED = Path(__file__).parents[2] / "exported" / "mnist-digits"
