@@ -15,8 +15,9 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lit_od.commands._arguments import extra
 from lit_od.commands._status import INTERRUPTED
-from lit_od.errors import ConfigError, missing_extra
+from lit_od.errors import ConfigError
 from lit_od.runtime.processes import ALONE, Group, place
 from lit_od.runtime.threads import available_threads
 
@@ -41,10 +42,8 @@ def each_process(work: Callable[[Group], int]) -> int:
         return work(ALONE)
     # torch would tell at length, from its inside, that another process has ended
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    try:
+    with extra():
         from lit_od.training.distributed import run_distributed
-    except ModuleNotFoundError as error:
-        missing_extra(str(error.name), "train,cpu")
     return run_distributed(where, work)
 
 
