@@ -1,6 +1,8 @@
 """The processes of one job: those that torchrun or SLURM has started, or those that a command starts itself.
 
-Torch is loaded where there are several, and by them alone.
+Torch is loaded where there are several, and by them alone. Torch's own launcher does not serve: it puts each process
+into a session of its own, where Ctrl-C does not reach it and where it outlives a launcher that is killed, ends the
+others before they can end by themselves, and tells of a failure at length.
 """
 
 import os

@@ -114,7 +114,7 @@ def test_one_that_fails_ends_the_others_whatever_they_do(
 
 CHILD = """
 import os, signal, sys, time
-from lit_od import launch
+from lit_od.commands import _launch as launch
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever has started the tests may ignore it
 launch.place = lambda: None  # they meet nobody
 def work(group):
@@ -128,7 +128,8 @@ sys.exit(launch.each_process(work))
 """
 PARENT = """
 import signal, sys
-from lit_od import cli, launch
+from lit_od import cli
+from lit_od.commands import _launch as launch
 signal.signal(signal.SIGINT, signal.default_int_handler)  # as above
 from lit_od.commands import recipes
 sys.executable, launch.GRACE = sys.argv[1], float(sys.argv[2])
