@@ -11,8 +11,8 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from itertools import islice
 from pathlib import Path
-from typing import overload
 
 import msgspec
 import numpy as np
@@ -23,7 +23,7 @@ from lit_od.fitting.shards import shard
 from lit_od.images.find_remote import ImageList
 from lit_od.images.object_store import StoredImage
 from lit_od.images.parquet import PackedImage, RowGroup
-from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, OpenImage, Source, Unreadable
+from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, LazySequence, OpenImage, Source, Unreadable
 from lit_od.images.split import Subset
 from lit_od.runtime.threads import threads_of_a_generator
 
@@ -102,7 +102,7 @@ class Item(msgspec.Struct, frozen=True):
         return _Run(self)
 
 
-class _Run(Sequence[Source]):
+class _Run(LazySequence[Source]):
     def __init__(self, item: Item) -> None:
         self._item = item
 
@@ -112,14 +112,8 @@ class _Run(Sequence[Source]):
     def __iter__(self) -> Iterator[Source]:
         return _fetched(source for place in self._item.places for source in _found(place))
 
-    @overload
-    def __getitem__(self, row: int) -> Source: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> Sequence[Source]: ...
-
-    def __getitem__(self, row: int | slice) -> Source | Sequence[Source]:
-        return list(self)[row]
+    def at(self, row: int) -> Source:
+        return next(islice(self, row, None))
 
 
 def items(sources: Sequence[Source], *, workers: int, labels: np.ndarray | None = None) -> Iterator[bytes]:

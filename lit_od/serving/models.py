@@ -43,18 +43,12 @@ class Answers:
 
     def part(self, start: int, stop: int) -> "Answers":
         """Those on some of the images."""
-        whole = self.result
+        rows = slice(start, stop)
         return Answers(
-            Result(
-                whole.name[start:stop],
-                whole.score[start:stop],
-                whole.p_value[start:stop],
-                whole.is_outlier[start:stop],
-                whole.error[start:stop],
-            ),
-            None if self.maps is None else self.maps[start:stop],
-            None if self.rows is None else self.rows[start:stop],
-            None if self.distances is None else self.distances[start:stop],
+            self.result.part(rows),
+            None if self.maps is None else self.maps[rows],
+            None if self.rows is None else self.rows[rows],
+            None if self.distances is None else self.distances[rows],
         )
 
     def columns(self) -> dict[str, Column]:

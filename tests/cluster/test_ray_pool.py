@@ -158,7 +158,7 @@ def test_a_worker_without_a_gpu_sees_none(pool: Pool) -> None:
 
 WITH_GPUS = """
 import os, tempfile, time
-from lit_od.cluster import engine
+from lit_od.cluster import connect
 
 def make(folder, workers):
     # items are held until so many workers have begun, so that each has one
@@ -171,11 +171,11 @@ def make(folder, workers):
         return device.encode()
     return work
 
-ray = engine._ray()
-with engine._silent():
+ray = connect._ray()
+with connect._silent():
     ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
 for provider in (None, "cuda"):
-    with engine.cluster(provider=provider) as pool, tempfile.TemporaryDirectory() as folder:
+    with connect.cluster(provider=provider) as pool, tempfile.TemporaryDirectory() as folder:
         found = pool.map(make, (folder, 2 if pool.gpus else 1), [b"item"] * 8)
         print(pool.gpus, *pool.providers, *sorted(set(found)))
 """
