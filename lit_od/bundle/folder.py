@@ -139,20 +139,18 @@ def write(
     contents = {**files, DETECTOR: safetensors.save(arrays)}
     if index is not None:
         contents[INDEX] = index.tobytes()
-    contents[CARD] = model_card(manifest, calibration).encode(
-        errors="backslashreplace"
-    )  # a folder's name may be invalid Unicode
-    entries = {name: _entry(data) for name, data in sorted(contents.items())}
+    # a folder's name may be no Unicode
+    contents[CARD] = model_card(manifest, calibration).encode(errors="backslashreplace")
+    entries = {name: FileEntry.of(data) for name, data in sorted(contents.items())}
     encoded = manifests.encode(msgspec.structs.replace(manifest, files=entries))
-    Bundle.of_files(out, manifests.decode(encoded), contents)
-    contents[MANIFEST] = encoded
+    bundle = Bundle.of_files(out, manifests.decode(encoded), contents)
     try:
         with atomic_folder(out, replaceable=require_replaceable) as folder:
-            for name, data in contents.items():
+            for name, data in {**contents, MANIFEST: encoded}.items():
                 (folder / name).write_bytes(data)
     except OSError as error:
         raise ConfigError(f"cannot write the bundle {out}: {error.strerror or error}") from error
-    return Bundle.read(out)
+    return bundle
 
 
 def rewrite(bundle: Bundle, manifest: Manifest, calibration: Calibration) -> Bundle:
@@ -204,10 +202,6 @@ def golden_arrays(bundle: Bundle) -> Arrays:
         if not np.isfinite(arrays[name]).all():
             raise BundleError(f"{GOLDEN}: array {name!r} must be finite, but it holds NaN or infinity")
     return arrays
-
-
-def _entry(data: bytes) -> FileEntry:
-    return FileEntry(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
 
 
 def _manifest_bytes(folder: Path) -> bytes:

@@ -6,13 +6,13 @@
 import hashlib
 import json
 import re
-from typing import Annotated, Any, TypeAlias, TypeGuard
+from typing import Annotated, Any, Self, TypeAlias, TypeGuard
 
 import msgspec
 from msgspec import Meta
 
 from lit_od.errors import BundleError
-from lit_od.formats.text import one_line
+from lit_od.formats.text import one_line, unique_keys
 from lit_od.images.preparation import MAX_PIXELS, Preparation
 from lit_od.types import Output
 
@@ -38,6 +38,11 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     sha256: str
     size: Annotated[int, Meta(ge=0, le=2**40)]
+
+    @classmethod
+    def of(cls, data: bytes) -> Self:
+        """Return the entry of a file with these bytes."""
+        return cls(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
 
     def __post_init__(self) -> None:
         if not re.fullmatch("[0-9a-f]{64}", self.sha256):
@@ -151,7 +156,7 @@ def decode(raw: bytes) -> Manifest:
             or does not match its own hash.
     """
     try:
-        tree = json.loads(raw.decode(), object_pairs_hook=_no_twins, parse_int=_integer, parse_constant=_no_constant)
+        tree = json.loads(raw.decode(), object_pairs_hook=unique_keys, parse_int=_integer, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"manifest.json is damaged: {one_line(error)}") from None
     if not isinstance(tree, dict):
@@ -210,13 +215,6 @@ def _own_hash(tree: dict[str, Any]) -> str:
     except (ValueError, RecursionError) as error:
         raise BundleError(f"manifest.json is damaged: {error}") from None
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    tree = dict(pairs)
-    if len(tree) != len(pairs):
-        raise ValueError("a key stands twice")
-    return tree
 
 
 def _integer(digits: str) -> int:

@@ -187,17 +187,29 @@ def best_f1(inliers: Scores, outliers: Scores) -> float:
     Raises:
         DataError: If no threshold between two scores is as good as calling every image an outlier.
     """
-    outliers = np.sort(outliers)
-    values = np.unique(np.concatenate([inliers, outliers]))
-    true = outliers.size - np.searchsorted(outliers, values[:-1], side="right")
-    false = inliers.size - np.searchsorted(inliers, values[:-1], side="right")
-    f1 = 2 * true / (true + false + outliers.size)
-    if f1.max(initial=0.0) < 2 * outliers.size / (2 * outliers.size + inliers.size):
+    below = best_f1_cut(inliers, outliers)
+    if below == -math.inf:
         raise DataError(
             f"the best F1 over {inliers.size:,} inliers and {outliers.size:,} outliers is that of calling every image "
             "an outlier. Pass outliers that score higher, more inliers, or another rule."
         )
-    place = int(np.flatnonzero(f1 == f1.max())[-1])
-    below, above = float(values[place]), float(values[place + 1])
+    scores = np.concatenate([inliers, outliers])
+    above = float(scores[scores > below].min())
     middle = below / 2 + above / 2
     return middle if middle < above else below  # neighbouring floats have nothing between them
+
+
+def best_f1_cut(inliers: Scores, outliers: Scores) -> float:
+    """Return the highest score that is not flagged where F1 is best; -inf where every image is to be flagged.
+
+    Of equally good cuts it is the one that flags the fewest images.
+
+    Args:
+        inliers: Finite scores, shape (n,).
+        outliers: Finite scores, shape (m,), m at least 1.
+    """
+    cuts = np.concatenate([[-np.inf], np.unique(np.concatenate([inliers, outliers]))[:-1]])
+    true = outliers.size - np.searchsorted(np.sort(outliers), cuts, side="right")
+    false = inliers.size - np.searchsorted(np.sort(inliers), cuts, side="right")
+    f1 = 2 * true / (true + false + outliers.size)
+    return float(cuts[np.flatnonzero(f1 == f1.max())[-1]])

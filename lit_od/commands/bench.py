@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from lit_od.bundle.folder import Bundle, golden_arrays
-from lit_od.commands._arguments import add_batch_argument, add_session_arguments, no_overrides
+from lit_od.commands._arguments import add_batch_argument, add_session_arguments, no_overrides, session_options
 from lit_od.commands._status import DONE
 from lit_od.errors import LitODError
 from lit_od.images.sources import EncodedImage
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Measure and print."""
     no_overrides(overrides)
     bundle = Bundle.read(args.bundle)
-    scorer = Scorer.of(bundle, threads=args.threads, providers=[args.provider] if args.provider else None)
+    scorer = Scorer.of(bundle, **session_options(args))
     figures = measure(bundle, scorer, batch_size=args.batch_size, runs=max(1, args.runs))
     print(json.dumps(figures) if args.json else _table(figures))
     return DONE

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lit_od.commands._arguments import extra
 from lit_od.commands._status import DONE, written
-from lit_od.errors import LitODError, missing_extra
+from lit_od.errors import LitODError
 from lit_od.recipes.load import read
 from lit_od.recipes.roots import data_root
 from lit_od.types import Scores
@@ -29,12 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Train, export, score in another process, print the table, write the histogram."""
-    try:
+    with extra():
         from lit_od.evaluation import plots
         from lit_od.evaluation.evaluate import evaluate
         from lit_od.training.pipeline import fit
-    except ModuleNotFoundError as error:
-        missing_extra(str(error.name), "train,cpu")
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     recipe = read("demo", [*overrides, f"--seed={args.seed}"])

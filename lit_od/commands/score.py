@@ -19,7 +19,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -41,9 +40,6 @@ from lit_od.scoring.map_folder import MapFolder
 from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.rows import rows_to
 from lit_od.scoring.scorer import Result, Scorer
-
-if TYPE_CHECKING:
-    pass
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

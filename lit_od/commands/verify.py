@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lit_od.bundle.folder import MANIFEST, Bundle, golden_arrays
 from lit_od.bundle.golden import differences
-from lit_od.commands._arguments import add_session_arguments, no_overrides
+from lit_od.commands._arguments import add_session_arguments, no_overrides, session_options
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import BundleError
 from lit_od.scoring.scorer import Scorer
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides(overrides)
     try:
         bundle = Bundle.read(args.bundle)
-        scorer = Scorer.of(bundle, threads=args.threads, providers=[args.provider] if args.provider else None)
+        scorer = Scorer.of(bundle, **session_options(args))
         golden = golden_arrays(bundle)
         found = differences(golden, scorer.preparation, scorer.backbone, scorer.detector, bundle.manifest.tolerance)
     except BundleError as error:

@@ -189,13 +189,6 @@ def _dot(a: Counts, b: Counts) -> Counts:
     return products
 
 
-def check_share(value: float, name: str) -> float:
-    """Return a share strictly between 0 and 1. Raises ConfigError for any other."""
-    if not 0 < value < 1:
-        raise ConfigError(f"{name} must lie between 0 and 1, got {value:g}")
-    return value
-
-
 def check_sets(sets: Mapping[str, Scores]) -> dict[str, Scores]:
     """Check each set of scores.
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.detectors import KNN
+from lit_od.checks import proportion
 from lit_od.errors import DataError
-from lit_od.evaluation.counts import check_share
 from lit_od.evaluation.intervals import Interval, percentile_interval
-from lit_od.types import Features, Images, Scores, Stats
+from lit_od.types import Images, Scores, Stats
 
 RESAMPLES = 10_000
 
@@ -71,8 +70,8 @@ def pointing(
         ConfigError: If share or level is not between 0 and 1.
         DataError: If the shapes do not fit each other.
     """
-    check_share(share, "share")
-    check_share(level, "level")
+    proportion("share", share)
+    proportion("level", level)
     if maps.shape != outliers.shape[:3] or normal.shape != outliers.shape or len(maps) < 2:
         raise DataError(
             "wanted at least 2 outliers, a map and a normal image of the same size for each, got "
@@ -104,14 +103,3 @@ def moved(masks: Masks, rng: np.random.Generator) -> Masks:
     right = rng.integers(width // 4, width - width // 4 + 1, size=len(masks))
     shifts = zip(masks, down.tolist(), right.tolist(), strict=True)
     return np.stack([np.roll(mask, (y, x), axis=(0, 1)) for mask, y, x in shifts])
-
-
-def nearest_rows(features: Features, normal: Features) -> NDArray[np.int64]:
-    """Find the nearest normal features (m, d) to each row (n, d), by L2 distance.
-
-    Returns:
-        Row numbers, shape (n,).
-    """
-    bank = KNN.fit(normal, k=1).bank
-    _, ids = bank.nearest(bank.prepare(features), 1)
-    return ids[:, 0]

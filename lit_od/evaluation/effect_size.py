@@ -11,8 +11,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_od.checks import proportion
 from lit_od.errors import DataError, missing_extra
-from lit_od.evaluation.counts import check_scores, check_share
+from lit_od.evaluation.counts import check_scores
 from lit_od.evaluation.intervals import Interval
 from lit_od.types import Scores
 
@@ -92,7 +93,7 @@ def effect_interval(first: SampleMoments, second: SampleMoments, *, level: float
         DataError: If both standard deviations are 0.
         MissingExtra: If scipy is not installed.
     """
-    check_share(level, "level")
+    proportion("level", level)
     d = difference(first, second).d
     variances = [(each.sd**2, each.n - 1) for each in (first, second)]
     pooled = sum(variance for variance, _ in variances) / 2

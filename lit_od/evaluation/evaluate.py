@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from lit_od.checks import proportion
 from lit_od.errors import DataError
-from lit_od.evaluation.counts import FIGURES, Tally, check_scores, check_share, figures_of
+from lit_od.evaluation.counts import FIGURES, Tally, check_scores, figures_of
 from lit_od.evaluation.intervals import Draws, Interval, bootstrap_draws, exact_binomial, percentile_interval
 from lit_od.evaluation.rates import Rates, best_balanced_accuracy, best_f1, rates
 from lit_od.types import Scores
@@ -144,9 +145,8 @@ def evaluate(
         ConfigError: If `level` is not between 0 and 1.
         DataError: If there is no set of outliers, a set is empty or holds NaN or infinity, the threshold
             is not finite, or `resamples` is less than 1.
-        MissingExtra: If scipy is not installed.
     """
-    check_share(level, "level")
+    proportion("level", level)
     if not outliers:
         raise DataError("an evaluation needs at least one set of outliers, got none")
     if not np.isfinite(threshold):
@@ -187,7 +187,6 @@ def summarise(scores: Scores, threshold: float, *, name: str = "the", level: flo
     Raises:
         ConfigError: If `level` is not between 0 and 1.
         DataError: If there are no scores, or one is NaN or infinite.
-        MissingExtra: If scipy is not installed.
     """
     scores = check_scores(scores, name)
     flagged = exact_binomial(int(np.count_nonzero(scores > threshold)), scores.size, level=level)

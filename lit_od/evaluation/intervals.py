@@ -15,8 +15,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.errors import DataError, missing_extra
-from lit_od.evaluation.counts import FIGURES, Counts, Tally, check_scores, check_share, figures_of
+from lit_od.calibration.binomial import clopper_pearson
+from lit_od.checks import proportion
+from lit_od.errors import DataError
+from lit_od.evaluation.counts import FIGURES, Counts, Tally, check_scores, figures_of
 from lit_od.types import Scores, Stats
 
 Draws: TypeAlias = dict[str, Stats]
@@ -82,7 +84,7 @@ def bootstrap(
         ConfigError: If `level` is not between 0 and 1.
         DataError: If either set is empty or holds NaN or infinity, or `resamples` is less than 1.
     """
-    check_share(level, "level")
+    proportion("level", level)
     tally = Tally.of(inlier_scores, outlier_scores)
     inlier_rng, outlier_rng = rng.spawn(2)
     draws = bootstrap_draws(tally, inlier_rng=inlier_rng, outlier_rng=outlier_rng, resamples=resamples)
@@ -147,7 +149,7 @@ def delong(inlier_scores: Scores, outlier_scores: Scores, *, level: float = 0.95
         ConfigError: If `level` is not between 0 and 1.
         DataError: If a set has fewer than two scores, or holds NaN or infinity.
     """
-    check_share(level, "level")
+    proportion("level", level)
     of_inliers, of_outliers = _placements(inlier_scores, outlier_scores)
     area = float(of_outliers.mean())
     reach = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(_variance(of_inliers, of_outliers))
@@ -176,7 +178,7 @@ def delong_test(
         DataError: If the detectors did not score the same number of images, a set has fewer than two
             scores, or a score is NaN or infinite.
     """
-    check_share(level, "level")
+    proportion("level", level)
     pairs = (
         (inlier_scores, other_inlier_scores, "inlier"),
         (outlier_scores, other_outlier_scores, "outlier"),
@@ -214,21 +216,9 @@ def exact_binomial(count: int, total: int, *, level: float = 0.95) -> Interval:
     Raises:
         ConfigError: If `level` is not between 0 and 1.
         DataError: If not 0 <= count <= total with total at least 1.
-        MissingExtra: If scipy is not installed.
     """
-    check_share(level, "level")
-    if not 0 <= count <= total or total < 1:
-        raise DataError(f"a rate needs 0 <= count <= total and total >= 1, got {count} of {total}")
-    try:
-        from scipy.special import betaincinv
-    except ImportError:
-        missing_extra("scipy", "train,cpu")
-    tail = (1 - level) / 2
-    return Interval(
-        value=count / total,
-        low=float(betaincinv(count, total - count + 1, tail)) if count else 0.0,
-        high=float(betaincinv(count + 1, total - count, 1 - tail)) if count < total else 1.0,
-    )
+    low, high = clopper_pearson(count, total, confidence=level)
+    return Interval(count / total, low, high)
 
 
 def _resampled(places: NDArray[np.intp], width: int, rows: int, rng: np.random.Generator) -> Counts:

@@ -4,13 +4,13 @@ The functions take the scores of inliers, shape (n,), and of outliers, shape (m,
 The arithmetic is the float64 rank form of `counts`; `training.loop.outlier_metrics` is the same for Lightning's loops.
 """
 
+from lit_od.checks import proportion
 from lit_od.evaluation.counts import (
     Curve,
     Positives,
     Tally,
     aupr_of,
     auroc_of,
-    check_share,
     figures_of,
     fpr_of,
 )
@@ -77,7 +77,7 @@ def fpr_at_tpr(
         ConfigError: If `tpr` is not between 0 and 1, or `positives` is neither "outliers" nor "inliers".
         DataError: If either set is empty, or holds NaN or infinity.
     """
-    check_share(tpr, "tpr")
+    proportion("tpr", tpr)
     tally = Tally.of(inlier_scores, outlier_scores)
     return float(fpr_of(Curve.of(tally.inliers, tally.outliers, positives), tpr))
 

@@ -2,7 +2,8 @@
 
 The library checks that arrays lie within the file, side by side. It accepts more than the project needs:
 free text, repeated or unknown keys, element types that numpy lacks or that are undefined for some bytes,
-and any number of arrays. So the header is checked here first.
+and any number of arrays; and it copies what it reads. So the header is checked here, and the arrays are taken
+from where it says.
 """
 
 import json
@@ -13,6 +14,7 @@ import numpy as np
 import safetensors.numpy
 
 from lit_od.errors import DataError
+from lit_od.formats.text import unique_keys
 from lit_od.types import Arrays
 
 MAX_HEADER = 1 << 17
@@ -35,12 +37,7 @@ def load(data: bytes) -> Arrays:
     Raises:
         DataError: If the bytes are no such file, or hold anything besides plain arrays.
     """
-    check_header(data)
-    try:
-        arrays: Arrays = safetensors.numpy.load(data)
-    except Exception as error:  # the library's own error has no base but this
-        raise DataError(f"cannot be read: {error}") from None
-    return arrays
+    return {name: array.copy() for name, array in views(data).items()}
 
 
 def save(arrays: Arrays) -> bytes:
@@ -77,7 +74,7 @@ def _checked(data: bytes) -> dict[str, tuple[str, tuple[int, ...], int]]:
     if len(data) < 8 or length > min(MAX_HEADER, len(data) - 8):
         raise DataError(f"cannot be read: its header must have at most {MAX_HEADER:,} bytes and lie in the file")
     try:
-        tree = json.loads(data[8 : 8 + length].decode(), object_pairs_hook=_no_twins)
+        tree = json.loads(data[8 : 8 + length].decode(), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise DataError(f"cannot be read: its header is damaged: {error}") from None
     if not isinstance(tree, dict) or len(tree) > MAX_ARRAYS:
@@ -118,10 +115,3 @@ def _entry(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
 def _sizes(values: Any) -> bool:
     """Return True for a list of integers from 0 to 2^63 - 1."""
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
-
-
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    tree = dict(pairs)
-    if len(tree) != len(pairs):
-        raise ValueError("a key stands twice")
-    return tree

@@ -1,6 +1,7 @@
 """Format lines of text: rows of CSV tables and messages."""
 
 from collections.abc import Sequence
+from typing import Any
 
 
 def csv_row(fields: Sequence[str]) -> str:
@@ -20,3 +21,11 @@ def one_line(words: object, most: int = 300) -> str:
     text = str(words)
     shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:most])
     return shown if len(text) <= most else f"{shown}..."
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, as `object_pairs_hook` wants it. Raises ValueError where a key stands twice."""
+    tree = dict(pairs)
+    if len(tree) != len(pairs):
+        raise ValueError("a key stands twice")
+    return tree

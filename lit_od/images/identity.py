@@ -14,40 +14,29 @@ _ANY_NAME = "surrogateescape"
 
 
 def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
-    """Return the number of images and a SHA-256 over names, labels and contents.
+    """Count a set of images, and hash names, labels and pixels or file sizes with SHA-256.
 
-    The contents of a file are its size, so that it is not read again; those of an image in memory its pixels.
+    Files are taken by name and size, not read again; images in memory by their pixels. Bundles hold it, and so its
+    bytes stay as they are.
     """
     digest = hashlib.sha256()
     for source in sources:
         match source:
             case ImageFile():
-                digest.update(
-                    f"{source.path.name}\0{source.label}\0{source.path.stat().st_size}\n".encode(errors=_ANY_NAME)
-                )
+                digest.update(f"{source.path.name}\0{source.label}\0".encode(errors=_ANY_NAME))
+                digest.update(size_or_pixels(source) + b"\n")
             case ImageArray():
-                digest.update(f"{source.label}\0{source.pixels.shape}\0".encode(errors=_ANY_NAME))
-                digest.update(source.pixels.tobytes())
+                digest.update(f"{source.label}\0".encode(errors=_ANY_NAME) + size_or_pixels(source))
             case _:
                 digest.update(f"{source.name}\0{source.label}\n".encode(errors=_ANY_NAME))
     return {"images": len(sources), "sha256": digest.hexdigest()}
 
 
-def identity(source: Source) -> str:
-    """Return a key that identifies an image within this process."""
-    match source:
-        case ImageArray():
-            pixels = source.pixels
-            return hashlib.sha256(f"{pixels.shape} ".encode() + pixels.tobytes()).hexdigest()
-        case ImageFile():
-            state = source.path.stat() if source.path.exists() else None
-            return f"{source.path} {state.st_size if state else 0} {state.st_mtime_ns if state else 0}"
-        case _:
-            return f"{source.name} {id(source)}"
-
-
 def size_or_pixels(source: Source) -> bytes:
-    """Return a cheap digest of the contents: a file's size, or an array's pixels."""
+    """Return the size of a file or the pixels of an array: they tell images of one name apart without a file read.
+
+    Checkpoints hold its hash, and so its bytes stay as they are. A missing file and any other image give none.
+    """
     match source:
         case ImageArray():
             return f"{source.pixels.shape}\0".encode() + source.pixels.tobytes()
@@ -60,8 +49,20 @@ def size_or_pixels(source: Source) -> bytes:
             return b""
 
 
+def identity(source: Source) -> str:
+    """Return a text that no other image has in this process; a file is not read."""
+    match source:
+        case ImageArray():
+            return content_digest(source).hex()
+        case ImageFile():
+            state = source.path.stat() if source.path.exists() else None
+            return f"{source.path} {state.st_size if state else 0} {state.st_mtime_ns if state else 0}"
+        case _:
+            return f"{source.name} {id(source)}"
+
+
 def content_digest(source: Source) -> bytes:
-    """Return a SHA-256 of the image's contents, so that an overwritten file differs.
+    """Hash the image itself with SHA-256: a file that was overwritten under its old name is another image.
 
     Raises:
         DataError: If the image cannot be read.

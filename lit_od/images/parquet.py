@@ -11,11 +11,11 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 from lit_od.errors import DataError, ImageError
 from lit_od.images.object_store import arrow, cause, filesystem
-from lit_od.images.sources import EncodedImage, Source, Unreadable
+from lit_od.images.sources import EncodedImage, LazySequence, Source, Unreadable
 
 _COLUMNS = ("bytes", "image")
 _NULL = "the table holds null in the place of its bytes"
@@ -77,7 +77,7 @@ class PackedImage(EncodedImage):
 
 
 @dataclass(frozen=True, slots=True)
-class RowGroup(Sequence[Source]):
+class RowGroup(LazySequence[Source]):
     """The images of one row group of a Parquet file."""
 
     url: str
@@ -88,16 +88,8 @@ class RowGroup(Sequence[Source]):
     def __len__(self) -> int:
         return self.rows
 
-    @overload
-    def __getitem__(self, row: int) -> Source: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> Sequence[Source]: ...
-
-    def __getitem__(self, row: int | slice) -> Source | Sequence[Source]:
-        if isinstance(row, slice):
-            return [self[each] for each in range(self.rows)[row]]
-        row = range(self.rows)[row]
+    def at(self, row: int) -> Source:
+        """Return the image in a row."""
         return PackedImage(self.url, self.group, row, f"{self.url}#{self.first + row}")
 
 

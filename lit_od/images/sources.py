@@ -5,10 +5,11 @@ only when it is read; one that turns out to be missing or broken is an error the
 """
 
 import threading
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +107,27 @@ class Unreadable:
     def decode(self) -> Image.Image:
         """Raise ImageError with the cause."""
         raise ImageError(self.cause)
+
+
+T = TypeVar("T")
+
+
+class LazySequence(Sequence[T]):
+    """A sequence whose elements are made when they are asked for."""
+
+    @abstractmethod
+    def at(self, row: int) -> T:
+        """Return the element at a position from 0 to the length less 1."""
+
+    @overload
+    def __getitem__(self, row: int) -> T: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[T]: ...
+
+    def __getitem__(self, row: int | slice) -> T | Sequence[T]:
+        rows = range(len(self))[row]
+        return self.at(rows) if isinstance(rows, int) else [self.at(each) for each in rows]
 
 
 Source: TypeAlias = ImageFile | ImageArray | OpenImage | EncodedImage | Unreadable

@@ -1,8 +1,8 @@
-"""Write scores and decisions as rows: CSV, JSON lines or Parquet."""
+"""Rows of verdicts as CSV, JSON lines or a Parquet file."""
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -136,19 +136,39 @@ def rows_to(file: str | None, form: str) -> Iterator[Callable[[Result], None]]:
 
 
 def _writer(out: TextIO, form: str) -> Callable[[Result], None]:
-    if form == "csv":
-        out.write(csv_row(COLUMNS))
+    put = row_writer(out, form, COLUMNS)
 
     def write(result: Result) -> None:
         for name, score, p_value, is_outlier, error in zip(
             result.name, result.score, result.p_value, result.is_outlier, result.error, strict=True
         ):
-            values = (None, None, None) if error else (float(score), float(p_value), bool(is_outlier))
-            if form == "jsonl":
-                out.write(json.dumps(dict(zip(COLUMNS, (name, *values, error), strict=True))) + "\n")
-            else:
-                shown = ["" if value is None else str(value).lower() for value in values]
-                out.write(csv_row([name, *shown, error or ""]))
-        out.flush()  # a killed process leaves the rows of whole batches
+            put((name, *((None, None, None) if error else (float(score), float(p_value), bool(is_outlier))), error))
+        out.flush()  # whoever is killed keeps the rows of whole batches
 
     return write
+
+
+def row_writer(out: TextIO, form: str, columns: Sequence[str]) -> Callable[[Sequence[object]], None]:
+    """Write the head of a table, where it has one, and return a function that writes a row.
+
+    Args:
+        out: Where they go.
+        form: "csv" or "jsonl".
+        columns: Names of the columns; a value that is None is an empty cell, or null.
+    """
+    if form == "csv":
+        out.write(csv_row(columns))
+
+    def write(values: Sequence[object]) -> None:
+        if form == "jsonl":
+            out.write(json.dumps(dict(zip(columns, values, strict=True))) + "\n")
+        else:
+            out.write(csv_row([_cell(value) for value in values]))
+
+    return write
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeAlias, overload
+from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from lit_od.detectors import Detector
 from lit_od.errors import BundleError, ConfigError, DataError
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
-from lit_od.images.sources import ImageArray, ImageFile, OpenImage, Source
+from lit_od.images.sources import ImageArray, ImageFile, LazySequence, OpenImage, Source
 from lit_od.runtime.threads import limited
 from lit_od.types import Images, Scores
 
@@ -49,6 +49,21 @@ class Result:
 
     def __len__(self) -> int:
         return len(self.name)
+
+    @classmethod
+    def joined(cls, results: Sequence["Result"]) -> Self:
+        """Return the verdicts of several results, one after the other."""
+        return cls(
+            [name for result in results for name in result.name],
+            np.concatenate([np.empty(0), *(result.score for result in results)]),
+            np.concatenate([np.empty(0), *(result.p_value for result in results)]),
+            np.concatenate([np.empty(0, dtype=bool), *(result.is_outlier for result in results)]),
+            [error for result in results for error in result.error],
+        )
+
+    def part(self, rows: slice) -> "Result":
+        """Return the verdicts on some of the images."""
+        return Result(self.name[rows], self.score[rows], self.p_value[rows], self.is_outlier[rows], self.error[rows])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,7 +151,7 @@ class Scorer:
         if _is_prepared(images, self.preparation):
             return self._score_prepared(np.asarray(images), batch_size)
         sources = [source for row, image in enumerate(_as_list(images)) for source in _sources(image, row)]
-        return _joined(list(self.stream(sources, batch_size=batch_size)))
+        return Result.joined(list(self.stream(sources, batch_size=batch_size)))
 
     def stream(self, images: Iterable[str | Path | Source], *, batch_size: int = BATCH_SIZE) -> Iterator[Result]:
         """Score a stream of images in bounded memory, decoding ahead of the graph.
@@ -201,23 +216,18 @@ class Scorer:
         return Result(names, scores, p_values, self.calibration.is_outlier(scores), errors)
 
 
-class _Numbered(Sequence[str]):
-    """Lazy names #0, #1 ... of images without names."""
+class _Numbered(LazySequence[str]):
+    """The names #0, #1 ... of images that have none; made when they are asked for."""
 
     def __init__(self, count: int) -> None:
-        self._rows = range(count)
+        self._count = count
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._count
 
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> list[str]: ...
-
-    def __getitem__(self, row: int | slice) -> str | list[str]:
-        return [f"#{each}" for each in self._rows[row]] if isinstance(row, slice) else f"#{self._rows[row]}"
+    def at(self, row: int) -> str:
+        """Return a name."""
+        return f"#{row}"
 
 
 def _is_prepared(images: object, preparation: Preparation) -> bool:
@@ -257,13 +267,3 @@ def _expanded(images: Iterable[str | Path | Source]) -> Iterator[Source]:
             yield from find([image])
         else:
             yield image
-
-
-def _joined(results: list[Result]) -> Result:
-    return Result(
-        [name for result in results for name in result.name],
-        np.concatenate([np.empty(0), *(result.score for result in results)]),
-        np.concatenate([np.empty(0), *(result.p_value for result in results)]),
-        np.concatenate([np.empty(0, dtype=bool), *(result.is_outlier for result in results)]),
-        [error for result in results for error in result.error],
-    )

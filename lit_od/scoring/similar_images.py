@@ -1,15 +1,18 @@
-"""Find the nearest normal images, by features or by small pixel copies."""
+"""Find the nearest normal images, by features or by the pixels of small copies."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import repeat
+from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lit_od.images.batching import Batch, batches
 from lit_od.images.preparation import Preparation, prepare
 from lit_od.images.sources import Source
 from lit_od.scoring.scorer import Scorer
-from lit_od.types import Features, Images, Output
+from lit_od.types import Features, Images, Output, Stats
 
 SIDE = 32
 """Longest side of the small copies, in pixels."""
@@ -18,37 +21,96 @@ BATCH_SIZE = 64
 """Images that are prepared at a time."""
 
 
-def similarity_rows(output: Output, images: Images, outputs: Features) -> Features:
-    """Return rows (n, d) that are near for similar images.
+@dataclass(frozen=True, slots=True, eq=False)
+class SimilarImages:
+    """Normal images to look for the nearest among.
 
-    These are features, else the pixels of small copies: errors tell where an image is hard to reconstruct, not
-    its content.
+    Attributes:
+        places: Positions of the images that can be compared among all that were given, (m,).
+        rows: Their features, or the pixels of small copies where the graph gives errors, (m, d).
+        output: Output of the graph.
+        cosine: True where features are compared by their cosine.
+    """
+
+    places: NDArray[np.int64]
+    rows: Features
+    output: Output
+    cosine: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        scorer: Scorer,
+        sources: Sequence[Source],
+        preparation: Preparation,
+        *,
+        cosine: bool = False,
+        readable: bool = False,
+    ) -> Self:
+        """Run images through a bundle's backbone; those without finite features are left out.
+
+        Args:
+            scorer: A bundle, ready; where its graph gives errors, it is not run.
+            sources: The normal images.
+            preparation: Their preparation.
+            cosine: Compare features by their cosine instead of their Euclidean distance.
+            readable: Refuse images that cannot be read instead of leaving them out.
+
+        Raises:
+            DataError: If images must be readable, and one is not.
+        """
+        by_features = scorer.backbone.output == "features"
+        places: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
+        rows: list[Features] = []
+        first = 0
+        stream: Iterable[tuple[Batch, Features | None]] = (
+            ((each.batch, each.outputs) for each in replace(scorer.extractor, preparation=preparation).outputs(sources))
+            if by_features
+            else zip(batches(sources, preparation, batch_size=BATCH_SIZE, threads=scorer.threads), repeat(None))
+        )
+        for batch, found in stream:
+            if readable:
+                batch.require_readable()
+            if len(batch.images):
+                each = tiny(batch.images) if found is None else found
+                finite = np.isfinite(each).all(axis=1)
+                places.append(first + batch.rows[finite].astype(np.int64))
+                rows.append(each[finite])
+            first += len(batch.sources)
+        known = np.concatenate(rows) if rows else np.empty((0, 0), dtype=np.float32)
+        return cls(np.concatenate(places), known, scorer.backbone.output, cosine and by_features)
+
+    def nearest(self, images: Images, outputs: Features, count: int) -> tuple[NDArray[np.int64], Stats]:
+        """Return the positions of the nearest normal images, nearest first, and their distances, (n, count) each.
+
+        Args:
+            images: Prepared images, (n, h, w, c) uint8, n at least 1.
+            outputs: Output of the graph for them, (n, ...).
+            count: Normal images to find for each, at most as many as there are.
+        """
+        asked = outputs if self.output == "features" else tiny(images)
+        rows, distances = nearest_rows(asked, self.rows, count, cosine=self.cosine)
+        return self.places[rows], distances
+
+
+def nearest_rows(
+    rows: Features, bank: Features, count: int, *, cosine: bool = False
+) -> tuple[NDArray[np.int64], Stats]:
+    """Return the nearest rows of a bank, nearest first, and their Euclidean distances, shape (n, count) each.
 
     Args:
-        output: Kind of the graph's output.
-        images: The graph's input, (n, h, w, c) uint8.
-        outputs: The graph's output, (n, ...).
+        rows: Shape (n, d), n at least 1.
+        bank: Shape (m, d).
+        count: Rows to find for each, at most m.
+        cosine: Bring all rows to length 1 first.
     """
-    return outputs if output == "features" else tiny(images)
-
-
-def likenesses(scorer: Scorer, sources: Sequence[Source], preparation: Preparation) -> Iterator[tuple[Batch, Features]]:
-    """Compute similarity rows of images, batch by batch.
-
-    Args:
-        scorer: The loaded bundle.
-        sources: The images.
-        preparation: The preparation of the images.
-
-    Yields:
-        The batch, and the rows (m, d) of its m readable images; (0, 0) if there are none.
-    """
-    if scorer.backbone.output == "features":
-        extractor = replace(scorer.extractor, preparation=preparation)
-        yield from ((found.batch, found.outputs) for found in extractor.outputs(sources))
-    else:  # pixels are compared, so the graph need not run
-        for batch in batches(sources, preparation, batch_size=BATCH_SIZE, threads=scorer.threads):
-            yield batch, tiny(batch.images) if len(batch.images) else np.empty((0, 0), dtype=np.float32)
+    known = _unit(bank) if cosine else bank
+    found = []
+    for row in _unit(rows) if cosine else rows:  # one at a time: all at once would hold (n, m, d)
+        apart = np.linalg.norm((known - row).astype(np.float64), axis=1)
+        best = np.argsort(apart, kind="stable")[:count]
+        found.append((best, apart[best]))
+    return np.stack([best for best, _ in found]), np.stack([apart for _, apart in found])
 
 
 def tiny(images: Images) -> Features:
@@ -63,3 +125,8 @@ def tiny(images: Images) -> Features:
     small = Preparation(size=(min(height, SIDE), min(width, SIDE)), mode="grey" if channels == 1 else "rgb")
     pixels = np.stack([prepare(image, small) for image in images])
     return pixels.reshape(len(images), -1).astype(np.float32) / 255
+
+
+def _unit(rows: Features) -> Features:
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    return np.asarray(rows / np.maximum(lengths, np.finfo(np.float64).tiny))

@@ -15,7 +15,8 @@ from lit_od.images.sources import Source
 from lit_od.runtime.onnx_session import PROVIDERS
 from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.scorer import Result, Scorer
-from lit_od.serving.normal_images import NEAREST, Nearest, NormalImages
+from lit_od.scoring.similar_images import SimilarImages
+from lit_od.serving.normal_images import NEAREST, NormalImages, similar_images
 from lit_od.serving.protocol import PLAIN, VERSION
 from lit_od.serving.tensors import Column
 from lit_od.types import Features
@@ -41,19 +42,13 @@ class Answers:
     distances: NDArray[np.float64] | None = None
 
     def part(self, start: int, stop: int) -> "Answers":
-        """Return the answers for images start to stop (excluded)."""
-        whole = self.result
+        """Those on some of the images."""
+        rows = slice(start, stop)
         return Answers(
-            Result(
-                whole.name[start:stop],
-                whole.score[start:stop],
-                whole.p_value[start:stop],
-                whole.is_outlier[start:stop],
-                whole.error[start:stop],
-            ),
-            None if self.maps is None else self.maps[start:stop],
-            None if self.rows is None else self.rows[start:stop],
-            None if self.distances is None else self.distances[start:stop],
+            self.result.part(rows),
+            None if self.maps is None else self.maps[rows],
+            None if self.rows is None else self.rows[rows],
+            None if self.distances is None else self.distances[rows],
         )
 
     def columns(self) -> dict[str, Column]:
@@ -125,7 +120,7 @@ class Model:
     whole: Scorer
     single: Scorer
     maps: "Maps"
-    nearest: Nearest | None
+    nearest: SimilarImages | None
 
     @classmethod
     def load(
@@ -152,9 +147,9 @@ class Model:
         """
         whole = Scorer.of(bundle, threads=threads, providers=providers)
         single = whole
-        if whole.backbone.provider == PROVIDERS["cpu"]:  # other devices run one batch after the other
+        if whole.backbone.provider == PROVIDERS["cpu"]:  # elsewhere the device runs one batch after the other
             single = replace(whole, extractor=replace(whole.extractor, backbone=whole.backbone.single(), threads=1))
-        nearest = None if normal is None else Nearest.of(normal, whole)
+        nearest = None if normal is None else similar_images(normal, whole)
         return cls(name, bundle, whole, single, Maps(bundle, single), nearest)
 
     @property
@@ -230,5 +225,5 @@ class Model:
         distances = np.full((len(batch.sources), NEAREST), np.nan)
         if self.nearest is not None and len(sound):
             places = batch.rows[sound]
-            rows[places], distances[places] = self.nearest.find(batch.images[sound], outputs[sound])
+            rows[places], distances[places] = self.nearest.nearest(batch.images[sound], outputs[sound], NEAREST)
         return rows, distances

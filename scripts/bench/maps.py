@@ -30,12 +30,13 @@ from lit_od.backbone.model import Backbone
 from lit_od.backbone.packaged import backbone_file
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import KNN, Detector, Mahalanobis
-from lit_od.evaluation.deletion import nearest_rows, pointing
+from lit_od.evaluation.deletion import pointing
 from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
 from lit_od.images.split import fit_and_calibration
 from lit_od.scoring.maps import heat_maps
+from lit_od.scoring.similar_images import nearest_rows
 from lit_od.training.data.torchvision_sets import open_set
 from lit_od.training.explain.gradients import gradient_maps
 from lit_od.training.frozen import FrozenBackbone
@@ -86,7 +87,8 @@ def _measured(case: Case, scorer: Scorer) -> dict[str, dict[str, float]]:
     def features(images: Images) -> Features:
         return np.concatenate([scorer.backbone(images[start : start + 16]) for start in range(0, len(images), 16)])
 
-    lent = case.normal[nearest_rows(features(case.outliers), features(case.normal))]
+    nearest, _ = nearest_rows(features(case.outliers), features(case.normal), 1)
+    lent = case.normal[nearest[:, 0]]
     kinds: dict[str, Callable[[], np.ndarray]] = {"occlusion": lambda: heat_maps(scorer, case.outliers)}
     if case.module is not None:
         module = case.module

@@ -236,7 +236,7 @@ def _arithmetic(found: dict[str, float], args: argparse.Namespace) -> dict[str, 
 def _verdicts(names: list[str]) -> bytes:
     """Return a worker's answer."""
     scores = np.random.default_rng(0).random(len(names))
-    return encoded([Result(names, scores, scores, scores > 0.9, [None] * len(names))])
+    return encoded(Result(names, scores, scores, scores > 0.9, [None] * len(names)))
 
 
 def _write(results: list[Result], file: str, form: str) -> None:

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_od.detectors import KNN, Reconstruction
-from lit_od.detectors.bank.options import Metric
+from lit_od.detectors import Reconstruction
 from lit_od.errors import DataError
 from lit_od.evaluation.image_sets import ImageSet
 from lit_od.images.batching import load
@@ -17,7 +16,7 @@ from lit_od.images.sources import Source
 from lit_od.scoring.drawing import overlay
 from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.scorer import Scorer
-from lit_od.scoring.similar_images import likenesses, similarity_rows
+from lit_od.scoring.similar_images import SimilarImages
 from lit_od.types import Features, Images, Scores
 
 SHOWN = 12
@@ -76,13 +75,7 @@ class Normals:
         rows = np.unique(np.linspace(0, len(images.sources) - 1, SEARCHED).astype(int))
         self.sources = [images.sources[row] for row in rows]
         self.preparation = images.preparation
-        self._output = scorer.backbone.output
-        found = []
-        for batch, rows_of_batch in likenesses(scorer, self.sources, images.preparation):
-            batch.require_readable()
-            found.append(rows_of_batch)
-        metric: Metric = "cosine" if self._output == "features" else "l2"
-        self._detector = KNN.fit(np.concatenate(found), k=1, metric=metric)
+        self._similar = SimilarImages.of(scorer, self.sources, images.preparation, cosine=True, readable=True)
 
     def nearest(self, images: Images, outputs: Features, names: Sequence[str]) -> list[list[tuple[str, Images]]]:
         """Find the nearest normal images of each of n images.
@@ -95,9 +88,7 @@ class Normals:
             outputs: Outputs of the graph for them, (n, ...).
             names: Names of the images, n of them.
         """
-        bank = self._detector.bank
-        wanted = min(NEIGHBOURS + 1, len(self.sources))
-        _, ids = bank.nearest(bank.prepare(similarity_rows(self._output, images, outputs)), wanted)
+        ids, _ = self._similar.nearest(images, outputs, NEIGHBOURS + 1)
         kept = [
             [row for row in near if self.sources[row].name != name][:NEIGHBOURS]
             for near, name in zip(ids, names, strict=True)
