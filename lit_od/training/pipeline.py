@@ -70,9 +70,10 @@ def fit(
         return fit_onnx(recipe, out, sets=sets, trust=trust, **home)
     if process_group().rank == 0:
         require_replaceable(out)
-    DetectorSpec.parse(recipe.detector, trust).check()
+    spec = DetectorSpec.parse(recipe.detector, trust)
+    spec.check()
     kind = imported(recipe.model.class_path, nn.Module, "model.class_path")
-    require_readable(kind, recipe.detector)
+    require_readable(kind, spec)
     if is_frozen(kind):
         require_no_run(run)
         model = recipe.model
@@ -155,7 +156,8 @@ def _write_bundle(out: Path, made: _Trained, **home: Unpack[HomeOptions]) -> Bun
     backbone = getattr(module, "backbone", None)
     if not callable(backbone):
         raise ConfigError(f"{type(module).__name__} has no backbone(): wanted the module that is to be exported")
-    require_readable(module, recipe.detector)
+    spec = DetectorSpec.parse(recipe.detector, made.trust)
+    require_readable(module, spec)
     rule, outliers = rule_and_outliers(recipe.calibration)
     images = made.images(outliers)
     graph, parity = GraphFile(b"", recipe.export.opset), 0.0
@@ -171,7 +173,7 @@ def _write_bundle(out: Path, made: _Trained, **home: Unpack[HomeOptions]) -> Bun
         metrics={**made.metrics, "export_parity": parity},
     )
     engine = open_engine(model, recipe.data.prepare, **home)
-    return fit_bundle(out, engine, graph, images, DetectorSpec.parse(recipe.detector, made.trust), rule, origin)
+    return fit_bundle(out, engine, graph, images, spec, rule, origin)
 
 
 def _exported(module: nn.Module, backbone: nn.Module, images: Images, *, opset: int) -> tuple[GraphFile, float]:
