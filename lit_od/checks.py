@@ -39,6 +39,12 @@ def number(
     raise ConfigError(f"{name} must be a number in {start}, {stop}, got {value!r}")
 
 
+def proportion(name: str, value: float) -> None:
+    """Raise ConfigError unless value is strictly between 0 and 1."""
+    if not 0 < value < 1:
+        raise ConfigError(f"{name} must lie between 0 and 1, got {value:g}")
+
+
 def flag(name: str, value: object) -> None:
     """Raise ConfigError unless value is True or False."""
     if type(value) is not bool:

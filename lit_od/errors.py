@@ -1,10 +1,10 @@
-"""What can go wrong.
+"""The exceptions that lit_od raises on purpose.
 
     LitODError
-    ├── ConfigError    (ValueError)    an option, a recipe or a command line that cannot be carried out
-    ├── DataError      (ValueError)    images, features or scores that cannot serve
-    │   └── ImageError                 one image that cannot be read; the others go on
-    ├── BundleError    (ValueError)    a bundle that is damaged, foreign or not a bundle
+    ├── ConfigError    (ValueError)    an invalid option, recipe or command line
+    ├── DataError      (ValueError)    unusable images, features or scores
+    │   └── ImageError                 one unreadable image; the others go on
+    ├── BundleError    (ValueError)    a damaged or foreign bundle, or no bundle
     ├── BackboneError  (RuntimeError)  an ONNX graph that does not do what a backbone must
     │   └── ExportError                the exported graph differs from the torch module
     └── MissingExtra   (ImportError)   a package that another installation extra brings
@@ -20,19 +20,19 @@ class LitODError(Exception):
 
 
 class ConfigError(LitODError, ValueError):
-    """An option, a recipe or a command line that cannot be carried out."""
+    """An invalid option, recipe or command line."""
 
 
 class DataError(LitODError, ValueError):
-    """Images, features or scores that cannot serve."""
+    """Unusable images, features or scores."""
 
 
 class ImageError(DataError):
-    """One image that cannot be read."""
+    """One unreadable image."""
 
 
 class BundleError(LitODError, ValueError):
-    """A bundle that is damaged, foreign or not a bundle."""
+    """A damaged or foreign bundle, or a folder that is no bundle."""
 
 
 class BackboneError(LitODError, RuntimeError):
@@ -48,5 +48,5 @@ class MissingExtra(LitODError, ImportError):
 
 
 def missing_extra(package: str, extras: str) -> NoReturn:
-    """Raise MissingExtra with the pip command that mends it."""
+    """Raise MissingExtra with the pip command that installs the package."""
     raise MissingExtra(f'this needs {package}, which is not installed. Run: pip install "lit-od[{extras}]"')

@@ -1,8 +1,9 @@
-"""Classes that a recipe names by their import path, and the arguments that they take."""
+"""Classes and functions named by their import path, and the arguments that they take."""
 
 import importlib
 import inspect
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -11,8 +12,48 @@ from lit_od.errors import ConfigError
 T = TypeVar("T")
 
 
+OWN = frozenset({"lit_od", "timm", "torchvision"})
+"""Packages whose classes anybody may name."""
+
+
+def require_trusted(path: str, trust: Collection[str], key: str) -> None:
+    """Raise ConfigError unless an import path may be followed: importing a module runs its code.
+
+    Args:
+        path: "package.module:Class".
+        trust: Paths that the caller trusts.
+        key: What names it, for messages.
+    """
+    if path not in trust and re.split("[.:]", path)[0] not in OWN:
+        raise ConfigError(f"{key}: {path} runs code from outside lit_od when it is imported: add --trust {path}")
+
+
+def named(path: str, key: str) -> Any:
+    """Import what `package.module.NAME` or `package.module:NAME` names.
+
+    Args:
+        path: The import path.
+        key: What names it, for messages.
+
+    Raises:
+        ConfigError: If it cannot be imported, or there is no such name.
+    """
+    module_name, _, name = path.replace(":", ".").rpartition(".")
+    if not module_name or not name:
+        raise ConfigError(f"{key}: wanted an import path such as package.module.Class, got {path!r}")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # importing runs the module's own code
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{key}: {path} cannot be imported: {cause}. Is its package on PYTHONPATH?") from error
+    if not hasattr(module, name):
+        near = get_close_matches(name, dir(module), n=1)
+        raise ConfigError(f"{key}: {module_name} has no {name}{f'; did you mean {near[0]}?' if near else ''}")
+    return getattr(module, name)
+
+
 def imported(path: str, base: type[T], key: str) -> type[T]:
-    """The class that `package.module.Class` or `package.module:Class` names.
+    """Import the class that `package.module.Class` or `package.module:Class` names.
 
     Args:
         path: The import path.
@@ -22,24 +63,14 @@ def imported(path: str, base: type[T], key: str) -> type[T]:
     Raises:
         ConfigError: If it cannot be imported, or is no such class.
     """
-    module_name, _, name = path.replace(":", ".").rpartition(".")
-    if not module_name or not name:
-        raise ConfigError(f"{key}: wanted an import path such as package.module.Class, got {path!r}")
-    try:
-        found = getattr(importlib.import_module(module_name), name, None)
-    except Exception as error:  # importing runs the module's own code
-        cause = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{key}: {path} cannot be imported: {cause}. Is its package on PYTHONPATH?") from error
-    if found is None:
-        near = get_close_matches(name, dir(importlib.import_module(module_name)), n=1)
-        raise ConfigError(f"{key}: {module_name} has no {name}{f'; did you mean {near[0]}?' if near else ''}")
+    found = named(path, key)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(f"{key}: {path} must be a class derived from {base.__name__}")
     return found
 
 
 def accepted(function: Any) -> tuple[list[str], bool]:
-    """Names that a class or function takes as keywords, and whether it takes any other besides."""
+    """Return the names that a class or function takes as keywords, and True if it takes any other besides."""
     parameters = inspect.signature(function).parameters.values()
     names = [
         parameter.name
@@ -50,7 +81,7 @@ def accepted(function: Any) -> tuple[list[str], bool]:
 
 
 def defaults(function: Any) -> dict[str, Any]:
-    """What a class or function takes where it is not told, by name."""
+    """Return the defaults of a class or function by name."""
     parameters = inspect.signature(function).parameters.values()
     return {each.name: each.default for each in parameters if each.default is not each.empty}
 

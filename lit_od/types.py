@@ -1,9 +1,10 @@
-"""The arrays that cross module borders: their shapes and their direction, stated once.
+"""Arrays that cross module borders, their shapes, and the direction of scores.
 
 A *score* is one float64 per image, and **a higher score means more outlying**: for every
 detector, in every file, on every page.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -12,14 +13,23 @@ from numpy.typing import NDArray
 Images: TypeAlias = NDArray[np.uint8]
 """Prepared images, shape (n, h, w, c), 0 to 255, c is 1 (grey) or 3 (RGB)."""
 
+Outputs: TypeAlias = NDArray[np.floating[Any]]
+"""Any output of a backbone, float32, one entry an image: features (n, d), or squared errors (n, h, w, c)."""
+
 Features: TypeAlias = NDArray[np.floating[Any]]
-"""What the backbone computes, float32: one vector an image, shape (n, d)."""
+"""Features of a backbone, float32: one vector an image, shape (n, d)."""
 
 Labels: TypeAlias = NDArray[np.integer[Any]]
 """Class of each image, shape (n,)."""
 
 Scores: TypeAlias = NDArray[np.float64]
 """Outlier scores, shape (n,). Higher is more outlying."""
+
+Maps: TypeAlias = NDArray[np.floating[Any]]
+"""Score of every pixel, shape (n, h, w). Higher is more outlying."""
+
+Score: TypeAlias = Callable[[Outputs], Scores]
+"""Outputs of n images to their scores."""
 
 Stats: TypeAlias = NDArray[np.float64]
 """A fitted statistic; its attribute's docstring gives the shape."""
@@ -28,4 +38,4 @@ Arrays: TypeAlias = dict[str, NDArray[Any]]
 """Named arrays, as a safetensors file holds them."""
 
 Output: TypeAlias = Literal["features", "errors"]
-"""What a backbone's graph gives and a detector reads: features (n, d), or squared errors (n, h, w, c)."""
+"""Output of a graph that a detector reads: features (n, d), or squared errors (n, h, w, c)."""

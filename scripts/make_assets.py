@@ -16,6 +16,7 @@ ASSETS = Path(__file__).parents[1] / "lit_od" / "assets"
 
 
 def first_of_each_class(dataset: MNIST, a_class: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first images of each class and their labels, in the set's order."""
     labels = dataset.targets.numpy()
     rows = np.sort(np.concatenate([np.flatnonzero(labels == label)[:a_class] for label in range(10)]))
     return dataset.data.numpy()[rows], labels[rows].astype(np.uint8)

@@ -7,11 +7,11 @@ and, with UNIT_LENGTH, divided by their length. Batch normalisation is folded in
 weights of the 1x1 convolutions are then rounded to fp16 and stored so, with a cast to fp32 behind each:
 ONNX Runtime folds the casts when it opens the file, and computes in fp32. The others are few, and
 rounding them would move the features five times as far. Height and width stay free. IMAGES, any PATH,
-are what the file is proven on; without it, the packaged digits and garments.
+prove the file; without it, the packaged digits and garments do.
 
 Proven before the file is kept, as max|a - b| / max|a| over the features of real images at each of SIZES:
 at most 1e-4 from torch with the same rounded weights, and at most ROUNDING from torch with the weights
-as they came.
+as timm publishes them.
 """
 
 import sys
@@ -40,7 +40,7 @@ POOL = "avg"
 UNIT_LENGTH = True
 
 SIZES = ((32, 32), (56, 56), (64, 64), (75, 101), (96, 96), (128, 128), (224, 224))
-"""Height and width; one that is odd in every layer among them."""
+"""Height and width; one of them is odd in every layer."""
 
 ROUNDING = 7e-3
 MAX_BYTES = 8_000_000
@@ -49,11 +49,12 @@ PROOF_IMAGES = 32
 
 
 def network(weights: str) -> FrozenBackbone:
+    """Build the network that is exported, cut and pooled."""
     return FrozenBackbone(network=NETWORK, layers=LAYERS, pool=POOL, unit_length=UNIT_LENGTH, checkpoint_path=weights)
 
 
 def fold(module: nn.Module) -> None:
-    """Fold each batch normalisation into the convolution before it; its activation stays."""
+    """Fold each batch normalisation into its convolution; activations stay."""
     for part in list(module.modules()):
         before = ""
         for name, child in list(part.named_children()):
@@ -65,13 +66,16 @@ def fold(module: nn.Module) -> None:
 
 
 def round_weights(module: nn.Module) -> None:
+    """Round the weights of 1x1 convolutions to fp16, in place."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1):
             part.weight.data = part.weight.data.half().float()
 
 
 def pad_symmetrically(module: nn.Module) -> list[tuple[int, ...]]:
-    """TensorFlow's padding, which timm computes from the size, as a fixed one of the same output size.
+    """Replace TensorFlow's padding by a fixed one of the same output size.
+
+    timm computes TensorFlow's padding from the size.
 
     Returns:
         The shapes of the weights of the convolutions that are to pad otherwise in the graph.
@@ -95,7 +99,13 @@ def pad_symmetrically(module: nn.Module) -> list[tuple[int, ...]]:
 
 
 def finish(model: onnx.ModelProto, same: list[tuple[int, ...]]) -> None:
-    """Give strided convolutions TensorFlow's padding, and store the weights of 1x1 convolutions in fp16."""
+    """Restore TensorFlow's padding in a graph, and store 1x1 weights in fp16.
+
+    Strided convolutions get the padding.
+
+    Raises:
+        SystemExit: If a convolution is not found in the graph.
+    """
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     casts = []
@@ -124,6 +134,7 @@ def finish(model: onnx.ModelProto, same: list[tuple[int, ...]]) -> None:
 
 
 def proof_images(path: str | None, size: tuple[int, int]) -> Images:
+    """Load images of the proof, evenly spread over the packaged or given ones."""
     paths = [path] if path else [f"{ASSETS}/digits.npz:test_images", f"{ASSETS}/garments.npz"]
     sources = find(paths)
     rows = np.linspace(0, len(sources) - 1, PROOF_IMAGES).astype(int)
@@ -131,6 +142,13 @@ def proof_images(path: str | None, size: tuple[int, int]) -> Images:
 
 
 def difference(wanted: nn.Module, file: Path, images: Images) -> float:
+    """Return the relative difference of a module and a file on images.
+
+    Args:
+        wanted: The module.
+        file: The ONNX file.
+        images: Prepared images, (n, h, w, c) uint8.
+    """
     return max(check_parity(wanted, file, images, batch_sizes=[len(images)], tolerance=1.0).values())
 
 

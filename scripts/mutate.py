@@ -1,4 +1,6 @@
-"""Tamper with bundles of every kind of detector, and see that each is refused in one line or scores.
+"""Tamper with bundles of all detectors; each must be refused or score.
+
+A refusal is one line.
 
     python scripts/mutate.py [--cases 10000] [--seed 0] [--index] [--case K]
 
@@ -26,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 PATIENCE = 300.0
-"""Seconds without a word after which a case counts as hanging; a machine may stand still for a while itself."""
+"""Seconds without output after which a case counts as hanging; a busy machine may pause for a while."""
 
 FAILED = "failed"
 
@@ -48,7 +50,7 @@ def main() -> int:
 
 
 def work(args: argparse.Namespace) -> None:
-    """The cases from a number on, a line before and one after each."""
+    """Run the cases from a number on, printing a line before and one after each."""
     from tests.support.mutations import materials, outcome, tamper
 
     made = materials(index=args.index)
@@ -64,7 +66,13 @@ def work(args: argparse.Namespace) -> None:
 
 
 def show(seed: int, case: int, index: bool) -> int:
-    """One case in this process, with all that it says."""
+    """Run one case in this process, and print its messages.
+
+    Args:
+        seed: Seed of all cases.
+        case: Number of the case.
+        index: True tampers with the bytes of FAISS indexes.
+    """
     from lit_od.errors import LitODError
     from tests.support.mutations import materials, outcome, read, tamper
 
@@ -84,11 +92,12 @@ def show(seed: int, case: int, index: bool) -> int:
 
 
 def drawn(seed: int, case: int) -> Random:
+    """Return the random generator of a case."""
     return Random(f"{seed} {case}")
 
 
 def supervise(args: argparse.Namespace) -> int:
-    """Start workers until all cases are done; print what became of them."""
+    """Start workers until all cases are done, and print the results."""
     start = time.perf_counter()
     counts: dict[str, Counter[str]] = {}
     failures: list[str] = []
@@ -122,7 +131,7 @@ def supervise(args: argparse.Namespace) -> int:
 
 
 def ending(worker: "subprocess.Popen[str]") -> str:
-    """How a worker ended that had not finished its case."""
+    """Describe the end of a worker that had not finished its case."""
     try:
         return f"crash, exit status {worker.wait(timeout=10)}"
     except subprocess.TimeoutExpired:
@@ -131,6 +140,13 @@ def ending(worker: "subprocess.Popen[str]") -> str:
 
 
 def report(counts: dict[str, Counter[str]], failures: list[str], args: argparse.Namespace) -> None:
+    """Print the table of results by kind, and the failures.
+
+    Args:
+        counts: Results by kind of detector.
+        failures: A line for each failure.
+        args: Arguments of the command line.
+    """
     from tests.support.mutations import ACCEPTED, REFUSED, UNSCORED
 
     columns = (REFUSED, UNSCORED, ACCEPTED, FAILED)
@@ -145,7 +161,7 @@ def report(counts: dict[str, Counter[str]], failures: list[str], args: argparse.
 
 
 def listen(stream: IO[str] | None) -> "queue.Queue[str | None]":
-    """The lines of a stream, None at its end, read on a thread."""
+    """Return a queue of a stream's lines, None at its end, read on a thread."""
     lines: queue.Queue[str | None] = queue.Queue()
 
     def read() -> None:
@@ -158,7 +174,7 @@ def listen(stream: IO[str] | None) -> "queue.Queue[str | None]":
 
 
 def next_line(lines: "queue.Queue[str | None]") -> str | None:
-    """The next line; None at the end, or if none comes."""
+    """Return the next line; None at the end, or if none comes in time."""
     try:
         return lines.get(timeout=PATIENCE)
     except queue.Empty:

@@ -1,4 +1,4 @@
-"""Run every command that must be refused, and print what a user sees of each: a table in Markdown.
+"""Run every command that must be refused, and print a Markdown table.
 
     python scripts/refusals.py [WORD]
 
@@ -22,7 +22,7 @@ from tests.support.refusals.table import CASES  # noqa: E402  # as above
 
 
 def run(words: list[str], folder: Path) -> tuple[int, str, str]:
-    """Status, output and errors of `lit-od` in a folder."""
+    """Run `lit-od` in a folder; return status, output and errors."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
     done = subprocess.run(
         [sys.executable, "-m", "lit_od.cli", *words], cwd=folder, env=environment, capture_output=True, check=False
@@ -31,13 +31,13 @@ def run(words: list[str], folder: Path) -> tuple[int, str, str]:
 
 
 def cell(text: str, folder: Path) -> str:
-    """Text as a table holds it."""
+    """Escape text for a cell of a table."""
     shown = text.replace(str(folder), "").replace("\n", "\\n").replace("|", "\\|")
     return shown.encode("utf-8", "backslashreplace").decode()
 
 
 def main() -> int:
-    """Run them and print the table; the exit status."""
+    """Run the cases and print the table; return the exit status."""
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="lit_od-refusals-") as temporary:
@@ -48,11 +48,11 @@ def main() -> int:
         for number, case in enumerate(each for each in CASES if word in f"{each.group} {each.bad}"):
             folder = Path(temporary) / f"{number}"
             folder.mkdir()
-            came = carry_out(case, shelf, folder, run)
+            outcome = carry_out(case, shelf, folder, run)
             command = cell(f"lit-od {shlex.join(case.words)}", folder)
-            row = [cell(case.bad, folder), f"`{command}`", cell(came.line, folder), str(came.status)]
+            row = [cell(case.bad, folder), f"`{command}`", cell(outcome.line, folder), str(outcome.status)]
             print(f"| {' | '.join(row)} |", flush=True)
-            for problem in came.problems:
+            for problem in outcome.problems:
                 wrong += 1
                 print(f"WRONG: {command}: {problem}", file=sys.stderr, flush=True)
     return 1 if wrong else 0

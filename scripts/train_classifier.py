@@ -1,4 +1,4 @@
-"""lit-od train with the recipe mnist-digits where none is named: for torchrun, for SLURM and for plain python.
+"""Run lit-od train, by default on mnist-digits, by torchrun, SLURM or python.
 
     python scripts/train_classifier.py --out RUN --trainer.devices 2
     torchrun --nproc-per-node 2 scripts/train_classifier.py --out RUN --data.root DATA

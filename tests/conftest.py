@@ -12,10 +12,11 @@ import pytest
 
 from lit_od import cli
 from lit_od.bundle.folder import MANIFEST, Bundle
-from lit_od.fitting.fit import Origin, fit_bundle
+from lit_od.fitting.fit import Origin
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
 from lit_od.recipes.load import shipped
+from tests.support.bundles import make_bundle
 from tests.support.commands import Outcome
 from tests.support.graphs import features_graph
 from tests.support.images import ASSETS, GREY
@@ -56,7 +57,7 @@ def small_graph() -> bytes:
 def made_bundle(small_graph: bytes, digits: list[Source], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle over the small graph; tests that change one copy it first."""
     out = tmp_path_factory.mktemp("bundles") / "digits"
-    return fit_bundle(
+    return make_bundle(
         out,
         model=small_graph,
         preparation=GREY,

@@ -112,12 +112,13 @@ def test_refit_scores_as_a_fit_that_saw_the_same_split(trained: Path):
     words = ["refit", str(trained / "bundle"), f"{ASSETS}/garments.npz", "--out", str(out)]
     assert main([*words, "--detector.class_conditional", "false", "--seed", "3"]) == 0
     refitted = Scorer.load(out)
-    from lit_od.fitting.fit import fit_detector
+    from lit_od.detectors.spec import DetectorSpec
+    from lit_od.fitting.engine import LocalEngine, fit_detector
     from lit_od.images.split import fit_and_calibration
 
     sources = find([f"{ASSETS}/garments.npz"])
     fit, _ = fit_and_calibration(sources, seed=3)
-    detector = fit_detector(refitted.backbone, refitted.preparation, fit, {"kind": "mahalanobis"})
+    detector, _ = fit_detector(LocalEngine(refitted.extractor), DetectorSpec("mahalanobis", {}), fit)
     wanted = detector.score(refitted.backbone(load(sources, refitted.preparation)))
     got = refitted.score(load(sources, refitted.preparation)).score
     np.testing.assert_allclose(got, wanted, rtol=1e-5)  # batches of another size: float32 features differ in the end

@@ -1,110 +1,161 @@
-"""Images through a backbone, batch by batch, with the decoding of the next ones going on meanwhile."""
+"""Images through a backbone, batch by batch, while the next ones are decoded."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import chain, islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lit_od.backbone.model import Backbone, shape_text
-from lit_od.errors import BackboneError
+from lit_od.errors import BackboneError, DataError
 from lit_od.images.batching import GRAPH_BATCH, Batch, Made, batches
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source
 from lit_od.runtime.onnx_session import PROVIDERS
 from lit_od.runtime.threads import limited
-from lit_od.types import Features, Images, Scores
+from lit_od.types import Images, Outputs, Score, Scores
 
 BATCH_SIZE = 64
-"""Images a batch where nobody says otherwise."""
+"""Default number of images in a batch."""
 
 
-def extract(
-    backbone: Backbone,
-    sources: Iterable[Source],
-    preparation: Preparation,
-    *,
-    batch_size: int = BATCH_SIZE,
-    threads: int | None = None,
-) -> Iterator[tuple[Batch, Features]]:
-    """What the backbone computes from each batch of sources, in their order, in bounded memory.
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """A batch of images, and what was computed of its m readable ones.
 
-    On a CPU each thread decodes its images and runs them; elsewhere threads decode, and the device runs
-    whole batches. A few images run on all threads at once, to have them soon.
-
-    Yields:
-        The batch, and outputs of shape (m, ...) for its m readable images; (0, 0) where there are none.
+    Attributes:
+        batch: The sources, and the pixels of those that could be read.
+        outputs: Outputs of the backbone, shape (m, ...); (0, 0) where no image could be read.
+        finite: True for images whose outputs are all finite, shape (m,).
+        scores: Outlier scores, shape (m,), NaN where outputs are not finite; (0,) where none were asked for.
     """
-    scored = extract_and_score(
-        backbone, sources, preparation, _unscored, beside=False, batch_size=batch_size, threads=threads
-    )
-    return ((batch, outputs) for batch, outputs, _ in scored)
+
+    batch: Batch
+    outputs: Outputs
+    finite: NDArray[np.bool_]
+    scores: Scores = field(default_factory=lambda: np.empty(0))
+
+    def require_sound(self) -> None:
+        """Raise DataError if an image could not be read or has outputs that are not finite, naming the first."""
+        self.batch.require_readable()
+        if not self.finite.all():
+            raise DataError(
+                f"{self.batch.sources[int(np.argmin(self.finite))].name}: the backbone gives NaN or infinity for this "
+                "image. Take it out, or use another backbone"
+            )
 
 
-def extract_and_score(
-    backbone: Backbone,
-    sources: Iterable[Source],
-    preparation: Preparation,
-    score: Callable[[Features], Scores],
-    *,
-    beside: bool,
-    batch_size: int = BATCH_SIZE,
-    threads: int | None = None,
-) -> Iterator[tuple[Batch, Features, Scores]]:
-    """The same, and the scores of it.
+@dataclass(frozen=True, slots=True)
+class Extractor:
+    """A backbone with all that it takes to run images through it.
 
-    Args:
-        backbone: The graph.
-        sources: Images.
-        preparation: Their preparation.
-        score: Outputs (m, ...) to scores (m,).
-        beside: Whether each thread scores what it has run, on itself alone: threads of numpy's own would take the
-            cores from those that decode and run the next images, and keep them for a while after each product. Else
-            the caller's thread scores whole batches, on all threads: FAISS' switches belong to the process, so
-            that two threads cannot search at once.
-        batch_size: Images a batch.
-        threads: Threads of all this; None is one a core.
+    Attributes:
+        backbone: The loaded graph.
+        preparation: Preparation of every image; it gives the shape that the graph takes.
+        threads: Threads of decoding, of the graph and of scoring together; None is one a core.
 
-    Yields:
-        The batch, and outputs (m, ...) and scores (m,) of its m readable images; (0, 0) and (0,) where there are none.
+    Raises:
+        BackboneError: If the preparation gives images of another shape than the graph takes.
     """
-    require_input_shape(backbone, preparation)
-    stream = iter(sources)
-    first = list(islice(stream, GRAPH_BATCH + 1))
-    alone = backbone.single() if len(first) > GRAPH_BATCH and backbone.provider == PROVIDERS["cpu"] else None
-    then = None if alone is None else _on_one_thread(alone, score if beside else None)
-    for batch in batches(chain(first, stream), preparation, batch_size=batch_size, threads=threads, then=then):
-        if not len(batch.images):  # a graph need not know what to do with no image
-            yield batch, np.empty((0, 0), dtype=np.float32), np.empty(0)
-            continue
-        made = batch.made or (backbone(batch.images),)
-        if len(made) == 1:
-            with limited(threads):
-                made = (made[0], score(made[0]))
-        yield batch, *made
+
+    backbone: Backbone
+    preparation: Preparation
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for want, got in zip(self.backbone.image_shape, self.preparation.shape, strict=True):
+            if want not in (None, got):
+                raise BackboneError(
+                    f"images are prepared to {self.preparation.shape} (h, w, c), the graph takes "
+                    f"{shape_text(self.backbone.image_shape)}. Change data.prepare"
+                )
+
+    def outputs(self, images: Iterable[Source], *, batch_size: int = BATCH_SIZE) -> Iterator[Extracted]:
+        """Run the backbone over images batch by batch, in order and in bounded memory.
+
+        On a CPU each thread decodes its images and runs them; elsewhere threads decode, and the device runs
+        whole batches. A few images run on all threads at once, to have them soon.
+        """
+        return self._run(images, None, in_workers=False, batch_size=batch_size)
+
+    def scores(
+        self, images: Iterable[Source], score: Score, *, in_workers: bool, batch_size: int = BATCH_SIZE
+    ) -> Iterator[Extracted]:
+        """Run the backbone over images and score its outputs.
+
+        Args:
+            images: Images; taken lazily.
+            score: Outputs (m, ...) to scores (m,).
+            in_workers: Let each thread score what it has run, on itself alone: threads of numpy's own would take
+                the cores from those that decode and run the next images, and keep them for a while after each
+                product. Else the caller's thread scores whole batches on all threads, as it must where FAISS
+                searches: its switches belong to the process, so that two threads cannot search at once.
+            batch_size: Images in a batch.
+        """
+        return self._run(images, score, in_workers=in_workers, batch_size=batch_size)
+
+    def _run(
+        self, images: Iterable[Source], score: Score | None, *, in_workers: bool, batch_size: int
+    ) -> Iterator[Extracted]:
+        stream = iter(images)
+        first = list(islice(stream, GRAPH_BATCH + 1))
+        many = len(first) > GRAPH_BATCH and self.backbone.provider == PROVIDERS["cpu"]
+        then = _on_one_thread(self.backbone.single(), score if in_workers else None) if many else None
+        every = chain(first, stream)
+        for batch in batches(every, self.preparation, batch_size=batch_size, threads=self.threads, then=then):
+            if not len(batch.images):  # a graph need not know what to do with no image
+                yield Extracted(batch, np.empty((0, 0), np.float32), np.empty(0, bool), np.empty(0))
+                continue
+            outputs, *scored = batch.made or (self.backbone(batch.images),)
+            if score is None:
+                yield Extracted(batch, outputs, _finite(outputs))
+                continue
+            if not scored:
+                with limited(self.threads):
+                    scored = [*finite_scores(outputs, score)]
+            yield Extracted(batch, outputs, *scored)
 
 
-def _on_one_thread(backbone: Backbone, score: Callable[[Features], Scores] | None) -> Callable[[Images], Made]:
-    """Outputs, and their scores where they are to be scored by the thread that has run the graph."""
+def _on_one_thread(backbone: Backbone, score: Score | None) -> Callable[[Images], Made]:
+    """Return a function of images to outputs, and to `finite` and scores where the same thread scores."""
 
-    def then(images: Images) -> Made:
+    def run(images: Images) -> Made:
         outputs = backbone(images)
         if score is None:
             return (outputs,)
         with limited(1):
-            return outputs, score(outputs)
+            return (outputs, *finite_scores(outputs, score))
 
-    return then
-
-
-def _unscored(outputs: Features) -> Scores:
-    return np.empty(len(outputs))
+    return run
 
 
-def require_input_shape(backbone: Backbone, preparation: Preparation) -> None:
-    """Raise BackboneError unless the preparation gives images of the shape that the backbone takes."""
-    for want, got in zip(backbone.image_shape, preparation.shape, strict=True):
-        if want not in (None, got):
-            raise BackboneError(
-                f"images are prepared to {preparation.shape} (h, w, c), the graph takes "
-                f"{shape_text(backbone.image_shape)}. Change data.prepare"
-            )
+def finite_scores(outputs: Outputs, score: Score) -> tuple[NDArray[np.bool_], Scores]:
+    """Score the images whose outputs are finite.
+
+    Detectors refuse what is not finite, so that outputs are looked at one by one only where there is cause.
+
+    Args:
+        outputs: Shape (m, ...).
+        score: Outputs to scores; raises DataError where some are not finite.
+
+    Returns:
+        True for images whose outputs are finite, and the scores, NaN for the others; both of shape (m,).
+
+    Raises:
+        DataError: If the outputs are finite, and the detector refuses them all the same.
+    """
+    try:
+        return np.ones(len(outputs), bool), score(outputs)
+    except DataError:
+        finite = _finite(outputs)
+        if finite.all():
+            raise
+        scores = np.full(len(outputs), np.nan)
+        if finite.any():
+            scores[finite] = score(outputs[finite])
+        return finite, scores
+
+
+def _finite(outputs: Outputs) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1))

@@ -1,4 +1,4 @@
-"""The exported folder: written whole or not at all, and read with nothing taken on trust."""
+"""Read and write bundles: each write is atomic, each read checks every byte."""
 
 import hashlib
 import os
@@ -33,7 +33,7 @@ GOLDEN = "golden.safetensors"
 CARD = "README.md"
 
 MAX_SCORE = 1e150
-"""Calibration scores stay below, so that their variance is a number."""
+"""Bound of calibration scores, so that their variance is finite."""
 
 _REQUIRED = frozenset({BACKBONE, DETECTOR, GOLDEN, CARD})
 _OPTIONAL = frozenset({INDEX, MAPS})
@@ -48,10 +48,10 @@ class Bundle:
 
     Attributes:
         path: Its folder.
-        manifest: What it says of itself.
+        manifest: Its manifest.
         detector: The fitted detector.
         calibration: Calibration scores and threshold.
-        files: The bytes of each file by name, as they were hashed.
+        files: Contents of the files by name, as they were hashed.
     """
 
     path: Path
@@ -62,11 +62,11 @@ class Bundle:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read a bundle; every file must be the one that the manifest names, byte by byte.
+        """Read a bundle, and check every file against the manifest.
 
         Raises:
-            BundleError: If the folder is no bundle, or anything in it is missing, extra, changed,
-                or not what it should be.
+            BundleError: If the folder is no bundle, or anything in it is missing, extra, changed or
+                invalid.
         """
         folder = Path(path)
         try:
@@ -80,7 +80,12 @@ class Bundle:
 
     @classmethod
     def of_files(cls, path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Self:
-        """A bundle from a decoded manifest and the bytes of all other files; `path` is only noted.
+        """Make a bundle from a decoded manifest and the contents of its files.
+
+        Args:
+            path: The bundle's folder, which is not read.
+            manifest: Its manifest.
+            files: Contents of all other files by name.
 
         Raises:
             BundleError: As `read`.
@@ -111,18 +116,21 @@ def write(
     calibration: Calibration,
     files: Mapping[str, bytes],
 ) -> Bundle:
-    """Write a bundle in place of an older one, or where there is none.
+    """Write a bundle, in place of an older one if there is one.
 
     Args:
         out: The bundle's folder.
-        manifest: What it says of itself; `files` and `sha256` are filled in here.
+        manifest: Its manifest; `files` and `sha256` are filled in here.
         detector: The fitted detector.
         calibration: Its calibration.
-        files: `backbone.onnx`, `golden.safetensors` and perhaps `maps.onnx`.
+        files: Contents of `backbone.onnx`, `golden.safetensors` and perhaps `maps.onnx`.
+
+    Returns:
+        The bundle, read again.
 
     Raises:
-        ConfigError: If there is something else than a bundle at `out`, or it cannot be written.
-        BundleError: If what is to be written could not be read again; nothing is written then.
+        ConfigError: If `out` holds anything else than a bundle, or cannot be written.
+        BundleError: If the new bundle would not pass `Bundle.read`; nothing is written then.
     """
     state = detector.state()
     index = state.pop(_INDEX_STATE, None)
@@ -131,30 +139,41 @@ def write(
     contents = {**files, DETECTOR: safetensors.save(arrays)}
     if index is not None:
         contents[INDEX] = index.tobytes()
-    contents[CARD] = model_card(manifest, calibration).encode(
-        errors="backslashreplace"
-    )  # a folder's name may be no Unicode
-    entries = {name: _entry(data) for name, data in sorted(contents.items())}
+    # a folder's name may be no Unicode
+    contents[CARD] = model_card(manifest, calibration).encode(errors="backslashreplace")
+    entries = {name: FileEntry.of(data) for name, data in sorted(contents.items())}
     encoded = manifests.encode(msgspec.structs.replace(manifest, files=entries))
-    Bundle.of_files(out, manifests.decode(encoded), contents)
-    contents[MANIFEST] = encoded
+    bundle = Bundle.of_files(out, manifests.decode(encoded), contents)
     try:
         with atomic_folder(out, replaceable=require_replaceable) as folder:
-            for name, data in contents.items():
+            for name, data in {**contents, MANIFEST: encoded}.items():
                 (folder / name).write_bytes(data)
     except OSError as error:
         raise ConfigError(f"cannot write the bundle {out}: {error.strerror or error}") from error
-    return Bundle.read(out)
+    return bundle
 
 
 def rewrite(bundle: Bundle, manifest: Manifest, calibration: Calibration) -> Bundle:
-    """Write a bundle again in its place with another manifest and calibration."""
+    """Write a bundle again in its place with another manifest and calibration.
+
+    Args:
+        bundle: The bundle to replace.
+        manifest: The new manifest.
+        calibration: The new calibration.
+
+    Returns:
+        The new bundle.
+
+    Raises:
+        ConfigError: As `write`.
+        BundleError: As `write`.
+    """
     kept = {name: data for name, data in bundle.files.items() if name in (BACKBONE, MAPS, GOLDEN)}
     return write(bundle.path, manifest, bundle.detector, calibration, kept)
 
 
 def require_replaceable(out: Path) -> None:
-    """Raise ConfigError unless `out` is free, an empty folder or a bundle: nothing else is ever replaced."""
+    """Raise ConfigError unless `out` is free, an empty folder or a bundle."""
     there = os.path.lexists(out)
     require_writable(out.resolve().parent if there else out)
     if not there:
@@ -168,21 +187,21 @@ def require_replaceable(out: Path) -> None:
 
 
 def golden_bytes(arrays: Arrays) -> bytes:
-    """Golden images as the file holds them."""
+    """Encode golden images as the bundle's file."""
     return safetensors.save(arrays)
 
 
 def golden_arrays(bundle: Bundle) -> Arrays:
-    """Golden images as arrays. Raises BundleError where they hold NaN or infinity."""
+    """Return the golden images' arrays.
+
+    Raises:
+        BundleError: If they hold NaN or infinity.
+    """
     arrays = safetensors.load(bundle.files[GOLDEN])
     for name in ("outputs", "scores"):
         if not np.isfinite(arrays[name]).all():
             raise BundleError(f"{GOLDEN}: array {name!r} must be finite, but it holds NaN or infinity")
     return arrays
-
-
-def _entry(data: bytes) -> FileEntry:
-    return FileEntry(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
 
 
 def _manifest_bytes(folder: Path) -> bytes:
@@ -200,7 +219,7 @@ def _manifest_bytes(folder: Path) -> bytes:
 
 
 def _check_names(manifest: Manifest, there: Collection[str]) -> None:
-    """Raise BundleError unless the manifest names the files that are there, and those are a bundle's."""
+    """Raise BundleError unless manifest and folder hold the same files of a bundle."""
     named = manifest.files.keys()
     if missing := sorted(_REQUIRED - named):
         raise BundleError(f"{MANIFEST} does not name {missing[0]}")
@@ -215,7 +234,7 @@ def _check_names(manifest: Manifest, there: Collection[str]) -> None:
 
 
 def _file_bytes(file: Path, entry: FileEntry) -> bytes:
-    """The bytes of a plain file, read only if it has the size that the manifest names."""
+    """Read a plain file, after checking its size against the manifest."""
     _require_plain(file)
     _check_size(file.name, file.stat().st_size, entry)
     return _read(file)

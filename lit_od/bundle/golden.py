@@ -1,7 +1,7 @@
-"""Golden images: a few encoded files that a bundle carries, with all that they must give.
+"""Golden images: a few encoded image files with their expected pixels and scores.
 
 They are real images of the calibration part, written as other sizes, modes and formats than the
-backbone's, so that `verify` proves decoding, preparation, graph and detector on the machine at hand.
+backbone's, so that `verify` proves decoding, preparation, graph and detector on the present machine.
 """
 
 import io
@@ -20,13 +20,19 @@ from lit_od.images.sources import Source
 from lit_od.types import Arrays
 
 MAX_SIDE = 512
-"""Larger originals are shrunk to this side, lest a bundle grow with them."""
+"""Larger originals are shrunk to this side, to keep bundles small."""
 
 _FILE = "file."
 
 
 def make(sources: Sequence[Source], preparation: Preparation, backbone: Backbone, detector: Detector) -> Arrays:
-    """Encode some of the sources and note what they give.
+    """Encode some of the sources, and compute their pixels, outputs and scores.
+
+    Args:
+        sources: Images to choose from, at least one, all readable.
+        preparation: The bundle's preparation.
+        backbone: The bundle's backbone.
+        detector: The bundle's detector.
 
     Returns:
         `file.0` ... (bytes as uint8), `pixels` (n, h, w, c), `outputs` (n, ...) and `scores` (n,).
@@ -42,7 +48,17 @@ def make(sources: Sequence[Source], preparation: Preparation, backbone: Backbone
 def differences(
     golden: Arrays, preparation: Preparation, backbone: Backbone, detector: Detector, allowed: Tolerance
 ) -> list[str]:
-    """Decode, prepare and score the golden images again; a line for each thing that differs.
+    """Decode, prepare and score golden images again, and report differences.
+
+    Args:
+        golden: Arrays as `make` returns them.
+        preparation: The bundle's preparation.
+        backbone: The bundle's backbone.
+        detector: The bundle's detector.
+        allowed: Largest differences that are not reported.
+
+    Returns:
+        A line for each difference.
 
     Raises:
         BundleError: If the arrays are not golden images.
@@ -68,7 +84,10 @@ def differences(
 
 
 def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
-    """Max |a - b| / max |a|; infinite where the shapes differ, 0 where both are all zero."""
+    """Compute max |a - b| / max |a|.
+
+    Infinite where the shapes differ, 0 where both arrays are all zero.
+    """
     if a.shape != b.shape:
         return float("inf")
     with np.errstate(invalid="ignore", over="ignore"):  # infinity and NaN differ from everything, without a warning
@@ -95,7 +114,7 @@ def _checked(golden: Arrays, preparation: Preparation) -> tuple[list[bytes], np.
 
 
 def _small(image: Image.Image, preparation: Preparation) -> Image.Image:
-    """The image in 8 bits, and no larger than it need be; both sides stay at least as long as the crop's."""
+    """Convert an image to 8 bits and shrink it, but not below the crop's size."""
     image = eight_bits(image)
     height, width = preparation.crop or (1, 1)
     side = max(MAX_SIDE, 2 * max(*preparation.size, height, width))
@@ -134,7 +153,7 @@ def _sixteen_bit_png(image: Image.Image) -> bytes:
 
 def _turned_jpeg(image: Image.Image) -> bytes:
     exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: to be turned by 90 degrees clockwise
+    exif[0x0112] = 6  # orientation: turn by 90 degrees clockwise
     return _saved(image.convert("RGB").transpose(Image.Transpose.ROTATE_90), "JPEG", exif)
 
 

@@ -1,33 +1,33 @@
-"""The manifest: everything that a bundle says of itself, strict and versioned.
+"""The manifest of a bundle: strict, versioned JSON.
 
-`sha256` is that of the manifest's own canonical JSON without that key: keys sorted, no spaces, ASCII.
+`sha256` is that of the manifest's canonical JSON without that key: keys sorted, no spaces, ASCII.
 """
 
 import hashlib
 import json
 import re
-from typing import Annotated, Any, TypeAlias, TypeGuard
+from typing import Annotated, Any, Self, TypeAlias, TypeGuard
 
 import msgspec
 from msgspec import Meta
 
 from lit_od.errors import BundleError
-from lit_od.formats.text import one_line
+from lit_od.formats.text import one_line, unique_keys
 from lit_od.images.preparation import MAX_PIXELS, Preparation
 from lit_od.types import Output
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 16 * 2**20
-"""A larger manifest is refused unread."""
+"""Largest manifest; a larger one is refused unread."""
 
 MAX_NESTING = 64
-"""Objects within objects."""
+"""Largest nesting of objects and arrays."""
 
 MAX_SIDE = 16_384
-"""Height and width of a prepared image, and of errors, at most; as `Preparation` has it."""
+"""Largest height and width of a prepared image, and of errors, as in `Preparation`."""
 
 MAX_FEATURES = 2**24
-"""Features of one image at most: 64 MB."""
+"""Largest number of features of an image: 64 MB."""
 
 _Count: TypeAlias = Annotated[int, Meta(ge=0)]
 _Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
@@ -39,15 +39,21 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     sha256: str
     size: Annotated[int, Meta(ge=0, le=2**40)]
 
+    @classmethod
+    def of(cls, data: bytes) -> Self:
+        """Return the entry of a file with these bytes."""
+        return cls(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+
     def __post_init__(self) -> None:
         if not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise ValueError(f"sha256 must be 64 hexadecimal digits in lower case, got {self.sha256[:80]!r}")
 
 
 class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The graph: input and output by name with their shapes (None is the number of images), and its opset.
+    """The graph: names and shapes of input and output, and its opset.
 
-    The input is (None, h, w, c); features are (None, d), errors (None, h, w, c).
+    None in a shape is the number of images. The input is (None, h, w, c); features are (None, d), errors
+    (None, h, w, c).
     """
 
     input: Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -68,7 +74,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class DetectorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The detector's kind, the options it was fitted with, and how many images fitted it."""
+    """The detector: its kind, its options, and the number of images that fitted it."""
 
     kind: Annotated[str, Meta(max_length=64)]
     options: dict[str, Any]
@@ -76,7 +82,7 @@ class DetectorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class CalibrationEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The threshold, the rule that gave it, and how many inliers it was taken from.
+    """The calibration: threshold, its rule, and the number of calibration inliers.
 
     Where the graph gives errors there is a threshold for pixels too, a squared error (the mean over channels, pixels in
     [0, 1]) that 99 % of the calibration inliers' pixels do not exceed.
@@ -89,12 +95,12 @@ class CalibrationEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
 
 class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How far the golden images may be off on another machine.
+    """Differences that golden images may show on another machine.
 
     Attributes:
         pixels: Largest difference of a prepared pixel, of 255 (JPEG decoders differ by one or two).
-        outputs: Largest relative difference of what the graph computes from the golden pixels.
-        scores: Largest relative difference of what the detector makes of the golden outputs.
+        outputs: Largest relative difference of the graph's outputs for the golden pixels.
+        scores: Largest relative difference of the detector's scores for the golden outputs.
     """
 
     pixels: Annotated[int, Meta(ge=0, le=255)] = 2
@@ -103,7 +109,7 @@ class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the bundle comes from: recipe, data fingerprint, seed, versions, metrics, time (UTC)."""
+    """Provenance: recipe, data fingerprint, seed, versions, metrics, time (UTC)."""
 
     created: str
     recipe: dict[str, Any] | None = None
@@ -136,7 +142,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The manifest as JSON for people, with its own hash filled in."""
+    """Encode the manifest as indented JSON, with its own hash filled in."""
     tree = msgspec.to_builtins(manifest)
     tree["sha256"] = _own_hash(tree)
     return json.dumps(tree, indent=2, allow_nan=False).encode() + b"\n"
@@ -150,7 +156,7 @@ def decode(raw: bytes) -> Manifest:
             or does not match its own hash.
     """
     try:
-        tree = json.loads(raw.decode(), object_pairs_hook=_no_twins, parse_int=_integer, parse_constant=_no_constant)
+        tree = json.loads(raw.decode(), object_pairs_hook=unique_keys, parse_int=_integer, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"manifest.json is damaged: {one_line(error)}") from None
     if not isinstance(tree, dict):
@@ -172,7 +178,7 @@ def decode(raw: bytes) -> Manifest:
 
 
 def _require_images(name: str, shape: list[int | None]) -> None:
-    """Raise ValueError unless the shape is that of images, none too large to be held."""
+    """Raise ValueError unless the shape is that of images within the size limits."""
     height, width, channels = shape[1:] if len(shape) == 4 and shape[0] is None else [None] * 3
     if not (_within(height, MAX_SIDE) and _within(width, MAX_SIDE) and _within(channels, MAX_SIDE)):
         raise ValueError(f"{name} must be [null, h, w, c] with sides in 1..{MAX_SIDE}, got {_json(shape)}")
@@ -189,7 +195,7 @@ def _json(shape: list[int | None]) -> str:
 
 
 def _nesting(tree: Any) -> int:
-    """How many objects and arrays lie within each other, at most one more than are allowed."""
+    """Count the levels of nested objects and arrays, up to MAX_NESTING + 1."""
     depth, level = 0, [tree]
     while level and depth <= MAX_NESTING:
         level = [
@@ -209,13 +215,6 @@ def _own_hash(tree: dict[str, Any]) -> str:
     except (ValueError, RecursionError) as error:
         raise BundleError(f"manifest.json is damaged: {error}") from None
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    tree = dict(pairs)
-    if len(tree) != len(pairs):
-        raise ValueError("a key stands twice")
-    return tree
 
 
 def _integer(digits: str) -> int:

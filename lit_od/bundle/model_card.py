@@ -1,4 +1,7 @@
-"""The model card: what a bundle is, for a person. `inspect` prints it, the bundle's README.md holds it."""
+"""The model card: a Markdown page about a bundle.
+
+`inspect` prints it, and the bundle's README.md holds it.
+"""
 
 from typing import Any
 
@@ -18,7 +21,7 @@ LIMITS = (
 
 
 def model_card(manifest: Manifest, calibration: Calibration) -> str:
-    """A Markdown page from the manifest and the calibration."""
+    """Write the model card from the manifest and the calibration."""
     name = _value(manifest.name)
     lines = [
         f"# {name}",
@@ -41,7 +44,7 @@ def model_card(manifest: Manifest, calibration: Calibration) -> str:
 
 
 def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str, str]]:
-    """What there is to know of a bundle, each fact under its name."""
+    """List facts about a bundle, each a name and a text."""
     how, model, made = manifest.preparation, manifest.model, manifest.provenance
     crop = f"centre crop {how.crop[0]}x{how.crop[1]}, then " if how.crop else ""
     if how.crop_fraction is not None:
@@ -86,7 +89,7 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
 
 
 def false_positives(calibration: Calibration) -> str:
-    """The threshold's false-positive rate in words, with its 95 % interval."""
+    """Describe the threshold's false-positive rate, with its 95 % interval."""
     low, high = calibration.fpr_interval()
     chosen = calibration.rule["rule"] == "max_f1"
     caution = "; max_f1 chose it by these inliers too, so expect more" if chosen else ""
@@ -106,7 +109,7 @@ def _pairs(pairs: dict[str, Any]) -> str:
 
 
 def _value(value: Any, *, limit: int = 80) -> str:
-    """A name or a value of the manifest, which may be a stranger's, such that the page and its table stay whole."""
+    """Format a name or value of an untrusted manifest for a Markdown table."""
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, dict):

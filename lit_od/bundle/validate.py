@@ -1,26 +1,30 @@
-"""A bundle's files against its manifest: the graph, the detector and the golden images must be what it says.
+"""Check a bundle's files against its manifest: graph, detector and golden images.
 
-Each check reads what a file says of itself before anything is allocated or run.
+Each check reads only descriptions (types, shapes, names) before anything is allocated or run.
 """
 
 from collections.abc import Sequence
 
 from lit_od.bundle.manifest import Manifest
-from lit_od.detectors import Detector, Reconstruction
+from lit_od.detectors import Detector
 from lit_od.errors import BackboneError, BundleError, DataError
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.formats.onnx_file import DOUBLE, FLOAT, FLOAT16, UINT8, Graph, Port, read_graph
 from lit_od.formats.text import one_line
 
 MAX_GOLDEN = 256
-"""Golden images of one bundle, at most."""
+"""Largest number of golden images of a bundle."""
 
 _FLOATS = {FLOAT: "F32", FLOAT16: "F16", DOUBLE: "F64"}
-"""Element types of a backbone's output, by ONNX' numbers and safetensors' names."""
+"""Element types of a backbone's output: ONNX's numbers and safetensors' names."""
 
 
 def check_graph(name: str, data: bytes) -> Graph:
-    """What an ONNX file of the bundle says of itself. Raises BundleError where it is refused."""
+    """Read the interface of a bundle's ONNX file.
+
+    Raises:
+        BundleError: If the file is refused.
+    """
     try:
         return read_graph(data)
     except BackboneError as error:
@@ -28,9 +32,14 @@ def check_graph(name: str, data: bytes) -> Graph:
 
 
 def check_backbone(name: str, graph: Graph, manifest: Manifest) -> None:
-    """Raise BundleError unless the graph takes and gives what the manifest says.
+    """Raise BundleError unless the graph's input and output match the manifest.
 
     A side that the graph leaves free is fixed by the manifest: the images are prepared to its size.
+
+    Args:
+        name: Name of the file, for messages.
+        graph: The graph's interface.
+        manifest: The bundle's manifest.
     """
     model = manifest.model
     for what, ports, wanted, shape, elements in (
@@ -55,18 +64,24 @@ def check_backbone(name: str, graph: Graph, manifest: Manifest) -> None:
 
 
 def check_detector(detector: Detector, manifest: Manifest) -> None:
-    """Raise DataError unless the detector reads what the backbone gives."""
+    """Raise DataError unless the detector reads the backbone's output."""
     output, sides = manifest.model.output, manifest.model.output_shape[1:]
     if detector.reads != output:
         raise DataError(f"{detector.kind} reads {detector.reads}, the backbone gives {output}")
-    wanted = list(detector.shape) if isinstance(detector, Reconstruction) else [detector.width]
+    wanted = list(detector.input_shape)
     if wanted != sides:
         raise DataError(f"{detector.kind} reads {output} of shape {_shown([None, *wanted])}, the backbone gives "
                         f"{_shown([None, *sides])}")  # fmt: skip
 
 
 def check_golden(name: str, data: bytes, manifest: Manifest) -> None:
-    """Raise BundleError unless these are golden images of the sizes that the manifest says."""
+    """Raise BundleError unless the golden images' arrays match the manifest.
+
+    Args:
+        name: Name of the file, for messages.
+        data: Its contents.
+        manifest: The bundle's manifest.
+    """
     try:
         found = safetensors.check_header(data)
     except DataError as error:
@@ -93,7 +108,10 @@ def check_golden(name: str, data: bytes, manifest: Manifest) -> None:
 
 
 def _fits(port: Port, shape: Sequence[int | None], *, known: bool) -> bool:
-    """Whether what a graph says of a shape agrees with the manifest; `known` asks it to say something."""
+    """Return True if a port's shape agrees with the manifest's.
+
+    A port without a shape agrees unless its shape must be `known`.
+    """
     if port.shape is None:
         return not known
     return (

@@ -16,9 +16,14 @@ _NEGLIGIBLE = 1e-17
 
 
 def clopper_pearson(count: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of a rate that was seen `count` times in `total`; it covers at least the share `confidence`.
+    """Return the Clopper-Pearson interval of a rate.
 
     The ends are the rates under which so many, or so few, come about with probability (1 - confidence) / 2.
+
+    Args:
+        count: Number of hits, from 0 to `total`.
+        total: Number of trials, at least 1.
+        confidence: Least coverage of the interval, in (0, 1).
 
     Returns:
         Both ends, in [0, 1].
@@ -36,7 +41,7 @@ def clopper_pearson(count: int, total: int, *, confidence: float = 0.95) -> tupl
 
 
 def _solve(count: int, total: int, tail: float) -> float:
-    """The rate p with P(X >= count) = tail, X binomial (total, p)."""
+    """Return the rate p with P(X >= count) = tail, X binomial (total, p)."""
     if count == 0:
         return 0.0
     if count == total:
@@ -45,7 +50,7 @@ def _solve(count: int, total: int, tail: float) -> float:
 
 
 def _complement(count: int, total: int, tail: float) -> float:
-    """1 - `_solve`, where the difference would lose the digits of a small rate."""
+    """Return 1 - `_solve`, with the digits of a small rate that a difference loses."""
     if count == 0:
         return 1.0
     if count == total:
@@ -54,7 +59,7 @@ def _complement(count: int, total: int, tail: float) -> float:
 
 
 def _log_rate(count: int, total: int, tail: float) -> float:
-    """Newton's steps for log p, from p = count / total.
+    """Find log p by Newton's steps from p = count / total.
 
     The logarithm of the tail is increasing and concave in log p, so that every step after the first
     comes nearer from below; there P(X >= count) >= 1/2, on the right of every root.
@@ -71,7 +76,10 @@ def _log_rate(count: int, total: int, tail: float) -> float:
 
 
 def _terms(count: int, total: int, p: float) -> float:
-    """P(X >= count) / P(X = count), for p of at most count / total: the terms fall from the first on."""
+    """Return P(X >= count) / P(X = count) for p of at most count / total.
+
+    The terms of the sum fall from the first one on.
+    """
     odds = p / (1 - p)
     term = terms = 1.0
     for k in range(count, total):
@@ -83,7 +91,7 @@ def _terms(count: int, total: int, p: float) -> float:
 
 
 def _log_probability(count: int, total: int, p: float) -> float:
-    """Log P(X = count), for 0 < count < total."""
+    """Return log P(X = count), for 0 < count < total."""
     rest = total - count
     deviance = count * math.log(count / (total * p)) + rest * math.log(rest / (total * (1 - p)))
     stirling = _stirling(total) - _stirling(count) - _stirling(rest)
@@ -91,7 +99,7 @@ def _log_probability(count: int, total: int, p: float) -> float:
 
 
 def _stirling(n: int) -> float:
-    """What Stirling's formula lacks of log n!."""
+    """Return log n! less Stirling's formula for it."""
     if n < 16:
         return math.lgamma(n + 1) - (n + 0.5) * math.log(n) + n - 0.5 * math.log(2 * math.pi)
     square = float(n) * n

@@ -1,8 +1,9 @@
-"""Thresholds and p-values from the scores of inliers that were used for nothing else.
+"""Thresholds and p-values from the scores of calibration inliers.
 
-The p-value of a score is (1 + number of calibration inliers with score >= this score) / (1 + n): the
-conformal p-value (Vovk et al. 2005; Laxhammar and Falkman 2010). For an inlier that is exchangeable
-with the calibration inliers P(p <= t) <= t holds for every t, whatever the scores' distribution.
+Calibration inliers are used for nothing else. The p-value of a score is (1 + number of calibration
+inliers with score >= this score) / (1 + n): the conformal p-value (Vovk et al. 2005; Laxhammar and
+Falkman 2010). For an inlier that is exchangeable with the calibration inliers P(p <= t) <= t holds for
+every t, whatever the scores' distribution.
 """
 
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ class Calibration:
     Attributes:
         scores: Scores of the calibration inliers, ascending, shape (n,).
         rule: `rule` and its options.
-        threshold: An image is called an outlier if its score is above.
+        threshold: Images with a score above it are called outliers.
     """
 
     scores: Scores
@@ -45,7 +46,7 @@ class Calibration:
             outliers: Scores of labelled outliers, (m,): needed by max_f1, refused by the others.
 
         Raises:
-            ConfigError: If the rule or an option cannot be, or outliers are missing or too many.
+            ConfigError: If the rule or an option is invalid, or outliers are missing or too many.
             DataError: If there are no scores, too few for the rule, or one is not finite.
         """
         scores = np.sort(np.asarray(scores, dtype=np.float64).reshape(-1))
@@ -59,45 +60,45 @@ class Calibration:
         return cls(scores, complete, threshold_of(complete, scores, others))
 
     def with_rule(self, rule: Mapping[str, Any], *, outliers: Scores | None = None) -> Self:
-        """The same scores under another rule."""
+        """Return a calibration of the same scores under another rule."""
         return type(self).from_inliers(self.scores, rule, outliers=outliers)
 
     def p_values(self, scores: Scores) -> NDArray[np.float64]:
-        """Conformal p-values in (0, 1], shape (n,); small is outlying."""
+        """Return conformal p-values in (0, 1], shape (n,); small is outlying."""
         at_least = self.scores.size - np.searchsorted(self.scores, scores, side="left")
         return np.asarray((1.0 + at_least) / (1.0 + self.scores.size), dtype=np.float64)
 
     def is_outlier(self, scores: Scores) -> NDArray[np.bool_]:
-        """Whether each score is above the threshold, shape (n,)."""
+        """Return True for each score above the threshold, shape (n,)."""
         return np.asarray(scores) > self.threshold
 
     def flagged(self, threshold: float | None = None) -> int:
-        """Number of calibration inliers above a threshold, by default above the one in force."""
+        """Count the calibration inliers above a threshold; None takes the one in force."""
         limit = self.threshold if threshold is None else threshold
         return int(np.count_nonzero(self.scores > limit))
 
     def flagged_share(self, threshold: float | None = None) -> float:
-        """Share of the calibration inliers above a threshold, by default above the one in force."""
+        """Return the share of calibration inliers above a threshold; None: that in force."""
         return self.flagged(threshold) / self.scores.size
 
     def fpr_interval(self, threshold: float | None = None, *, confidence: float = 0.95) -> tuple[float, float]:
-        """Interval of the false-positive rate that a threshold will have on inliers like these.
+        """Return an interval of a threshold's false-positive rate on inliers like these.
 
-        Clopper and Pearson's (1934) from the number of calibration inliers above the threshold. It covers
+        The interval is Clopper and Pearson's (1934) for the calibration inliers above the threshold. It covers
         the rate with at least the stated confidence, over the draw of the calibration images,
 
-        - for a threshold that does not depend on these scores (rule value, set without a look at them);
+        - for a threshold that does not depend on these scores (rule value, set without looking at them);
         - for one at or between two scores of ranks that were set beforehand (fpr, percentile), if scores
           do not tie. The rate above the k-th smallest of n is Beta(n + 1 - k, k) distributed (Wilks 1941;
           Vovk 2012 for conformal predictors). With n - k scores above, Beta(n - k, k + 1) and
           Beta(n + 1 - k, k), whose quantiles are the ends here, belong to the two scores around the
           threshold; at the k-th score itself the upper end is exact and the lower one cautious.
 
-        It is an approximation for mean_std, and for max_f1 too low, since the threshold was moved to where
-        few of these scores are above; so it is for a threshold picked from a table of intervals.
+        The interval is an approximation for mean_std, and too low for max_f1, since the threshold was moved to where
+        few of these scores are above; it is also too low for a threshold picked from a table of intervals.
 
         Args:
-            threshold: None is the one in force.
+            threshold: None takes the one in force.
             confidence: In (0, 1).
 
         Returns:

@@ -1,4 +1,4 @@
-"""Threshold rules: their options, what they need, and the thresholds that they give.
+"""Threshold rules: their options, requirements and thresholds.
 
 An image is called an outlier if its score is above the threshold, never where it is equal.
 """
@@ -29,10 +29,10 @@ threshold: it is filled in with the threshold, and a rule without it has not bee
 
 
 def check_rule(rule: Mapping[str, Any]) -> dict[str, Any]:
-    """The rule with every option filled in.
+    """Return the rule with every option filled in.
 
     Raises:
-        ConfigError: If the rule or an option is unknown, or a value cannot be.
+        ConfigError: If the rule or an option is unknown, or a value is invalid.
     """
     options = dict(rule)
     name = options.pop("rule", None)
@@ -58,7 +58,9 @@ def check_rule(rule: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_applicable(rule: Mapping[str, Any], *, inliers: int, outliers: int = 0) -> dict[str, Any]:
-    """The rule as a threshold from so many scores will state it; to be called before the scores are made.
+    """Return the rule with its options once it is applicable to so many scores.
+
+    Called before the scores are computed, so that nothing is computed in vain.
 
     Args:
         rule: `rule` and its options.
@@ -66,7 +68,7 @@ def require_applicable(rule: Mapping[str, Any], *, inliers: int, outliers: int =
         outliers: Number of labelled outliers, which max_f1 needs and no other rule takes.
 
     Raises:
-        ConfigError: If the rule cannot be, or outliers are missing or too many.
+        ConfigError: If the rule is invalid, or outliers are missing or too many.
         DataError: If there are too few inliers for the rule.
     """
     complete = check_rule(rule)
@@ -80,10 +82,11 @@ def require_applicable(rule: Mapping[str, Any], *, inliers: int, outliers: int =
 
 
 def rule_and_outliers(calibration: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A recipe's `calibration`, divided into the rule and the PATHs of `outliers`, one or a list.
+    """Divide a recipe's `calibration` into the rule and the PATHs of its outliers.
 
     Raises:
-        ConfigError: If the rule or an option cannot be, or the outliers are missing, no PATHs, or not asked for.
+        ConfigError: If the rule or an option is invalid, or the outliers are missing, no PATHs, or not
+            used by the rule.
     """
     rule = dict(calibration)
     named = rule.pop("outliers", None)
@@ -106,10 +109,10 @@ def _require_outliers_where_used(name: str, outliers: int) -> None:
 
 
 def threshold_of(rule: Mapping[str, Any], inliers: Scores, outliers: Scores) -> float:
-    """The threshold by a complete rule that is applicable.
+    """Return the threshold of a complete rule that is applicable.
 
     Args:
-        rule: What `require_applicable` returned.
+        rule: The rule as `require_applicable` returned it.
         inliers: Finite scores of calibration inliers, ascending, shape (n,), n at least 1.
         outliers: Finite scores of labelled outliers, shape (m,); empty but for max_f1.
 
@@ -130,12 +133,12 @@ def threshold_of(rule: Mapping[str, Any], inliers: Scores, outliers: Scores) -> 
 
 
 def conformal_rank(inliers: int, rate: float) -> int:
-    """The rank k of the calibration score that is the threshold of rule fpr; 1 is the smallest score.
+    """Return the rank of the calibration score that rule fpr takes as threshold.
 
-    k = ceil((n + 1)(1 - rate)): an inlier that is exchangeable with the n others is above the k-th
-    smallest of them with probability (n + 1 - k) / (n + 1) <= rate, and with less where scores tie
-    (Vovk et al. 2005). A score is above it exactly where its p-value is at most `rate`; rounding
-    included, since k is found by the p-values' own division.
+    Rank 1 is the smallest score. k = ceil((n + 1)(1 - rate)): an inlier that is exchangeable with the n
+    others is above the k-th smallest of them with probability (n + 1 - k) / (n + 1) <= rate, and with less
+    where scores tie (Vovk et al. 2005). A score is above it exactly where its p-value is at most `rate`;
+    rounding included, since k is found by the p-values' own division.
 
     Raises:
         DataError: If there are too few inliers: even above the largest of n scores, an inlier is
@@ -151,13 +154,19 @@ def conformal_rank(inliers: int, rate: float) -> int:
 
 
 def inliers_needed(rate: float) -> int:
-    """The least number of calibration inliers with which rule fpr can keep the rate: 1 / rate - 1, rounded up."""
+    """Return the least number of calibration inliers for rule fpr at this rate.
+
+    It is 1 / rate - 1, rounded up.
+    """
     needed = math.ceil(1 / Fraction(rate)) - 1
     return needed - 1 if needed > 1 and 1 / needed <= rate else needed  # 1 / 3 in floating point is below a third
 
 
 def _most_flagged(inliers: int, rate: float) -> int:
-    """The largest m with m / (n + 1) <= rate in floating point, where rate * (n + 1) may be off by one."""
+    """Return the largest m with m / (n + 1) <= rate in floating point.
+
+    floor(rate * (n + 1)) may be off by one.
+    """
     flagged = math.floor(rate * (inliers + 1)) + 1
     while flagged / (inliers + 1) > rate:
         flagged -= 1
@@ -165,11 +174,11 @@ def _most_flagged(inliers: int, rate: float) -> int:
 
 
 def best_f1(inliers: Scores, outliers: Scores) -> float:
-    """The threshold with the best F1 = 2 TP / (2 TP + FP + FN), outliers being the positives.
+    """Return the threshold with the best F1 = 2 TP / (2 TP + FP + FN).
 
-    It lies halfway between the two neighbouring scores that it divides, so that neither changes side
-    where another machine computes it a little differently. Of equally good ones it is the highest,
-    which flags the fewest inliers.
+    Outliers are the positives. The threshold lies halfway between the two neighbouring scores that it
+    divides, so that neither changes side where another machine computes it a little differently. Of
+    equally good ones it is the highest, which flags the fewest inliers.
 
     Args:
         inliers: Finite scores, ascending, shape (n,).
@@ -178,17 +187,29 @@ def best_f1(inliers: Scores, outliers: Scores) -> float:
     Raises:
         DataError: If no threshold between two scores is as good as calling every image an outlier.
     """
-    outliers = np.sort(outliers)
-    values = np.unique(np.concatenate([inliers, outliers]))
-    true = outliers.size - np.searchsorted(outliers, values[:-1], side="right")
-    false = inliers.size - np.searchsorted(inliers, values[:-1], side="right")
-    f1 = 2 * true / (true + false + outliers.size)
-    if f1.max(initial=0.0) < 2 * outliers.size / (2 * outliers.size + inliers.size):
+    below = best_f1_cut(inliers, outliers)
+    if below == -math.inf:
         raise DataError(
             f"the best F1 over {inliers.size:,} inliers and {outliers.size:,} outliers is that of calling every image "
             "an outlier. Pass outliers that score higher, more inliers, or another rule."
         )
-    place = int(np.flatnonzero(f1 == f1.max())[-1])
-    below, above = float(values[place]), float(values[place + 1])
+    scores = np.concatenate([inliers, outliers])
+    above = float(scores[scores > below].min())
     middle = below / 2 + above / 2
     return middle if middle < above else below  # neighbouring floats have nothing between them
+
+
+def best_f1_cut(inliers: Scores, outliers: Scores) -> float:
+    """Return the highest score that is not flagged where F1 is best; -inf where every image is to be flagged.
+
+    Of equally good cuts it is the one that flags the fewest images.
+
+    Args:
+        inliers: Finite scores, shape (n,).
+        outliers: Finite scores, shape (m,), m at least 1.
+    """
+    cuts = np.concatenate([[-np.inf], np.unique(np.concatenate([inliers, outliers]))[:-1]])
+    true = outliers.size - np.searchsorted(np.sort(outliers), cuts, side="right")
+    false = inliers.size - np.searchsorted(np.sort(inliers), cuts, side="right")
+    f1 = 2 * true / (true + false + outliers.size)
+    return float(cuts[np.flatnonzero(f1 == f1.max())[-1]])

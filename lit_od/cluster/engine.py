@@ -1,133 +1,155 @@
-"""Fit statistics on a cluster: workers send the states of their shares, the driver merges them."""
+"""Fit on a Ray cluster: workers send what they find in their share of the images, the driver merges it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from tqdm import tqdm
 
+from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.cluster.ray_pool import Pool
 from lit_od.cluster.work_items import decode, items
-from lit_od.detectors.registry import detector_from_state
-from lit_od.fitting.fit import class_numbers, partial_fit, score_all
+from lit_od.detectors.base import Detector, PixelDetector
+from lit_od.detectors.spec import DetectorSpec
+from lit_od.fitting.engine import LocalEngine, first_pass
+from lit_od.fitting.partial_state import PartialState, merged
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.images.preparation import Preparation
-from lit_od.images.sources import Source
-from lit_od.types import Labels
+from lit_od.images.sources import Source, class_numbers
+from lit_od.types import Labels, Maps, Outputs, Scores
 
-_NEVER = 1 << 40
+Home: TypeAlias = tuple[bytes, Preparation, int, Sequence[str] | None]
+"""What a worker loads its engine from: the ONNX file, the preparation, its threads and its providers."""
 
 
 class FitWorker:
-    """The work of one worker: from an item to the partial state of its images, as bytes."""
+    """A worker that turns an item into the partial state of its images, as bytes."""
 
-    def __init__(
-        self,
-        model: bytes,
-        preparation: Preparation,
-        detector: Mapping[str, Any],
-        threads: int,
-        providers: Sequence[str] | None,
-    ) -> None:
-        self._backbone = Backbone.load(model, threads=threads, providers=providers)
-        self._preparation, self._detector, self._threads = preparation, detector, threads
+    def __init__(self, home: Home, spec: DetectorSpec, after: bytes | None) -> None:
+        self._engine, self._spec, self._after = _opened(home), spec, after
 
     def __call__(self, data: bytes) -> bytes:
-        """The state of an item's images."""
+        """Return the state of an item's images."""
         item = decode(data)
-        state = partial_fit(
-            self._backbone,
-            self._preparation,
-            item.sources(),
-            self._detector,
-            first_row=item.first,
-            labels=np.frombuffer(item.labels, np.int64) if item.labels else None,
-            threads=self._threads,
-            bar=False,
-        )
-        return state.to_bytes()
+        labels = np.frombuffer(item.labels, np.int64) if item.labels else None
+        return self._engine.gather_shard(
+            self._spec, item.sources(), first_row=item.first, labels=labels, after=self._after
+        ).to_bytes()
+
+
+class OutputWorker:
+    """A worker that turns an item into the outputs of its images, as a safetensors file."""
+
+    def __init__(self, home: Home) -> None:
+        self._engine = _opened(home)
+
+    def __call__(self, data: bytes) -> bytes:
+        """Return the outputs of an item's images."""
+        return safetensors.save({"rows": self._engine.outputs(decode(data).sources())})
 
 
 class ScoreWorker:
-    """The work of one worker: from an item to the scores of its images, which must all be readable, float64."""
+    """A worker that turns an item into the scores of its images, or into their maps."""
 
-    def __init__(
-        self,
-        model: bytes,
-        preparation: Preparation,
-        detector: Mapping[str, Any],
-        threads: int,
-        providers: Sequence[str] | None,
-        state: bytes,
-    ) -> None:
-        self._backbone = Backbone.load(model, threads=threads, providers=providers)
-        options = {key: value for key, value in detector.items() if key != "kind"}
-        self._fitted = detector_from_state(str(detector["kind"]), options, safetensors.load(state))
-        self._preparation, self._threads = preparation, threads
+    def __init__(self, home: Home, spec: DetectorSpec, state: bytes, maps: bool = False) -> None:
+        self._engine, self._detector, self._maps = _opened(home), spec.restore(safetensors.load(state)), maps
 
     def __call__(self, data: bytes) -> bytes:
-        """The scores of an item's images."""
+        """Return the scores of an item's images, or their maps."""
         sources = decode(data).sources()
-        scores = score_all(self._backbone, self._preparation, self._fitted, sources, threads=self._threads)
-        return scores.tobytes()
+        if self._maps and isinstance(self._detector, PixelDetector):
+            rows = np.concatenate(list(self._engine.maps(self._detector, sources)))
+        else:
+            rows = self._engine.score(self._detector, sources, task="scoring")
+        return safetensors.save({"rows": rows})
 
 
-class FirstOfCluster:
-    """The driver as the first process of a `lit_od.runtime.processes.Group`, whose others are the workers of a cluster.
+def _opened(home: Home) -> LocalEngine:
+    model, preparation, threads, providers = home
+    backbone = Backbone.load(model, threads=threads, providers=providers)
+    return LocalEngine(Extractor(backbone, preparation, threads), quiet=True)
 
-    What the others send is computed when it is asked for, in the order in which `fit_bundle` asks: the states of
-    the images that fit, the scores of those that calibrate, and of the outliers. There are so many others that
-    the driver's own share is empty.
+
+@dataclass(frozen=True, slots=True)
+class RayEngine:
+    """The workers of a cluster, led by this process, which runs no image but the golden ones.
+
+    Attributes:
+        extractor: The backbone of this process.
+        pool: The workers.
     """
 
-    rank = 0
-    size = _NEVER
-    device: int | None = None
-    local_size = 1
+    extractor: Extractor
+    pool: Pool
 
-    def __init__(
-        self,
-        pool: Pool,
-        *,
-        model: bytes,
-        preparation: Preparation,
-        detector: Mapping[str, Any],
-        fit: Sequence[Source],
-        calibration: Sequence[Source],
-        outliers: Sequence[Source] = (),
-    ) -> None:
-        self._pool = pool
-        self._given = (model, preparation, dict(detector), pool.threads, pool.providers)
-        self._fitted = b""
-        labels = class_numbers(fit) if detector.get("class_conditional") else None
-        self._steps: list[Callable[[], Iterator[bytes]]] = [
-            lambda: self._map(FitWorker, self._given, fit, "fitting", labels),
-            lambda: self._map(ScoreWorker, (*self._given, self._fitted), calibration, "calibrating"),
-            lambda: self._map(ScoreWorker, (*self._given, self._fitted), outliers, "scoring outliers"),
-        ]
+    @property
+    def leads(self) -> bool:
+        """True: workers run none of the caller's code."""
+        return True
 
-    def gather(self, part: bytes) -> Iterator[bytes]:
-        """What the workers have found, in the order of the images; `part` is the driver's, of no image."""
-        yield from self._steps.pop(0)()
+    @property
+    def size(self) -> int:
+        """One process runs the caller's code."""
+        return 1
 
-    def broadcast(self, data: bytes) -> bytes:
-        """The same bytes; the first ones are the fitted detector, which later steps take to the workers."""
-        self._fitted = self._fitted or data
+    def gather(self, spec: DetectorSpec, images: Sequence[Source], *, after: bytes | None = None) -> PartialState:
+        """Accumulate the outputs of all images."""
+        labels = class_numbers(images) if spec.needs_labels else None
+        parts = self._answers(FitWorker, (spec, after), images, "fitting", labels)
+        return merged(parts, trust=spec.trust, after=first_pass(spec, after))
+
+    def finish(self, spec: DetectorSpec, gathered: PartialState | None) -> Detector:
+        """Freeze what was gathered into the fitted detector."""
+        return self._local.finish(spec, gathered)
+
+    def outputs(self, images: Sequence[Source]) -> Outputs:
+        """Return the outputs of images in their order, shape (n, ...)."""
+        return self._rows(OutputWorker, (), images, "running the backbone")
+
+    def maps(self, detector: PixelDetector, images: Sequence[Source]) -> Iterator[Maps]:
+        """Yield the maps of images, an item's at a time."""
+        for answer in self._answers(ScoreWorker, (*_sent(detector), True), images, "mapping"):
+            yield safetensors.load(answer)["rows"]
+
+    def score(self, detector: Detector, images: Sequence[Source], *, task: str) -> Scores:
+        """Return the scores of images in their order, shape (n,)."""
+        scores = self._rows(ScoreWorker, _sent(detector), images, task) if images else np.empty(0)
+        return np.asarray(scores, np.float64)
+
+    def share(self, data: bytes) -> bytes:
+        """Return the same bytes."""
         return data
 
-    def _map(
+    @property
+    def _local(self) -> LocalEngine:
+        return LocalEngine(self.extractor)
+
+    def _rows(self, worker: type[Any], given: tuple[Any, ...], images: Sequence[Source], task: str) -> Outputs:
+        answers = self._answers(worker, given, images, task)
+        return np.concatenate([safetensors.load(each)["rows"] for each in answers])
+
+    def _answers(
         self,
-        work: Callable[..., Any],
-        given: Sequence[Any],
-        sources: Sequence[Source],
-        what: str,
+        worker: type[Any],
+        given: tuple[Any, ...],
+        images: Sequence[Source],
+        task: str,
         labels: Labels | None = None,
     ) -> Iterator[bytes]:
-        if not sources:
-            return
-        work_items = list(items(sources, workers=self._pool.workers, labels=labels))
-        with tqdm(total=len(work_items), desc=what, unit="item", disable=None, leave=False) as bar:
-            for answer in self._pool.map(work, given, work_items):
+        """Yield the workers' answers in the order of the images."""
+        model = self.extractor.backbone.model
+        data = model if isinstance(model, bytes) else model.read_bytes()
+        home: Home = (data, self.extractor.preparation, self.pool.threads, self.pool.providers)
+        work_items = list(items(images, workers=self.pool.workers, labels=labels))
+        with tqdm(total=len(work_items), desc=task, unit="item", disable=None, leave=False) as bar:
+            for answer in self.pool.map(worker, (home, *given), work_items):
                 bar.update()
                 yield answer
+
+
+def _sent(detector: Detector) -> tuple[DetectorSpec, bytes]:
+    # this process has loaded the detector, so its import path is trusted here
+    spec = DetectorSpec(detector.kind, detector.options(), (detector.kind,))
+    return spec, safetensors.save(detector.state())

@@ -43,7 +43,8 @@ class VerdictWorker:
 
     def __call__(self, item: bytes) -> bytes:
         """Verdicts on the images of an item, encoded."""
-        return encoded(list(self._scorer.stream(decode(item).sources(), batch_size=self._batch_size)))
+        results = self._scorer.stream(decode(item).sources(), batch_size=self._batch_size)
+        return encoded(Result.joined(list(results)))
 
 
 def score_images(
@@ -71,21 +72,20 @@ def score_images(
         yield decoded(answer)
 
 
-def encoded(results: Sequence[Result]) -> bytes:
-    """Verdicts laid end to end, as a worker sends them."""
-    errors = [error for result in results for error in result.error]
+def encoded(result: Result) -> bytes:
+    """Return verdicts as a worker sends them."""
     verdicts = _Verdicts(
-        [os.fsencode(name) for result in results for name in result.name],
-        b"".join(result.score.astype("<f8").tobytes() for result in results),
-        b"".join(result.p_value.astype("<f8").tobytes() for result in results),
-        b"".join(result.is_outlier.tobytes() for result in results),
-        {row: os.fsencode(error) for row, error in enumerate(errors) if error is not None},
+        [os.fsencode(name) for name in result.name],
+        result.score.astype("<f8").tobytes(),
+        result.p_value.astype("<f8").tobytes(),
+        result.is_outlier.tobytes(),
+        {row: os.fsencode(error) for row, error in enumerate(result.error) if error is not None},
     )
     return msgspec.msgpack.encode(verdicts)
 
 
 def decoded(data: bytes) -> Result:
-    """What `encoded` has laid end to end."""
+    """Return the verdicts that `encoded` has written."""
     verdicts = msgspec.msgpack.decode(data, type=_Verdicts)
     names = [os.fsdecode(name) for name in verdicts.name]
     errors: list[str | None] = [None] * len(names)

@@ -7,11 +7,12 @@ is before it too.
 """
 
 import os
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from itertools import islice
 from pathlib import Path
-from typing import overload
 
 import msgspec
 import numpy as np
@@ -22,7 +23,7 @@ from lit_od.fitting.shards import shard
 from lit_od.images.find_remote import ImageList
 from lit_od.images.object_store import StoredImage
 from lit_od.images.parquet import PackedImage, RowGroup
-from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, OpenImage, Source, Unreadable
+from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, LazySequence, OpenImage, Source, Unreadable
 from lit_od.images.split import Subset
 from lit_od.runtime.threads import threads_of_a_generator
 
@@ -101,7 +102,7 @@ class Item(msgspec.Struct, frozen=True):
         return _Run(self)
 
 
-class _Run(Sequence[Source]):
+class _Run(LazySequence[Source]):
     def __init__(self, item: Item) -> None:
         self._item = item
 
@@ -111,14 +112,8 @@ class _Run(Sequence[Source]):
     def __iter__(self) -> Iterator[Source]:
         return _fetched(source for place in self._item.places for source in _found(place))
 
-    @overload
-    def __getitem__(self, row: int) -> Source: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> Sequence[Source]: ...
-
-    def __getitem__(self, row: int | slice) -> Source | Sequence[Source]:
-        return list(self)[row]
+    def at(self, row: int) -> Source:
+        return next(islice(self, row, None))
 
 
 def items(sources: Sequence[Source], *, workers: int, labels: np.ndarray | None = None) -> Iterator[bytes]:
@@ -168,49 +163,30 @@ def _group_start(sources: Sequence[Source], row: int) -> int:
 
 
 def _places(sources: Sequence[Source], rows: range) -> Iterator[_Place]:
-    """Where images of consecutive numbers lie; those of a row group are one place."""
+    """Where images of consecutive numbers lie; those of a row group of an `ImageList` are one place."""
     if isinstance(sources, ImageList):
         yield from _in_parts(sources, np.arange(rows.start, rows.stop))
     elif isinstance(sources, Subset) and isinstance(sources.whole, ImageList):
         yield from _in_parts(sources.whole, sources.rows[rows.start : rows.stop])
     else:
-        yield from _one_by_one(sources[rows.start : rows.stop])
+        yield from map(_place, sources[rows.start : rows.stop])
 
 
 def _in_parts(images: ImageList, rows: NDArray[np.intp]) -> Iterator[_Place]:
     """Where the images of some ascending rows lie."""
-    first = int(rows[0])
-    for part, inner in images.runs(range(first, int(rows[-1]) + 1)):
-        here = rows[slice(*np.searchsorted(rows, (first, first + len(inner))))] - first
-        first += len(inner)
-        if not isinstance(part, RowGroup):
-            yield from _one_by_one([part[inner[row]] for row in here])
-        elif len(here):
-            chosen = np.zeros(len(inner), bool)
-            chosen[here] = True
-            bits = b"" if chosen.all() else np.packbits(chosen).tobytes()
-            number = part.first + inner.start
-            yield _Rows(_everywhere(part.url), part.url, part.group, inner.start, number, len(inner), bits)
-
-
-def _one_by_one(sources: Sequence[Source]) -> Iterator[_Place]:
-    """Where images lie; rows of a table that follow each other are one place."""
-    rows: _Rows | None = None
-    for place in map(_place, sources):
-        if isinstance(place, _Rows) and rows is not None and _follows(place, rows):
-            rows = msgspec.structs.replace(rows, count=rows.count + 1)
+    for number in range(bisect_right(images.ends, rows[0]), bisect_right(images.ends, rows[-1]) + 1):
+        part, end = images.parts[number], images.ends[number]
+        inner = rows[slice(*np.searchsorted(rows, (end - len(part), end)))] - (end - len(part))
+        if not len(inner):
             continue
-        if rows is not None:
-            yield rows
-        rows = place if isinstance(place, _Rows) else None
-        if rows is None:
-            yield place
-    if rows is not None:
-        yield rows
-
-
-def _follows(place: _Rows, last: _Rows) -> bool:
-    return (place.url, place.group, place.row) == (last.url, last.group, last.row + last.count)
+        if not isinstance(part, RowGroup):
+            yield from map(_place, (part[row] for row in inner.tolist()))
+            continue
+        first, count = int(inner[0]), int(inner[-1] - inner[0]) + 1
+        chosen = np.zeros(count, bool)
+        chosen[inner - first] = True
+        bits = b"" if chosen.all() else np.packbits(chosen).tobytes()
+        yield _Rows(_everywhere(part.url), part.url, part.group, first, part.first + first, count, bits)
 
 
 def _place(source: Source) -> _Place:

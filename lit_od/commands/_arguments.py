@@ -1,12 +1,12 @@
 """Arguments that commands share."""
 
 import argparse
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, TypedDict
 
 from lit_od.backbone.extractor import BATCH_SIZE
-from lit_od.errors import ConfigError
+from lit_od.errors import ConfigError, missing_extra
 from lit_od.recipes.load import read
 from lit_od.recipes.overrides import parse_overrides
 from lit_od.recipes.schema import Recipe
@@ -76,6 +76,15 @@ class Session(TypedDict):
 def session_options(args: argparse.Namespace) -> Session:
     """What `add_session_arguments` has declared."""
     return {"threads": args.threads, "providers": [args.provider] if args.provider else None}
+
+
+@contextmanager
+def extra(name: str = "train,cpu") -> Iterator[None]:
+    """Raise MissingExtra, which names the extra to install, where an import inside the block finds no module."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing_extra(str(error.name), name)
 
 
 def positive(text: str) -> int:

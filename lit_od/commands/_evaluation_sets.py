@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_od.bundle.folder import Bundle
-from lit_od.commands._arguments import no_overrides, only_overrides
-from lit_od.errors import ConfigError, missing_extra
+from lit_od.commands._arguments import extra, no_overrides, only_overrides
+from lit_od.errors import ConfigError
 from lit_od.images.sources import SetOpener, Source
 from lit_od.recipes.load import override
 from lit_od.recipes.overrides import folder, parse_overrides
@@ -66,10 +66,8 @@ def torchvision_sets(root: Path, *, download: bool = True) -> SetOpener:
     def opener(path: str) -> list[Source] | None:
         if path.partition(":")[0] not in NAMED_SETS:
             return None
-        try:
+        with extra():
             from lit_od.training.data.torchvision_sets import open_set
-        except ModuleNotFoundError as error:
-            missing_extra(str(error.name), "train,cpu")
         return open_set(root, download=download)(path)
 
     return opener

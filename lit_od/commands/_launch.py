@@ -1,6 +1,8 @@
 """The processes of one job: those that torchrun or SLURM has started, or those that a command starts itself.
 
-Torch is loaded where there are several, and by them alone.
+Torch is loaded where there are several, and by them alone. Torch's own launcher does not serve: it puts each process
+into a session of its own, where Ctrl-C does not reach it and where it outlives a launcher that is killed, ends the
+others before they can end by themselves, and tells of a failure at length.
 """
 
 import os
@@ -15,8 +17,9 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lit_od.commands._arguments import extra
 from lit_od.commands._status import INTERRUPTED
-from lit_od.errors import ConfigError, missing_extra
+from lit_od.errors import ConfigError
 from lit_od.runtime.processes import ALONE, Group, place
 from lit_od.runtime.threads import available_threads
 
@@ -41,10 +44,8 @@ def each_process(work: Callable[[Group], int]) -> int:
         return work(ALONE)
     # torch would tell at length, from its inside, that another process has ended
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    try:
+    with extra():
         from lit_od.training.distributed import run_distributed
-    except ModuleNotFoundError as error:
-        missing_extra(str(error.name), "train,cpu")
     return run_distributed(where, work)
 
 

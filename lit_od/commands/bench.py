@@ -1,6 +1,7 @@
-"""How fast a bundle scores on this machine: cold start, latency, throughput, peak memory, beside the bare graph.
+"""Measure how fast a bundle scores on this machine, beside the bare graph.
 
-Prepared images are random; the images of the golden set are decoded for the figures that include decoding.
+Cold start, latency, throughput and peak memory. Prepared images are random; the images of the golden set are decoded
+for the figures that include decoding.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from lit_od.bundle.folder import Bundle, golden_arrays
-from lit_od.commands._arguments import add_batch_argument, add_session_arguments, no_overrides
+from lit_od.commands._arguments import add_batch_argument, add_session_arguments, no_overrides, session_options
 from lit_od.commands._status import DONE
 from lit_od.errors import LitODError
 from lit_od.images.sources import EncodedImage
@@ -49,14 +50,26 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Measure and print."""
     no_overrides(overrides)
     bundle = Bundle.read(args.bundle)
-    scorer = Scorer.of(bundle, threads=args.threads, providers=[args.provider] if args.provider else None)
+    scorer = Scorer.of(bundle, **session_options(args))
     figures = measure(bundle, scorer, batch_size=args.batch_size, runs=max(1, args.runs))
     print(json.dumps(figures) if args.json else _table(figures))
     return DONE
 
 
 def measure(bundle: Bundle, scorer: Scorer, *, batch_size: int, runs: int) -> dict[str, Any]:
-    """All figures; seconds and images a second are medians over the runs, scorer and bare graph interleaved."""
+    """Measure all figures.
+
+    Seconds and images a second are medians over the runs, with scorer and bare graph interleaved.
+
+    Args:
+        bundle: The bundle.
+        scorer: The same bundle, loaded.
+        batch_size: Images of a batch.
+        runs: Number of runs, at least 1.
+
+    Returns:
+        Figures by name, with units in the names.
+    """
     rng = np.random.default_rng(0)
     batch = rng.integers(0, 256, size=(batch_size, *scorer.preparation.shape), dtype=np.uint8)
     one = batch[:1]
@@ -87,7 +100,7 @@ def measure(bundle: Bundle, scorer: Scorer, *, batch_size: int, runs: int) -> di
 
 
 def _times(calls: tuple[Callable[[], object], ...], repeats: int) -> list[list[float]]:
-    """Seconds of each call, the calls taking turns."""
+    """Measure the seconds of each call; the calls take turns."""
     seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
         for call, kept in zip(calls, seconds, strict=True):
@@ -98,7 +111,7 @@ def _times(calls: tuple[Callable[[], object], ...], repeats: int) -> list[list[f
 
 
 def _cold_start(bundle: Path) -> tuple[float, float]:
-    """Seconds from the start of a process to its first score, and its peak memory in MB."""
+    """Measure seconds from process start to first score, and peak memory in MB."""
     started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", COLD_START, str(bundle)], capture_output=True, text=True, check=False)
     if done.returncode:

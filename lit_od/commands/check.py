@@ -1,4 +1,4 @@
-"""Read every image once: a clean list of those that can be read, and a list of the others with reasons.
+"""Read every image once: list the readable ones, and the others with reasons.
 
 clean.csv (path, label) serves as a PATH to every other command; refused.csv holds path and error. Images of an .npz
 have no path, and are only counted.
@@ -21,7 +21,7 @@ from lit_od.images.preparation import Preparation
 from lit_od.images.sources import ImageFile, Source
 
 PROBE = Preparation(size=(32, 32))
-"""Any preparation decodes the whole image, which is what is checked."""
+"""Any preparation decodes the whole image, which is all that the check needs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Check; 1 if some image cannot be read."""
+    """Check the images; return 1 if one cannot be read."""
     no_overrides(overrides)
     if args.out:
         require_writable(Path(args.out))
@@ -56,7 +56,10 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _write(folder: Path, clean: Sequence[Source], refused: Sequence[tuple[str, str]]) -> None:
-    """The two lists; paths are absolute, since a list's paths are relative to the list. Only files have paths."""
+    """Write the two lists, of images in files only.
+
+    Paths are absolute, since a list's paths are relative to the list.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     files = [(str(source.path.absolute()), source.label or "") for source in clean if isinstance(source, ImageFile)]
     _table(folder / "clean.csv", ("path", "label"), files)

@@ -8,11 +8,9 @@ calibration images is 1 / (n + 1): a --level that a bundle cannot go below is re
 """
 
 import argparse
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
 
 from tqdm import tqdm
 
@@ -26,10 +24,9 @@ from lit_od.commands._arguments import (
 )
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import ConfigError
-from lit_od.formats.text import csv_row
 from lit_od.images.find_local import find
 from lit_od.scoring.classifier import NONE, Classification, classify, require_classes, require_reachable
-from lit_od.scoring.rows import output
+from lit_od.scoring.rows import output, row_writer
 from lit_od.scoring.scorer import Scorer
 
 LEVEL = 0.05
@@ -60,9 +57,11 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     sources = find(args.paths)
     failed = 0
     with output(args.out) as out, tqdm(total=len(sources), unit="img", disable=None, leave=False) as bar:
-        write = _writer(out, args.format, names)
+        columns = ("path", "class", "p_value", *(f"p_value.{name}" for name in names), "error")
+        write = row_writer(out, args.format, columns)
         for classes in classify(scorers, sources, level=args.level, batch_size=args.batch_size):
-            write(classes)
+            for row in _rows(classes, names):
+                write(row)
             failed += sum(error is not None for error in classes.error)
             bar.update(len(classes.name))
     return INCOMPLETE if failed else DONE
@@ -78,20 +77,10 @@ def _named(word: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
-def _writer(out: TextIO, form: str, names: Sequence[str]) -> Callable[[Classification], None]:
-    columns = ("path", "class", "p_value", *(f"p_value.{name}" for name in names), "error")
-    if form == "csv":
-        out.write(csv_row(columns))
-
-    def write(classes: Classification) -> None:
-        for row, (path, label, error) in enumerate(zip(classes.name, classes.label, classes.error, strict=True)):
-            by_class = [float(classes.p_values[name][row]) for name in names]
-            known = [None if math.isnan(each) else each for each in by_class]
-            best = None if label is None else max(by_class) if label == NONE else by_class[names.index(label)]
-            values = (path, label, best, *known, error)
-            if form == "jsonl":
-                out.write(json.dumps(dict(zip(columns, values, strict=True))) + "\n")
-            else:
-                out.write(csv_row(["" if value is None else str(value) for value in values]))
-
-    return write
+def _rows(classes: Classification, names: Sequence[str]) -> Iterator[tuple[object, ...]]:
+    """The rows of some images: path, class, its p-value, the p-values of all, error."""
+    for row, (path, label, error) in enumerate(zip(classes.name, classes.label, classes.error, strict=True)):
+        by_class = [float(classes.p_values[name][row]) for name in names]
+        known = [None if math.isnan(each) else each for each in by_class]
+        best = None if label is None else max(by_class) if label == NONE else by_class[names.index(label)]
+        yield path, label, best, *known, error

@@ -1,4 +1,7 @@
-"""The quick tour, offline: train on packaged digits 0 to 7, then score digits 8 and 9 and garments without torch."""
+"""Take a quick tour, offline: train on digits, then score digits and garments.
+
+It trains on packaged digits 0 to 7, then scores digits 8 and 9 and garments without torch.
+"""
 
 import argparse
 import csv
@@ -11,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lit_od.commands._arguments import extra
 from lit_od.commands._status import DONE, written
-from lit_od.errors import LitODError, missing_extra
+from lit_od.errors import LitODError
 from lit_od.recipes.load import read
 from lit_od.recipes.roots import data_root
 from lit_od.types import Scores
@@ -26,19 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Train, export, score in another process, print the table, write the histogram."""
-    try:
+    with extra():
         from lit_od.evaluation import plots
         from lit_od.evaluation.evaluate import evaluate
         from lit_od.training.pipeline import fit
-    except ModuleNotFoundError as error:
-        missing_extra(str(error.name), "train,cpu")
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     recipe = read("demo", [*overrides, f"--seed={args.seed}"])
     print("1. Train a small network on real digits 0 to 7, export it, fit a Mahalanobis detector, write a bundle")
     started = time.perf_counter()
     if (out / "run" / "config.yaml").exists():
-        shutil.rmtree(out / "run")  # an earlier tour's
+        shutil.rmtree(out / "run")  # of an earlier tour
     bundle = fit(recipe, out / "bundle", run=out / "run")
     print(f"   {written(bundle, time.perf_counter() - started).splitlines()[0]}")
     print("2. Score digits and garments in a process that has no torch")
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _score(bundle: Path, path: str, rows: Path) -> Scores:
-    """Scores of a PATH by `lit-od score` in a process of its own, which must not have loaded torch."""
+    """Score a PATH by `lit-od score` in another process, which must not load torch."""
     code = (
         "import sys; from lit_od.cli import main; status = main(sys.argv[1:]);"
         "sys.exit('torch was loaded' if 'torch' in sys.modules else status)"

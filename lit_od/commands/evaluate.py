@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lit_od.bundle.folder import Bundle, rewrite
-from lit_od.commands._arguments import add_session_arguments
+from lit_od.commands._arguments import add_session_arguments, extra, session_options
 from lit_od.commands._evaluation_sets import AGAINST, add_set_arguments, chosen_sets
 from lit_od.commands._status import DONE
-from lit_od.errors import missing_extra
 from lit_od.formats.atomic import require_writable
 from lit_od.scoring.scorer import Scorer
 
@@ -35,16 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Score the sets and print the table."""
-    try:
+    with extra():
         from lit_od.evaluation import image_sets as sets
         from lit_od.evaluation import plots
         from lit_od.evaluation.evaluate import evaluate
-    except ModuleNotFoundError as error:
-        missing_extra(str(error.name), "train,cpu")
     if args.out:
         require_writable(Path(args.out))
     bundle = Bundle.read(args.bundle)
-    scorer = Scorer.of(bundle, threads=args.threads, providers=[args.provider] if args.provider else None)
+    scorer = Scorer.of(bundle, **session_options(args))
     images = chosen_sets(args, overrides, bundle)
     inliers = sets.score_set(scorer, images.inliers)
     scores = {each.name: sets.score_set(scorer, each) for each in images.outliers}

@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-from lit_od.bundle.folder import require_replaceable
 from lit_od.commands._arguments import positive
 from lit_od.commands._launch import each_process
 from lit_od.commands._status import DONE, written
@@ -34,8 +33,6 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 
 def _export(args: argparse.Namespace, overrides: list[str], group: Group) -> int:
     out = Path(args.out)
-    if group.rank == 0:
-        require_replaceable(out)
     started = time.perf_counter()
     try:
         from lit_od.training.data.image_data import ImageData

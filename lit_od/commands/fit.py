@@ -11,11 +11,11 @@ how many they are, but for the training, where N processes take steps of N times
 
 import argparse
 import time
+from functools import cache
 from pathlib import Path
 
 import msgspec
 
-from lit_od.bundle.folder import require_replaceable
 from lit_od.commands._arguments import add_recipe_arguments, positive, recipe_of
 from lit_od.commands._launch import each_process, launch, wanted, words_of
 from lit_od.commands._status import DONE, written
@@ -36,9 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Write the bundle and say what it is."""
-    if place() is None and (count := wanted(_recipe(args, overrides).trainer)) > 1:
+    recipe = cache(lambda: _recipe(args, overrides))
+    if place() is None and (count := wanted(recipe().trainer)) > 1:
         return launch(count, words_of("fit", args, overrides))
-    return each_process(lambda group: _fit(args, overrides, group))
+    return each_process(lambda group: _fit(recipe(), args, group))
 
 
 def _recipe(args: argparse.Namespace, overrides: list[str]) -> Recipe:
@@ -46,11 +47,8 @@ def _recipe(args: argparse.Namespace, overrides: list[str]) -> Recipe:
     return recipe if args.backbone is None else msgspec.structs.replace(recipe, backbone=args.backbone)
 
 
-def _fit(args: argparse.Namespace, overrides: list[str], group: Group) -> int:
-    recipe = _recipe(args, overrides)
+def _fit(recipe: Recipe, args: argparse.Namespace, group: Group) -> int:
     out = Path(args.out)
-    if group.rank == 0:
-        require_replaceable(out)
     started = time.perf_counter()
     run_folder = Path(args.run) if args.run else None
     if recipe.backbone is not None:
@@ -63,7 +61,7 @@ def _fit(args: argparse.Namespace, overrides: list[str], group: Group) -> int:
             from lit_od.training.pipeline import fit
         except ModuleNotFoundError as error:
             missing_extra(str(error.name), "train,cpu")
-        bundle = fit(recipe, out, run=run_folder, threads=args.threads)
+        bundle = fit(recipe, out, run=run_folder, threads=args.threads, group=group)
     if group.rank == 0:
         print(written(bundle, time.perf_counter() - started))
     return DONE

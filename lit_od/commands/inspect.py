@@ -1,4 +1,7 @@
-"""Print what a bundle is: images, backbone, detector, threshold, calibration, provenance."""
+"""Print a bundle's model card or manifest.
+
+The card lists images, backbone, detector, threshold, calibration and provenance.
+"""
 
 import argparse
 

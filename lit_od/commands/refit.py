@@ -13,9 +13,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from lit_od.bundle.folder import BACKBONE, MAPS, Bundle, require_replaceable
+from lit_od.backbone.extractor import Extractor
+from lit_od.backbone.model import Backbone
+from lit_od.bundle.folder import BACKBONE, MAPS, Bundle
 from lit_od.calibration.rules import rule_and_outliers
-from lit_od.cluster.engine import FirstOfCluster
+from lit_od.cluster.engine import RayEngine
 from lit_od.commands._arguments import (
     add_engine_arguments,
     add_outliers_argument,
@@ -26,14 +28,15 @@ from lit_od.commands._arguments import (
     session_options,
 )
 from lit_od.commands._status import DONE, written
-from lit_od.detectors.registry import accumulator
+from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
-from lit_od.fitting.fit import Origin, fit_bundle
+from lit_od.fitting.engine import Engine
+from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
+from lit_od.fitting.process_group import open_engine
 from lit_od.images.find_local import find
 from lit_od.images.find_remote import find_with_urls
 from lit_od.images.split import fit_and_calibration_parts
 from lit_od.recipes.overrides import parse_overrides
-from lit_od.runtime.processes import ALONE, Group
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,43 +58,31 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Write the new bundle and say what it is."""
     out = Path(args.out)
     require_engine(args, "address", "workers")
-    require_replaceable(out)
     started = time.perf_counter()
     bundle = Bundle.read(args.bundle)
-    detector, rule, paths = _options(bundle, args, overrides)
-    _require_fittable(detector, args.labels)
+    spec, rule, paths = _options(bundle, args, overrides)
+    _require_fittable(spec, args.labels)
     look = find_with_urls if args.engine == "ray" else find
     fit, calibration = fit_and_calibration_parts(look(args.paths), seed=args.seed)
-    outliers = look(paths) if paths else []
-    old, providers = bundle.manifest, session_options(args)["providers"]
+    images = FitImages(fit, calibration, outliers=look(paths) if paths else [])
+    model, old = bundle.files[BACKBONE], bundle.manifest
     with ExitStack() as stack:
-        group: Group = ALONE
+        engine: Engine
         if args.engine == "ray":
-            group = FirstOfCluster(
-                stack.enter_context(cluster_of(args)),
-                model=bundle.files[BACKBONE],
-                preparation=old.preparation,
-                detector=detector,
-                fit=fit,
-                calibration=calibration,
-                outliers=outliers,
-            )
-            providers = ["cpu"]  # of the driver, which runs a few golden images: the GPUs are the workers'
+            pool = stack.enter_context(cluster_of(args))
+            # this process runs a few golden images: the GPUs are the workers'
+            backbone = Backbone.load(model, threads=args.threads, providers=["cpu"])
+            engine = RayEngine(Extractor(backbone, old.preparation, args.threads), pool)
+        else:
+            engine = open_engine(model, old.preparation, **session_options(args))
         new = fit_bundle(
             out,
-            model=bundle.files[BACKBONE],
-            preparation=old.preparation,
-            fit=fit,
-            calibration=calibration,
-            detector=detector,
-            rule=rule,
-            outliers=outliers,
-            origin=Origin(name=out.name, recipe=None, seed=args.seed, data={"refit_of": old.name}),
-            opset=old.model.opset,
-            maps=bundle.files.get(MAPS),
-            threads=args.threads,
-            providers=providers,
-            group=group,
+            engine,
+            GraphFile(model, old.model.opset, bundle.files.get(MAPS)),
+            images,
+            spec,
+            rule,
+            Origin(name=out.name, seed=args.seed, data={"refit_of": old.name}),
         )
     print(written(new, time.perf_counter() - started))
     return DONE
@@ -99,7 +90,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 
 def _options(
     bundle: Bundle, args: argparse.Namespace, overrides: list[str]
-) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+) -> tuple[DetectorSpec, dict[str, Any], list[str]]:
     """Detector and rule of the bundle, changed as the command line says, and PATHs of outliers."""
     entry, kind = bundle.manifest.detector, args.detector
     detector = {"kind": entry.kind, **entry.options} if kind is None else {"kind": kind}
@@ -118,15 +109,14 @@ def _options(
         raise ConfigError("the bundle's threshold was set by hand and cannot be applied anew: give --calibration.rule")
     if args.outliers:
         rule["outliers"] = args.outliers
-    return detector, *rule_and_outliers(rule)
+    return DetectorSpec.parse(detector), *rule_and_outliers(rule)
 
 
-def _require_fittable(detector: dict[str, Any], labels: str | None) -> None:
-    """Raise where the detector cannot be fitted here, before any image is read."""
-    kind, options = detector["kind"], {key: value for key, value in detector.items() if key != "kind"}
-    accumulator(kind, options)  # checks the options, and that what fits it is installed
-    if detector.get("class_conditional") and labels is None:
+def _require_fittable(spec: DetectorSpec, labels: str | None) -> None:
+    """Raise ConfigError where the detector cannot be fitted here, before any image is read."""
+    spec.check()  # the options, and that what fits it is installed
+    if spec.needs_labels and labels is None:
         raise ConfigError(
-            f"{kind} is class-conditional and needs the images' classes: give class folders and "
+            f"{spec.kind} is class-conditional and needs the images' classes: give class folders and "
             "--labels folders, or --detector.class_conditional false"
         )

@@ -1,8 +1,8 @@
-"""One HTML file of what a bundle makes of images: figures, pictures, galleries, a threshold to be moved.
+"""Write a report of a bundle's scores as one HTML file.
 
-It opens from disk, without a network. The sets are those of lit-od evaluate. The nearest normal images
-come from --normal PATH, else from the images that the bundle's recipe was fitted on, where they are at
-hand, else from the inliers themselves.
+It holds figures, pictures, galleries and a movable threshold, and opens from disk, without a network. The sets
+are those of lit-od evaluate. The nearest normal images come from --normal PATH, else from the images that the
+bundle's recipe was fitted on, where they are at hand, else from the inliers themselves.
 """
 
 import argparse
@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from lit_od.bundle.folder import Bundle
-from lit_od.commands._arguments import add_session_arguments, session_options
+from lit_od.commands._arguments import add_session_arguments, extra, session_options
 from lit_od.commands._evaluation_sets import add_set_arguments, chosen_sets, sets_root, torchvision_sets
 from lit_od.commands._status import DONE
-from lit_od.errors import ConfigError, missing_extra
+from lit_od.errors import ConfigError
 from lit_od.formats.atomic import atomic_file, require_writable
 from lit_od.images.find_local import find
 from lit_od.scoring.scorer import Scorer
@@ -31,11 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Score the sets, write the page and print the table."""
-    try:
+    with extra():
         from lit_od.evaluation import image_sets as sets
         from lit_od.evaluation.report import report
-    except ModuleNotFoundError as error:
-        missing_extra(str(error.name), "train,cpu")
     out = Path(args.out)
     if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
         raise ConfigError(f"--out names the page, FILE.html, got {args.out!r}")

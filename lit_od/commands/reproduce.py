@@ -23,9 +23,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_od.commands._arguments import no_overrides, positive
+from lit_od.commands._arguments import extra, no_overrides, positive
 from lit_od.commands._status import DONE, INCOMPLETE
-from lit_od.errors import ConfigError, LitODError, missing_extra
+from lit_od.errors import ConfigError, LitODError
 from lit_od.recipes.overrides import folder, parse_overrides
 
 if TYPE_CHECKING:
@@ -88,10 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Run the experiment, print its tables, keep them beside its bundles."""
-    try:
+    with extra():
         from lit_od.experiments import summary_table as together
-    except ModuleNotFoundError as error:
-        missing_extra(str(error.name), "train,cpu")
     if args.name == ALL:
         return _run_all(args, overrides)
     options = _options(args, overrides, _out(args, _title(args)))
@@ -199,10 +197,8 @@ def _options(args: argparse.Namespace, overrides: list[str], out: Path) -> "Expe
 
 
 def _experiment(name: str) -> Any:
-    try:
+    with extra():
         return import_module(EXPERIMENTS[name])
-    except ModuleNotFoundError as error:
-        missing_extra(str(error.name), "train,cpu")
 
 
 def _title(args: argparse.Namespace) -> str:

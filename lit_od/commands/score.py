@@ -19,7 +19,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -41,9 +40,6 @@ from lit_od.scoring.map_folder import MapFolder
 from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.rows import rows_to
 from lit_od.scoring.scorer import Result, Scorer
-
-if TYPE_CHECKING:
-    pass
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,10 +82,10 @@ def _here(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> tuple[i
     drawn = stack.enter_context(MapFolder(Path(args.maps), maps, total=len(sources))) if maps else None
 
     def results() -> Iterator[Result]:
-        for result, batch, outputs in scorer.stream_outputs(sources, batch_size=args.batch_size):
+        for result, found in scorer.stream_outputs(sources, batch_size=args.batch_size):
             yield result
             if drawn is not None:
-                drawn.add(batch, outputs)
+                drawn.add(found.batch, found.outputs)
 
     return len(sources), results()
 

@@ -16,10 +16,10 @@ from lit_od.bundle.folder import Bundle
 from lit_od.bundle.model_card import false_positives
 from lit_od.calibration.p_values import Calibration
 from lit_od.calibration.rules import RULES, inliers_needed, require_applicable
-from lit_od.commands._arguments import add_outliers_argument, add_session_arguments, no_overrides
+from lit_od.commands._arguments import add_outliers_argument, add_session_arguments, no_overrides, session_options
 from lit_od.commands._status import DONE
 from lit_od.errors import ConfigError, DataError
-from lit_od.fitting.fit import score_all
+from lit_od.fitting.engine import LocalEngine
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
 from lit_od.scoring.scorer import Scorer
@@ -117,5 +117,5 @@ def rates(calibration: Calibration, outliers: Scores | None = None) -> str:
 
 def _scores(bundle: Bundle, sources: Sequence[Source], args: argparse.Namespace) -> Scores:
     """Scores of images that must all be readable, shape (n,)."""
-    scorer = Scorer.of(bundle, threads=args.threads, providers=[args.provider] if args.provider else None)
-    return score_all(scorer.backbone, scorer.preparation, scorer.detector, sources, threads=args.threads)
+    scorer = Scorer.of(bundle, **session_options(args))
+    return LocalEngine(scorer.extractor).score(scorer.detector, sources, task="scoring")

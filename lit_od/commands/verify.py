@@ -1,11 +1,14 @@
-"""Check a bundle: schema, every file's hash, and its golden images decoded, prepared and scored again."""
+"""Check a bundle: schema, every file's hash, and its golden images.
+
+The golden images are decoded, prepared and scored again.
+"""
 
 import argparse
 from pathlib import Path
 
 from lit_od.bundle.folder import MANIFEST, Bundle, golden_arrays
 from lit_od.bundle.golden import differences
-from lit_od.commands._arguments import add_session_arguments, no_overrides
+from lit_od.commands._arguments import add_session_arguments, no_overrides, session_options
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import BundleError
 from lit_od.scoring.scorer import Scorer
@@ -18,11 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Verify; 1 if something differs, with a line for each difference."""
+    """Verify; return 1 after printing a line for each difference."""
     no_overrides(overrides)
     try:
         bundle = Bundle.read(args.bundle)
-        scorer = Scorer.of(bundle, threads=args.threads, providers=[args.provider] if args.provider else None)
+        scorer = Scorer.of(bundle, **session_options(args))
         golden = golden_arrays(bundle)
         found = differences(golden, scorer.preparation, scorer.backbone, scorer.detector, bundle.manifest.tolerance)
     except BundleError as error:

@@ -1,10 +1,11 @@
 """Outlier detectors on numpy and FAISS. Never torch; higher scores are more outlying.
 
 Every detector is a frozen object with `fit`, `score`, `state` and `from_state`, and an accumulator
-that gathers a stream. The registry names them for recipes, manifests and the command line.
+that gathers a stream. The registry names them for recipes, manifests and the command line; a detector
+elsewhere derives from `Detector` and goes by its import path.
 """
 
-from lit_od.detectors.base import Accumulator, Detector
+from lit_od.detectors.base import Accumulator, Detector, PixelDetector
 from lit_od.detectors.gmm import GMM
 from lit_od.detectors.knn import KNN
 from lit_od.detectors.local_residual import LocalResidual
@@ -24,6 +25,7 @@ __all__ = [
     "LocalResidual",
     "Mahalanobis",
     "PCAResidual",
+    "PixelDetector",
     "Reconstruction",
     "accumulator",
     "detector_from_state",

@@ -1,18 +1,19 @@
-"""What every detector is: a frozen object that scores, and an accumulator that gathers.
+"""Detectors as the rest of the package sees them: frozen objects that score, and accumulators that gather.
 
-`fit` is a classmethod that returns a fitted, frozen object; there is no unfitted detector.
+There is no unfitted detector: `fit` is a classmethod that returns a fitted, frozen object.
 An accumulator takes a stream of feature batches, merges with the accumulators of other
 processes or machines, and freezes into the same object that `fit` on all rows gives.
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 
-from lit_od.errors import DataError
-from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats
+from lit_od.errors import ConfigError, DataError
+from lit_od.types import Arrays, Features, Labels, Maps, Output, Outputs, Scores, Stats
 
 BLOCK_VALUES = 1 << 22
 """Float64 values that scoring holds at once for one block of rows: 32 MB."""
@@ -25,61 +26,137 @@ CACHED_VALUES = 1 << 16
 class Detector(Protocol):
     """A fitted detector. Higher scores are more outlying.
 
+    A detector derives from this class and gives what is abstract here. It is registered in
+    `lit_od.detectors.registry`, or goes by its import path, which then is its kind.
+
     Attributes:
-        kind: Name in recipes, manifests and on the command line.
+        kind: Name in recipes, manifests and on the command line; the class' import path,
+            "package.module:Class", unless it says another.
         reads: The backbone output that it scores: "features" (n, d) or "errors" (n, h, w, c).
+        options_type: Frozen dataclass of its options, which checks them when it is made.
+        in_workers: True if several threads may score at once; False where FAISS searches.
+        passes: Passes over the images that fitting takes, 1 or 2; the second begins with `start_second`.
+        torch_form: Import path of a function that gives the same scores in torch, as those of
+            `lit_od.training.explain.torch_scores`; None where there is no gradient.
     """
+
+    __slots__ = ()
 
     kind: ClassVar[str]
     reads: ClassVar[Output]
+    options_type: ClassVar[type[Any]]
+    in_workers: ClassVar[bool] = True
+    passes: ClassVar[int] = 1
+    torch_form: ClassVar[str | None] = None
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "kind" not in cls.__dict__:
+            cls.kind = f"{cls.__module__}:{cls.__qualname__}"
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one image's output that it scores: (d,) or (h, w, c)."""
 
     @property
     def width(self) -> int:
-        """Number of values an image must bring: d, or h * w * c."""
-        ...
+        """Number of values of one image's output."""
+        return math.prod(self.input_shape)
 
-    def score(self, features: Features) -> Scores:
-        """Outlier scores of shape (n,), float64. Raises DataError on a wrong width or NaN."""
-        ...
+    @abstractmethod
+    def score(self, outputs: Outputs, /) -> Scores:
+        """Return outlier scores of shape (n,), float64. Raises DataError on a wrong shape or NaN."""
 
+    @abstractmethod
     def options(self) -> dict[str, Any]:
-        """The options it was fitted with: plain JSON values, as the accumulator takes them."""
-        ...
+        """Return the options it was fitted with: plain JSON values, as the accumulator takes them."""
 
+    @abstractmethod
     def state(self) -> Arrays:
-        """The fitted statistics by name. `from_state` gives the same object back.
+        """Return the fitted statistics by name. `from_state` gives the same object back.
 
         A trained or graph index is the uint8 array "index" (FAISS' own serialisation).
         """
-        ...
 
     @classmethod
+    @abstractmethod
     def from_state(cls, options: dict[str, Any], state: Arrays) -> Self:
         """Rebuild from `options()` and `state()`. Raises DataError where they do not fit together."""
-        ...
+
+    @classmethod
+    @abstractmethod
+    def start(cls, settings: Any, first_row: int = 0) -> "Accumulator":
+        """Return an empty accumulator.
+
+        Args:
+            settings: Checked options, an object of `options_type`.
+            first_row: Number of the first row it will see, among the rows of all accumulators.
+        """
+
+    @classmethod
+    def start_second(cls, after: "Accumulator", first_row: int = 0) -> "Accumulator":
+        """Return an empty accumulator for the second pass of a detector that takes two.
+
+        Args:
+            after: What the first pass gathered from all images.
+            first_row: Number of the first row it will see, among the rows of all accumulators.
+
+        Raises:
+            ConfigError: If the detector takes one pass.
+        """
+        del after, first_row
+        raise ConfigError(f"detector {cls.kind} is fitted in one pass over the images, not two")
+
+
+@runtime_checkable
+class PixelDetector(Detector, Protocol):
+    """A detector that also scores every pixel."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def score_map(self, outputs: Outputs, /) -> tuple[Scores, Maps]:
+        """Return scores of shape (n,) and maps of shape (n, h, w), in one pass. Raises as `score`."""
 
 
 class Accumulator(Protocol):
-    """Gathers a stream of features, batch by batch, and freezes into a detector."""
+    """Gathers a stream of outputs, batch by batch, and freezes into a detector."""
 
-    def update(self, features: Features, labels: Labels | None = None) -> None:
-        """Take a batch of shape (n, d); a batch of no rows changes nothing.
+    @property
+    def settings(self) -> Any:
+        """The detector's options, an object of its `options_type`."""
+        ...
+
+    def update(self, outputs: Outputs, labels: Labels | None = None, /) -> None:
+        """Take a batch of shape (n, ...); a batch of no rows changes nothing.
 
         Labels of shape (n,) are used by class-conditional detectors alone.
         """
         ...
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: Self, /) -> None:
         """Take over what another accumulator, with the same options, has gathered after this one's rows."""
         ...
 
     def finish(self) -> Detector:
-        """The fitted detector. Raises DataError where the rows do not suffice."""
+        """Return the fitted detector. Raises DataError where the rows do not suffice."""
+        ...
+
+    def state(self) -> Arrays:
+        """Return all that was gathered by name, for another process."""
+        ...
+
+    def restore(self, state: Arrays, /) -> None:
+        """Take over what `state()` of an accumulator with the same options gave, in place of the own.
+
+        Raises DataError where the arrays do not fit together.
+        """
         ...
 
 
 def check_features(features: Features, width: int | None = None) -> Features:
-    """Features of shape (n, d) as they are, or a DataError that says what is wrong with them."""
+    """Return features of shape (n, d) unchanged. Raises DataError where they are not finite, or not of this width."""
     features = np.asarray(features)
     if features.ndim != 2:
         raise DataError(f"features must have shape (n, d), got {features.shape}")
@@ -98,7 +175,7 @@ def check_features(features: Features, width: int | None = None) -> Features:
 
 
 def check_labels(labels: Labels, rows: int) -> Labels:
-    """Integer labels of shape (rows,) as they are, or a DataError that says what is wrong with them."""
+    """Return labels unchanged. Raises DataError unless they are integers of shape (rows,)."""
     labels = np.asarray(labels)
     if labels.shape != (rows,):
         raise DataError(f"labels must have shape ({rows},), one a row of features, got {labels.shape}")
@@ -108,7 +185,7 @@ def check_labels(labels: Labels, rows: int) -> Labels:
 
 
 def row_blocks(features: Features, values_a_row: int, values: int = BLOCK_VALUES) -> Iterator[tuple[slice, Stats]]:
-    """The rows in float64, in blocks that bound the memory of scoring.
+    """Yield the rows in float64, in blocks that bound the memory of scoring.
 
     Args:
         features: Shape (n, ...).
@@ -116,14 +193,9 @@ def row_blocks(features: Features, values_a_row: int, values: int = BLOCK_VALUES
         values: Float64 values that a block may need.
 
     Yields:
-        The rows' slice, and the rows as a float64 array of their own, which the caller may change.
+        The rows' slice, and a float64 copy of the rows, which the caller may change.
     """
     step = max(1, values // values_a_row)
     for start in range(0, len(features), step):
         rows = slice(start, min(start + step, len(features)))
         yield rows, features[rows].astype(np.float64)
-
-
-def searches(detector: Detector) -> bool:
-    """Whether a detector looks for neighbours in a bank, as FAISS does."""
-    return hasattr(detector, "bank")

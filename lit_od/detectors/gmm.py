@@ -9,9 +9,9 @@ import numpy as np
 
 from lit_od.checks import integer, one_of
 from lit_od.detectors.bank.row_store import RowStore
-from lit_od.detectors.base import BLOCK_VALUES, CACHED_VALUES, check_features, row_blocks
+from lit_od.detectors.base import BLOCK_VALUES, CACHED_VALUES, Detector, check_features, row_blocks
 from lit_od.detectors.gaussian import squared_norms, whitener
-from lit_od.detectors.moments import Moments
+from lit_od.detectors.moments import Moments, pack, unpack
 from lit_od.detectors.options import read_options, same_options
 from lit_od.detectors.state import SMALLEST, check_names, read_only, require_triangular, take
 from lit_od.errors import DataError, missing_extra
@@ -40,7 +40,7 @@ class GMMOptions:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class GMM:
+class GMM(Detector):
     r"""Negative log-likelihood under a mixture of Gaussians, in nats.
 
     -log sum_k w_k N(x; m_k, L_k L_k^T) with
@@ -61,6 +61,7 @@ class GMM:
     kind: ClassVar[str] = "gmm"
     reads: ClassVar[Output] = "features"
     options_type: ClassVar[type[GMMOptions]] = GMMOptions
+    torch_form: ClassVar[str | None] = "lit_od.training.explain.torch_scores:gmm"
 
     settings: GMMOptions
     weights: Stats
@@ -76,7 +77,7 @@ class GMM:
         covariance: Covariance = "full",
         seed: int = 0,
         reservoir: int = 50_000,
-    ) -> Self:
+    ) -> "GMM":
         """Fit the mixture to inliers.
 
         Args:
@@ -93,7 +94,7 @@ class GMM:
         """
         gathered = cls.accumulator(components=components, covariance=covariance, seed=seed, reservoir=reservoir)
         gathered.update(features)
-        return cls.from_accumulator(gathered)
+        return gathered.finish()
 
     @classmethod
     def accumulator(
@@ -123,29 +124,10 @@ class GMM:
             missing_extra("scikit-learn", "train,cpu")
         return GMMAccumulator(settings, first_row)
 
-    @classmethod
-    def from_accumulator(cls, gathered: "GMMAccumulator") -> Self:
-        """Freeze what an accumulator has gathered.
-
-        Raises:
-            DataError: If the rows do not suffice, or a covariance is singular.
-            MissingExtra: If several components are asked for without scikit-learn.
-        """
-        settings, moments = gathered.settings, gathered.moments
-        least = max(2, settings.components)
-        count = moments.count if moments else gathered.store.seen
-        if count < least:
-            raise DataError(f"GMM needs at least {least} rows of features, got {count}. Pass more images.")
-        if moments is None:
-            fitted = _several(settings, gathered.store.rows().astype(np.float64))
-        else:
-            fitted = _one(settings.covariance, moments)
-        return cls(settings, *(read_only(array) for array in fitted))
-
     @property
-    def width(self) -> int:
-        """Features an image, d."""
-        return int(self.means.shape[1])
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one image's features, (d,)."""
+        return (int(self.means.shape[1]),)
 
     def score(self, features: Features) -> Scores:
         """Negative log-likelihoods of shape (n,), in nats; negative where the density exceeds 1.
@@ -194,7 +176,7 @@ class GMM:
         return joint
 
     def options(self) -> dict[str, Any]:
-        """The options it was fitted with."""
+        """Return the options it was fitted with."""
         return asdict(self.settings)
 
     def state(self) -> Arrays:
@@ -270,14 +252,36 @@ class GMMAccumulator:
                 self.moments = Moments(other.moments.width)
             self.moments.merge(other.moments)
 
+    def state(self) -> Arrays:
+        """Return the sums of one component, or the reservoir of several."""
+        if self.settings.components > 1:
+            return self.store.state()
+        return pack({} if self.moments is None else {0: self.moments})
+
+    def restore(self, state: Arrays) -> None:
+        """Take over what `state()` gave, in place of the own rows. Raises DataError where it does not fit together."""
+        if self.settings.components > 1:
+            self.store.restore(state)
+        else:
+            self.moments = unpack(state).get(0)
+
     def finish(self) -> GMM:
-        """The fitted detector.
+        """Return the fitted detector.
 
         Raises:
             DataError: If the rows do not suffice, or a covariance is singular.
             MissingExtra: If several components are asked for without scikit-learn.
         """
-        return GMM.from_accumulator(self)
+        settings, moments = self.settings, self.moments
+        least = max(2, settings.components)
+        count = moments.count if moments else self.store.seen
+        if count < least:
+            raise DataError(f"GMM needs at least {least} rows of features, got {count}. Pass more images.")
+        if moments is None:
+            fitted = _several(settings, self.store.rows().astype(np.float64))
+        else:
+            fitted = _one(settings.covariance, moments)
+        return GMM(settings, *(read_only(array) for array in fitted))
 
 
 def _one(covariance: Covariance, moments: Moments) -> tuple[Stats, Stats, Stats]:

@@ -1,17 +1,16 @@
 """Local outlier factor (Breunig et al. 2000), for images that were not among the inliers."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from lit_od.checks import integer
-from lit_od.detectors.bank.memory_bank import Bank, BankAccumulator
-from lit_od.detectors.bank.options import BankOptions, Metric, Precision
-from lit_od.detectors.options import read_options
-from lit_od.detectors.state import SMALLEST, check_names, read_only, take
+from lit_od.detectors.bank.detector import BankDetector
+from lit_od.detectors.bank.memory_bank import Bank
+from lit_od.detectors.bank.options import BankOptions
+from lit_od.detectors.state import SMALLEST, read_only, take
 from lit_od.errors import DataError
-from lit_od.types import Arrays, Features, Output, Scores, Stats
+from lit_od.types import Arrays, Features, Scores, Stats
 
 BLOCK = 4096
 """Rows of the bank whose neighbours are looked for at once."""
@@ -19,25 +18,18 @@ BLOCK = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LOFOptions(BankOptions):
-    """Options, checked: the bank's, and the following.
+    """Options, checked: the bank's.
 
     A smaller bank is a seeded sample: rows that cover all others would even out the densities that
     LOF compares.
-
-    Attributes:
-        k: Number of neighbours.
     """
 
     k: int = 20
 
-    def __post_init__(self) -> None:
-        BankOptions.__post_init__(self)
-        integer("k", self.k, least=1)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LOF:
-    """Local outlier factor: how much denser the neighbours' surroundings are than one's own.
+class LOF(BankDetector):
+    """Local outlier factor: density around the neighbours over density around the image.
 
     With d_k(o) the distance of o to its k-th neighbour, N(x) the k nearest rows,
 
@@ -47,104 +39,23 @@ class LOF:
     `LocalOutlierFactor(novelty=True)`.
 
     Attributes:
-        settings: The options it was fitted with.
-        bank: The inliers' rows.
         k_distances: d_k of each row of the bank among the others, shape (m,).
         densities: lrd of each row of the bank among the others, shape (m,).
     """
 
     kind: ClassVar[str] = "lof"
-    reads: ClassVar[Output] = "features"
     options_type: ClassVar[type[LOFOptions]] = LOFOptions
+    torch_form: ClassVar[str | None] = "lit_od.training.explain.torch_scores:lof"
+    beyond_k: ClassVar[int] = 1  # a row is no neighbour of itself
 
-    settings: LOFOptions
-    bank: Bank
     k_distances: Stats
     densities: Stats
 
     @classmethod
-    def fit(
-        cls,
-        features: Features,
-        *,
-        k: int = 20,
-        metric: Metric = "l2",
-        index: str = "flat",
-        search: dict[str, int | float] | None = None,
-        precision: Precision = "fp32",
-        standardise: bool = False,
-        coreset: int | float | None = None,
-        memory_budget: str | None = None,
-        seed: int = 0,
-    ) -> Self:
-        """Keep the inliers' features of shape (n, d) and their densities; see `LOFOptions` for the rest.
-
-        Raises:
-            ConfigError: On an option out of range, or an index that does not exist.
-            DataError: If the rows do not suffice.
-        """
-        gathered = cls.accumulator(
-            k=k,
-            metric=metric,
-            index=index,
-            search=search,
-            precision=precision,
-            standardise=standardise,
-            coreset=coreset,
-            memory_budget=memory_budget,
-            seed=seed,
-        )
-        gathered.update(features)
-        return cls.from_accumulator(gathered)
-
-    @classmethod
-    def accumulator(
-        cls,
-        *,
-        k: int = 20,
-        metric: Metric = "l2",
-        index: str = "flat",
-        search: dict[str, int | float] | None = None,
-        precision: Precision = "fp32",
-        standardise: bool = False,
-        coreset: int | float | None = None,
-        memory_budget: str | None = None,
-        seed: int = 0,
-        first_row: int = 0,
-    ) -> "LOFAccumulator":
-        """The same as a stream; first_row is the number of its first row among those of all accumulators.
-
-        Raises:
-            ConfigError: On an option out of range.
-        """
-        settings = LOFOptions(
-            k=k,
-            metric=metric,
-            index=index,
-            search=search,
-            precision=precision,
-            standardise=standardise,
-            coreset=coreset,
-            memory_budget=memory_budget,
-            seed=seed,
-        )
-        return cls.start(settings, first_row)
-
-    @classmethod
-    def start(cls, settings: LOFOptions, first_row: int = 0) -> "LOFAccumulator":
-        """An empty accumulator for checked options."""
-        return LOFAccumulator(settings, first_row)
-
-    @classmethod
-    def from_accumulator(cls, gathered: "LOFAccumulator") -> Self:
-        """Freeze what an accumulator has gathered.
-
-        Raises:
-            DataError: If the rows do not suffice.
-        """
+    def of_bank(cls, settings: BankOptions, bank: Bank) -> Self:
+        """Make the detector of a bank of more than k rows: measure the density around each."""
         from tqdm import tqdm
 
-        settings, bank = gathered.settings, gathered.bank("LOF", gathered.settings.k + 1)
         count = len(bank.rows)
         distances = np.empty((count, settings.k))
         ids = np.empty((count, settings.k), dtype=np.int64)
@@ -158,13 +69,8 @@ class LOF:
         densities = _densities(distances, k_distances[ids])
         return cls(settings, bank, read_only(k_distances), read_only(densities))
 
-    @property
-    def width(self) -> int:
-        """Features an image, d."""
-        return self.bank.width
-
     def score(self, features: Features) -> Scores:
-        """Local outlier factors of shape (n,), without a unit.
+        """Return local outlier factors of shape (n,), without a unit.
 
         Raises:
             DataError: On a wrong width, or values that are not finite.
@@ -174,12 +80,8 @@ class LOF:
         factors: Scores = (self.densities[ids] / own[:, None]).mean(axis=1)
         return factors
 
-    def options(self) -> dict[str, Any]:
-        """The options it was fitted with."""
-        return asdict(self.settings)
-
     def state(self) -> Arrays:
-        """The bank's arrays, and each row's k-distance and density."""
+        """Return the bank's arrays, and each row's k-distance and density."""
         return self.bank.state() | {"k_distances": self.k_distances, "densities": self.densities}
 
     @classmethod
@@ -190,36 +92,16 @@ class LOF:
             ConfigError: On options that do not exist or are out of range.
             DataError: If the arrays do not fit the options or each other.
         """
-        settings = read_options(cls.kind, LOFOptions, options)
-        check_names(cls.kind, state, [*Bank.names(settings), "k_distances", "densities"])
-        bank = Bank.from_state(settings, state)
-        count = len(bank.rows)
-        if count <= settings.k:
-            raise DataError(f"k={settings.k} needs a bank of more rows, got {count}; fit the detector anew")
-        k_distances, densities = take(state, "k_distances", (count,)), take(state, "densities", (count,))
+        settings, bank = cls.bank_from_state(options, state, "k_distances", "densities")
+        shape = (len(bank.rows),)
+        k_distances, densities = take(state, "k_distances", shape), take(state, "densities", shape)
         if (k_distances < 0).any() or (densities < SMALLEST).any():
             raise DataError("arrays 'k_distances' and 'densities' of the state must be positive; fit it anew")
         return cls(settings, bank, k_distances, densities)
 
 
-class LOFAccumulator(BankAccumulator):
-    """Gathers the bank's rows."""
-
-    __slots__ = ()
-
-    settings: LOFOptions
-
-    def finish(self) -> LOF:
-        """The fitted detector.
-
-        Raises:
-            DataError: If the rows do not suffice.
-        """
-        return LOF.from_accumulator(self)
-
-
 def _densities(distances: Stats, k_distances: Stats) -> Stats:
-    """Local reachability densities, (n,), from distances to neighbours and their k-distances, (n, k)."""
+    """Return local reachability densities, (n,), from distances to neighbours and their k-distances, (n, k)."""
     # The small term is scikit-learn's: more than k equal rows have a finite density.
     densities: Stats = 1 / (np.maximum(distances, k_distances).mean(axis=1) + 1e-10)
     return densities

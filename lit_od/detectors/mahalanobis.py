@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from lit_od.checks import flag, number
-from lit_od.detectors.base import BLOCK_VALUES, check_features, check_labels
+from lit_od.detectors.base import BLOCK_VALUES, Detector, check_features, check_labels
 from lit_od.detectors.gaussian import Shrinkage, shrunk_covariance, squared_norms, whitener
-from lit_od.detectors.moments import Moments
+from lit_od.detectors.moments import Moments, pack, unpack
 from lit_od.detectors.options import read_options, same_options
 from lit_od.detectors.state import check_names, read_only, take, take_whitener
 from lit_od.errors import ConfigError, DataError
@@ -36,7 +36,7 @@ class MahalanobisOptions:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Mahalanobis:
+class Mahalanobis(Detector):
     """Mahalanobis distance to the inliers' mean, or to the nearest of their class means.
 
     Plain: ||W (x - m)|| with W = L^-1, L L^T the shrunk covariance (divided by n). With classes: the
@@ -56,6 +56,7 @@ class Mahalanobis:
     kind: ClassVar[str] = "mahalanobis"
     reads: ClassVar[Output] = "features"
     options_type: ClassVar[type[MahalanobisOptions]] = MahalanobisOptions
+    torch_form: ClassVar[str | None] = "lit_od.training.explain.torch_scores:mahalanobis"
 
     settings: MahalanobisOptions
     means: Stats
@@ -81,7 +82,7 @@ class Mahalanobis:
         labels: Labels | None = None,
         shrinkage: Shrinkage = "ledoit-wolf",
         relative: bool = False,
-    ) -> Self:
+    ) -> "Mahalanobis":
         """Learn means and covariance from inliers.
 
         Args:
@@ -97,7 +98,7 @@ class Mahalanobis:
         """
         gathered = cls.accumulator(class_conditional=labels is not None, shrinkage=shrinkage, relative=relative)
         gathered.update(features, labels)
-        return cls.from_accumulator(gathered)
+        return gathered.finish()
 
     @classmethod
     def accumulator(
@@ -120,43 +121,10 @@ class Mahalanobis:
         del first_row
         return MahalanobisAccumulator(settings)
 
-    @classmethod
-    def from_accumulator(cls, gathered: "MahalanobisAccumulator") -> Self:
-        """Freeze what an accumulator has gathered.
-
-        Raises:
-            DataError: If the rows do not suffice, or a covariance is singular.
-        """
-        settings, parts = gathered.settings, [gathered.moments[key] for key in sorted(gathered.moments)]
-        count = sum(part.count for part in parts)
-        if count < 2:
-            raise DataError(f"Mahalanobis needs at least 2 rows of features, got {count}. Pass more images.")
-        if settings.relative and len(parts) < 2:
-            raise DataError("relative=True needs at least 2 classes, got 1. Fit with relative=False.")
-        scatter = parts[0].scatter
-        for part in parts[1:]:
-            scatter += part.scatter
-        within = shrunk_covariance(count, scatter, sum(part.fourth_moments for part in parts), settings.shrinkage)
-        background: tuple[Stats, Stats] | None = None
-        if settings.relative:
-            union = Moments(parts[0].width)
-            for part in parts:
-                union.merge(part)
-            total = shrunk_covariance(count, union.scatter, union.fourth_moments, settings.shrinkage)
-            background = read_only(union.mean), read_only(whitener(total, _MEND))
-        return cls(
-            settings=settings,
-            means=read_only(np.stack([part.mean for part in parts])),
-            whitener=read_only(whitener(within, _MEND)),
-            classes=read_only(np.array(sorted(gathered.moments) if settings.class_conditional else [], dtype=np.int64)),
-            background_mean=background[0] if background else None,
-            background_whitener=background[1] if background else None,
-        )
-
     @property
-    def width(self) -> int:
-        """Features an image, d."""
-        return len(self.whitener)
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one image's features, (d,)."""
+        return (len(self.whitener),)
 
     def score(self, features: Features) -> Scores:
         """Distances of shape (n,), in standard deviations; squared differences where relative.
@@ -183,7 +151,7 @@ class Mahalanobis:
         return scores
 
     def options(self) -> dict[str, Any]:
-        """The options it was fitted with."""
+        """Return the options it was fitted with."""
         return asdict(self.settings)
 
     def state(self) -> Arrays:
@@ -271,13 +239,45 @@ class MahalanobisAccumulator:
         for label, moments in other.moments.items():
             self._of(label, moments.width).merge(moments)
 
+    def state(self) -> Arrays:
+        """Return the sums of all classes."""
+        return pack(self.moments)
+
+    def restore(self, state: Arrays) -> None:
+        """Take over what `state()` gave, in place of the own sums. Raises DataError where it does not fit together."""
+        self.moments = unpack(state)
+
     def finish(self) -> Mahalanobis:
-        """The fitted detector.
+        """Return the fitted detector.
 
         Raises:
             DataError: If the rows do not suffice, or a covariance is singular.
         """
-        return Mahalanobis.from_accumulator(self)
+        settings, parts = self.settings, [self.moments[key] for key in sorted(self.moments)]
+        count = sum(part.count for part in parts)
+        if count < 2:
+            raise DataError(f"Mahalanobis needs at least 2 rows of features, got {count}. Pass more images.")
+        if settings.relative and len(parts) < 2:
+            raise DataError("relative=True needs at least 2 classes, got 1. Fit with relative=False.")
+        scatter = parts[0].scatter
+        for part in parts[1:]:
+            scatter += part.scatter
+        within = shrunk_covariance(count, scatter, sum(part.fourth_moments for part in parts), settings.shrinkage)
+        background: tuple[Stats, Stats] | None = None
+        if settings.relative:
+            union = Moments(parts[0].width)
+            for part in parts:
+                union.merge(part)
+            total = shrunk_covariance(count, union.scatter, union.fourth_moments, settings.shrinkage)
+            background = read_only(union.mean), read_only(whitener(total, _MEND))
+        return Mahalanobis(
+            settings=settings,
+            means=read_only(np.stack([part.mean for part in parts])),
+            whitener=read_only(whitener(within, _MEND)),
+            classes=read_only(np.array(sorted(self.moments) if settings.class_conditional else [], dtype=np.int64)),
+            background_mean=background[0] if background else None,
+            background_whitener=background[1] if background else None,
+        )
 
     def _width(self) -> int | None:
         return next((moments.width for moments in self.moments.values()), None)

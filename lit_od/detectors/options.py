@@ -15,7 +15,12 @@ T = TypeVar("T")
 
 
 def read_options(kind: str, options_type: type[T], options: Mapping[str, Any]) -> T:
-    """The options dataclass from plain values.
+    """Return the options dataclass that plain values give.
+
+    Args:
+        kind: The detector's, for messages.
+        options_type: The dataclass, which checks its values.
+        options: Plain values by name; what is left out takes its default.
 
     Raises:
         ConfigError: On an unknown name, a wrong type or a value out of range.

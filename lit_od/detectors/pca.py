@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from lit_od.checks import flag, integer, number
-from lit_od.detectors.base import check_features, row_blocks
+from lit_od.detectors.base import Detector, check_features, row_blocks
 from lit_od.detectors.gaussian import squared_norms
-from lit_od.detectors.moments import Moments
+from lit_od.detectors.moments import Moments, pack, unpack
 from lit_od.detectors.options import read_options, same_options
 from lit_od.detectors.state import SMALLEST, check_names, read_only, take
 from lit_od.errors import DataError
@@ -34,7 +34,7 @@ class PCAResidualOptions:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PCAResidual:
+class PCAResidual(Detector):
     """Distance between the standardised features and their projection on the principal components.
 
     With z the standardised features and C the k leading eigenvectors of their covariance as rows,
@@ -56,6 +56,7 @@ class PCAResidual:
     kind: ClassVar[str] = "pca_residual"
     reads: ClassVar[Output] = "features"
     options_type: ClassVar[type[PCAResidualOptions]] = PCAResidualOptions
+    torch_form: ClassVar[str | None] = "lit_od.training.explain.torch_scores:pca_residual"
 
     settings: PCAResidualOptions
     mean: Stats
@@ -64,7 +65,7 @@ class PCAResidual:
     noise: Stats
 
     @classmethod
-    def fit(cls, features: Features, *, components: int | float = 0.9, whiten: bool = True) -> Self:
+    def fit(cls, features: Features, *, components: int | float = 0.9, whiten: bool = True) -> "PCAResidual":
         """Learn standardisation and components from inliers.
 
         Args:
@@ -79,7 +80,7 @@ class PCAResidual:
         """
         gathered = cls.accumulator(components=components, whiten=whiten)
         gathered.update(features)
-        return cls.from_accumulator(gathered)
+        return gathered.finish()
 
     @classmethod
     def accumulator(cls, *, components: int | float = 0.9, whiten: bool = True) -> "PCAResidualAccumulator":
@@ -96,46 +97,10 @@ class PCAResidual:
         del first_row
         return PCAResidualAccumulator(settings)
 
-    @classmethod
-    def from_accumulator(cls, gathered: "PCAResidualAccumulator") -> Self:
-        """Freeze what an accumulator has gathered.
-
-        Raises:
-            DataError: If the rows do not suffice, or the components leave nothing over.
-        """
-        moments, settings = gathered.moments, gathered.settings
-        count = moments.count if moments else 0
-        if moments is None or count < 2:
-            raise DataError(f"PCAResidual needs at least 2 rows of features, got {count}. Pass more images.")
-        scale = moments.scale
-        covariance = moments.scatter / count / scale / scale[:, None]
-        if not np.trace(covariance) > 0:
-            raise DataError(f"features must vary, but all {count} rows are equal. Pass different images.")
-        variances, directions = np.linalg.eigh(covariance)
-        variances = np.maximum(variances[::-1], 0.0)
-        if isinstance(settings.components, int):
-            kept = settings.components
-        else:
-            explained = np.cumsum(variances) / variances.sum()
-            kept = int(np.searchsorted(explained, settings.components, side="right")) + 1
-        rank = int((variances > variances[0] * len(variances) * np.finfo(np.float64).eps).sum())
-        if kept >= rank:
-            raise DataError(
-                f"components={settings.components} keeps {kept} of the {rank} directions in which {count} rows "
-                "vary, which leaves no residual. Pass fewer components or more images."
-            )
-        return cls(
-            settings=settings,
-            mean=read_only(moments.mean),
-            scale=read_only(scale),
-            components=read_only(directions[:, ::-1].T[:kept]),
-            noise=read_only(np.sqrt([variances[kept:].mean()])),
-        )
-
     @property
-    def width(self) -> int:
-        """Features an image, d."""
-        return len(self.mean)
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one image's features, (d,)."""
+        return (len(self.mean),)
 
     def score(self, features: Features) -> Scores:
         """Distances of shape (n,), in units of the noise where whitened, else of standardised features.
@@ -153,7 +118,7 @@ class PCAResidual:
         return scores / self.noise if self.settings.whiten else scores
 
     def options(self) -> dict[str, Any]:
-        """The options it was fitted with."""
+        """Return the options it was fitted with."""
         return asdict(self.settings)
 
     def state(self) -> Arrays:
@@ -222,10 +187,45 @@ class PCAResidualAccumulator:
             self.moments = Moments(other.moments.width)
         self.moments.merge(other.moments)
 
+    def state(self) -> Arrays:
+        """Return the sums."""
+        return pack({} if self.moments is None else {0: self.moments})
+
+    def restore(self, state: Arrays) -> None:
+        """Take over what `state()` gave, in place of the own sums. Raises DataError where it does not fit together."""
+        self.moments = unpack(state).get(0)
+
     def finish(self) -> PCAResidual:
-        """The fitted detector.
+        """Return the fitted detector.
 
         Raises:
             DataError: If the rows do not suffice, or the components leave nothing over.
         """
-        return PCAResidual.from_accumulator(self)
+        moments, settings = self.moments, self.settings
+        count = moments.count if moments else 0
+        if moments is None or count < 2:
+            raise DataError(f"PCAResidual needs at least 2 rows of features, got {count}. Pass more images.")
+        scale = moments.scale
+        covariance = moments.scatter / count / scale / scale[:, None]
+        if not np.trace(covariance) > 0:
+            raise DataError(f"features must vary, but all {count} rows are equal. Pass different images.")
+        variances, directions = np.linalg.eigh(covariance)
+        variances = np.maximum(variances[::-1], 0.0)
+        if isinstance(settings.components, int):
+            kept = settings.components
+        else:
+            explained = np.cumsum(variances) / variances.sum()
+            kept = int(np.searchsorted(explained, settings.components, side="right")) + 1
+        rank = int((variances > variances[0] * len(variances) * np.finfo(np.float64).eps).sum())
+        if kept >= rank:
+            raise DataError(
+                f"components={settings.components} keeps {kept} of the {rank} directions in which {count} rows "
+                "vary, which leaves no residual. Pass fewer components or more images."
+            )
+        return PCAResidual(
+            settings=settings,
+            mean=read_only(moments.mean),
+            scale=read_only(scale),
+            components=read_only(directions[:, ::-1].T[:kept]),
+            noise=read_only(np.sqrt([variances[kept:].mean()])),
+        )

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.checks import number, one_of
-from lit_od.detectors.base import row_blocks
+from lit_od.detectors.base import PixelDetector, row_blocks
 from lit_od.detectors.options import read_options, same_options
 from lit_od.detectors.state import check_names, take
 from lit_od.errors import DataError
-from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats
+from lit_od.types import Arrays, Labels, Maps, Output, Outputs, Scores, Stats
 
 Metric: TypeAlias = Literal["mse", "rmse"]
 
@@ -36,7 +36,7 @@ class ReconstructionOptions:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reconstruction:
+class Reconstruction(PixelDetector):
     """Mean of the largest squared errors of an image's reconstruction.
 
     The `outlier_perc` % largest of the h * w * c squared errors are averaged, their number rounded
@@ -56,7 +56,7 @@ class Reconstruction:
     shape: tuple[int, int, int]
 
     @classmethod
-    def fit(cls, errors: Features, *, metric: Metric = "mse", outlier_perc: float = 100) -> Self:
+    def fit(cls, errors: Outputs, *, metric: Metric = "mse", outlier_perc: float = 100) -> "Reconstruction":
         """Take the shape from the inliers' squared errors.
 
         Args:
@@ -70,7 +70,7 @@ class Reconstruction:
         """
         gathered = cls.accumulator(metric=metric, outlier_perc=outlier_perc)
         gathered.update(errors)
-        return cls.from_accumulator(gathered)
+        return gathered.finish()
 
     @classmethod
     def accumulator(cls, *, metric: Metric = "mse", outlier_perc: float = 100) -> "ReconstructionAccumulator":
@@ -87,29 +87,18 @@ class Reconstruction:
         del first_row
         return ReconstructionAccumulator(settings)
 
-    @classmethod
-    def from_accumulator(cls, gathered: "ReconstructionAccumulator") -> Self:
-        """Freeze what an accumulator has gathered.
-
-        Raises:
-            DataError: If it has seen no images.
-        """
-        if gathered.shape is None or gathered.count == 0:
-            raise DataError("Reconstruction needs the errors of at least 1 image, got 0. Pass more images.")
-        return cls(gathered.settings, gathered.shape)
-
     @property
-    def width(self) -> int:
-        """Errors an image, h * w * c."""
-        return math.prod(self.shape)
+    def input_shape(self) -> tuple[int, ...]:
+        """Height, width and channels of the errors."""
+        return self.shape
 
-    def score(self, features: Features) -> Scores:
-        """Scores of shape (n,) for squared errors of shape (n, h, w, c).
+    def score(self, errors: Outputs) -> Scores:
+        """Return scores of shape (n,) for squared errors of shape (n, h, w, c).
 
         Raises:
             DataError: On a wrong shape, or values that are negative or not finite.
         """
-        errors = check_errors(features, self.shape)
+        errors = check_errors(errors, self.shape)
         scores = np.empty(len(errors))
         # Multiplied before it is divided: 7 % of 100 elements are 7, though 0.07 * 100 > 7.
         count = max(1, math.ceil(self.width * self.settings.outlier_perc / 100))  # of 1e-323 % the quotient is 0
@@ -120,8 +109,16 @@ class Reconstruction:
             scores[rows] = flat.mean(axis=1)
         return np.sqrt(scores) if self.settings.metric == "rmse" else scores
 
+    def score_map(self, errors: Outputs) -> tuple[Scores, Maps]:
+        """Return scores of shape (n,), and the squared error of every pixel, shape (n, h, w).
+
+        Raises:
+            DataError: On a wrong shape, or values that are negative or not finite.
+        """
+        return self.score(errors), pixel_scores(errors)
+
     def options(self) -> dict[str, Any]:
-        """The options it was fitted with."""
+        """Return the options it was fitted with."""
         return asdict(self.settings)
 
     def state(self) -> Arrays:
@@ -163,13 +160,13 @@ class ReconstructionAccumulator:
         self.shape: tuple[int, int, int] | None = None
         self.count = 0
 
-    def update(self, features: Features, labels: Labels | None = None) -> None:
+    def update(self, errors: Outputs, labels: Labels | None = None) -> None:
         """Take squared errors of shape (n, h, w, c); labels play no part.
 
         Raises:
             DataError: On a wrong shape, or values that are negative or not finite.
         """
-        errors = check_errors(features, self.shape)
+        errors = check_errors(errors, self.shape)
         self.shape = (errors.shape[1], errors.shape[2], errors.shape[3])
         self.count += len(errors)
 
@@ -186,17 +183,33 @@ class ReconstructionAccumulator:
         self.shape = self.shape or other.shape
         self.count += other.count
 
+    def state(self) -> Arrays:
+        """Return shape and number of images; nothing before the first batch."""
+        if self.shape is None:
+            return {}
+        return {"shape": np.array(self.shape, np.int64), "count": np.array([self.count], np.int64)}
+
+    def restore(self, state: Arrays) -> None:
+        """Take over what `state()` gave, in place of the own. Raises DataError where it does not fit together."""
+        self.shape, self.count = None, 0
+        if state:
+            check_names("a share", state, ("shape", "count"))
+            height, width, channels = (int(side) for side in take(state, "shape", (3,), np.int64))
+            self.shape, self.count = (height, width, channels), int(take(state, "count", (1,), np.int64)[0])
+
     def finish(self) -> Reconstruction:
-        """The fitted detector.
+        """Return the fitted detector.
 
         Raises:
             DataError: If there were no images.
         """
-        return Reconstruction.from_accumulator(self)
+        if self.shape is None or self.count == 0:
+            raise DataError("Reconstruction needs the errors of at least 1 image, got 0. Pass more images.")
+        return Reconstruction(self.settings, self.shape)
 
 
-def check_errors(errors: Features, shape: tuple[int, int, int] | None = None) -> Features:
-    """Squared errors of shape (n, h, w, c) as they are, or a DataError that says what is wrong."""
+def check_errors(errors: Outputs, shape: tuple[int, int, int] | None = None) -> Outputs:
+    """Return squared errors of shape (n, h, w, c) unchanged. Raises DataError unless they are, of this shape."""
     errors = np.asarray(errors)
     if errors.ndim != 4 or 0 in errors.shape[1:]:
         raise DataError(f"squared errors must have shape (n, h, w, c), got {errors.shape}")
@@ -213,7 +226,7 @@ def check_errors(errors: Features, shape: tuple[int, int, int] | None = None) ->
     return errors
 
 
-def pixel_scores(errors: Features, *, metric: Metric = "mse") -> Stats:
+def pixel_scores(errors: Outputs, *, metric: Metric = "mse") -> Stats:
     """Score of every pixel, shape (n, h, w), higher is more outlying.
 
     Args:

@@ -1,11 +1,11 @@
-"""What a recipe says of a detector: its kind and its options, taken apart once."""
+"""A detector as a recipe names it: kind and options, taken apart once."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from lit_od.detectors.base import Accumulator, Detector
-from lit_od.detectors.registry import DETECTORS, accumulator, detector_from_state
+from lit_od.detectors.registry import DETECTORS, accumulator, detector_from_state, find
 from lit_od.errors import ConfigError
 from lit_od.types import Arrays, Output
 
@@ -15,16 +15,22 @@ class DetectorSpec:
     """A detector by kind and options, before it is fitted.
 
     Attributes:
-        kind: A key of the registry.
+        kind: A key of the registry, or an import path "package.module:Class".
         options: Plain values by name; what is left out takes its default.
+        trust: Import paths that may be followed.
     """
 
     kind: str
     options: Mapping[str, Any]
+    trust: Collection[str] = ()
 
     @classmethod
-    def parse(cls, tree: Mapping[str, Any]) -> Self:
+    def parse(cls, tree: Mapping[str, Any], trust: Collection[str] = ()) -> Self:
         """Read what a recipe writes: `{"kind": KIND, **options}`.
+
+        Args:
+            tree: A recipe's `detector`.
+            trust: Import paths that may be followed.
 
         Raises:
             ConfigError: If there is no kind.
@@ -33,12 +39,17 @@ class DetectorSpec:
         kind = options.pop("kind", None)
         if not isinstance(kind, str):
             raise ConfigError(f"a detector needs a kind, one of {', '.join(DETECTORS)}; got {kind!r}")
-        return cls(kind, options)
+        return cls(kind, options, tuple(trust))
 
     @property
     def needs_labels(self) -> bool:
         """True if the detector wants the class of every image."""
         return bool(self.options.get("class_conditional"))
+
+    @property
+    def passes(self) -> int:
+        """Passes over the images that fitting takes, 1 or 2."""
+        return find(self.kind, self.trust).passes
 
     def check(self) -> None:
         """Raise ConfigError unless kind and options are valid, before any image is read."""
@@ -46,13 +57,20 @@ class DetectorSpec:
 
     def reads(self) -> Output:
         """Return the kind of output that the detector scores."""
-        reads: Output = DETECTORS[self.kind].reads
-        return reads
+        return find(self.kind, self.trust).reads
 
-    def accumulator(self, *, first_row: int = 0) -> Accumulator:
-        """Return an empty accumulator; `first_row` is the number of its first row among all rows."""
-        return accumulator(self.kind, self.options, first_row=first_row)
+    def accumulator(self, *, first_row: int = 0, after: Accumulator | None = None) -> Accumulator:
+        """Return an empty accumulator.
+
+        Args:
+            first_row: Number of the first row it will see, among the rows of all accumulators.
+            after: What the first pass gathered from all images, for the second pass.
+
+        Raises:
+            ConfigError: If kind or options are invalid, or there is no second pass.
+        """
+        return accumulator(self.kind, self.options, first_row=first_row, trust=self.trust, after=after)
 
     def restore(self, state: Arrays) -> Detector:
         """Return the fitted detector that `state` is of. Raises DataError where it does not fit the options."""
-        return detector_from_state(self.kind, self.options, state)
+        return detector_from_state(self.kind, self.options, state, trust=self.trust)

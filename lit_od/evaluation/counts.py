@@ -1,7 +1,7 @@
-"""Inliers and outliers counted at each distinct score: what every metric is computed from.
+"""Count inliers and outliers at each distinct score, the source of every metric.
 
 Only the order of scores matters to AUROC, AUPR and FPR, so a score scale of 1e-9 or 1e9 changes
-nothing. Counts are exact in float64, whose sums of whole numbers are exact below 2**53. The forms
+nothing. Counts are exact in float64, which represents whole numbers below 2**53 exactly. The functions
 below take any number of leading axes, one row of counts a resample, for the bootstrap.
 
 Throughout, the outermost score comes first, u is the number of distinct scores, and an image is
@@ -22,7 +22,7 @@ Counts: TypeAlias = NDArray[np.float64]
 """Whole numbers, shape (..., u), one for each distinct score, highest score first."""
 
 Positives: TypeAlias = Literal["outliers", "inliers"]
-"""Which of the two is the class to be found."""
+"""The class to be found."""
 
 FIGURES = ("auroc", "aupr_outliers", "aupr_inliers", "fpr95")
 """Names of the figures that need no threshold. fpr95 takes outliers as positives."""
@@ -30,7 +30,7 @@ FIGURES = ("auroc", "aupr_outliers", "aupr_inliers", "fpr95")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tally:
-    """Two sets of scores as counts.
+    """Counts of two sets of scores.
 
     Attributes:
         scores: Distinct scores, highest first, shape (u,).
@@ -68,7 +68,11 @@ class Tally:
 
 
 def check_scores(scores: Scores, name: str) -> Scores:
-    """Scores of shape (n,) as float64, or a DataError that says what is wrong with them."""
+    """Check scores, and return them as float64 of shape (n,).
+
+    Raises:
+        DataError: If they are empty, not real numbers, not one-dimensional, or hold NaN or infinity.
+    """
     try:
         array: NDArray[Any] = np.asarray(scores)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -88,7 +92,7 @@ def check_scores(scores: Scores, name: str) -> Scores:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """Negatives and positives in the order in which they are flagged, and how many are flagged so far.
+    """Negatives and positives in the order in which they are flagged, with sums.
 
     Attributes:
         negatives: Number at each distinct score, shape (..., u).
@@ -104,7 +108,12 @@ class Curve:
 
     @classmethod
     def of(cls, inliers: Counts, outliers: Counts, positives: Positives = "outliers") -> Self:
-        """The curve of outliers found from the highest score down, or of inliers from the lowest up.
+        """Make the curve of outliers from the highest score, or inliers from the lowest.
+
+        Args:
+            inliers: Number of inliers at each distinct score, shape (..., u).
+            outliers: Number of outliers at each distinct score, shape (..., u).
+            positives: "outliers" are found from the highest score down, "inliers" from the lowest up.
 
         Raises:
             ConfigError: If `positives` is neither "outliers" nor "inliers".
@@ -115,7 +124,7 @@ class Curve:
         return curve if positives == "outliers" else curve.turned()
 
     def turned(self) -> Self:
-        """The curve of the other class, found from the other end."""
+        """Return the curve of the other class, found from the other end."""
         return type(self)(
             negatives=self.positives[..., ::-1],
             positives=self.negatives[..., ::-1],
@@ -125,7 +134,10 @@ class Curve:
 
 
 def auroc_of(curve: Curve) -> Counts:
-    """P(positive flagged before a negative) + P(with it) / 2, Mann and Whitney's rank form; shape (...)."""
+    """Compute the area under the ROC curve in its rank form, shape (...).
+
+    P(positive flagged before a negative) + P(with it) / 2 (Mann and Whitney).
+    """
     pairs = curve.false[..., -1] * curve.found[..., -1]
     lost = _dot(curve.false, curve.positives) - _dot(curve.negatives, curve.positives) / 2
     area: Counts = (pairs - lost) / pairs
@@ -133,16 +145,24 @@ def auroc_of(curve: Curve) -> Counts:
 
 
 def aupr_of(curve: Curve) -> Counts:
-    """Average precision: sum over scores of (gain in recall) * precision, not interpolated; shape (...)."""
+    """Compute the average precision, shape (...).
+
+    The sum over scores of (gain in recall) * precision, not interpolated.
+    """
     flagged = curve.false + curve.found
-    np.maximum(flagged, 1, out=flagged)  # a resample may leave the first scores without any image
+    np.maximum(flagged, 1, out=flagged)  # a resample may have no image at the first scores
     np.divide(curve.found, flagged, out=flagged)
     area: Counts = _dot(flagged, curve.positives) / curve.found[..., -1]
     return area
 
 
 def fpr_of(curve: Curve, tpr: float) -> Counts:
-    """Share of negatives flagged by the first cut that finds at least the share `tpr`; shape (...)."""
+    """Compute the false-positive rate at the first cut that reaches `tpr`, (...).
+
+    Args:
+        curve: The curve.
+        tpr: Share of the positives to find, in (0, 1].
+    """
     cut = np.argmax(curve.found / curve.found[..., -1:] >= tpr, axis=-1)
     false = np.take_along_axis(curve.false, cut[..., None], axis=-1)[..., 0]
     share: Counts = false / curve.false[..., -1]
@@ -150,7 +170,7 @@ def fpr_of(curve: Curve, tpr: float) -> Counts:
 
 
 def figures_of(inliers: Counts, outliers: Counts) -> dict[str, Counts]:
-    """The four figures that need no threshold by name, each of shape (...); `FIGURES` lists them."""
+    """Compute the four figures of `FIGURES` by name, each of shape (...)."""
     curve = Curve.of(inliers, outliers)
     return {
         "auroc": auroc_of(curve),
@@ -161,20 +181,20 @@ def figures_of(inliers: Counts, outliers: Counts) -> dict[str, Counts]:
 
 
 def _dot(a: Counts, b: Counts) -> Counts:
-    """Sum of products over the last axis, without the threads of BLAS, which wait for one another here."""
+    """Sum products over the last axis.
+
+    Not by BLAS, since its threads would wait for one another here.
+    """
     products: Counts = np.einsum("...u,...u->...", a, b)
     return products
 
 
-def check_share(value: float, name: str) -> float:
-    """A share strictly between 0 and 1, or a ConfigError."""
-    if not 0 < value < 1:
-        raise ConfigError(f"{name} must lie between 0 and 1, got {value:g}")
-    return value
-
-
 def check_sets(sets: Mapping[str, Scores]) -> dict[str, Scores]:
-    """Return the sets of scores after checking each. Raises DataError where there is none, or one is unfit."""
+    """Check each set of scores.
+
+    Raises:
+        DataError: If there is no set, or one is invalid.
+    """
     if not sets:
         raise DataError("a picture needs at least one set, got none")
     return {name: check_scores(each, name) for name, each in sets.items()}

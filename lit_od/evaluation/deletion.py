@@ -1,8 +1,8 @@
-"""Whether heat maps point at what makes an image an outlier.
+"""Test of heat maps: the score must fall when the hottest pixels are replaced.
 
 The hottest pixels of an outlier are replaced by those of the normal image that is nearest to it in
 feature space, and the outlier is scored anew. If the map points at the cause, the score falls farther
-than where the same mask, moved elsewhere, takes the same pixels of that normal image.
+than with the same mask, moved elsewhere, over the same normal image.
 """
 
 from collections.abc import Callable
@@ -11,21 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.detectors import KNN
+from lit_od.checks import proportion
 from lit_od.errors import DataError
-from lit_od.evaluation.counts import check_share
 from lit_od.evaluation.intervals import Interval, percentile_interval
-from lit_od.types import Features, Images, Scores, Stats
+from lit_od.types import Images, Scores, Stats
 
 RESAMPLES = 10_000
 
 Masks = NDArray[np.bool_]
-"""Which pixels are replaced, (n, h, w)."""
+"""Masks of pixels to replace, (n, h, w)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pointing:
-    """How far scores fall.
+    """Falls of scores when pixels are replaced.
 
     Attributes:
         top: Fall of each score with the hottest pixels replaced, (n,).
@@ -38,7 +37,7 @@ class Pointing:
     difference: Interval
 
     def line(self) -> str:
-        """The means for a person."""
+        """Format the means as one line."""
         found = self.difference
         return (
             f"top {self.top.mean():.4g}, elsewhere {self.elsewhere.mean():.4g}, "
@@ -56,23 +55,23 @@ def pointing(
     share: float = 0.1,
     level: float = 0.95,
 ) -> Pointing:
-    """Measure whether maps point at the cause.
+    """Measure how much farther scores fall at the hottest pixels than elsewhere.
 
     Args:
         score: Prepared images to outlier scores.
         outliers: Prepared images, (n, h, w, c) uint8, n at least 2.
         maps: Their heat maps, (n, h, w).
-        normal: For each the normal image that lends its pixels, (n, h, w, c) uint8.
+        normal: A normal image for each, which lends its pixels, (n, h, w, c) uint8.
         rng: Moves the masks, and draws the resamples.
-        share: Of an image's pixels that are replaced.
-        level: Of the interval.
+        share: Share of an image's pixels that are replaced, between 0 and 1.
+        level: Confidence level of the interval, between 0 and 1.
 
     Raises:
         ConfigError: If share or level is not between 0 and 1.
         DataError: If the shapes do not fit each other.
     """
-    check_share(share, "share")
-    check_share(level, "level")
+    proportion("share", share)
+    proportion("level", level)
     if maps.shape != outliers.shape[:3] or normal.shape != outliers.shape or len(maps) < 2:
         raise DataError(
             "wanted at least 2 outliers, a map and a normal image of the same size for each, got "
@@ -88,7 +87,7 @@ def pointing(
 
 
 def hottest(maps: NDArray[np.floating], share: float) -> Masks:
-    """The hottest pixels of each map, (n, h, w): exactly the share of them, rounded, at least one."""
+    """Mask the given share of hottest pixels of each map, (n, h, w), at least one."""
     flat = maps.reshape(len(maps), -1)
     count = max(1, round(share * flat.shape[1]))
     order = np.argsort(-flat, axis=1, kind="stable")[:, :count]
@@ -98,16 +97,9 @@ def hottest(maps: NDArray[np.floating], share: float) -> Masks:
 
 
 def moved(masks: Masks, rng: np.random.Generator) -> Masks:
-    """Each mask shifted, with wrap-around, by at least a quarter of the image along both sides."""
+    """Shift each mask, with wrap-around, by at least a quarter of each side."""
     _, height, width = masks.shape
     down = rng.integers(height // 4, height - height // 4 + 1, size=len(masks))
     right = rng.integers(width // 4, width - width // 4 + 1, size=len(masks))
     shifts = zip(masks, down.tolist(), right.tolist(), strict=True)
     return np.stack([np.roll(mask, (y, x), axis=(0, 1)) for mask, y, x in shifts])
-
-
-def nearest_rows(features: Features, normal: Features) -> NDArray[np.int64]:
-    """Row of the nearest normal features (m, d) for each of (n, d), by Euclidean distance; shape (n,)."""
-    bank = KNN.fit(normal, k=1).bank
-    _, ids = bank.nearest(bank.prepare(features), 1)
-    return ids[:, 0]

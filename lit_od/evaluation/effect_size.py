@@ -1,6 +1,6 @@
-"""Are two sets of scores different, and by how much: Welch's test and Cohen's effect size.
+"""Compare two sets of scores: Welch's test and Cohen's effect size.
 
-And what a fitted normal distribution makes of a score, beside the p-value that needs none.
+Also the density ratio of a fitted normal distribution, beside the p-value that needs no distribution.
 """
 
 import math
@@ -11,15 +11,16 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_od.checks import proportion
 from lit_od.errors import DataError, missing_extra
-from lit_od.evaluation.counts import check_scores, check_share
+from lit_od.evaluation.counts import check_scores
 from lit_od.evaluation.intervals import Interval
 from lit_od.types import Scores
 
 
 @dataclass(frozen=True, slots=True)
 class SampleMoments:
-    """A set of scores in three numbers.
+    """Number, mean and standard deviation of a set of scores.
 
     Attributes:
         n: Number of scores, at least 2.
@@ -33,7 +34,11 @@ class SampleMoments:
 
     @classmethod
     def of(cls, scores: Scores) -> Self:
-        """The moments of scores of shape (n,). Raises DataError for fewer than 2, NaN or infinity."""
+        """Compute the moments of scores of shape (n,).
+
+        Raises:
+            DataError: If there are fewer than 2 scores, or one is NaN or infinite.
+        """
         scores = check_scores(scores, "the")
         if scores.size < 2:
             raise DataError(f"a standard deviation needs at least 2 scores, got {scores.size}")
@@ -42,7 +47,7 @@ class SampleMoments:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far a second set lies above a first.
+    """Difference of a second set of scores from a first.
 
     Attributes:
         t: Welch's t; positive where the second set's mean is higher.
@@ -56,7 +61,7 @@ class Difference:
 
 
 def difference(first: SampleMoments, second: SampleMoments) -> Difference:
-    """Compare two sets, whose variances may differ (Welch 1947; Cohen 1988).
+    """Compare two sets of unequal variances (Welch 1947; Cohen 1988).
 
     Raises:
         DataError: If both standard deviations are 0.
@@ -74,14 +79,21 @@ def difference(first: SampleMoments, second: SampleMoments) -> Difference:
 
 
 def effect_interval(first: SampleMoments, second: SampleMoments, *, level: float = 0.95) -> Interval:
-    """Cohen's d of two sets, whose variances may differ, with its large-sample interval (Bonett 2008, equation 3).
+    """Compute Cohen's d of two sets of unequal variances, with its interval.
+
+    The interval is the large-sample one of Bonett 2008, equation 3.
+
+    Args:
+        first: Moments of the first set.
+        second: Moments of the second set.
+        level: Confidence level, between 0 and 1.
 
     Raises:
         ConfigError: If `level` is not between 0 and 1.
         DataError: If both standard deviations are 0.
         MissingExtra: If scipy is not installed.
     """
-    check_share(level, "level")
+    proportion("level", level)
     d = difference(first, second).d
     variances = [(each.sd**2, each.n - 1) for each in (first, second)]
     pooled = sum(variance for variance, _ in variances) / 2
@@ -92,10 +104,11 @@ def effect_interval(first: SampleMoments, second: SampleMoments, *, level: float
 
 
 def normal_ratio(inliers: SampleMoments, scores: Scores) -> NDArray[np.float64]:
-    """Density of a normal distribution with the inliers' moments at each score, over that at its mean, shape (n,).
+    """Compute a normal density at each score relative to its peak, shape (n,).
 
-    It is exp(-z^2 / 2), in (0, 1], and no probability: it takes scores for normally distributed, falls
-    below the mean as it does above, and the share of inliers at or below a level is not that level.
+    The distribution has the inliers' mean and standard deviation. The ratio is exp(-z^2 / 2), in (0, 1], and no
+    probability: it assumes normally distributed scores, falls below the mean as it does above, and the share of
+    inliers at or below a level is not that level.
     """
     if inliers.sd == 0:
         raise DataError("a normal distribution needs scores that differ, and all of the inliers' are equal")

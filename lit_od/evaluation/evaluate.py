@@ -1,4 +1,4 @@
-"""Scores of inliers and of sets of outliers, turned into figures with their intervals, a table, and JSON."""
+"""Evaluate scores of inliers and of sets of outliers: figures, a table, JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -6,22 +6,23 @@ from typing import Any
 
 import numpy as np
 
+from lit_od.checks import proportion
 from lit_od.errors import DataError
-from lit_od.evaluation.counts import FIGURES, Tally, check_scores, check_share, figures_of
+from lit_od.evaluation.counts import FIGURES, Tally, check_scores, figures_of
 from lit_od.evaluation.intervals import Draws, Interval, bootstrap_draws, exact_binomial, percentile_interval
 from lit_od.evaluation.rates import Rates, best_balanced_accuracy, best_f1, rates
 from lit_od.types import Scores
 
 WIDTH = 100
-"""Columns that a table takes at most."""
+"""Largest number of columns of a table."""
 
 TITLES = {"auroc": "AUROC", "aupr_outliers": "AUPR out", "aupr_inliers": "AUPR in", "fpr95": "FPR95"}
-"""How tables call the figures."""
+"""Names of the figures in tables."""
 
 
 @dataclass(frozen=True, slots=True)
 class SetSummary:
-    """The scores of one set.
+    """Summary of one set's scores.
 
     Attributes:
         n: Number of images.
@@ -39,7 +40,7 @@ class SetSummary:
 
 @dataclass(frozen=True, slots=True)
 class SetFigures:
-    """One set of outliers against the inliers.
+    """Figures of one set of outliers against the inliers.
 
     Attributes:
         scores: Summary of its scores.
@@ -59,7 +60,7 @@ class SetFigures:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How well scores tell inliers from outliers.
+    """Figures of sets of outliers against the inliers.
 
     Attributes:
         threshold: An image is flagged if `score > threshold`.
@@ -81,11 +82,14 @@ class Evaluation:
     macro: dict[str, Interval]
 
     def to_json(self) -> dict[str, Any]:
-        """All figures as plain dictionaries and numbers, as shares of 1."""
+        """Return all figures as plain dictionaries and numbers, as shares of 1."""
         return asdict(self)
 
     def table(self) -> str:
-        """A plain-text table of at most `WIDTH` columns: shares in percent, intervals in brackets."""
+        """Format a table of at most `WIDTH` columns.
+
+        Shares are in percent, with intervals in brackets.
+        """
         figures = [
             [name, *(percent(figures[key]) for key in FIGURES)]
             for name, figures in (*((name, each.figures) for name, each in self.outliers.items()), ("mean", self.macro))
@@ -127,13 +131,13 @@ def evaluate(
     resamples: int = 1000,
     level: float = 0.95,
 ) -> Evaluation:
-    """Figures of each set of outliers against the inliers, and their means over the sets.
+    """Compute the figures of each set of outliers, and their means over the sets.
 
     Args:
         inliers: Scores of shape (n,), used for neither fitting nor calibration.
         outliers: Scores of shape (m,) by name of their set.
         threshold: The calibrated threshold.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
         resamples: Number of bootstrap resamples.
         level: Confidence level of all intervals.
 
@@ -141,9 +145,8 @@ def evaluate(
         ConfigError: If `level` is not between 0 and 1.
         DataError: If there is no set of outliers, a set is empty or holds NaN or infinity, the threshold
             is not finite, or `resamples` is less than 1.
-        MissingExtra: If scipy is not installed.
     """
-    check_share(level, "level")
+    proportion("level", level)
     if not outliers:
         raise DataError("an evaluation needs at least one set of outliers, got none")
     if not np.isfinite(threshold):
@@ -173,12 +176,17 @@ def evaluate(
 
 
 def summarise(scores: Scores, threshold: float, *, name: str = "the", level: float = 0.95) -> SetSummary:
-    """Number, mean, standard deviation and share flagged of scores of shape (n,).
+    """Summarise scores: number, mean, standard deviation and share flagged.
+
+    Args:
+        scores: Shape (n,).
+        threshold: An image is flagged if `score > threshold`.
+        name: Name of the set, for messages.
+        level: Confidence level of the share's interval.
 
     Raises:
         ConfigError: If `level` is not between 0 and 1.
         DataError: If there are no scores, or one is NaN or infinite.
-        MissingExtra: If scipy is not installed.
     """
     scores = check_scores(scores, name)
     flagged = exact_binomial(int(np.count_nonzero(scores > threshold)), scores.size, level=level)
@@ -206,12 +214,12 @@ def _one_set(
 
 
 def percent(interval: Interval) -> str:
-    """A share and its interval in percent: 99.12 [98.70 99.41]."""
+    """Format a share and its interval in percent: 99.12 [98.70 99.41]."""
     return f"{_digits(interval.value)} [{_digits(interval.low)} {_digits(interval.high)}]"
 
 
 def _digits(share: float) -> str:
-    """Percent in at most five characters, which leaves room for the sets' names."""
+    """Format a share in percent in at most five characters."""
     return f"{100 * share:.2f}" if share < 0.99995 else "100.0"
 
 
@@ -220,7 +228,10 @@ def _shares(at: Rates) -> tuple[float, ...]:
 
 
 def _columns(titles: Sequence[str], rows: Sequence[Sequence[str]], *, rule_before_last: bool = False) -> list[str]:
-    """Lines with the first column on the left and the others on the right; long names are cut to fit."""
+    """Align the first column on the left, the others on the right.
+
+    Long names are cut to fit.
+    """
     cells = [titles, *rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]
     widths[0] = max(8, min(widths[0], WIDTH - sum(widths[1:]) - 2 * len(widths[1:])))

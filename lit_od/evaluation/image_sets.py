@@ -1,7 +1,7 @@
-"""The sets that a bundle is evaluated on, and their scores."""
+"""The sets of images that a bundle is evaluated on, and their scores."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -9,7 +9,7 @@ import msgspec
 
 from lit_od.bundle.folder import Bundle
 from lit_od.errors import ConfigError, DataError, LitODError
-from lit_od.fitting.fit import score_all
+from lit_od.fitting.engine import LocalEngine
 from lit_od.images.find_local import find
 from lit_od.images.identity import fingerprint
 from lit_od.images.preparation import Preparation
@@ -22,7 +22,7 @@ from lit_od.scoring.scorer import Scorer
 from lit_od.types import Scores
 
 OpenSets: TypeAlias = Callable[[Path], SetOpener]
-"""Takes a data root; returns an opener of the sets by name that lie below it."""
+"""Function from a data root to an opener of the sets by name below it."""
 
 FITTED = "fitted"
 """Name of the set of images that fitted a bundle."""
@@ -39,7 +39,7 @@ class ImageSet:
 
 @dataclass(frozen=True, slots=True)
 class ImageSets:
-    """Inliers, and outliers by set.
+    """Sets of images for an evaluation: inliers, and outliers by set.
 
     Raises:
         ConfigError: If a set of outliers has the inliers' name.
@@ -54,7 +54,11 @@ class ImageSets:
 
 
 def recipe_of(bundle: Bundle) -> Recipe:
-    """The recipe that a bundle was made by. Raises ConfigError if it carries none."""
+    """Return the recipe that made a bundle.
+
+    Raises:
+        ConfigError: If the bundle carries none.
+    """
     tree = bundle.manifest.provenance.recipe
     if tree is None:
         raise ConfigError(f"{bundle.path} carries no recipe: name the sets with --inliers and --outliers NAME=PATH")
@@ -62,17 +66,17 @@ def recipe_of(bundle: Bundle) -> Recipe:
 
 
 def sets_of_recipe(recipe: Recipe, preparation: Preparation, *, sets: OpenSets, of: Bundle | None = None) -> ImageSets:
-    """The sets that a recipe names: its own test part, or what `evaluation` says.
+    """Find the sets that a recipe names: those of `evaluation`, or its test part.
 
     Args:
-        recipe: What names them.
-        preparation: Of the inliers, and of the outliers where they have none of their own.
+        recipe: The recipe.
+        preparation: Preparation of the inliers, and of sets of outliers that name none.
         sets: Opens sets by name.
-        of: The bundle that is to be evaluated, if there is one. A test part that is drawn from the training
-            source is unseen by it only where that source is divided as it was then.
+        of: The bundle to evaluate, if there is one. A test part that is drawn from the training source is
+            unseen by it only if that source is divided as it was then.
 
     Raises:
-        ConfigError: If it names no outliers.
+        ConfigError: If the recipe names no outliers.
         DataError: If images are missing, or a test part may hold images that the bundle was fitted on.
     """
     if not recipe.evaluation.outliers:
@@ -93,7 +97,16 @@ def sets_of_recipe(recipe: Recipe, preparation: Preparation, *, sets: OpenSets, 
 
 
 def fitted_images(bundle: Bundle, overrides: Sequence[str], *, sets: OpenSets) -> ImageSet | None:
-    """The images that a bundle was fitted on, where its recipe names them and they are at hand as they were."""
+    """Find the images that a bundle was fitted on.
+
+    Args:
+        bundle: The bundle.
+        overrides: Overrides of its recipe, such as `--data.root=DIR`.
+        sets: Opens sets by name.
+
+    Returns:
+        None if the recipe does not name them, or they are missing or were changed.
+    """
     try:
         recipe = override(recipe_of(bundle), overrides)
         opener = sets(data_root(recipe.data.root))
@@ -108,14 +121,28 @@ def fitted_images(bundle: Bundle, overrides: Sequence[str], *, sets: OpenSets) -
 
 
 def _calibrated(bundle: Bundle, sources: Sequence[Source]) -> bool:
-    """Whether these images calibrated a bundle: then the images are those that it was made of, divided alike."""
+    """Return True if the images match the fingerprint of the calibration images.
+
+    Then the data are those of the fit, divided in the same way.
+    """
     return bundle.manifest.provenance.data.get("calibration") == fingerprint(sources)
 
 
 def sets_of_paths(
     inliers: Sequence[str], outliers: Mapping[str, Sequence[str]], preparation: Preparation, *, opener: SetOpener
 ) -> ImageSets:
-    """The sets that a command line names by PATHs."""
+    """Find the sets that a command line names by PATHs.
+
+    Args:
+        inliers: PATHs of inliers.
+        outliers: PATHs of outliers by name of their set.
+        preparation: Preparation of all images.
+        opener: Opens sets by name.
+
+    Raises:
+        ConfigError: If a set of outliers has the inliers' name.
+        DataError: If a PATH does not exist or holds no image.
+    """
     return ImageSets(
         ImageSet("inliers", find(inliers, sets=opener), preparation),
         [ImageSet(name, find(paths, sets=opener), preparation) for name, paths in outliers.items()],
@@ -123,10 +150,9 @@ def sets_of_paths(
 
 
 def score_set(scorer: Scorer, images: ImageSet) -> Scores:
-    """Scores of a set's images, shape (n,). Raises DataError if one cannot be read."""
-    return score_all(
-        scorer.backbone, images.preparation, scorer.detector, images.sources, threads=scorer.threads, what=images.name
-    )
+    """Score a set's images, shape (n,). Raises DataError if an image cannot be read."""
+    extractor = replace(scorer.extractor, preparation=images.preparation)
+    return LocalEngine(extractor).score(scorer.detector, images.sources, task=images.name)
 
 
 def _named(name: str, each: EvaluationSet, recipe: Recipe, preparation: Preparation, sets: OpenSets) -> ImageSet:

@@ -1,4 +1,4 @@
-"""How far a figure can be trusted: bootstrap and DeLong intervals, a test for two detectors, exact binomials.
+"""Confidence intervals of figures, and DeLong's test of two detectors.
 
 References:
     Efron and Tibshirani 1993, An Introduction to the Bootstrap: percentile intervals.
@@ -15,8 +15,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.errors import DataError, missing_extra
-from lit_od.evaluation.counts import FIGURES, Counts, Tally, check_scores, check_share, figures_of
+from lit_od.calibration.binomial import clopper_pearson
+from lit_od.checks import proportion
+from lit_od.errors import DataError
+from lit_od.evaluation.counts import FIGURES, Counts, Tally, check_scores, figures_of
 from lit_od.types import Scores, Stats
 
 Draws: TypeAlias = dict[str, Stats]
@@ -28,7 +30,7 @@ CHUNK_VALUES = 1 << 15
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure with the confidence interval around it."""
+    """A figure with its confidence interval."""
 
     value: float
     low: float
@@ -37,7 +39,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """DeLong's test of whether two detectors have one AUROC on the same images.
+    """Result of DeLong's test of two detectors on the same images.
 
     Attributes:
         first: AUROC of the first detector.
@@ -62,10 +64,10 @@ def bootstrap(
     resamples: int = 1000,
     level: float = 0.95,
 ) -> dict[str, Interval]:
-    """Percentile intervals of AUROC, both AUPR and FPR95 from a stratified bootstrap.
+    """Compute stratified bootstrap intervals of AUROC, both AUPR and FPR95.
 
-    Inliers and outliers are each drawn with replacement, as many as there are, so that their
-    proportion, on which AUPR depends, stays. Scores that part the sets without an error give an
+    Percentile intervals. Inliers and outliers are each drawn with replacement, as many as there are, so that
+    their proportion, on which AUPR depends, stays. Scores that separate the sets without an error give an
     interval of no width: no resample can show an overlap that the sample does not.
 
     Args:
@@ -75,11 +77,14 @@ def bootstrap(
         resamples: Number of draws.
         level: Share of draws within the interval.
 
+    Returns:
+        An interval for each of `FIGURES`, by name.
+
     Raises:
         ConfigError: If `level` is not between 0 and 1.
         DataError: If either set is empty or holds NaN or infinity, or `resamples` is less than 1.
     """
-    check_share(level, "level")
+    proportion("level", level)
     tally = Tally.of(inlier_scores, outlier_scores)
     inlier_rng, outlier_rng = rng.spawn(2)
     draws = bootstrap_draws(tally, inlier_rng=inlier_rng, outlier_rng=outlier_rng, resamples=resamples)
@@ -90,10 +95,16 @@ def bootstrap(
 def bootstrap_draws(
     tally: Tally, *, inlier_rng: np.random.Generator, outlier_rng: np.random.Generator, resamples: int
 ) -> Draws:
-    """The figures of each resample.
+    """Compute the figures of each resample.
 
     Generators of the same state draw the same inliers again: the draws of several outlier sets then
     belong together, and their mean is a draw of the macro average.
+
+    Args:
+        tally: The counted scores.
+        inlier_rng: Draws the inliers.
+        outlier_rng: Draws the outliers.
+        resamples: Number of resamples, at least 1.
 
     Raises:
         DataError: If `resamples` is less than 1.
@@ -115,19 +126,30 @@ def bootstrap_draws(
 
 
 def percentile_interval(value: float, draws: Stats, level: float) -> Interval:
-    """The interval that holds the middle share `level` of the draws, shape (resamples,)."""
+    """Return the interval that holds the middle share of the draws.
+
+    Args:
+        value: The figure on all images.
+        draws: The figure's resamples, shape (resamples,).
+        level: Share of the draws within the interval, between 0 and 1.
+    """
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))
 
 
 def delong(inlier_scores: Scores, outlier_scores: Scores, *, level: float = 0.95) -> Interval:
-    """AUROC with DeLong's normal interval, cut off at 0 and 1.
+    """Compute AUROC with DeLong's normal interval, cut off at 0 and 1.
+
+    Args:
+        inlier_scores: Shape (n,), n at least 2.
+        outlier_scores: Shape (m,), m at least 2.
+        level: Confidence level, between 0 and 1.
 
     Raises:
         ConfigError: If `level` is not between 0 and 1.
         DataError: If a set has fewer than two scores, or holds NaN or infinity.
     """
-    check_share(level, "level")
+    proportion("level", level)
     of_inliers, of_outliers = _placements(inlier_scores, outlier_scores)
     area = float(of_outliers.mean())
     reach = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(_variance(of_inliers, of_outliers))
@@ -142,21 +164,21 @@ def delong_test(
     *,
     level: float = 0.95,
 ) -> Comparison:
-    """Whether two detectors' AUROC differ on the same images.
+    """Test if two detectors' AUROC differ on the same images.
 
     Args:
         inlier_scores: The first detector's, shape (n,).
         outlier_scores: The first detector's, shape (m,).
         other_inlier_scores: The second detector's, of the same images in the same order, shape (n,).
         other_outlier_scores: The second detector's, of the same images in the same order, shape (m,).
-        level: Of the interval of the difference.
+        level: Confidence level of the interval of the difference.
 
     Raises:
         ConfigError: If `level` is not between 0 and 1.
         DataError: If the detectors did not score the same number of images, a set has fewer than two
             scores, or a score is NaN or infinite.
     """
-    check_share(level, "level")
+    proportion("level", level)
     pairs = (
         (inlier_scores, other_inlier_scores, "inlier"),
         (outlier_scores, other_outlier_scores, "outlier"),
@@ -184,39 +206,38 @@ def delong_test(
 
 
 def exact_binomial(count: int, total: int, *, level: float = 0.95) -> Interval:
-    """Clopper and Pearson's interval of a rate of `count` in `total`: it covers at least the share `level`.
+    """Compute Clopper and Pearson's exact interval of a rate.
+
+    Args:
+        count: Number of events, at least 0.
+        total: Number of trials, at least 1 and `count`.
+        level: Least coverage of the interval, between 0 and 1.
 
     Raises:
         ConfigError: If `level` is not between 0 and 1.
         DataError: If not 0 <= count <= total with total at least 1.
-        MissingExtra: If scipy is not installed.
     """
-    check_share(level, "level")
-    if not 0 <= count <= total or total < 1:
-        raise DataError(f"a rate needs 0 <= count <= total and total >= 1, got {count} of {total}")
-    try:
-        from scipy.special import betaincinv
-    except ImportError:
-        missing_extra("scipy", "train,cpu")
-    tail = (1 - level) / 2
-    return Interval(
-        value=count / total,
-        low=float(betaincinv(count, total - count + 1, tail)) if count else 0.0,
-        high=float(betaincinv(count + 1, total - count, 1 - tail)) if count < total else 1.0,
-    )
+    low, high = clopper_pearson(count, total, confidence=level)
+    return Interval(count / total, low, high)
 
 
 def _resampled(places: NDArray[np.intp], width: int, rows: int, rng: np.random.Generator) -> Counts:
-    """Counts at each distinct score of `rows` draws with replacement, shape (rows, width)."""
+    """Draw with replacement, and count the draws at each distinct score.
+
+    Returns:
+        Shape (rows, width).
+    """
     drawn = places[rng.integers(places.size, size=(rows, places.size))]
     drawn += np.arange(rows)[:, None] * width
     return np.bincount(drawn.ravel(), minlength=rows * width).reshape(rows, width).astype(np.float64)
 
 
 def _placements(inlier_scores: Scores, outlier_scores: Scores) -> tuple[Stats, Stats]:
-    """DeLong's components: for each inlier the share of outliers above it, for each outlier the share
-    of inliers below it, equal scores counted half; shapes (n,) and (m,).
-    """  # noqa: D205
+    """Compute DeLong's components, shapes (n,) and (m,).
+
+    For each inlier the share of outliers above it, for each outlier the share of inliers below it, equal
+    scores counted half.
+    """
     inliers, outliers = check_scores(inlier_scores, "inlier"), check_scores(outlier_scores, "outlier")
     if min(inliers.size, outliers.size) < 2:
         raise DataError(f"DeLong's variance needs two inliers and two outliers, got {inliers.size} and {outliers.size}")

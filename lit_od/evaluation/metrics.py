@@ -1,16 +1,16 @@
-"""How well scores tell outliers from inliers. Higher scores are more outlying, so outliers are flagged first.
+"""Metrics of scores: AUROC, AUPR, FPR. Higher scores are more outlying.
 
 The functions take the scores of inliers, shape (n,), and of outliers, shape (m,), on any scale.
 The arithmetic is the float64 rank form of `counts`; `training.loop.outlier_metrics` is the same for Lightning's loops.
 """
 
+from lit_od.checks import proportion
 from lit_od.evaluation.counts import (
     Curve,
     Positives,
     Tally,
     aupr_of,
     auroc_of,
-    check_share,
     figures_of,
     fpr_of,
 )
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def auroc(inlier_scores: Scores, outlier_scores: Scores) -> float:
-    """Area under the ROC curve: P(outlier's score > inlier's) + P(equal) / 2.
+    """Compute the area under the ROC curve: P(outlier's > inlier's) + P(equal) / 2.
 
     Raises:
         DataError: If either set is empty, or holds NaN or infinity.
@@ -40,9 +40,9 @@ def auroc(inlier_scores: Scores, outlier_scores: Scores) -> float:
 
 
 def aupr(inlier_scores: Scores, outlier_scores: Scores, *, positives: Positives = "outliers") -> float:
-    """Area under the precision-recall curve, as average precision (no interpolation).
+    """Compute the area under the precision-recall curve, as average precision.
 
-    It depends on how many there are of each: scores without any meaning give the share of positives.
+    It is not interpolated, and depends on the numbers of images: random scores give the share of positives.
 
     Args:
         inlier_scores: Shape (n,).
@@ -51,6 +51,7 @@ def aupr(inlier_scores: Scores, outlier_scores: Scores, *, positives: Positives 
             lowest upwards.
 
     Raises:
+        ConfigError: If `positives` is neither of the two.
         DataError: If either set is empty, or holds NaN or infinity.
     """
     tally = Tally.of(inlier_scores, outlier_scores)
@@ -60,7 +61,7 @@ def aupr(inlier_scores: Scores, outlier_scores: Scores, *, positives: Positives 
 def fpr_at_tpr(
     inlier_scores: Scores, outlier_scores: Scores, *, tpr: float = 0.95, positives: Positives = "outliers"
 ) -> float:
-    """False-positive rate at the strictest threshold that finds at least the share `tpr` of the positives.
+    """Compute the false-positive rate at the strictest threshold that reaches a TPR.
 
     Papers report both readings as FPR95. With outliers as positives (here the default, and OpenOOD's
     since 1.5) it is the share of inliers flagged where 95 % of the outliers are found. With inliers as
@@ -69,20 +70,20 @@ def fpr_at_tpr(
     Args:
         inlier_scores: Shape (n,).
         outlier_scores: Shape (m,).
-        tpr: Share of the positives to find, between 0 and 1.
+        tpr: Least share of the positives to find, between 0 and 1.
         positives: The class to find; the other one is falsely found.
 
     Raises:
-        ConfigError: If `tpr` is not between 0 and 1.
+        ConfigError: If `tpr` is not between 0 and 1, or `positives` is neither "outliers" nor "inliers".
         DataError: If either set is empty, or holds NaN or infinity.
     """
-    check_share(tpr, "tpr")
+    proportion("tpr", tpr)
     tally = Tally.of(inlier_scores, outlier_scores)
     return float(fpr_of(Curve.of(tally.inliers, tally.outliers, positives), tpr))
 
 
 def summary(inlier_scores: Scores, outlier_scores: Scores) -> dict[str, float]:
-    """The figures that need no threshold, by name: auroc, aupr_outliers, aupr_inliers, fpr95.
+    """Compute the figures of `FIGURES`, which need no threshold, by name.
 
     Raises:
         DataError: If either set is empty, or holds NaN or infinity.

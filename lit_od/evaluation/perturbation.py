@@ -1,6 +1,6 @@
-"""Patches of noise on images, and how a detector's scores rise with their size.
+"""Patches of noise on images, and the rise of scores with their size.
 
-Pixels count from 0 to 1 here, as the published experiments have it; images stay uint8, as a graph takes
+Pixels count from 0 to 1 here, as in the published experiments; images stay uint8, as a graph takes
 them, so noise is added, clipped and rounded to the nearest of 256 steps.
 """
 
@@ -23,14 +23,14 @@ Noise: TypeAlias = Literal["uniform", "normal", "zero"]
 
 
 class NoiseBlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is done inside a patch.
+    """Change of the pixels inside a patch.
 
     Attributes:
-        noise: "uniform" and "normal" are added to the pixels, each with a draw of its own; "zero" takes
-            their place with black.
+        noise: "uniform" and "normal" noise is added to the pixels, drawn for each separately; "zero"
+            replaces them with black.
         low_high: Ends of the uniform noise.
         mean_sd: Mean and standard deviation of the normal noise.
-        channels: Those that are changed; None changes all.
+        channels: Channels that are changed; None changes all.
         clip: Least and greatest value of a changed pixel.
     """
 
@@ -60,7 +60,7 @@ class Masked:
 
     Attributes:
         images: (n * count, h, w, c), uint8: all of the first image, then all of the second.
-        where: Which elements were changed, the same shape.
+        where: True for changed elements, the same shape.
     """
 
     images: Images
@@ -78,7 +78,7 @@ def apply_mask(
 ) -> Masked:
     """Copy each image `count` times and change a rectangle of each copy.
 
-    The draws do not hang on the size: with the generator in the same state and the same centres, a
+    The draws do not depend on the size: with the generator in the same state and the same centres, a
     larger patch holds the smaller one's noise and adds to it.
 
     Args:
@@ -88,7 +88,7 @@ def apply_mask(
         count: Patches, and copies, of an image.
         centres: Row and column of each patch's centre, (n, count, 2). A patch of even height reaches from
             half its height above the centre to the row before half its height below it, and so its width.
-        patch: What is done; None adds uniform noise from 0 to 1 to all channels.
+        patch: The change; None adds uniform noise from 0 to 1 to all channels.
 
     Raises:
         ConfigError: If the patch does not fit the images, or has channels that they lack.
@@ -129,10 +129,19 @@ def apply_mask(
 def draw_centres(
     images: Images, *, count: int, largest: tuple[int, int], rng: np.random.Generator
 ) -> NDArray[np.integer]:
-    """Centres (n, count, 2), uniform among those around which patches up to the largest fit.
+    """Draw centres uniformly among those with room for the largest patch.
+
+    Args:
+        images: (n, h, w, c), uint8.
+        count: Centres of an image.
+        largest: Height and width of the largest patch.
+        rng: Draws the centres.
+
+    Returns:
+        Rows and columns, shape (n, count, 2).
 
     Raises:
-        ConfigError: If the largest does not fit at all.
+        ConfigError: If the largest patch does not fit the images.
     """
     total, height, width, _ = images.shape
     if not 0 <= largest[0] <= height or not 0 <= largest[1] <= width:
@@ -148,7 +157,7 @@ class Sensitivity:
     """Scores of images under patches of several sizes.
 
     Attributes:
-        sizes: Side of the square patches, ascending; 0 is the image as it is, shape (s,).
+        sizes: Side of the square patches, ascending; 0 is the unchanged image, shape (s,).
         percentages: `outlier_perc` of the detector, shape (p,).
         scores: Mean over the patches of an image, shape (p, s, n).
     """
@@ -158,16 +167,16 @@ class Sensitivity:
     scores: Stats
 
     def means(self) -> Stats:
-        """Mean over the images, shape (p, s)."""
+        """Average the scores over the images, shape (p, s)."""
         means: Stats = self.scores.mean(axis=2)
         return means
 
     def rises(self) -> bool:
-        """Whether the mean rises with every step of the size, for every percentage."""
+        """Return True if the mean rises with every step of the size, for all percentages."""
         return bool((np.diff(self.means(), axis=1) > 0).all())
 
     def table(self) -> str:
-        """Mean scores: a row a size, a column a percentage."""
+        """Format mean scores: a row a size, a column a percentage."""
         lines = [f"{'patch':>8}" + "".join(f"{f'{each:g} %':>12}" for each in self.percentages)]
         for size, row in zip(self.sizes, self.means().T, strict=True):
             lines.append(f"{f'{size}x{size}':>8}" + "".join(f"{each:>12.6f}" for each in row))
@@ -184,18 +193,18 @@ def sensitivity(
     patch: NoiseBlock | None = None,
     seed: int = 0,
 ) -> Sensitivity:
-    """Score images under square patches of each size, with the same centres and draws for every size.
+    """Score images under square patches of each size.
 
-    One image with its patches is in memory at a time.
+    Centres and draws are the same for every size. One image with its patches is in memory at a time.
 
     Args:
-        backbone: Gives squared errors.
+        backbone: A graph that gives squared errors.
         images: (n, h, w, c), uint8, n at least 1.
-        sizes: Ascending; 0 leaves the image as it is.
+        sizes: Sides in pixels, ascending; 0 leaves the image unchanged.
         count: Patches of an image and size.
-        percentages: Shares of the elements that a score is the mean of, the largest ones, in percent.
-        patch: What is done; None adds normal noise of mean 0 and standard deviation 1 to all channels.
-        seed: Of centres and noise.
+        percentages: Shares of the elements, in percent; a score is the mean of the largest ones.
+        patch: The change; None adds normal noise of mean 0 and standard deviation 1 to all channels.
+        seed: Seed of centres and noise.
 
     Raises:
         ConfigError: If a patch does not fit, or sizes do not ascend.

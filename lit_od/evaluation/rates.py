@@ -1,9 +1,10 @@
-"""What flagging all scores above a threshold gives, and the thresholds that would give the most."""
+"""Rates at a threshold, and the thresholds with the best F1 and the best balanced accuracy."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from lit_od.calibration.rules import best_f1_cut
 from lit_od.errors import DataError
 from lit_od.evaluation.counts import Tally, check_scores
 from lit_od.types import Scores
@@ -11,7 +12,7 @@ from lit_od.types import Scores
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What flagging every score above a threshold gives. Outliers are the positives.
+    """Rates where every score above a threshold is flagged. Outliers are the positives.
 
     Attributes:
         threshold: An image is flagged if `score > threshold`.
@@ -31,7 +32,12 @@ class Rates:
 
 
 def rates(inlier_scores: Scores, outlier_scores: Scores, threshold: float) -> Rates:
-    """Rates where every image with `score > threshold` is flagged.
+    """Compute the rates at a threshold.
+
+    Args:
+        inlier_scores: Shape (n,).
+        outlier_scores: Shape (m,).
+        threshold: An image is flagged if `score > threshold`.
 
     Raises:
         DataError: If either set is empty or holds NaN or infinity, or the threshold is NaN.
@@ -40,63 +46,52 @@ def rates(inlier_scores: Scores, outlier_scores: Scores, threshold: float) -> Ra
     outliers = check_scores(outlier_scores, "outlier")
     if np.isnan(threshold):
         raise DataError("threshold must be a number, got NaN")
-    flagged_inliers = np.float64(np.count_nonzero(inliers > threshold))
-    flagged_outliers = np.float64(np.count_nonzero(outliers > threshold))
-    return _rates(threshold, flagged_inliers, flagged_outliers, inliers.size, outliers.size)
-
-
-def best_f1(inlier_scores: Scores, outlier_scores: Scores) -> Rates:
-    """Rates at the threshold with the highest F1; of equal ones, that which flags fewest.
-
-    The threshold is the highest score that is not flagged.
-
-    Raises:
-        DataError: If either set is empty, or holds NaN or infinity.
-    """
-    tally = Tally.of(inlier_scores, outlier_scores)
-    found, false = np.cumsum(tally.outliers), np.cumsum(tally.inliers)
-    return _at_cut(tally, int(np.argmax(found / (found + false + found[-1]))))
-
-
-def best_balanced_accuracy(inlier_scores: Scores, outlier_scores: Scores) -> Rates:
-    """Rates at the threshold with the highest balanced accuracy; of equal ones, that which flags fewest.
-
-    The threshold is the highest score that is not flagged. If flagging nothing is best, it is the
-    highest score.
-
-    Raises:
-        DataError: If either set is empty, or holds NaN or infinity.
-    """
-    tally = Tally.of(inlier_scores, outlier_scores)
-    found, false = np.cumsum(tally.outliers), np.cumsum(tally.inliers)
-    gain = found * false[-1] - false * found[-1]  # whole numbers, so that equal ones are equal
-    best = int(np.argmax(gain))
-    return _at_cut(tally, best if gain[best] > 0 else -1)
-
-
-def _at_cut(tally: Tally, last_flagged: int) -> Rates:
-    """Rates where the distinct scores up to and including this index are flagged; -1 flags nothing."""
-    if last_flagged + 1 < tally.scores.size:
-        threshold = float(tally.scores[last_flagged + 1])
-    else:
-        threshold = float(np.nextafter(tally.scores[-1], -np.inf))
-    flagged = slice(last_flagged + 1)
-    return _rates(
-        threshold,
-        tally.inliers[flagged].sum(),
-        tally.outliers[flagged].sum(),
-        tally.inlier_places.size,
-        tally.outlier_places.size,
-    )
-
-
-def _rates(threshold: float, false: np.float64, found: np.float64, inliers: int, outliers: int) -> Rates:
-    tpr, fpr = float(found / outliers), float(false / inliers)
+    false = int(np.count_nonzero(inliers > threshold))
+    found = int(np.count_nonzero(outliers > threshold))
+    tpr, fpr = found / outliers.size, false / inliers.size
     return Rates(
         threshold=float(threshold),
         tpr=tpr,
         fpr=fpr,
-        precision=float(found / (found + false)) if found + false else 0.0,
-        f1=float(2 * found / (found + false + outliers)),
+        precision=found / (found + false) if found + false else 0.0,
+        f1=2 * found / (found + false + outliers.size),
         balanced_accuracy=(tpr + 1 - fpr) / 2,
     )
+
+
+def best_f1(inlier_scores: Scores, outlier_scores: Scores) -> Rates:
+    """Compute the rates at the threshold with the highest F1.
+
+    Of equal thresholds, that which flags fewest images. The threshold is the highest score that is not flagged.
+
+    Raises:
+        DataError: If either set is empty, or holds NaN or infinity.
+    """
+    inliers, outliers = check_scores(inlier_scores, "inlier"), check_scores(outlier_scores, "outlier")
+    return _at_cut(inliers, outliers, best_f1_cut(inliers, outliers))
+
+
+def best_balanced_accuracy(inlier_scores: Scores, outlier_scores: Scores) -> Rates:
+    """Compute the rates at the threshold with the highest balanced accuracy.
+
+    Of equal thresholds, that which flags fewest images. The threshold is the highest score that is not flagged.
+    If flagging nothing is best, it is the highest score.
+
+    Raises:
+        DataError: If either set is empty, or holds NaN or infinity.
+    """
+    tally = Tally.of(inlier_scores, outlier_scores)
+    found, false = np.cumsum(tally.outliers), np.cumsum(tally.inliers)
+    gain = found * false[-1] - false * found[-1]  # whole numbers, so that ties are exact
+    best = int(np.argmax(gain))
+    cuts = np.append(
+        tally.scores, -np.inf
+    )  # the highest score that is not flagged, for 0, 1, ... distinct ones flagged
+    return _at_cut(inlier_scores, outlier_scores, float(cuts[best + 1 if gain[best] > 0 else 0]))
+
+
+def _at_cut(inlier_scores: Scores, outlier_scores: Scores, cut: float) -> Rates:
+    """Rates where the scores above a cut are flagged; -inf flags all, and becomes a finite threshold."""
+    if cut == -np.inf:
+        cut = float(np.nextafter(min(np.min(inlier_scores), np.min(outlier_scores)), -np.inf))
+    return rates(inlier_scores, outlier_scores, cut)

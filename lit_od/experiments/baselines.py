@@ -1,4 +1,4 @@
-"""Two classifiers that anything should beat: the mean brightness, and the nearest image pixel by pixel."""
+"""Baseline classifiers: by mean brightness, and by the nearest image."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,11 +7,13 @@ from lit_od.errors import DataError
 from lit_od.types import Images, Labels
 
 BLOCK = 256
-"""Test images whose distances are held at once."""
+"""Test images whose distances are in memory at once."""
 
 
 def by_brightness(train: Images, labels: Labels, test: Images) -> NDArray[np.bool_]:
-    """Whether test images are of class 1, by one cut of the mean brightness that is best on the training images.
+    """Classify test images by one cut of the mean brightness.
+
+    The cut is the best one on the training images.
 
     Args:
         train: (n, h, w, c), uint8.
@@ -19,28 +21,37 @@ def by_brightness(train: Images, labels: Labels, test: Images) -> NDArray[np.boo
         test: (m, h, w, c), uint8.
 
     Returns:
-        Shape (m,).
+        True for class 1, shape (m,).
 
     Raises:
         DataError: If a class has no training image.
     """
     _require_both(labels)
-    seen, asked = _brightness(train), _brightness(test)
-    order = np.argsort(seen, kind="stable")
-    values, ones = seen[order], labels[order] == 1
+    known, unknown = _brightness(train), _brightness(test)
+    order = np.argsort(known, kind="stable")
+    values, ones = known[order], labels[order] == 1
     # right[k]: training images that are right if the k darkest are of class 0 and the others of class 1
     right = np.concatenate([[0], np.cumsum(~ones)]) + ones.sum() - np.concatenate([[0], np.cumsum(ones)])
-    possible = np.concatenate([[True], values[1:] > values[:-1], [True]])  # equal values stand on one side
+    possible = np.concatenate([[True], values[1:] > values[:-1], [True]])  # equal values lie on one side
     score = np.where(possible, np.maximum(right, len(labels) - right), -1)
     cut = int(np.argmax(score))
-    brighter = asked >= values[cut] if cut < len(values) else np.zeros(len(asked), dtype=bool)
+    brighter = unknown >= values[cut] if cut < len(values) else np.zeros(len(unknown), dtype=bool)
     return brighter if 2 * right[cut] >= len(labels) else ~brighter
 
 
 def by_nearest(train: Images, labels: Labels, test: Images) -> NDArray[np.bool_]:
-    """Whether test images are of class 1, as the training image nearest to each is (Euclidean, pixel by pixel).
+    """Classify test images by the nearest training image, Euclidean by pixel.
 
-    Arguments and errors as `by_brightness`.
+    Args:
+        train: (n, h, w, c), uint8.
+        labels: 0 or 1 for each, (n,).
+        test: (m, h, w, c), uint8.
+
+    Returns:
+        True for class 1, shape (m,).
+
+    Raises:
+        DataError: If a class has no training image.
     """
     _require_both(labels)
     rows = train.reshape(len(train), -1).astype(np.float32) / 255

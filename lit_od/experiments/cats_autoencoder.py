@@ -1,8 +1,9 @@
-"""The cats notebook: an autoencoder of grey photographs of cats, whose error tells dogs; and one of dogs beside it.
+"""The cats notebook: an autoencoder of cats, whose error tells dogs.
 
-Network, loss, optimiser, grey and size are the source's; its 10,000 cats are 2,500 here, of which a tenth
-validates and a tenth calibrates, and batches are a quarter of its size, so that 50 epochs are about as
-many steps. The two autoencoders together classify, against two baselines; garments are of neither class.
+A second autoencoder learns dogs. Network, loss, optimiser, grey and size are the source's; its 10,000 cats
+are 2,500 here, of which a tenth validates and a tenth calibrates, and batches are a quarter of its size, so
+that 50 epochs are about as many steps. The two autoencoders together classify, against two baselines;
+garments are of neither class.
 """
 
 import statistics
@@ -44,7 +45,7 @@ from lit_od.types import Images, Scores
 
 EPOCHS = {"small": 12, "full": 50}
 SMALL = "--data.batch_size=16"
-"""What the small budget changes besides the epochs: more steps in each."""
+"""Change of the small budget besides the epochs: more steps in each."""
 
 PUBLISHED = {
     "cats": SampleMoments(2495, 0.035493888, 0.011421803),
@@ -58,7 +59,7 @@ QUICK = 40
 """Images of a set in a smoke run."""
 
 STRANGERS = 1000
-"""Garments that the classifier is asked about."""
+"""Number of garments that are classified."""
 
 NOTE = """p-value: conformal, and valid: for every t, a cat like those that calibrated has p <= t at most in a share t.
 pdf ratio: the source's pdf(error) / pdf(mean) of a fitted normal. It is no probability: it falls below the mean
@@ -66,7 +67,7 @@ as above, takes errors for normal, and the share of cats at or below a level is 
 
 
 def run(options: ExperimentOptions) -> ExperimentResult:
-    """Train an autoencoder of cats and one of dogs for each seed; compare, classify, draw."""
+    """Train an autoencoder of cats and one of dogs a seed; compare, classify, draw."""
     overrides = [f"--data.root={options.root}"] if options.root else []
     overrides += [SMALL] if options.budget == "small" else []
     overrides += ["--data.limit=200"] if options.quick else []
@@ -148,7 +149,7 @@ def _pixels(recipe: Recipe, sources: Sequence[Source], options: ExperimentOption
 
 
 def _some(path: str, root: Path, options: ExperimentOptions) -> Sequence[Source]:
-    """The images of a folder; for a smoke run few of them."""
+    """Find the images of a folder; few of them for a smoke run."""
     found = find([path], root=root)
     return _evenly(found, QUICK) if options.quick else found
 
@@ -158,7 +159,7 @@ def _evenly(sources: Sequence[Source], count: int) -> list[Source]:
 
 
 def _effect(own: Images, other: Images) -> Watch:
-    """Cohen's d of the RMSE of two sets of validation images."""
+    """Return a watch of Cohen's d of the RMSE of two sets of validation images."""
 
     def watch(module: LightningModule) -> float:
         errors = module.eval().backbone()  # type: ignore[operator]  # an autoencoder has one
@@ -210,22 +211,25 @@ def _classified(
     root: Path,
     options: ExperimentOptions,
 ) -> dict[str, Any]:
-    """Accuracy on the test images with a class for each, against the baselines; and what garments are called."""
-    asked = [source for name in scorers for source in sources[name]]
+    """Measure accuracy on the test images, against the baselines.
+
+    Garments show how often images of neither class are called none.
+    """
+    tests = [source for name in scorers for source in sources[name]]
     truth = np.array([name for name in scorers for _ in sources[name]])
-    named, strict = _labels(scorers, asked)
+    named, strict = _labels(scorers, tests)
     garments = find(["fashion-mnist:test"], root=root, sets=open_set(root))
     strangers = _evenly(garments, QUICK if options.quick else STRANGERS)
     _, of_strangers = _labels(scorers, strangers)
     seen = [_pixels(recipe, _some(f"cats_dogs/train/{name}", root, options), options) for name in scorers]
     train, labels = np.concatenate(seen), np.repeat([0, 1], [len(each) for each in seen])
-    test, dogs = _pixels(recipe, asked, options), truth == "dogs"
+    test, dogs = _pixels(recipe, tests, options), truth == "dogs"
     baselines = {
         "mean brightness": by_brightness(train, labels, test),
         "nearest image": by_nearest(train, labels, test),
     }
     return {
-        "n": len(asked),
+        "n": len(tests),
         "accuracy": {
             "two autoencoders": _rate(named == truth),
             **{name: _rate(found == dogs) for name, found in baselines.items()},
@@ -238,7 +242,10 @@ def _classified(
 
 
 def _labels(scorers: Mapping[str, Scorer], sources: Sequence[Source]) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
-    """The class of each image, and the same with `NONE` where its p-value is below the level, (n,) each."""
+    """Return the class of each image, and the class or `NONE`, (n,) each.
+
+    `NONE` stands where the p-value is below the level.
+    """
     named: list[str] = []
     strict: list[str] = []
     for classes in classify(scorers, sources, level=0.0):

@@ -1,7 +1,8 @@
-"""The CIFAR-10 notebook: an autoencoder of photographs, and how its scores rise with patches of noise.
+"""The CIFAR-10 notebook: an autoencoder of photographs, and scores under noise.
 
-Network, loss and optimiser are the source's. Of the 50,000 training images that it has, the set at hand
-may hold fewer; three tenths of them calibrate, so that the 99 % threshold is not a matter of luck.
+Scores rise with the size of a block of noise. Network, loss and optimiser are the source's. Of its 50,000
+training images the set at hand may hold fewer; three tenths of them calibrate, so that the 99 % threshold
+is not a matter of luck.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,7 @@ PUBLISHED_THRESHOLD = 0.015
 
 
 def run(options: ExperimentOptions) -> ExperimentResult:
-    """Train once a seed, export, mask, draw."""
+    """Train once a seed, export, mask and draw."""
     overrides = [f"--data.root={options.root}"] if options.root else []
     overrides += ["--data.limit=1000"] if options.quick else []
     epochs = 1 if options.quick else EPOCHS[options.budget]

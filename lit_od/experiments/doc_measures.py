@@ -1,4 +1,4 @@
-"""What the DOC experiment measures: features, detectors, templates and the time of a decision."""
+"""Measurements of the DOC experiment: features, detectors, templates and times."""
 
 import io
 import statistics
@@ -34,7 +34,7 @@ DETECTORS: dict[str, dict[str, Any]] = {
     "LOF": {"kind": "lof"},
     "hull": {"kind": "local_residual"},
 }
-"""What reads the features: the paper's detector, the source's, and the distance to the hull of the neighbours."""
+"""Detectors of the features: the paper's, the source's, and the distance to the hull of the neighbours."""
 
 TEMPLATES = (10, 40, 160, 640)
 """Sizes of a smaller bank; the paper takes 40."""
@@ -43,13 +43,25 @@ WARM_UP = 20
 
 
 def detectors_of(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """The detectors by name, with their defaults; the one of the recipe's kind with the recipe's options."""
+    """Return the detectors by name, the one of the recipe's kind with its options.
+
+    The others have their defaults.
+    """
     own = recipe.detector
     return {name: (own if own["kind"] == each["kind"] else each) for name, each in DETECTORS.items()}
 
 
 def features_by_part(module: LitDOC, data: ImageData, recipe: Recipe, cache: TrunkCache) -> dict[str, Features]:
-    """Features of the training, calibration and test images, and of the recipe's outliers, by name, each (n, k).
+    """Compute features of the training, calibration and test images and outliers.
+
+    Args:
+        module: The trained module, with a trunk.
+        data: The images of the training.
+        recipe: The recipe, with one set of outliers.
+        cache: Activations of the trunk.
+
+    Returns:
+        Features (n, k) under "train", "calibration", "inliers" and "outliers".
 
     Raises:
         ConfigError: If the module keeps no activations.
@@ -75,7 +87,7 @@ def features_by_part(module: LitDOC, data: ImageData, recipe: Recipe, cache: Tru
 
 
 def fitted(options: Mapping[str, Any], features: Features) -> Detector:
-    """A detector of a recipe's kind and options."""
+    """Fit a detector of a recipe's kind and options."""
     rest = {key: value for key, value in options.items() if key != "kind"}
     gathered = accumulator(str(options["kind"]), rest)
     gathered.update(features)
@@ -83,7 +95,15 @@ def fitted(options: Mapping[str, Any], features: Features) -> Detector:
 
 
 def quality(options: Mapping[str, Any], features: Mapping[str, Features], rule: Mapping[str, Any]) -> dict[str, float]:
-    """AUROC, and balanced accuracy at the calibrated threshold and at the one that is best for these test images."""
+    """Measure a detector: AUROC and balanced accuracy.
+
+    The balanced accuracy is given at the calibrated threshold and at the best one for these test images.
+
+    Args:
+        options: The detector's `kind` and options.
+        features: As of `features_by_part`.
+        rule: Threshold rule and its options.
+    """
     detector = fitted(options, features["train"])
     inliers, outliers = detector.score(features["inliers"]), detector.score(features["outliers"])
     threshold = Calibration.from_inliers(detector.score(features["calibration"]), rule).threshold
@@ -99,7 +119,10 @@ def quality(options: Mapping[str, Any], features: Mapping[str, Features], rule: 
 
 
 def templates(features: Mapping[str, Features], options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """AUROC and time of kNN with banks of few rows, a seeded sample or rows that cover the others; then the whole."""
+    """Measure AUROC and time of kNN with banks of few rows, then with all.
+
+    The few rows are a seeded sample, or rows that cover the others.
+    """
     rest = {key: value for key, value in options.items() if key not in ("kind", "coreset", "coreset_method")}
     banks: list[tuple[str, dict[str, Any]]] = [
         (method, {"coreset": count, "coreset_method": method})
@@ -128,7 +151,15 @@ def templates(features: Mapping[str, Features], options: Mapping[str, Any]) -> l
 
 
 def decision_times(bundle: Bundle, sources: Sequence[Source], *, threads: int | None) -> dict[str, float]:
-    """Milliseconds of a decision from the bytes of a PNG file, one image at a time: medians of each part and of all."""
+    """Measure the milliseconds of a decision from a PNG file's bytes.
+
+    One image at a time; medians of each part and of all.
+
+    Args:
+        bundle: The bundle.
+        sources: Images; the first `WARM_UP` are left out of the medians.
+        threads: Threads of the scorer; None is one a core.
+    """
     scorer = Scorer.of(bundle, threads=threads)
     spent: dict[str, list[float]] = {"decode": [], "backbone": [], "neighbours": [], "all": []}
     for source in sources:
@@ -149,7 +180,7 @@ def decision_times(bundle: Bundle, sources: Sequence[Source], *, threads: int | 
 
 @styled
 def loss_curves(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """l_D and l_C of training and validation against steps, a colour a run.
+    """Plot l_D and l_C of training and validation against steps, a colour a run.
 
     Args:
         runs: Columns of each run's log by name, "step" among them, which counts the steps done.

@@ -1,12 +1,12 @@
-"""DOC on Fashion-MNIST: sneakers as target class, ankle boots as outliers, eight other garments as reference set.
+"""DOC on Fashion-MNIST: sneakers as target class, ankle boots as outliers.
 
-The source trains MobileNetV2 at 96x96 and scores with LOF: AUROC 0.90, accuracy about 83 %, 140 ms an
-image on a GPU. Here g is EfficientNet-Lite0, and both losses are minimised in one step, as the paper has
-it. The options of the recipe were chosen on other target classes (dresses, pullovers and T-shirts), with
-reference sets without the target, and without any image of a sneaker or a boot.
+Eight other garments are the reference set. The source trains MobileNetV2 at 96x96 and scores with LOF: AUROC
+0.90, accuracy about 83 %, 140 ms an image on a GPU. Here g is EfficientNet-Lite0, and both losses are minimised
+in one step, as in the paper. The recipe's options were chosen on other target classes (dresses, pullovers and
+T-shirts), with reference sets without the target, and without any image of a sneaker or a boot.
 
-Each seed draws its own reference images, division and head. Beside the joint training stand the frozen
-network and the trainings by one loss alone; and with the recipe's options, the recipe's other pairs.
+Each seed draws its own reference images, division and head. The joint training is compared with the frozen
+network and with trainings by one loss alone; and, with the same options, on the recipe's other pairs.
 """
 
 import csv
@@ -71,14 +71,14 @@ SHOWN, TINY = 400, 40
 """Images of a set in a map, and in that of a smoke run."""
 
 EXPLAINED, INLIERS = 8, 12
-"""Outliers under heat maps, and calibration images whose maps give the scale."""
+"""Numbers of outliers under heat maps, and of calibration images whose maps give the scale."""
 
 TIMED = 220
-"""Images of the measurement of a decision's time."""
+"""Images on which a decision's time is measured."""
 
 
 def run(options: ExperimentOptions) -> ExperimentResult:
-    """Train, ablate, measure, draw."""
+    """Train, ablate, measure and draw."""
     recipe = read("doc-sneakers", [*options.overrides, *(QUICK if options.quick else [])])
     cache, seeds = TrunkCache(), seeds_of(options)
     runs = [_one_seed(override(recipe, [f"--seed={seed}"]), options, cache) for seed in seeds]
@@ -148,7 +148,7 @@ def _draw(
     options: ExperimentOptions,
     out: Path,
 ) -> None:
-    """t-SNE of the test images before and after training, and the most and the least outlying of them."""
+    """Draw t-SNE of the test images before and after training, and galleries."""
     (outliers,) = sets.outliers
     both = {"inliers": sets.inliers, "outliers": outliers}
     pixels = {name: load(each.sources, each.preparation, threads=options.threads) for name, each in both.items()}
@@ -175,7 +175,7 @@ def _explain(
     options: ExperimentOptions,
     out: Path,
 ) -> None:
-    """The most outlying of the outliers, under a heat map of gradients and under one of hidden parts."""
+    """Draw the most outlying images under heat maps of gradients and hidden parts."""
     recipe = trained.data.config
     rows = np.argsort(-bundle.detector.score(features), kind="stable")[:EXPLAINED]
     images = load([outliers[row] for row in rows], recipe.prepare, threads=options.threads)
@@ -190,7 +190,7 @@ def _explain(
 
 
 def _through_bundle(bundle: Bundle, recipe: Recipe, options: ExperimentOptions, out: Path) -> dict[str, Any]:
-    """What the written bundle makes of the test images, and its picture."""
+    """Score the test images with the written bundle, and draw the scores."""
     scorer = Scorer.of(bundle, threads=options.threads)
     sets = sets_of_recipe(recipe, recipe.data.prepare, sets=open_set)
     (outliers,) = sets.outliers
@@ -208,33 +208,33 @@ def _through_bundle(bundle: Bundle, recipe: Recipe, options: ExperimentOptions, 
 
 
 def _pairs(recipe: Recipe, seeds: Sequence[int], options: ExperimentOptions, cache: TrunkCache) -> dict[str, Any]:
-    """AUROC of the recipe's other pairs by detector: frozen and trained, one a seed."""
+    """Measure AUROC of the recipe's other pairs, frozen and trained, one a seed."""
     found: dict[str, Any] = {}
     for name, pair in recipe.evaluation.pairs.items():
         found[name] = {"frozen": {}, "both": {}}
         for seed in seeds:
-            own = override(of_pair(recipe, name, pair), [f"--seed={seed}"])
+            own = override(_of_pair(recipe, name, pair), [f"--seed={seed}"])
             trained = _trained(own, options.out / "pairs" / f"{name}-{seed}", cache)
             for state, module in (("frozen", _untrained(own)), ("both", _doc(trained))):
                 rows = features_by_part(module, trained.data, own, cache)
-                for detector, how in detectors_of(own).items():
-                    found[name][state].setdefault(detector, []).append(quality(how, rows, own.calibration)["auroc"])
+                for detector, kind in detectors_of(own).items():
+                    found[name][state].setdefault(detector, []).append(quality(kind, rows, own.calibration)["auroc"])
     return found
 
 
-def of_pair(recipe: Recipe, name: str, pair: Pair) -> Recipe:
-    """The same options for other images."""
+def _of_pair(recipe: Recipe, name: str, pair: Pair) -> Recipe:
+    """Return the recipe for the images of a pair, with the same options."""
     data = msgspec.structs.replace(recipe.data, train=pair.train, test=pair.test, reference=pair.reference)
     evaluation = EvaluationConfig(outliers={"outliers": EvaluationSet(path=pair.outliers)})
     return msgspec.structs.replace(recipe, name=name, data=data, evaluation=evaluation)
 
 
 def _trained(recipe: Recipe, folder: Path, cache: TrunkCache) -> TrainingRun:
-    """Train, go on with a training of this recipe that was stopped here, or take up one that has come to its end."""
+    """Train, resume a stopped training of this recipe, or take up a finished one."""
     begun = resumable(folder)
     if begun is not None and read_checkpoint(begun).recipe != recipe:
         raise ConfigError(f"{folder} holds a run of another recipe: remove it, or name another --out")
-    if not (folder / "learning_curves.png").exists():  # the last thing that a training writes
+    if not (folder / "learning_curves.png").exists():  # the last file of a training
         return train(recipe, folder, resume=begun, trunk_cache=cache)
     checkpoint = read_checkpoint(folder / BEST)
     data = data_of(recipe.data, seed=recipe.seed, cache=cache)
@@ -250,7 +250,7 @@ def _doc(trained: TrainingRun) -> LitDOC:
 
 
 def _untrained(recipe: Recipe) -> LitDOC:
-    """The network as it came."""
+    """Return the network without training."""
     if recipe.model is None:
         raise ConfigError("this experiment trains LitDOC, and the recipe's backbone is an ONNX file")
     kind, arguments = module_arguments(recipe.model, TwinData(recipe.data, seed=recipe.seed))
@@ -262,7 +262,7 @@ def _untrained(recipe: Recipe) -> LitDOC:
 
 
 def _log(folder: Path) -> dict[str, list[float]]:
-    """Columns of a run's metrics.csv, and the steps done at each row."""
+    """Return columns of a run's metrics.csv, and the steps done at each row."""
     with (folder / "metrics.csv").open(encoding="utf-8", newline="") as lines:
         rows = [{name: float(text) for name, text in row.items()} for row in csv.DictReader(lines)]
     columns = {name: [row[name] for row in rows] for name in rows[0]}

@@ -1,8 +1,8 @@
-"""What a backbone computes of a set of images, kept on disk between runs.
+"""Features of sets of images, kept on disk between runs.
 
 An entry of the cache is KEY.npy, float32, one row an image, and KEY.json, which is written after it and
 holds its SHA-256. KEY stands for the backbone's bytes, the images' own bytes in their order, their
-preparation and the execution provider: what differs in any of them is another entry.
+preparation and the execution provider: a change of any of them gives another entry.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lit_od.backbone.extractor import extract
+from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.errors import DataError
 from lit_od.images.identity import content_digest
@@ -36,11 +36,11 @@ BATCH_SIZE = 256
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What KEY.json says of KEY.npy.
+    """Contents of KEY.json, which describes KEY.npy.
 
     Attributes:
-        key: What it was computed from, as in its name.
-        sha256: Of the bytes of KEY.npy.
+        key: The key, as in the file's name.
+        sha256: SHA-256 of KEY.npy.
         process_seconds: CPU time of the extraction, all threads together.
     """
 
@@ -50,13 +50,13 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Extracted:
+class CachedFeatures:
     """The features of a set of images.
 
     Attributes:
         features: Shape (n, ...), float32, read from disk as they are used.
-        process_seconds: CPU time that their extraction took, be it now or in an earlier run.
-        kept: Whether they were found in the cache.
+        process_seconds: CPU time of their extraction, in this or an earlier run.
+        kept: True if they were found in the cache.
     """
 
     features: Features
@@ -71,10 +71,10 @@ class Extracted:
 
 @dataclass(frozen=True, slots=True)
 class FeatureCache:
-    """Features by what they were computed from.
+    """A cache of features, keyed by backbone, images and preparation.
 
     Attributes:
-        folder: Where the entries lie; it is made when the first one is written.
+        folder: Folder of the entries, made with the first one.
     """
 
     folder: Path
@@ -86,16 +86,16 @@ class FeatureCache:
         preparation: Preparation,
         *,
         threads: int | None = None,
-        what: str = "features",
-    ) -> Extracted:
-        """The features of images that must all be readable, computed where no sound entry holds them.
+        title: str = "features",
+    ) -> CachedFeatures:
+        """Return the features of readable images, computed unless a sound entry exists.
 
         Args:
             model: The backbone's ONNX file.
             sources: At least one image.
             preparation: Their preparation.
             threads: Threads of decoding and of the session; None is one a core.
-            what: Title of the progress bar.
+            title: Title of the progress bar.
 
         Raises:
             BackboneError: If the graph is no backbone, or does not take such images.
@@ -105,10 +105,11 @@ class FeatureCache:
             raise DataError("no images to extract features from: name a folder or a set that holds some")
         backbone = Backbone.load(model, threads=threads)
         key = _key(model, sources, preparation, backbone.provider)
-        return self._kept(key, len(sources)) or self._made(key, backbone, sources, preparation, threads, what)
+        extractor = Extractor(backbone, preparation, threads)
+        return self._kept(key, len(sources)) or self._computed(key, extractor, sources, title)
 
-    def _kept(self, key: str, count: int) -> Extracted | None:
-        """The entry, or None where there is none, or it is not what was written."""
+    def _kept(self, key: str, count: int) -> CachedFeatures | None:
+        """Read an entry; None if there is none, or it was changed."""
         rows, note = self._paths(key)
         try:
             entry = msgspec.json.decode(note.read_bytes(), type=Entry)
@@ -119,23 +120,15 @@ class FeatureCache:
             return None
         if features.dtype != np.float32 or len(features) != count:
             return None
-        return Extracted(features, entry.process_seconds, kept=True)
+        return CachedFeatures(features, entry.process_seconds, kept=True)
 
-    def _made(
-        self,
-        key: str,
-        backbone: Backbone,
-        sources: Sequence[Source],
-        preparation: Preparation,
-        threads: int | None,
-        what: str,
-    ) -> Extracted:
+    def _computed(self, key: str, extractor: Extractor, sources: Sequence[Source], title: str) -> CachedFeatures:
         self.folder.mkdir(parents=True, exist_ok=True)
         rows, note = self._paths(key)
         partial = rows.with_name(f".{rows.name}.{os.getpid()}.partial")
         try:
             started = time.process_time()
-            _write(partial, backbone, sources, preparation, threads, what)
+            _write(partial, extractor, sources, title)
             seconds = time.process_time() - started
             entry = Entry(key=key, sha256=_sha256(partial), process_seconds=seconds)
             partial.replace(rows)
@@ -143,21 +136,20 @@ class FeatureCache:
             partial.replace(note)
         finally:
             partial.unlink(missing_ok=True)
-        return Extracted(np.load(rows, mmap_mode="r", allow_pickle=False), seconds, kept=False)
+        return CachedFeatures(np.load(rows, mmap_mode="r", allow_pickle=False), seconds, kept=False)
 
     def _paths(self, key: str) -> tuple[Path, Path]:
         return self.folder / f"{key}.npy", self.folder / f"{key}.json"
 
 
-def _write(
-    path: Path, backbone: Backbone, sources: Sequence[Source], preparation: Preparation, threads: int | None, what: str
-) -> None:
+def _write(path: Path, extractor: Extractor, sources: Sequence[Source], title: str) -> None:
     """Extract into a file, batch by batch: the rows need not fit into memory."""
     table: np.memmap[Any, np.dtype[np.float32]] | None = None
     done = 0
-    with limited(threads), tqdm(total=len(sources), desc=what, unit="img", disable=None, leave=False) as bar:
-        for batch, outputs in extract(backbone, sources, preparation, batch_size=BATCH_SIZE, threads=threads):
-            batch.require_readable()
+    with limited(extractor.threads), tqdm(total=len(sources), desc=title, unit="img", disable=None, leave=False) as bar:
+        for found in extractor.outputs(sources, batch_size=BATCH_SIZE):
+            found.batch.require_readable()
+            outputs = found.outputs
             if table is None:
                 shape = (len(sources), *outputs.shape[1:])
                 table = open_memmap(path, mode="w+", dtype=np.dtype(np.float32), shape=shape)

@@ -1,10 +1,11 @@
-"""The Mahalanobis notebook: a small network on digits 0 to 7; outliers are 8 and 9, garments and photographs.
+"""The Mahalanobis notebook: a small network on digits 0 to 7.
 
-The network and its training are the notebook's (recipe mnist-digits). Three detectors read its features:
-- the notebook's own: one Gaussian, no shrinkage, fitted on augmented training rows, threshold mean + 2
+Outliers are 8 and 9, garments and photographs. The network and its training are the notebook's (recipe
+mnist-digits). Three detectors read its features:
+- the notebook's: one Gaussian, no shrinkage, fitted on augmented training rows, threshold mean + 2
   standard deviations of the scores of those same rows;
-- one Gaussian on the training rows as they are, and its class-conditional form, both with Ledoit-Wolf
-  shrinkage and calibrated on held-out inliers.
+- one Gaussian on the training rows without augmentation, and its class-conditional form, both with
+  Ledoit-Wolf shrinkage and calibrated on held-out inliers.
 """
 
 import csv
@@ -19,7 +20,7 @@ import msgspec
 import numpy as np
 import torch
 
-from lit_od.backbone.extractor import extract
+from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import BACKBONE
 from lit_od.calibration.p_values import Calibration
@@ -52,7 +53,7 @@ BLOCK = 1024
 
 
 def run(options: ExperimentOptions) -> ExperimentResult:
-    """Train once a seed, fit the three detectors, score all sets."""
+    """Train once a seed, fit the three detectors and score all sets."""
     overrides = [f"--data.root={options.root}"] if options.root else []
     if options.quick:
         overrides += ["--trainer.max_epochs=1", "--data.limit=4000"]
@@ -140,8 +141,8 @@ def _one_seed(recipe: Recipe, options: ExperimentOptions) -> dict[str, Any]:
 
 
 def _trained(recipe: Recipe, run: Path) -> TrainingRun:
-    """Train, or take up a run of this recipe that has come to its end here before."""
-    curves = run / "learning_curves.png"  # the last thing that a training writes
+    """Train, or take up a finished run of this recipe."""
+    curves = run / "learning_curves.png"  # the last file of a training
     if not curves.exists():
         shutil.rmtree(run, ignore_errors=True)
         return train(recipe, run)
@@ -160,14 +161,17 @@ def _epochs(run: Path) -> list[dict[str, float]]:
 
 def _features(backbone: Backbone, images: ImageSet, threads: int | None) -> Features:
     chunks = []
-    for batch, outputs in extract(backbone, images.sources, images.preparation, batch_size=256, threads=threads):
-        batch.require_readable()
-        chunks.append(outputs)
+    for found in Extractor(backbone, images.preparation, threads).outputs(images.sources, batch_size=256):
+        found.batch.require_readable()
+        chunks.append(found.outputs)
     return np.concatenate(chunks)
 
 
 def _augmented_features(backbone: Backbone, images: ImageSet, recipe: Recipe, threads: int | None) -> Features:
-    """Features of the training images, each augmented once, as the notebook's generator feeds its detector."""
+    """Compute features of the training images, each augmented once.
+
+    The notebook's generator feeds its detector so.
+    """
     pixels = load(images.sources, images.preparation, threads=threads)
     if recipe.data.augment is None:
         return backbone(pixels)
@@ -180,7 +184,7 @@ def _augmented_features(backbone: Backbone, images: ImageSet, recipe: Recipe, th
 
 
 def _accuracy(trained: TrainingRun) -> float:
-    """Share of the test part's images whose class the trained network names."""
+    """Return the share of the test part's images that the network classifies right."""
     data: ImageData = trained.data
     pixels, labels = load(data.sources("test"), data.config.prepare), torch.from_numpy(data.labels("test"))
     module, was_training = trained.module, trained.module.training
@@ -192,7 +196,7 @@ def _accuracy(trained: TrainingRun) -> float:
 
 
 def _rows(scores: Mapping[str, Scores], threshold_from: Scores) -> dict[str, Any]:
-    """The notebook's last table: n, mean, standard deviation and share flagged, by set."""
+    """Return the notebook's last table: n, mean, standard deviation, share flagged."""
     threshold = Calibration.from_inliers(threshold_from, RULE).threshold
     rows = {
         name: {

@@ -1,8 +1,9 @@
-"""One class against the rest, for every class in turn: any recipe whose backbone is not trained, on any set.
+"""One class against the rest, for every class in turn, without training.
 
-The images are the recipe's `data.train` and `data.test`, or those of `--data`: a set of torchvision's, or
-a folder below the data root that holds `train` and `test`. All training images of the class fit the
-detector, since AUROC needs no threshold and so no calibration; `data.limit` draws some of them.
+Any recipe whose backbone is not trained serves, on any set. The images are the recipe's `data.train` and
+`data.test`, or those of `--data`: a set of torchvision's, or a folder below the data root that holds
+`train` and `test`. All training images of the class fit the detector, since AUROC needs no threshold and
+so no calibration; `data.limit` draws some of them.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from lit_od.backbone.packaged import backbone_file
 from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError, DataError
 from lit_od.evaluation.intervals import Interval
-from lit_od.experiments.feature_cache import Extracted, FeatureCache
+from lit_od.experiments.feature_cache import CachedFeatures, FeatureCache
 from lit_od.experiments.one_vs_rest import ClassResult, Contamination, Labelled, one_class
 from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle
 from lit_od.images.batching import load
@@ -43,12 +44,12 @@ QUICK = (40, 20)
 QUICK_DRAWS = 2
 
 COLUMNS = 10
-"""Classes that a line of a table holds."""
+"""Classes in a line of a table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What the protocol gave for a recipe.
+    """Results of the protocol for a recipe.
 
     Attributes:
         recipe: The recipe, overrides applied.
@@ -61,20 +62,24 @@ class Measured:
     recipe: Recipe
     results: list[ClassResult]
     seeds: tuple[int, ...]
-    train: Extracted
-    test: Extracted
+    train: CachedFeatures
+    test: CachedFeatures
 
     def fit_seconds(self, result: ClassResult) -> float:
-        """CPU time from a class's prepared training images to its detector."""
+        """Return the CPU time from prepared training images of a class to its detector."""
         return result.images * self.train.seconds_an_image + result.fit_seconds
 
     def score_seconds(self, result: ClassResult) -> float:
-        """CPU time from the whole test set's images to their scores."""
+        """Return the CPU time from the whole test set's images to their scores."""
         return self.test.process_seconds + result.score_seconds
 
 
 def run(options: ExperimentOptions) -> ExperimentResult:
-    """Measure the recipe, and say what it gave."""
+    """Measure the recipe and report the results.
+
+    Raises:
+        ConfigError: If no recipe is named.
+    """
     if options.recipe is None:
         raise ConfigError("one-class needs a recipe: give --recipe NAME, such as one-class-mnist, or a YAML file")
     recipe = read(options.recipe, [*_of_set(options.data), *options.overrides])
@@ -100,8 +105,13 @@ def _of_set(data: str | None) -> list[str]:
 def measure(recipe: Recipe, options: ExperimentOptions, contamination: Contamination | None) -> Measured:
     """Extract features once, and carry out the protocol on them.
 
+    Args:
+        recipe: A recipe whose backbone is not trained, with test images.
+        options: Options of the run.
+        contamination: Also measure on contaminated test sets.
+
     Raises:
-        ConfigError: If the recipe trains its backbone, names no test images, or cannot be carried out.
+        ConfigError: If the recipe trains its backbone, names no test images, or is invalid.
         DataError: If images are missing, or one cannot be read.
     """
     accumulator(str(recipe.detector["kind"]), {key: each for key, each in recipe.detector.items() if key != "kind"})
@@ -119,8 +129,8 @@ def measure(recipe: Recipe, options: ExperimentOptions, contamination: Contamina
     model = graph(recipe, train, options.threads)
     cache = FeatureCache(options.cache or options.out / "features")
     of_train, of_test = (
-        cache.features(model, sources, recipe.data.prepare, threads=options.threads, what=what)
-        for sources, what in ((train, "training images"), (test, "test images"))
+        cache.features(model, sources, recipe.data.prepare, threads=options.threads, title=title)
+        for sources, title in ((train, "training images"), (test, "test images"))
     )
     results = one_class(
         Labelled(of_train.features, _labels(train)),
@@ -136,7 +146,12 @@ def measure(recipe: Recipe, options: ExperimentOptions, contamination: Contamina
 
 
 def graph(recipe: Recipe, sources: Sequence[Source], threads: int | None) -> bytes:
-    """The ONNX file that a recipe's frozen backbone is, proven on some of the images.
+    """Return the ONNX file of a recipe's frozen backbone, proven on some images.
+
+    Args:
+        recipe: The recipe.
+        sources: Images of the proof, at least one.
+        threads: Threads of decoding; None is one a core.
 
     Raises:
         ConfigError: If the recipe's backbone is trained: one graph must serve every class.
@@ -166,7 +181,7 @@ def graph(recipe: Recipe, sources: Sequence[Source], threads: int | None) -> byt
 
 
 def figures(measured: Measured) -> dict[str, Any]:
-    """All of it as plain JSON values, AUROC as shares of 1."""
+    """Return all figures as plain JSON values, AUROC as shares of 1."""
     return {
         "recipe": portable_tree(measured.recipe),
         "seeds": list(measured.seeds),
@@ -194,10 +209,11 @@ def figures(measured: Measured) -> dict[str, Any]:
 
 
 def mean_interval(measured: Measured) -> Interval | None:
-    """The mean AUROC over the classes, median of the repetitions, with the means of the intervals' ends.
+    """Return the mean AUROC over the classes with an interval, median of the seeds.
 
-    None where a class has a single test image, and so no interval. The classes share their test images, so
-    that their errors go together; the interval is right if they go together wholly, and too wide otherwise.
+    Its ends are the means of the classes' ends; None where a class has a single test image, and so no interval.
+    The classes share their test images, so that their errors go together; the interval is right if they go
+    together wholly, and too wide otherwise.
     """
     if not all(result.intervals for result in measured.results):
         return None
@@ -206,7 +222,7 @@ def mean_interval(measured: Measured) -> Interval | None:
 
 
 def tables(measured: Measured) -> list[str]:
-    """AUROC in percent by normal class: of all test images, and of contaminated sets where there are any."""
+    """Write AUROC in percent by normal class, also of contaminated sets if any."""
     names, results = [each.normal for each in measured.results], measured.results
     repeated = list(zip(*(each.aurocs for each in results), strict=True))
     lines = {f"seed {seed}": values for seed, values in zip(measured.seeds, repeated, strict=True)}
@@ -226,7 +242,13 @@ def tables(measured: Measured) -> list[str]:
 
 
 def table(title: str, names: Sequence[str], rows: Mapping[str, Sequence[float]]) -> str:
-    """Shares of 1 in percent, a column a class and a last one with their mean."""
+    """Write shares of 1 in percent, a column a class, and their mean.
+
+    Args:
+        title: First line.
+        names: The classes.
+        rows: Shares by the name of the row, one a class.
+    """
     first = max(12, *(len(name) for name in rows))
     lines = [title]
     shown = {name: [*values, float(np.mean(values))] for name, values in rows.items()}
@@ -244,7 +266,7 @@ def table(title: str, names: Sequence[str], rows: Mapping[str, Sequence[float]])
 
 
 def seconds(measured: Measured) -> str:
-    """What a fit and the scoring of the test set took."""
+    """Write the CPU seconds of a fit and of scoring the test set."""
     fit, score = mean_seconds(measured)
     return (
         f"CPU seconds, extraction of features included, means over the classes: fit {fit:.1f} "
@@ -254,7 +276,7 @@ def seconds(measured: Measured) -> str:
 
 
 def mean_seconds(measured: Measured) -> tuple[float, float]:
-    """CPU seconds of a fit and of scoring the test set, means over the classes."""
+    """Return CPU seconds of a fit and of scoring the test set, means over classes."""
     fits = [measured.fit_seconds(each) for each in measured.results]
     return float(np.mean(fits)), float(np.mean([measured.score_seconds(each) for each in measured.results]))
 
@@ -271,7 +293,7 @@ def _labels(sources: Sequence[Source]) -> NDArray[np.str_]:
 
 
 def _classes(sources: Sequence[Source]) -> list[str]:
-    """The classes: numbers in their order, names in the alphabet's."""
+    """Return the classes: numbers in ascending order, then names alphabetically."""
     labels = {str(source.label) for source in sources}
     return sorted(labels, key=lambda label: (not label.isdecimal(), int(label) if label.isdecimal() else 0, label))
 

@@ -1,10 +1,10 @@
 """One class is normal, all others are outliers, for every class in turn.
 
 A detector sees training images of the normal class alone; the test set's images of that class and of
-all others are scored. Repetitions differ in the detector's seed and, where `limit` says so, in the
-training images drawn. Contamination replaces the test set's outliers by few of the training set's:
-the test images of the normal class stay, and ceil(rate n) images are drawn, with replacement, from the
-training images of the other classes.
+all others are scored. Repetitions differ in the detector's seed and, under a `limit`, in the training
+images drawn. Contamination replaces the test set's outliers by few of the training set's: the test images
+of the normal class stay, and ceil(rate n) images are drawn, with replacement, from the training images of
+the other classes.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from lit_od.types import Features, Scores
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Labelled:
-    """Images as a backbone sees them, and their classes.
+    """Features of images, and their classes.
 
     Attributes:
         features: Shape (n, d).
@@ -44,13 +44,13 @@ class Labelled:
             raise DataError(f"labels must have shape ({len(self.features)},), got {self.labels.shape}")
 
     def rows(self, label: str, *, other: bool = False) -> NDArray[np.intp]:
-        """Positions of the images of a class, or of all other classes, ascending."""
+        """Return the positions of a class's images, or all others', ascending."""
         return np.flatnonzero((self.labels != label) if other else (self.labels == label))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Contamination:
-    """How the test set is contaminated.
+    """Contamination of the test set.
 
     Attributes:
         rate: Outliers drawn, as a share of the test images of the normal class, rounded up.
@@ -68,7 +68,7 @@ class Contamination:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ClassResult:
-    """One class as the normal one. AUROC is a share of 1.
+    """Results of one class as the normal one; AUROC is a share of 1.
 
     Attributes:
         normal: The class.
@@ -91,7 +91,7 @@ class ClassResult:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _Fit:
-    """A fitted detector and what it makes of the test set."""
+    """A fitted detector and its scores of the test set."""
 
     detector: Detector
     images: int
@@ -110,12 +110,12 @@ def one_class(
     contamination: Contamination | None = None,
     threads: int | None = None,
 ) -> list[ClassResult]:
-    """Figures of each class as the normal one, in the order of `classes`.
+    """Measure each class as the normal one, in the order of `classes`.
 
     Args:
         train: The training images of all classes.
         test: The test images of all classes.
-        detector: `kind` and options; where it has a seed, that of the repetition takes its place.
+        detector: `kind` and options; the repetition's seed takes the place of a seed among them.
         classes: The classes that are normal in turn.
         seeds: A repetition each. Repetitions whose detectors turn out to be the same are scored once.
         limit: Training images of the normal class to use at most, drawn anew for each repetition.
@@ -123,7 +123,7 @@ def one_class(
         threads: Threads of FAISS and BLAS; None changes nothing.
 
     Raises:
-        ConfigError: If the detector's options cannot be, or a seed or the limit.
+        ConfigError: If the detector's options, a seed or the limit are invalid.
         DataError: If a class has no training or test images, there are no others, or the detector refuses.
     """
     for seed in seeds:
@@ -158,11 +158,11 @@ def one_class(
 def _repetitions(
     train: Labelled, test: Labelled, detector: Mapping[str, Any], normal: str, seeds: Sequence[int], limit: int | None
 ) -> tuple[list[_Fit], float]:
-    """One fit a seed, and the mean CPU time of fitting."""
+    """Fit once a seed; return the fits and the mean CPU time of fitting."""
     rows = train.rows(normal)
-    for part, where in ((rows, "training"), (test.rows(normal), "test")):
+    for part, name in ((rows, "training"), (test.rows(normal), "test")):
         if not len(part):
-            raise DataError(f"class {normal!r} has no {where} images: leave it out, or add some")
+            raise DataError(f"class {normal!r} has no {name} images: leave it out, or add some")
     fits: list[_Fit] = []
     seconds = []
     for seed in seeds:
@@ -198,21 +198,21 @@ def _fitted(features: Features, detector: Mapping[str, Any], seed: int) -> Detec
 
 
 def _same(one: Detector, other: Detector) -> bool:
-    """Whether two detectors of one kind, fitted with other seeds, hold the same statistics."""
+    """Return True if two detectors of one kind hold the same statistics."""
     a, b = one.state(), other.state()
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 def _contaminated(
-    train: Labelled, inliers: NDArray[np.intp], fits: Sequence[_Fit], normal: str, how: Contamination
+    train: Labelled, inliers: NDArray[np.intp], fits: Sequence[_Fit], normal: str, contamination: Contamination
 ) -> list[float]:
     others = train.rows(normal, other=True)
     if not len(others):
         raise DataError(f"all training images are of class {normal!r}, which leaves none to contaminate with")
     aurocs = []
-    for draw in range(how.draws):
+    for draw in range(contamination.draws):
         rng = np.random.default_rng([draw, len(inliers), len(others)])
-        rows = rng.choice(others, size=math.ceil(len(inliers) * how.rate))
+        rows = rng.choice(others, size=math.ceil(len(inliers) * contamination.rate))
         fit = fits[draw % len(fits)]
         aurocs.append(auroc(fit.scores[inliers], fit.detector.score(train.features[rows])))
     return aurocs

@@ -1,4 +1,7 @@
-"""Published experiments, run again from end to end: one module each, with `run(options) -> Report`."""
+"""Options and results of published experiments.
+
+Each experiment is a module with `run(options) -> ExperimentResult`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,19 +13,19 @@ from lit_od.evaluation.intervals import Interval
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentOptions:
-    """How an experiment is to be run.
+    """Options of an experiment.
 
     Attributes:
         root: Data root; None takes LIT_OD_DATA, else the working folder.
         out: Folder for bundles, tables and pictures.
-        seeds: Each is a run of its own; figures are given for each and as their median.
-        quick: A smoke run: every step, with a budget that proves nothing.
+        seeds: Seeds, each of a separate run; figures are given for each and as their median.
+        quick: True for a smoke run: every step, with a budget that proves nothing.
         threads: Threads of ONNX Runtime and of decoding; None is one a core.
-        overrides: Of the experiment's recipe, as words of a command line, the data root among them.
-        recipe: A shipped recipe's name or a YAML file, where the experiment takes one.
-        data: Set or folder that takes the place of the recipe's, where the experiment takes one.
-        contamination: Rate by which the test set is contaminated, where the experiment takes one.
-        budget: "small" for two cores and some 20 minutes, where the experiment has one; it says what it leaves out.
+        overrides: Overrides of the experiment's recipe, as words of a command line, the data root among them.
+        recipe: A shipped recipe's name or a YAML file, if the experiment takes one.
+        data: Set or folder that takes the place of the recipe's, if the experiment takes one.
+        contamination: Rate by which the test set is contaminated, if the experiment takes one.
+        budget: "small" for two cores and some 20 minutes, if the experiment has one; it says what it leaves out.
         cache: Folder where features are kept between runs; None is `features` below `out`.
     """
 
@@ -41,13 +44,13 @@ class ExperimentOptions:
 
 @dataclass(frozen=True, slots=True)
 class ResultRow:
-    """A published figure and ours beside it.
+    """A published figure and ours.
 
     Attributes:
-        what: What was measured on what.
-        published: The figure, or what the source has in its place.
+        what: Name of the measurement and its images.
+        published: The figure, or the source's substitute for one.
         ours: The figure with its interval.
-        differs: What is not as in the source: data, budget, weights.
+        differs: Differences from the source: data, budget, weights.
     """
 
     what: str
@@ -58,12 +61,12 @@ class ResultRow:
 
 @dataclass(frozen=True, slots=True)
 class ExperimentResult:
-    """What an experiment gave.
+    """Results of an experiment.
 
     Attributes:
         text: Tables for a person.
         figures: The same for a machine: plain JSON values.
-        rows: Its chief figures beside the published ones.
+        rows: The chief figures with the published ones.
     """
 
     text: str
@@ -72,11 +75,11 @@ class ExperimentResult:
 
 
 def middle(intervals: Sequence[Interval]) -> Interval:
-    """The interval whose value is the median of an odd number of repetitions; of an even one the lower of the two."""
+    """Return the interval with the median value; the lower one of an even number."""
     return sorted(intervals, key=lambda each: each.value)[(len(intervals) - 1) // 2]
 
 
 def in_percent(interval: Interval, *, repetitions: int = 1) -> str:
-    """A share and its 95 % interval in percent, and of how many seeds it is the median."""
+    """Write a share and its 95 % interval in percent, with the number of seeds."""
     text = f"{100 * interval.value:.2f} [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
     return f"{text}, median of {repetitions} seeds" if repetitions > 1 else text

@@ -1,4 +1,4 @@
-"""Trainings that are looked at after every epoch, go on where they were stopped, and have two budgets."""
+"""Resumable trainings that are watched after every epoch, with two budgets."""
 
 import json
 from collections.abc import Callable
@@ -22,14 +22,14 @@ Watch: TypeAlias = Callable[[LightningModule], float]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Staged:
-    """A training that has come to its end.
+    """A finished training.
 
     Attributes:
         module: The best by validation loss.
-        data: The images that it was trained on, divided.
-        recipe: What it was trained by, its number of epochs included.
+        data: The images of the training, divided.
+        recipe: Its recipe, the number of epochs included.
         metrics: Figures of the best epoch by name, and its number, counted from 0.
-        watched: What the watch said after each epoch, by number of epochs.
+        watched: Values of the watch, by number of epochs.
         folder: The run's folder.
     """
 
@@ -42,12 +42,19 @@ class Staged:
 
 
 def seeds_of(options: ExperimentOptions) -> tuple[int, ...]:
-    """The seeds of a budget: the small one, and a smoke run, have one."""
+    """Return the seeds of a budget; the small one, and a smoke run, have one."""
     return options.seeds if options.budget == "full" and not options.quick else options.seeds[:1]
 
 
 def budget_line(options: ExperimentOptions, epochs: int, *, full: int, changes: str = "") -> str:
-    """What a run spends, and what it leaves out of the full budget's epochs; and what else the small one changes."""
+    """Describe a run's budget, and its reductions from the full one.
+
+    Args:
+        options: Options of the experiment.
+        epochs: Epochs of this run.
+        full: Epochs of the full budget.
+        changes: Further changes of the small budget.
+    """
     seeds = len(seeds_of(options))
     line = f"budget {options.budget}: {epochs} epochs, {seeds} seed{'s' if seeds > 1 else ''}"
     if options.quick:
@@ -59,13 +66,15 @@ def budget_line(options: ExperimentOptions, epochs: int, *, full: int, changes: 
 
 
 def train_staged(recipe: Recipe, folder: Path, *, epochs: int, watch: Watch | None = None) -> Staged:
-    """Train epoch by epoch, and look at the module after each; a folder with fewer epochs goes on, also after a kill.
+    """Train epoch by epoch, and watch the module after each.
+
+    A folder with fewer epochs is continued, also after a kill.
 
     Args:
-        recipe: What to train on what.
+        recipe: A recipe with a model that is trained.
         folder: The run's folder.
-        epochs: At the end.
-        watch: Called with the module as it is after each epoch, on the CPU; nothing is chosen by it.
+        epochs: Total number of epochs.
+        watch: Called with the module after each epoch, on the CPU; nothing is chosen by it.
 
     Raises:
         ConfigError: If the folder holds a run of another recipe, or of more epochs.

@@ -1,4 +1,4 @@
-"""The published experiments in one table, and what of them need not be run again."""
+"""The published experiments in one table, and summaries of finished ones."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -12,20 +12,20 @@ from lit_od.formats.atomic import atomic_file
 from lit_od.recipes.overrides import parse_overrides
 
 SUMMARY = "summary.json"
-"""What is kept of a finished experiment beside its report."""
+"""File that records a finished experiment, beside its report."""
 
 HEADS = ("experiment", "what", "published", "ours, 95 % interval", "what differs", "time")
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """An experiment that has come to its end.
+    """A finished experiment.
 
     Attributes:
-        name: Of the experiment.
+        name: Name of the experiment.
         rows: Its chief figures.
         seconds: Wall time of its run.
-        quick: Whether it was a smoke run.
+        quick: True if it was a smoke run.
     """
 
     name: str
@@ -41,27 +41,34 @@ def keep_report(report: ExperimentResult, out: Path) -> None:
 
 
 def keep_summary(name: str, options: ExperimentOptions, report: ExperimentResult, seconds: float) -> Finished:
-    """Write down that an experiment has come to its end, and how it was run."""
+    """Record that an experiment has finished, with its options.
+
+    Args:
+        name: Name of the experiment.
+        options: Its options.
+        report: Its results.
+        seconds: Wall time of its run.
+    """
     rows = [asdict(row) for row in report.rows]
-    tree = {"name": name, "options": _told(options), "seconds": seconds, "rows": rows}
+    tree = {"name": name, "options": _decisive(options), "seconds": seconds, "rows": rows}
     keep(json.dumps(tree, indent=2) + "\n", options.out / SUMMARY)
     return Finished(name, report.rows, seconds, options.quick)
 
 
 def keep(text: str, file: Path) -> None:
-    """Write a file that is there whole, as it was or as it shall be, whatever happens."""
+    """Write a file atomically."""
     with atomic_file(file) as fresh:
         fresh.write_text(text, encoding="utf-8")
 
 
 def take_up(name: str, options: ExperimentOptions) -> Finished | None:
-    """An experiment that was finished with the same options in the same folder; None where there is none."""
+    """Return the finished experiment with these options in this folder, else None."""
     kept = _summary_in(options.out, name)
-    return kept[0] if kept is not None and kept[1] == _told(options) else None
+    return kept[0] if kept is not None and kept[1] == _decisive(options) else None
 
 
 def require_own_folder(name: str, options: ExperimentOptions) -> None:
-    """Raise ConfigError if a full run would write over a smoke run, or a smoke run over the work of hours."""
+    """Raise ConfigError if a full run would replace a smoke run, or the reverse."""
     kept = _summary_in(options.out, name)
     if kept is not None and kept[0].quick != options.quick:
         held = "smoke run (--quick)" if kept[0].quick else "full run"
@@ -69,7 +76,10 @@ def require_own_folder(name: str, options: ExperimentOptions) -> None:
 
 
 def table_of(finished: Iterable[Finished]) -> str:
-    """A Markdown table, a line a figure; the time of an experiment stands in its first line."""
+    """Write a Markdown table, a line a figure.
+
+    The time of an experiment stands in its first line.
+    """
     lines = [_line(HEADS), _line(["---"] * len(HEADS))]
     for each in finished:
         for number, row in enumerate(each.rows):
@@ -80,35 +90,35 @@ def table_of(finished: Iterable[Finished]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for a person: 48 s, 7 min, 2.5 h."""
+    """Write seconds for a person: 48 s, 7 min, 2.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _summary_in(folder: Path, name: str) -> tuple[Finished, dict[str, Any]] | None:
-    """What is kept of an experiment in its folder, and its options; None where nothing is, or nothing whole."""
+    """Read an experiment's summary and its options; None without a whole one."""
     try:
         tree = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        rows, told = tuple(ResultRow(**row) for row in tree["rows"]), dict(tree["options"])
+        rows, options = tuple(ResultRow(**row) for row in tree["rows"]), dict(tree["options"])
         own = tree.get("name", name) == name
-        if isinstance(told["overrides"], list):  # as they were kept before
-            told["overrides"] = _but_where(told["overrides"])
-        return (Finished(name, rows, float(tree["seconds"]), told["quick"]), told) if own else None
+        if isinstance(options["overrides"], list):  # the form of earlier versions
+            options["overrides"] = _without_root(options["overrides"])
+        return (Finished(name, rows, float(tree["seconds"]), options["quick"]), options) if own else None
     except (FileNotFoundError, ValueError, KeyError, TypeError, ConfigError):
         return None
 
 
-def _told(options: ExperimentOptions) -> dict[str, Any]:
-    """What a result depends on: not where it lies, nor how many threads made it."""
+def _decisive(options: ExperimentOptions) -> dict[str, Any]:
+    """Return the options that decide a result: neither places nor threads."""
     tree = {name: value for name, value in asdict(options).items() if name not in ("out", "threads", "cache", "root")}
-    tree["overrides"] = _but_where(options.overrides)
-    told: dict[str, Any] = json.loads(json.dumps(tree))
-    return told
+    tree["overrides"] = _without_root(options.overrides)
+    kept: dict[str, Any] = json.loads(json.dumps(tree))
+    return kept
 
 
-def _but_where(overrides: Sequence[str]) -> dict[str, Any]:
-    """What overrides change, wherever the data lie."""
+def _without_root(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the values of overrides by path, the data root left out."""
     return {path: value for path, value in parse_overrides(overrides) if path != "data.root"}
 
 

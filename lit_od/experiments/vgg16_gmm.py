@@ -1,9 +1,10 @@
-"""The deep hybrid notebook: VGG16 up to block2_conv2, averaged, and one Gaussian; MNIST, one digit against the rest.
+"""The deep hybrid notebook: averaged VGG16 features and one Gaussian on MNIST.
 
-It gives AUROC on all test images, and on ten sets of each digit's test images with 10 % of outliers from
-the training images of the others. The recipe is vgg16-gmm; overrides of the command line change it. The
-notebook's weights are Keras': name a file with them by --model.init_args.checkpoint_path, under
-torchvision's names. Without it torchvision's own are taken, which were trained otherwise.
+VGG16 runs up to block2_conv2; one digit is normal against the rest. The experiment gives AUROC on all test
+images, and on ten sets of each digit's test images with 10 % of outliers from the training images of the
+others. The recipe is vgg16-gmm; overrides of the command line change it. The notebook's weights are
+Keras': name a file with them by --model.init_args.checkpoint_path, under torchvision's names. Without it
+torchvision's own are taken, which were trained otherwise.
 """
 
 from collections.abc import Mapping
@@ -63,7 +64,7 @@ SECONDS = (116.921875, 204.03125)
 
 
 def run(options: ExperimentOptions) -> ExperimentResult:
-    """Measure the recipe, and lay the published figures beside it."""
+    """Measure the recipe, and compare with the published figures."""
     measured = measure(read("vgg16-gmm", options.overrides), options, Contamination())
     plain, contaminated = tables(measured)
     compared = _compared(measured)
@@ -120,7 +121,10 @@ def _named_weights(measured: Measured) -> bool:
 
 
 def _compared(measured: Measured) -> dict[str, Any]:
-    """Published figures and the distance from them, percent; empty where the classes are not the ten digits."""
+    """Return published figures and the distance from them, percent.
+
+    Empty unless the classes are the ten digits.
+    """
     results = measured.results
     if [each.normal for each in results] != [str(digit) for digit in range(10)]:
         return {}
@@ -136,5 +140,5 @@ def _compared(measured: Measured) -> dict[str, Any]:
 
 
 def _rows_only(text: str) -> str:
-    """A table without its title and heads, to go below another one."""
+    """Remove the title and heads of a table, to put it below another one."""
     return "\n".join(text.splitlines()[2:])

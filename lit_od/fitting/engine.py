@@ -1,209 +1,206 @@
-"""One pass of images through the exported graph: into a detector, or into scores, by one process or by several.
+"""Engines: the homes of fitting. Images go through the backbone into a detector, or into scores.
 
-Each process of a group takes its share of the images; what they find is merged in the order of the images.
+An engine is this process (`LocalEngine`), a process group (`process_group.GroupEngine`) or a Ray cluster
+(`cluster.engine.RayEngine`). Each process or worker of the latter two runs a LocalEngine over its shard of
+the images; what they find is merged in the order of the images, so that all engines give the same bundle.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lit_od.backbone.extractor import extract, extract_and_score
-from lit_od.backbone.model import Backbone
-from lit_od.detectors import KNN, Detector
-from lit_od.detectors.base import searches
-from lit_od.detectors.knn import KNNAccumulator
-from lit_od.detectors.registry import accumulator, detector_from_state
-from lit_od.errors import DataError
-from lit_od.fitting.partial_state import PartialState, merged
-from lit_od.fitting.shards import all_gather, own_shard
-from lit_od.formats import safetensors_file as safetensors
-from lit_od.images.batching import Batch
-from lit_od.images.preparation import Preparation
+from lit_od.backbone.extractor import Extractor
+from lit_od.detectors.base import Detector, PixelDetector
+from lit_od.detectors.spec import DetectorSpec
+from lit_od.fitting.partial_state import PartialState
 from lit_od.images.sources import Source, class_numbers
-from lit_od.runtime.processes import ALONE, Group
 from lit_od.runtime.threads import limited, thread_count
-from lit_od.types import Features, Labels, Scores
+from lit_od.types import Labels, Maps, Outputs, Scores
 
 
-def fit_detector(
-    backbone: Backbone,
-    preparation: Preparation,
-    sources: Sequence[Source],
-    detector: Mapping[str, Any],
-    *,
-    threads: int | None = None,
-    group: Group = ALONE,
-) -> Detector:
-    """A detector from what the backbone computes of inliers, one batch in memory at a time; all processes have it."""
-    gathered = gather(backbone, preparation, sources, detector, threads=threads, group=group)
-    return finish(gathered, detector, threads=threads, group=group)
+class Engine(Protocol):
+    """Processes or workers that fit and score together; the processes among them call the same methods in order.
+
+    Images are given whole; the engine divides them. All of them must be readable, and have finite outputs.
+    """
+
+    @property
+    def extractor(self) -> Extractor:
+        """The backbone of this process, which makes the golden images."""
+        ...
+
+    @property
+    def leads(self) -> bool:
+        """True in the process that merges, proves and writes."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Number of processes that run the caller's code."""
+        ...
+
+    def gather(
+        self, spec: DetectorSpec, images: Sequence[Source], *, after: bytes | None = None
+    ) -> PartialState | None:
+        """Accumulate the outputs of all images; None unless this process leads.
+
+        Args:
+            spec: The detector.
+            images: Inliers, at least one.
+            after: State of the pass before, in detectors of two passes.
+
+        Raises:
+            ConfigError: If an option is invalid.
+            DataError: If an image cannot be read, or has outputs that are not finite.
+        """
+        ...
+
+    def finish(self, spec: DetectorSpec, gathered: PartialState | None) -> Detector:
+        """Return the fitted detector in every process. Raises DataError where the images do not suffice."""
+        ...
+
+    def outputs(self, images: Sequence[Source]) -> Outputs:
+        """Return the outputs of images in their order, shape (n, ...), in every process."""
+        ...
+
+    def maps(self, detector: PixelDetector, images: Sequence[Source]) -> Iterator[Maps]:
+        """Yield the maps of images batch by batch, in their order; none unless this process leads."""
+        ...
+
+    def score(self, detector: Detector, images: Sequence[Source], *, task: str) -> Scores:
+        """Return the scores of images in their order, shape (n,), in every process; `task` titles the progress bar."""
+        ...
+
+    def share(self, data: bytes) -> bytes:
+        """Return the leading process' bytes in every process; those of the others are ignored."""
+        ...
 
 
-def partial_fit(
-    backbone: Backbone,
-    preparation: Preparation,
-    sources: Sequence[Source],
-    detector: Mapping[str, Any],
-    *,
-    first_row: int = 0,
-    labels: Labels | None = None,
-    threads: int | None = None,
-    bar: bool = True,
-) -> PartialState:
-    """What the backbone computes of one share of the inliers, gathered for a detector; shares `merged` are the fit.
+def fit_detector(engine: Engine, spec: DetectorSpec, images: Sequence[Source]) -> tuple[Detector, PartialState | None]:
+    """Fit a detector, in as many passes as it needs.
 
     Args:
-        backbone: The graph.
-        preparation: How every image is prepared.
-        sources: The share's images, consecutive ones.
-        detector: `kind` and options.
-        first_row: Number of the first one among all images.
-        labels: Their class numbers, shape (n,), for class-conditional detectors.
-        threads: Threads of decoding and of numpy's products.
-        bar: Whether to show progress where standard error is a terminal.
+        engine: The home of the work.
+        spec: The detector.
+        images: Inliers; labelled where the detector needs classes.
+
+    Returns:
+        The detector, in every process; and what its last pass has gathered, in the one that leads.
 
     Raises:
-        ConfigError: If an option is wrong.
-        DataError: If an image cannot be read, or the graph makes no number of it.
+        ConfigError: If an option is invalid.
+        DataError: If the images do not suffice, or one of them is unfit.
     """
-    options = dict(detector)
-    kind = str(options.pop("kind", None))
-    gathered = accumulator(kind, options, first_row=first_row)
-    done = 0
-    # threads of numpy's products, beside those that decode and run the next images
-    beside = max(1, thread_count(threads) // 4)
-    with limited(beside), _progress(len(sources), "fitting", bar) as progress:
-        for batch, outputs in extract(backbone, sources, preparation, threads=threads):
-            _require_sound(batch, outputs)
-            gathered.update(outputs, None if labels is None else labels[done : done + len(outputs)])
-            done += len(outputs)
-            progress.update(len(outputs))
-    return PartialState(kind, gathered, first_row, done)
+    gathered = engine.gather(spec, images)
+    for _ in range(1, spec.passes):
+        first = engine.share(gathered.to_bytes() if gathered is not None else b"")
+        gathered = engine.gather(spec, images, after=first)
+    return engine.finish(spec, gathered), gathered
 
 
-def gather(
-    backbone: Backbone,
-    preparation: Preparation,
-    sources: Sequence[Source],
-    detector: Mapping[str, Any],
-    *,
-    threads: int | None,
-    group: Group,
-) -> PartialState | None:
-    """What the backbone computes of all inliers, gathered for a detector; None in all processes but the first."""
-    labels = class_numbers(sources) if detector.get("class_conditional") else None
-    own = own_shard(len(sources), group)
-    part = partial_fit(
-        backbone,
-        preparation,
-        sources[own.start : own.stop],
-        detector,
-        first_row=own.start,
-        labels=None if labels is None else labels[own.start : own.stop],
-        threads=threads,
-        bar=group.rank == 0,
-    )
-    if group.size == 1:
-        return part
-    with limited(threads):
-        parts = list(group.gather(part.to_bytes())) if group.rank else merged(group.gather(part.to_bytes()))
-    return parts if isinstance(parts, PartialState) else None
+def first_pass(spec: DetectorSpec, state: bytes | None) -> PartialState | None:
+    """Rebuild what the first pass of a detector has gathered; None where there was none before."""
+    return None if state is None else PartialState.from_bytes(state, trust=spec.trust)
 
 
-def finish(
-    gathered: PartialState | None, detector: Mapping[str, Any], *, threads: int | None, group: Group
-) -> Detector:
-    """The fitted detector, in all processes."""
-    if gathered is not None:
-        with limited(threads):
-            fitted = gathered.finish()
-        if group.size > 1:
-            group.broadcast(safetensors.save(fitted.state()))
-        return fitted
-    options = dict(detector)
-    kind = str(options.pop("kind", None))
-    return detector_from_state(kind, options, safetensors.load(group.broadcast(b"")))
+@dataclass(frozen=True, slots=True)
+class LocalEngine:
+    """This process alone.
 
+    Attributes:
+        extractor: The backbone.
+        quiet: Show no progress, even where standard error is a terminal.
+    """
 
-def bank_cost(
-    gathered: PartialState | None,
-    fitted: Detector,
-    backbone: Backbone,
-    preparation: Preparation,
-    fit: Sequence[Source],
-    validation: Sequence[Source],
-    *,
-    threads: int | None,
-    group: Group,
-) -> dict[str, Any]:
-    """Rows, bytes and rank agreement of a bank that is smaller than the rows it was chosen from, as `bank`."""
-    if not isinstance(fitted, KNN) or not validation:
-        return {}
-    if fitted.settings.method_of() == "sample" or len(fitted.bank.rows) == len(fit):
-        return {}
-    own, rows = own_shard(len(validation), group), [np.empty((0, fitted.width), np.float32)]
-    for batch, outputs in extract(backbone, validation[own.start : own.stop], preparation, threads=threads):
-        _require_sound(batch, outputs)
-        rows.append(outputs)
-    everything = all_gather(np.concatenate(rows), group)
-    if gathered is None or not isinstance(gathered.gathered, KNNAccumulator):
-        return {}
-    with limited(threads):
-        cost = gathered.gathered.cost(fitted, everything)
-    return {"bank": {"rows": cost.rows, "of_rows": cost.of_rows, "bytes": cost.size, "rank_agreement": cost.agreement}}
+    extractor: Extractor
+    quiet: bool = False
 
+    @property
+    def leads(self) -> bool:
+        """True: there is no other process."""
+        return True
 
-def score_all(
-    backbone: Backbone,
-    preparation: Preparation,
-    detector: Detector,
-    sources: Sequence[Source],
-    *,
-    threads: int | None = None,
-    what: str = "scoring",
-    group: Group = ALONE,
-) -> Scores:
-    """Scores of images that must all be readable, shape (n,); the same in all processes, which share the work."""
-    scores = [np.empty(0)]
-    own = own_shard(len(sources), group)
+    @property
+    def size(self) -> int:
+        """One process."""
+        return 1
 
-    def score(outputs: Features) -> Scores:
-        return detector.score(outputs) if _sound(outputs).all() else np.full(len(outputs), np.nan)
+    def gather(self, spec: DetectorSpec, images: Sequence[Source], *, after: bytes | None = None) -> PartialState:
+        """Accumulate the outputs of all images."""
+        return self.gather_shard(spec, images, labels=class_numbers(images) if spec.needs_labels else None, after=after)
 
-    with _progress(len(own), what, group.rank == 0) as bar:
-        found = extract_and_score(
-            backbone,
-            sources[own.start : own.stop],
-            preparation,
-            score,
-            beside=not searches(detector),
-            threads=threads,
-        )
-        for batch, outputs, scored in found:
-            _require_sound(batch, outputs)
-            scores.append(scored)
-            bar.update(len(outputs))
-    return all_gather(np.concatenate(scores), group)
+    def gather_shard(
+        self,
+        spec: DetectorSpec,
+        images: Sequence[Source],
+        *,
+        first_row: int = 0,
+        labels: Labels | None = None,
+        after: bytes | None = None,
+    ) -> PartialState:
+        """Accumulate the outputs of a shard of the images; the `merged` shards are the fit.
 
+        Args:
+            spec: The detector.
+            images: The shard's images, consecutive ones.
+            first_row: Number of its first image among all.
+            labels: Class numbers of its images, shape (n,), for class-conditional detectors.
+            after: State of the pass before, in detectors of two passes.
 
-def _require_sound(batch: Batch, outputs: Features) -> None:
-    """Raise DataError if an image could not be read or the graph made no number of it, naming the first."""
-    batch.require_readable()
-    sound = _sound(outputs)
-    if not sound.all():
-        raise DataError(
-            f"{batch.sources[int(np.argmin(sound))].name}: the backbone gives NaN or infinity for this image. "
-            "Take it out, or use another backbone"
-        )
+        Raises:
+            ConfigError: If an option is invalid.
+            DataError: If an image cannot be read, or has outputs that are not finite.
+        """
+        first = first_pass(spec, after)
+        gathered, done = spec.accumulator(first_row=first_row, after=None if first is None else first.gathered), 0
+        # few threads of numpy's products, beside those that decode and run the next images
+        with limited(max(1, thread_count(self.extractor.threads) // 4)), self._progress(images, "fitting") as bar:
+            for found in self.extractor.outputs(images):
+                found.require_sound()
+                count = len(found.outputs)
+                gathered.update(found.outputs, None if labels is None else labels[done : done + count])
+                done += count
+                bar.update(count)
+        return PartialState(spec.kind, gathered, first_row, done)
 
+    def finish(self, spec: DetectorSpec, gathered: PartialState | None) -> Detector:
+        """Freeze what was gathered into the fitted detector."""
+        assert gathered is not None
+        with limited(self.extractor.threads):
+            return gathered.finish()
 
-def _sound(outputs: Features) -> NDArray[np.bool_]:
-    """Of which images the backbone makes numbers, (n,)."""
-    return np.asarray(np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1))
+    def outputs(self, images: Sequence[Source]) -> Outputs:
+        """Return the outputs of images in their order, shape (n, ...); (0, 0) of no image."""
+        found = [np.empty((0, 0), np.float32)]
+        for each in self.extractor.outputs(images):
+            each.require_sound()
+            found.append(each.outputs)
+        return np.concatenate(found[1:]) if len(found) > 1 else found[0]
 
+    def maps(self, detector: PixelDetector, images: Sequence[Source]) -> Iterator[Maps]:
+        """Yield the maps of images batch by batch."""
+        for each in self.extractor.outputs(images):
+            each.require_sound()
+            with limited(self.extractor.threads):
+                maps = detector.score_map(each.outputs)[1]
+            yield maps
 
-def _progress(total: int, what: str, shown: bool) -> "tqdm[Any]":
-    return tqdm(total=total, desc=what, unit="img", disable=None if shown else True, leave=False)
+    def score(self, detector: Detector, images: Sequence[Source], *, task: str) -> Scores:
+        """Return the scores of images in their order, shape (n,)."""
+        scores = [np.empty(0)]
+        with self._progress(images, task) as bar:
+            for each in self.extractor.scores(images, detector.score, in_workers=detector.in_workers):
+                each.require_sound()
+                scores.append(each.scores)
+                bar.update(len(scores[-1]))
+        return np.concatenate(scores)
+
+    def share(self, data: bytes) -> bytes:
+        """Return the same bytes."""
+        return data
+
+    def _progress(self, images: Sequence[Source], task: str) -> "tqdm[Any]":
+        return tqdm(total=len(images), desc=task, unit="img", disable=True if self.quiet else None, leave=False)

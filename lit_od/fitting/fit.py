@@ -1,4 +1,4 @@
-"""Exported backbone + normal images -> detector, calibration, bundle: what fit, export and refit share."""
+"""Backbone and normal images to a bundle: the flow that fit, export and refit share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from lit_od.backbone.extractor import extract
-from lit_od.backbone.model import Backbone
 from lit_od.bundle import folder as bundles
 from lit_od.bundle import manifest as manifests
 from lit_od.bundle.folder import Bundle
@@ -25,30 +23,18 @@ from lit_od.bundle.manifest import (
 )
 from lit_od.calibration.p_values import Calibration
 from lit_od.calibration.rules import require_applicable
-from lit_od.detectors import Detector, Reconstruction
-from lit_od.detectors.reconstruction import PIXEL_PERCENT, pixel_scores, pixel_threshold
+from lit_od.detectors.bank.detector import BankAccumulator, BankDetector
+from lit_od.detectors.base import Detector, PixelDetector
+from lit_od.detectors.reconstruction import PIXEL_PERCENT, pixel_threshold
+from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import DataError
-from lit_od.fitting.engine import bank_cost, finish, fit_detector, gather, partial_fit, score_all
-from lit_od.fitting.shards import own_threads
+from lit_od.fitting.engine import Engine, fit_detector
+from lit_od.fitting.partial_state import PartialState
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.images.identity import fingerprint
-from lit_od.images.preparation import Preparation
-from lit_od.images.sources import Source, class_numbers
-from lit_od.runtime.processes import ALONE, Group
-from lit_od.versions import VERSIONED, versions
-
-__all__ = [
-    "VERSIONED",
-    "Origin",
-    "class_numbers",
-    "fingerprint",
-    "fit_bundle",
-    "fit_detector",
-    "partial_fit",
-    "score_all",
-    "versions",
-]
-
+from lit_od.images.sources import Source
+from lit_od.runtime.threads import limited
+from lit_od.versions import versions
 
 PIXELS = 2**24
 """Pixels of calibration images that the threshold for pixels is taken from, at most: 128 MiB of scores."""
@@ -56,7 +42,7 @@ PIXELS = 2**24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """What a bundle says of where it comes from.
+    """Provenance that is written into a bundle's manifest.
 
     Attributes:
         name: The bundle's name.
@@ -73,124 +59,161 @@ class Origin:
     data: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class GraphFile:
+    """The graphs that go into a bundle.
+
+    Attributes:
+        model: The backbone's ONNX file.
+        opset: Its opset, where it is known.
+        maps: The ONNX file of heat maps, where there is one.
+    """
+
+    model: bytes
+    opset: int | None = None
+    maps: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FitImages:
+    """The images that a bundle is made of. No image is in two parts.
+
+    Attributes:
+        fit: Inliers that fit the detector.
+        calibration: Inliers that calibrate it, used for nothing else.
+        validation: Inliers that tell what a smaller bank costs, as the provenance's metrics state.
+        outliers: Labelled outliers, which rule max_f1 needs and no other takes.
+        scale: Inliers that bring the members of a combined detector to one scale.
+    """
+
+    fit: Sequence[Source]
+    calibration: Sequence[Source]
+    validation: Sequence[Source] = ()
+    outliers: Sequence[Source] = ()
+    scale: Sequence[Source] = ()
+
+    def used(self) -> dict[str, Sequence[Source]]:
+        """Return the parts that decide scores and threshold, by name."""
+        return {"fit": self.fit, "calibration": self.calibration} | (
+            {"outliers": self.outliers} if self.outliers else {}
+        )
+
+
 def fit_bundle(
     out: Path,
-    *,
-    model: bytes,
-    preparation: Preparation,
-    fit: Sequence[Source],
-    calibration: Sequence[Source],
-    detector: Mapping[str, Any],
+    engine: Engine,
+    graph: GraphFile,
+    images: FitImages,
+    spec: DetectorSpec,
     rule: Mapping[str, Any],
     origin: Origin,
-    outliers: Sequence[Source] = (),
-    validation: Sequence[Source] = (),
-    opset: int | None = None,
-    maps: bytes | None = None,
-    threads: int | None = None,
-    providers: Sequence[str] | None = None,
-    group: Group = ALONE,
 ) -> Bundle:
     """Fit, calibrate, prove and write a bundle.
 
-    Of several processes each runs the graph over its share of the images and scores its share; the first
-    one merges what they have gathered, fits, proves and writes. All return the bundle.
-
     Args:
         out: The bundle's folder.
-        model: The backbone's ONNX file.
-        preparation: How every image is prepared.
-        fit: Inliers that fit the detector.
-        calibration: Inliers that calibrate it, used for nothing else.
-        detector: `kind` and options.
-        rule: `rule` and options.
-        origin: What the bundle says of where it comes from.
-        outliers: Labelled outliers, which rule max_f1 needs and no other takes.
-        validation: Inliers that neither fit nor calibrate; they tell what a smaller bank of KNN costs, which the
-            provenance's metrics then state.
-        opset: The graph's opset, where it is known.
-        maps: The ONNX file of heat maps, where there is one.
-        threads: Threads of decoding and of the session; None is one a core, or a process' part of the cores.
-        providers: Execution providers, as `Backbone.load` takes them; each process has a GPU of its own.
-        group: The processes that do this together, all with the same arguments.
+        engine: The home of the work; it has loaded the graph's backbone.
+        graph: The graphs.
+        images: The images, by their use.
+        spec: The detector.
+        rule: `rule` and its options.
+        origin: Provenance of the bundle.
+
+    Returns:
+        The bundle, in every process.
 
     Raises:
-        ConfigError: If an option is wrong, or `out` is not free.
+        ConfigError: If an option is invalid, or `out` is not free.
         DataError: If the images do not suffice, or one cannot be read.
     """
-    if group.rank == 0:
+    if engine.leads:
         bundles.require_replaceable(out)
-    if not calibration:
+    if not images.calibration:
         raise DataError("no calibration images: give split.calibration a larger share, or pass more images")
-    require_applicable(rule, inliers=len(calibration), outliers=len(outliers))  # before the work, not after it
-    threads = own_threads(threads, group)
-    backbone = Backbone.load(model, threads=threads, providers=providers, device=group.device)
-    gathered = gather(backbone, preparation, fit, detector, threads=threads, group=group)
-    fitted = finish(gathered, detector, threads=threads, group=group)
-    cost = bank_cost(gathered, fitted, backbone, preparation, fit, validation, threads=threads, group=group)
+    # before the work, not after it
+    require_applicable(rule, inliers=len(images.calibration), outliers=len(images.outliers))
+    detector, gathered = fit_detector(engine, spec, images.fit)
+    cost = _bank_cost(engine, detector, gathered, images)
     del gathered
-    scores = score_all(backbone, preparation, fitted, calibration, threads=threads, what="calibrating", group=group)
-    others = score_all(backbone, preparation, fitted, outliers, threads=threads, what="scoring outliers", group=group)
-    calibrated = Calibration.from_inliers(scores, rule, outliers=others)
-    if group.rank > 0:
-        return _received(out, group)
-    golden = make(calibration, preparation, backbone, fitted)
-    if found := differences(golden, preparation, backbone, fitted, Tolerance()):
+    scores = engine.score(detector, images.calibration, task="calibrating")
+    outliers = engine.score(detector, images.outliers, task="scoring outliers")
+    calibration = Calibration.from_inliers(scores, rule, outliers=outliers)
+    for_pixels = _pixel_threshold(engine, detector, images.calibration)
+    if not engine.leads:
+        return _received(out, engine)
+    extractor = engine.extractor
+    golden = make(images.calibration, extractor.preparation, extractor.backbone, detector)
+    if found := differences(golden, extractor.preparation, extractor.backbone, detector, Tolerance()):
         raise DataError(f"the bundle does not score its own golden images as fitted: {found[0]}")
-    used = {"fit": fit, "calibration": calibration, **({"outliers": outliers} if outliers else {})}
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=origin.name,
-        preparation=preparation,
+        preparation=extractor.preparation,
         model=ModelEntry(
-            input=backbone.input,
-            input_shape=[None, *preparation.shape],
-            output=backbone.output,
+            input=extractor.backbone.input,
+            input_shape=[None, *extractor.preparation.shape],
+            output=extractor.backbone.output,
             output_shape=[None, *golden["outputs"].shape[1:]],
-            opset=opset,
+            opset=graph.opset,
         ),
-        detector=DetectorEntry(kind=fitted.kind, options=fitted.options(), images=len(fit)),
+        detector=DetectorEntry(kind=spec.kind, options=detector.options(), images=len(images.fit)),
         calibration=CalibrationEntry(
-            threshold=calibrated.threshold,
-            rule=calibrated.rule,
-            images=calibrated.scores.size,
-            pixel_threshold=_pixel_threshold(backbone, preparation, fitted, calibration, threads),
+            threshold=calibration.threshold,
+            rule=calibration.rule,
+            images=calibration.scores.size,
+            pixel_threshold=for_pixels,
         ),
         tolerance=Tolerance(),
         provenance=Provenance(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             recipe=origin.recipe,
-            data={**origin.data, **{part: fingerprint(sources) for part, sources in used.items()}},
+            data={**origin.data, **{part: fingerprint(sources) for part, sources in images.used().items()}},
             seed=origin.seed,
             versions=versions(),
             metrics={**origin.metrics, **cost},
         ),
         files={},
     )
-    files = {bundles.BACKBONE: model, bundles.GOLDEN: bundles.golden_bytes(golden)}
-    if maps is not None:
-        files[bundles.MAPS] = maps
-    bundle = bundles.write(out, manifest, fitted, calibrated, files)
-    if group.size > 1:
+    files = {bundles.BACKBONE: graph.model, bundles.GOLDEN: bundles.golden_bytes(golden)}
+    if graph.maps is not None:
+        files[bundles.MAPS] = graph.maps
+    bundle = bundles.write(out, manifest, detector, calibration, files)
+    if engine.size > 1:
         sent = {**bundle.files, bundles.MANIFEST: manifests.encode(bundle.manifest)}
-        group.broadcast(safetensors.save({name: np.frombuffer(data, np.uint8) for name, data in sent.items()}))
+        engine.share(safetensors.save({name: np.frombuffer(data, np.uint8) for name, data in sent.items()}))
     return bundle
 
 
-def _pixel_threshold(
-    backbone: Backbone, preparation: Preparation, fitted: Detector, calibration: Sequence[Source], threads: int | None
-) -> float | None:
-    """What 99 % of the calibration inliers' pixels do not exceed, of as many images, evenly drawn, as fit in memory."""
-    if not isinstance(fitted, Reconstruction):
+def _bank_cost(engine: Engine, detector: Detector, gathered: PartialState | None, images: FitImages) -> dict[str, Any]:
+    """Return rows, bytes and rank agreement of a bank smaller than the rows it was chosen from, as `bank`."""
+    if not isinstance(detector, BankDetector) or not images.validation:
+        return {}
+    if detector.settings.method_of() == "sample" or len(detector.bank.rows) == len(images.fit):
+        return {}
+    outputs = engine.outputs(images.validation)
+    if gathered is None or not isinstance(gathered.gathered, BankAccumulator):
+        return {}
+    with limited(engine.extractor.threads):
+        cost = gathered.gathered.cost(detector, outputs)
+    return {"bank": {"rows": cost.rows, "of_rows": cost.of_rows, "bytes": cost.size, "rank_agreement": cost.agreement}}
+
+
+def _pixel_threshold(engine: Engine, detector: Detector, calibration: Sequence[Source]) -> float | None:
+    """Return the threshold that 99 % of the calibration inliers' pixels do not exceed; None without maps.
+
+    It takes as many images, evenly drawn, as `PIXELS` allows. None also where this process does not lead.
+    """
+    if not isinstance(detector, PixelDetector):
         return None
-    most = max(1, PIXELS // (preparation.shape[0] * preparation.shape[1]))
+    height, width, _ = engine.extractor.preparation.shape
+    most = max(1, PIXELS // (height * width))
     rows = np.unique(np.linspace(0, len(calibration) - 1, min(most, len(calibration))).astype(int))
-    pixels = extract(backbone, [calibration[row] for row in rows], preparation, threads=threads)
-    return pixel_threshold(np.concatenate([pixel_scores(errors) for _, errors in pixels]), q=PIXEL_PERCENT)
+    maps = list(engine.maps(detector, [calibration[row] for row in rows]))
+    return pixel_threshold(np.concatenate(maps), q=PIXEL_PERCENT) if maps else None
 
 
-def _received(out: Path, group: Group) -> Bundle:
-    """The bundle that the first process has written."""
-    files = {name: data.tobytes() for name, data in safetensors.load(group.broadcast(b"")).items()}
+def _received(out: Path, engine: Engine) -> Bundle:
+    """Return the bundle that the leading process has written."""
+    files = {name: data.tobytes() for name, data in safetensors.load(engine.share(b"")).items()}
     manifest = manifests.decode(files.pop(bundles.MANIFEST))
     return Bundle.of_files(out, manifest, files)

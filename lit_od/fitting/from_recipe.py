@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from lit_od.backbone.packaged import read_packaged
-from lit_od.bundle.folder import Bundle, require_replaceable
+from lit_od.bundle.folder import Bundle
 from lit_od.calibration.rules import rule_and_outliers
-from lit_od.detectors.registry import accumulator
+from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
-from lit_od.fitting.fit import Origin, fit_bundle
+from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
+from lit_od.fitting.process_group import open_engine
 from lit_od.images.sources import SetOpener
 from lit_od.recipes.load import portable_tree, without_training
 from lit_od.recipes.partition import divided, found_images
@@ -37,28 +38,23 @@ def fit_onnx(
         ConfigError: If the recipe cannot be carried out, or `out` is not free.
         DataError: If the images do not suffice.
     """
-    if group.rank == 0:
-        require_replaceable(out)
     if recipe.backbone is None:
         raise ConfigError("the recipe has a `model`, not an ONNX backbone: carry it out with lit_od.training.fit")
     recipe = without_training(recipe, "over an ONNX backbone nothing is trained")
-    accumulator(str(recipe.detector["kind"]), {key: each for key, each in recipe.detector.items() if key != "kind"})
+    spec = DetectorSpec.parse(recipe.detector)
+    spec.check()
     rule, outliers = rule_and_outliers(recipe.calibration)
     model, opset = read_packaged(str(recipe.backbone))
     fit, calibration = divided(recipe.data, seed=recipe.seed, sets=sets)
+    found = found_images(outliers, recipe.data, sets) if outliers else []
     return fit_bundle(
         out,
-        model=model,
-        preparation=recipe.data.prepare,
-        fit=fit,
-        calibration=calibration,
-        outliers=found_images(outliers, recipe.data, sets) if outliers else [],
-        detector=recipe.detector,
-        rule=rule,
-        origin=Origin(name=out.name, recipe=portable_tree(recipe), seed=recipe.seed),
-        opset=opset,
-        threads=threads,
-        group=group,
+        open_engine(model, recipe.data.prepare, threads=threads, group=group),
+        GraphFile(model, opset),
+        FitImages(fit, calibration, outliers=found),
+        spec,
+        rule,
+        Origin(name=out.name, recipe=portable_tree(recipe), seed=recipe.seed),
     )
 
 

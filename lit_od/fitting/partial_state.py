@@ -1,10 +1,10 @@
-"""What one share of the images brings to a detector: gathered in one process, merged in another.
+"""Partial states: a detector's accumulator over one share of the images, which travels and merges.
 
 The map and the merge of every fit over many processes or machines. A state travels as the bytes of a
 safetensors file; sums and rows of any number of shares merge into what one process would have gathered.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -12,22 +12,12 @@ import msgspec
 import numpy as np
 
 from lit_od.detectors import Accumulator, Detector
-from lit_od.detectors.bank.memory_bank import BankAccumulator
-from lit_od.detectors.gmm import GMMAccumulator
-from lit_od.detectors.mahalanobis import MahalanobisAccumulator
-from lit_od.detectors.moments import Moments
-from lit_od.detectors.pca import PCAResidualAccumulator
-from lit_od.detectors.reconstruction import ReconstructionAccumulator
 from lit_od.detectors.registry import accumulator
-from lit_od.detectors.state import check_names, take
 from lit_od.errors import DataError
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.runtime.threads import limited
-from lit_od.types import Arrays
 
 _ABOUT = "about"
-_SUMS = ("count", "mean", "scatter", "third_moments", "fourth_moments")
-_STORE = ("numbers", "rows", "ranks")
 
 
 class _About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,13 +29,13 @@ class _About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(slots=True, eq=False)
 class PartialState:
-    """An accumulator, and which images it has seen.
+    """An accumulator, and the images that it has seen.
 
     Attributes:
         kind: The detector's kind.
         gathered: Its accumulator.
         first_row: Number of the first image among those of all shares.
-        images: How many it has seen.
+        images: Number of images that it has seen.
     """
 
     kind: str
@@ -54,7 +44,7 @@ class PartialState:
     images: int
 
     def merge(self, other: Self) -> None:
-        """Take over what a share has gathered from the images after these.
+        """Take over what another share has gathered from the images after these.
 
         Raises:
             ConfigError: If the options differ.
@@ -72,18 +62,23 @@ class PartialState:
         self.images += other.images
 
     def finish(self) -> Detector:
-        """The fitted detector. Raises DataError where the images do not suffice."""
+        """Return the fitted detector. Raises DataError where the images do not suffice."""
         return self.gathered.finish()
 
     def to_bytes(self) -> bytes:
-        """The state as a safetensors file."""
-        options = asdict(self.gathered.settings)  # type: ignore[attr-defined]  # every accumulator of the registry
+        """Return the state as a safetensors file."""
+        options = asdict(self.gathered.settings)
         about = msgspec.json.encode(_About(self.kind, options, self.first_row, self.images))
-        return safetensors.save({**_arrays(self.gathered), _ABOUT: np.frombuffer(about, np.uint8)})
+        return safetensors.save({**self.gathered.state(), _ABOUT: np.frombuffer(about, np.uint8)})
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
+    def from_bytes(cls, data: bytes, *, trust: Collection[str] = (), after: Self | None = None) -> Self:
         """Rebuild from `to_bytes()`.
+
+        Args:
+            data: The bytes.
+            trust: Import paths of detectors that may be followed.
+            after: What the first pass gathered from all images, for a state of the second.
 
         Raises:
             ConfigError: On a detector or options that do not exist.
@@ -96,13 +91,21 @@ class PartialState:
             about = msgspec.json.decode(arrays.pop(_ABOUT).tobytes(), type=_About)
         except msgspec.MsgspecError as error:
             raise DataError(f"the state of a share cannot be read: {error}") from None
-        gathered = accumulator(about.kind, about.options, first_row=about.first_row)
-        _restore(gathered, arrays)
+        before = None if after is None else after.gathered
+        gathered = accumulator(about.kind, about.options, first_row=about.first_row, trust=trust, after=before)
+        gathered.restore(arrays)
         return cls(about.kind, gathered, about.first_row, about.images)
 
 
-def merged(parts: Iterable[bytes | PartialState]) -> PartialState:
-    """All shares as one, taken in the order of their images, one in memory at a time.
+def merged(
+    parts: Iterable[bytes | PartialState], *, trust: Collection[str] = (), after: PartialState | None = None
+) -> PartialState:
+    """Merge all shares in the order of their images, one in memory at a time.
+
+    Args:
+        parts: The shares, or their bytes.
+        trust: Import paths of detectors that may be followed.
+        after: What the first pass gathered from all images, for shares of the second.
 
     Raises:
         DataError: If there are none, or they do not follow each other.
@@ -110,7 +113,7 @@ def merged(parts: Iterable[bytes | PartialState]) -> PartialState:
     whole: PartialState | None = None
     with limited(1):  # a matrix with a vector: threads take longer to find each other than to do it
         for part in parts:
-            state = PartialState.from_bytes(part) if isinstance(part, bytes) else part
+            state = PartialState.from_bytes(part, trust=trust, after=after) if isinstance(part, bytes) else part
             if whole is None:
                 whole = state
             else:
@@ -118,64 +121,3 @@ def merged(parts: Iterable[bytes | PartialState]) -> PartialState:
     if whole is None:
         raise DataError("there is no share to merge")
     return whole
-
-
-def _arrays(gathered: Accumulator) -> Arrays:
-    match gathered:
-        case MahalanobisAccumulator():
-            return _sums(gathered.moments)
-        case PCAResidualAccumulator():
-            return _sums({} if gathered.moments is None else {0: gathered.moments})
-        case GMMAccumulator():
-            sums = {} if gathered.moments is None else {0: gathered.moments}
-            return _sums(sums) if gathered.settings.components == 1 else gathered.store.state()
-        case BankAccumulator():
-            return gathered.store.state()
-        case ReconstructionAccumulator():
-            if gathered.shape is None:
-                return {}
-            return {"shape": np.array(gathered.shape, np.int64), "count": np.array([gathered.count], np.int64)}
-        case _:
-            raise TypeError(f"{type(gathered).__name__} has no state that travels")
-
-
-def _restore(gathered: Accumulator, arrays: Arrays) -> None:
-    match gathered:
-        case MahalanobisAccumulator():
-            gathered.moments = _moments(arrays)
-        case PCAResidualAccumulator():
-            gathered.moments = _moments(arrays).get(0)
-        case GMMAccumulator() if gathered.settings.components == 1:
-            gathered.moments = _moments(arrays).get(0)
-        case GMMAccumulator() | BankAccumulator():
-            check_names("a share", arrays, _STORE)
-            gathered.store.restore(arrays)
-        case ReconstructionAccumulator():
-            if arrays:
-                check_names("a share", arrays, ("shape", "count"))
-                height, width, channels = (int(side) for side in take(arrays, "shape", (3,), np.int64))
-                gathered.shape = (height, width, channels)
-                gathered.count = int(take(arrays, "count", (1,), np.int64)[0])
-        case _:
-            raise TypeError(f"{type(gathered).__name__} has no state that travels")
-
-
-def _sums(moments: dict[int, Moments]) -> Arrays:
-    """The sums of k classes, side by side: k labels, and each sum with k in front of its shape."""
-    if not moments:
-        return {}
-    states = [moments[label].state() for label in sorted(moments)]
-    stacked: Arrays = {name: np.stack([state[name] for state in states]) for name in _SUMS}
-    return stacked | {"labels": np.array(sorted(moments), np.int64)}
-
-
-def _moments(arrays: Arrays) -> dict[int, Moments]:
-    if not arrays:
-        return {}
-    check_names("a share", arrays, ("labels", *_SUMS))
-    labels = take(arrays, "labels", (None,), np.int64)
-    if any(len(arrays[name]) != len(labels) for name in _SUMS):
-        raise DataError("the state of a share holds another number of classes than of sums")
-    return {
-        int(label): Moments.from_state({name: arrays[name][row] for name in _SUMS}) for row, label in enumerate(labels)
-    }

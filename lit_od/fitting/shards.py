@@ -5,13 +5,18 @@ So the graph is given the same batches whatever the number of processes, a share
 the bit, and shares laid end to end are the data in their order.
 """
 
+from typing import TypeVar
+
 import numpy as np
+from numpy.typing import NDArray
 
 from lit_od.backbone.extractor import BATCH_SIZE
+from lit_od.formats import safetensors_file as safetensors
 from lit_od.images.batching import GRAPH_BATCH
 from lit_od.runtime.processes import Group
 from lit_od.runtime.threads import available_threads
-from lit_od.types import Stats
+
+T = TypeVar("T", bound=np.generic)
 
 
 def shard(rows: int, part: int, parts: int) -> range:
@@ -44,10 +49,10 @@ def own_threads(threads: int | None, group: Group) -> int | None:
     return max(1, available_threads() // group.local_size)
 
 
-def all_gather(rows: Stats, group: Group) -> Stats:
-    """The float64 rows of all processes in the order of their ranks, shape (n, ...), in every process."""
+def all_gather(rows: NDArray[T], group: Group) -> NDArray[T]:
+    """Return the rows of all processes in the order of their ranks, shape (n, ...), in every process."""
     if group.size == 1:
         return rows
-    parts = [np.frombuffer(part) for part in group.gather(np.ascontiguousarray(rows, np.float64).tobytes())]
-    everything = np.frombuffer(group.broadcast(np.concatenate(parts).tobytes() if parts else b""))
-    return everything.reshape(-1, *rows.shape[1:])
+    parts = [safetensors.load(part)["rows"] for part in group.gather(safetensors.save({"rows": rows}))]
+    whole = np.concatenate([part for part in parts if len(part)] or [rows]) if parts else rows
+    return safetensors.load(group.broadcast(safetensors.save({"rows": whole})))["rows"]

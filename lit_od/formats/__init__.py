@@ -1,1 +1,1 @@
-"""Strict files that know no images: atomic writes, safetensors, ONNX, YAML and text tables."""
+"""Strict file formats: atomic writes, safetensors, ONNX, YAML and text tables."""

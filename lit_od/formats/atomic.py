@@ -1,9 +1,10 @@
-"""Put a finished folder in the place of another: whatever happens, the old or the new one is there, whole.
+"""Replace folders and files atomically: a crash leaves the old or the new, whole.
 
 The new folder is made beside its final place, flushed to disk, and exchanged with the old one in a
-single step (Linux `renameat2`). Where the system or its file system cannot, the old folder is moved
-aside and back again by `recover`, which every opening of a bundle calls first. A writer that is killed
-leaves a folder beside the target, which the next one removes: a lock on it tells whether its writer lives.
+single step (Linux `renameat2`). Where the system or its file system has no such step, the old folder is
+moved aside, and `recover`, which every opening of a bundle calls first, moves it back if need be. A
+writer that is killed leaves a folder beside the target, which the next writer removes: the folder's lock
+tells whether its writer lives.
 """
 
 import contextlib
@@ -27,7 +28,10 @@ _ASIDE = ".{name}.lit-od-old"
 
 
 def require_writable(target: Path) -> None:
-    """Raise ConfigError unless a folder can be made or filled at the target: before the work, not after it."""
+    """Raise ConfigError unless a folder can be made or filled at the target.
+
+    Called before long work, so that the work is not lost.
+    """
     here = target.absolute()
     while not os.path.lexists(here):
         here = here.parent
@@ -40,7 +44,7 @@ def require_writable(target: Path) -> None:
 
 def recover(target: Path) -> None:
     """Put back a folder that an interrupted replacement has left aside."""
-    target = target.resolve()  # as replacing() does: the folder left aside lies beside what a link points to
+    target = target.resolve()  # as atomic_folder() does: the folder left aside lies beside what a link points to
     aside = _aside(target)
     if aside.is_dir() and not os.path.lexists(target):
         aside.rename(target)
@@ -48,7 +52,7 @@ def recover(target: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(target: Path, *, replaceable: Callable[[Path], None]) -> Iterator[Path]:
-    """A new, empty folder that takes the target's place when the block ends without an exception.
+    """Yield an empty folder that replaces the target when the block ends.
 
     Args:
         target: The folder to write or to replace. Its parents are made.
@@ -56,7 +60,7 @@ def atomic_folder(target: Path, *, replaceable: Callable[[Path], None]) -> Itera
             block, and again before the exchange.
 
     Yields:
-        The folder to fill; it is gone if the block raises.
+        The folder to fill; it is removed if the block raises.
     """
     target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -82,9 +86,9 @@ def atomic_folder(target: Path, *, replaceable: Callable[[Path], None]) -> Itera
 
 @contextlib.contextmanager
 def atomic_file(file: Path) -> Iterator[Path]:
-    """A name to write to that takes the file's place when the block ends without an exception.
+    """Yield a path to write to; its file replaces the target when the block ends.
 
-    One writer at a time: the name is always the same, so that what a killed one leaves is written over.
+    One writer at a time: the path is always the same, so that the remains of a killed writer are overwritten.
     """
     file = file.resolve()
     partial = file.with_name(_TEMPORARY.format(name=file.name))
@@ -101,12 +105,12 @@ def _aside(target: Path) -> Path:
 
 
 def _unused(target: Path) -> Path:
-    """A name beside the target that nothing has."""
+    """Return an unused path beside the target."""
     return target.parent / f"{_TEMPORARY.format(name=target.name)}-{secrets.token_hex(8)}"
 
 
 def _make(target: Path) -> tuple[Path, int | None]:
-    """A new, empty folder beside the target, and the lock that keeps others from sweeping it."""
+    """Make an empty folder beside the target, and lock it against sweeping."""
     while True:
         fresh = _unused(target)
         fresh.mkdir()
@@ -119,10 +123,13 @@ def _make(target: Path) -> tuple[Path, int | None]:
 
 
 def _lock(folder: Path) -> int | None:
-    """Lock a folder until the handle is closed or the process ends; None where the file system has no locks.
+    """Lock a folder until the handle is closed or the process ends.
+
+    Returns:
+        The handle; None where the file system has no locks.
 
     Raises:
-        BlockingIOError: If somebody else has locked it.
+        BlockingIOError: If another process has locked it.
     """
     if _FCNTL is None:
         return None
@@ -138,7 +145,7 @@ def _lock(folder: Path) -> int | None:
 
 
 def _exchange(fresh: Path, target: Path) -> None:
-    """Swap two folders, in one step where the system can; `fresh` holds the old one afterwards."""
+    """Swap two folders, in one step where possible; then `fresh` holds the old one."""
     if _rename_exchange(fresh, target):
         return
     aside = _aside(target)
@@ -153,7 +160,7 @@ def _exchange(fresh: Path, target: Path) -> None:
 
 
 def _rename_exchange(one: Path, other: Path) -> bool:
-    """Linux' renameat2(RENAME_EXCHANGE); False where the system or the file system has none."""
+    """Call Linux's renameat2(RENAME_EXCHANGE); return False where it is missing."""
     if not sys.platform.startswith("linux"):
         return False
     try:
@@ -170,7 +177,7 @@ def _rename_exchange(one: Path, other: Path) -> bool:
 
 
 def _sweep(target: Path) -> None:
-    """Remove what writers of this target that are no longer alive have left."""
+    """Remove folders that dead writers of this target have left behind."""
     prefix = f"{_TEMPORARY.format(name=target.name)}-"
     if os.path.lexists(target) and _aside(target).is_dir():
         # under its own name a half-removed folder could be taken for the old one

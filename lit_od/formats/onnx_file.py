@@ -1,13 +1,13 @@
-"""What an ONNX file says of itself, read from its bytes alone: no runtime, no `onnx` package.
+"""Read opset, inputs and outputs of an ONNX file without a runtime or `onnx`.
 
-A walk over the wire format of Protocol Buffers, stricter than the format asks for: a field that may
-stand once and stands twice, a known field of another wire type and a deprecated group are refused,
-since readers differ in what they make of them. Weights are measured, never read.
+The reader walks over the wire format of Protocol Buffers and is stricter than the format: it refuses a
+field that may stand once and stands twice, a known field of another wire type, and a deprecated group,
+since readers differ in how they interpret them. Weights are measured, never read.
 
-Refused besides: data outside the file, wherever a tensor can stand (initializers, attributes, subgraphs,
-functions, training graphs); tensors whose shape is not that of their bytes; nodes that load compiled
-contexts, which are files or machine code. Operator domains are ONNX Runtime's to judge: without a
-library of custom operators, and none is ever loaded here, it refuses those it does not know.
+Also refused: data outside the file, wherever a tensor can stand (initializers, attributes, subgraphs,
+functions, training graphs); tensors with a shape that does not fit their bytes; nodes that load compiled
+contexts, which are files or machine code. Operator domains are left to ONNX Runtime: without a library of
+custom operators, and none is ever loaded here, it refuses domains that it does not know.
 """
 
 import math
@@ -20,13 +20,13 @@ MAX_BYTES = 2**31 - 1
 """Protocol Buffers' limit for one message."""
 
 MAX_DEPTH = 100
-"""Messages within messages, as Protocol Buffers' own readers allow; a subgraph takes three."""
+"""Largest nesting of messages, as in Protocol Buffers' own readers; a subgraph takes three levels."""
 
 MAX_DIMENSIONS = 64
-"""Sides of a tensor, as numpy has them."""
+"""Largest number of sides of a tensor, as in numpy."""
 
 UINT8, FLOAT, FLOAT16, DOUBLE = 2, 1, 10, 11
-"""Element types, as ONNX numbers them."""
+"""ONNX's numbers of element types."""
 
 # The messages that can hold a tensor, and in which fields; True where the field may stand but once.
 _NESTED: dict[str, dict[int, tuple[str, bool]]] = {
@@ -64,8 +64,8 @@ class Port:
 
     Attributes:
         name: Its name.
-        element: ONNX' number of its element type.
-        shape: None stands for a free side; None as a whole where the file does not say.
+        element: ONNX's number of its element type.
+        shape: Its sides, None for a free one; None as a whole where the file states no shape.
     """
 
     name: str
@@ -75,12 +75,12 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """What the file says of itself.
+    """Interface of an ONNX graph.
 
     Attributes:
-        opset: Version of ONNX' own operators; None where it imports none.
-        inputs: What it must be given: initializers that are listed as inputs are left out.
-        outputs: What it computes.
+        opset: Version of ONNX's own operators; None where the graph imports none.
+        inputs: Inputs, without initializers that are listed as inputs.
+        outputs: Outputs.
     """
 
     opset: int | None
@@ -89,10 +89,10 @@ class Graph:
 
 
 def read_graph(data: bytes) -> Graph:
-    """Opset, inputs and outputs of an ONNX file, after the whole file has been walked.
+    """Read opset, inputs and outputs of an ONNX file, and check all of the file.
 
     Raises:
-        BackboneError: If the bytes are no ONNX file, or hold what is refused.
+        BackboneError: If the bytes are no ONNX file, or hold data that is refused.
     """
     if len(data) > MAX_BYTES:
         raise BackboneError(f"an ONNX file holds at most {MAX_BYTES:,} bytes, got {len(data):,}")
@@ -143,7 +143,7 @@ class _Walk(Wire):
             _count("a sparse tensor", dims, MAX_BYTES // 16)
 
     def tensor(self, span: Span) -> None:
-        """Check that a tensor's data lie in the file, and are what its shape and type need."""
+        """Check that a tensor's data lie in the file and fit its shape and type."""
         dims: list[int] = []
         element, name, raw, strings = 0, b"", None, 0
         words = dict.fromkeys(_TYPED, 0)
@@ -172,7 +172,7 @@ class _Walk(Wire):
     def check_size(
         self, what: str, dims: list[int], element: int, raw: int | None, strings: int, words: dict[int, int]
     ) -> None:
-        """Raise unless a tensor carries what its shape and element type need, in one field."""
+        """Raise unless one field holds exactly the elements of the tensor's shape."""
         count = _count(what, dims, 4 * len(self.data))
         carried = {number: length for number, length in words.items() if length}
         if element == 8:
@@ -189,13 +189,13 @@ class _Walk(Wire):
             raise BackboneError(f"{what} of the ONNX file does not hold the {count:,} elements of its shape {dims}")
 
     def sides(self, dims: list[int], wire: int, start: int, stop: int) -> None:
-        """Append the sides of a shape that one field holds."""
+        """Append the sides that one field of a shape holds."""
         dims += self.integers(wire, start, stop, MAX_DIMENSIONS)
         if len(dims) > MAX_DIMENSIONS:
             raise BackboneError(f"the ONNX file holds a tensor of more than {MAX_DIMENSIONS} dimensions")
 
     def opset(self, model: Span) -> int | None:
-        """The version of ONNX' own operators that the model imports."""
+        """Return the version of ONNX's own operators that the model imports."""
         versions = []
         for span in self.spans(model, 8):
             domain, version = b"", 0
@@ -211,7 +211,7 @@ class _Walk(Wire):
         return versions[0] if versions else None
 
     def port(self, span: Span) -> Port:
-        """An input or output from its ValueInfoProto."""
+        """Read an input or output from its ValueInfoProto."""
         name = self.text(span, 1)
         types = self.spans(span, 2)
         tensors = self.spans(types[0], 1) if len(types) == 1 else []
@@ -225,7 +225,7 @@ class _Walk(Wire):
         return Port(name, element[0], shape)
 
     def side(self, name: str, span: Span) -> int | None:
-        """One side of a shape; None where it is free."""
+        """Read one side of a shape; None where it is free."""
         sides = [(number, wire, start) for number, wire, start, _ in self.fields(span) if number in (1, 2)]
         if len(sides) > 1:
             raise BackboneError(f"{_shown(name)} of the ONNX file has a side of two lengths")
@@ -237,7 +237,7 @@ class _Walk(Wire):
         return value
 
     def text(self, span: Span, number: int) -> str:
-        """A string that stands once in a message."""
+        """Read a string that stands once in a message."""
         found = self.spans(span, number)
         try:
             if len(found) == 1:
@@ -248,7 +248,7 @@ class _Walk(Wire):
 
 
 def _count(what: str, dims: list[int], most: int) -> int:
-    """Number of elements of a shape, after it has been checked against the elements that there can be."""
+    """Return the number of elements of a shape, after checking it against `most`."""
     if any(side < 0 for side in dims):
         raise BackboneError(f"{what} of the ONNX file has a negative side: {dims}")
     if math.prod(max(side, 1) for side in dims) > most:

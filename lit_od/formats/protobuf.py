@@ -1,7 +1,7 @@
-"""Protocol Buffers' wire format, as ONNX files have it: fields, numbers and the places of what they hold.
+"""Read Protocol Buffers' wire format, as far as ONNX files use it.
 
-Nothing is copied and nothing is trusted: lengths are checked against the message around them, and a file
-has no more than a bounded number of fields.
+Nothing is copied and nothing is trusted: lengths are checked against the enclosing message, and the
+number of fields in a file is bounded.
 """
 
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ import numpy as np
 from lit_od.errors import BackboneError
 
 MAX_FIELDS = 1_000_000
-"""Fields that are looked at, some two seconds' work; a large backbone has a tenth of them."""
+"""Largest number of fields that are read, some two seconds' work; a large backbone has a tenth of them."""
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """Wire types; the others are groups, which ONNX never had, or do not exist."""
 
 Span: TypeAlias = tuple[int, int]
-"""Where a message starts and stops in the file."""
+"""Start and end of a message in the file, in bytes."""
 
 _CHUNK = 1 << 20
 
@@ -28,7 +28,7 @@ class Wire:
 
     Attributes:
         data: The file.
-        fields_left: How many more fields may be looked at.
+        fields_left: Number of fields that may still be read.
     """
 
     __slots__ = ("data", "fields_left")
@@ -38,7 +38,7 @@ class Wire:
         self.fields_left = MAX_FIELDS
 
     def spans(self, span: Span, number: int) -> list[Span]:
-        """Where the messages or strings of one field lie."""
+        """Return the spans of the messages or strings of one field."""
         found = []
         for each, wire, start, stop in self.fields(span):
             if each == number:
@@ -48,10 +48,10 @@ class Wire:
         return found
 
     def fields(self, span: Span) -> Iterator[tuple[int, int, int, int]]:
-        """The fields of a message.
+        """Iterate over the fields of a message.
 
         Yields:
-            Number and wire type, then where its bytes start and stop; for a varint its value and 0.
+            Number and wire type, then start and end of its bytes; for a varint its value and 0.
         """
         data, (at, end) = self.data, span
         while at < end:
@@ -81,7 +81,7 @@ class Wire:
             yield tag >> 3, wire, start, at
 
     def varint(self, at: int, end: int) -> tuple[int, int]:
-        """An unsigned 64-bit number, and where it ends."""
+        """Read an unsigned 64-bit number; return it and the position after it."""
         value = shift = 0
         while at < end and shift < 70:
             byte = self.data[at]
@@ -95,7 +95,20 @@ class Wire:
         raise damaged(at)
 
     def integers(self, wire: int, start: int, stop: int, most: int) -> list[int]:
-        """The int64 values in one field of a repeated number: one, or a packed run of them; at most one too many."""
+        """Read the int64 values in one field of a repeated number.
+
+        Args:
+            wire: Wire type: VARINT for a single value, BYTES for a packed run.
+            start: First byte; of a single value the value itself.
+            stop: Byte after the last.
+            most: Limit of the number of values: of more, one too many is returned.
+
+        Returns:
+            The values.
+
+        Raises:
+            BackboneError: If the field is damaged.
+        """
         if wire == VARINT:
             return [signed(start)]
         if wire != BYTES:
@@ -107,7 +120,20 @@ class Wire:
         return values
 
     def elements(self, single: int, wire: int, start: int, stop: int) -> int:
-        """How many numbers of one wire type a field of a repeated number holds: one, or a packed run of them."""
+        """Count the numbers of one wire type in one field of a repeated number.
+
+        Args:
+            single: Wire type of a single number: VARINT, FIXED32 or FIXED64.
+            wire: Wire type of the field: `single`, or BYTES for a packed run.
+            start: First byte.
+            stop: Byte after the last.
+
+        Returns:
+            The count.
+
+        Raises:
+            BackboneError: If the field is damaged.
+        """
         if wire == single:
             return 1
         if wire != BYTES:
@@ -126,10 +152,10 @@ class Wire:
 
 
 def signed(value: int) -> int:
-    """The int64 of an unsigned 64-bit number."""
+    """Convert an unsigned 64-bit number to int64."""
     return value - 2**64 if value >= 2**63 else value
 
 
 def damaged(at: int) -> BackboneError:
-    """What is raised where the bytes make no sense."""
+    """Make the error for bytes that do not fit the wire format."""
     return BackboneError(f"the ONNX file is damaged near byte {at:,}, or no ONNX file")

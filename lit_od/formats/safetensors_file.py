@@ -1,8 +1,9 @@
-"""Named arrays as a safetensors file holds them: the one home of that library's numpy calls.
+"""Read and write named arrays as safetensors; the only user of that library.
 
-The library checks that arrays lie within the file, side by side. It lets through what the project has no
-use for: free text, keys that stand twice or mean nothing, kinds of numbers that numpy lacks or that are
-undefined for some bytes, and arrays without end in number. So the header is checked here first.
+The library checks that arrays lie within the file, side by side. It accepts more than the project needs:
+free text, repeated or unknown keys, element types that numpy lacks or that are undefined for some bytes,
+and any number of arrays; and it copies what it reads. So the header is checked here, and the arrays are taken
+from where it says.
 """
 
 import json
@@ -13,44 +14,40 @@ import numpy as np
 import safetensors.numpy
 
 from lit_od.errors import DataError
+from lit_od.formats.text import unique_keys
 from lit_od.types import Arrays
 
 MAX_HEADER = 1 << 17
-"""Bytes of a header; each array takes about a hundred of them."""
+"""Largest header in bytes; each array takes about a hundred of them."""
 
 MAX_ARRAYS = 1024
-"""More arrays in one file are refused; a detector has ten at most."""
+"""Largest number of arrays in one file; a detector has ten at most."""
 
 MAX_DIMENSIONS = 8
 
 _BYTES = {"U8": 1, "I64": 8, "F16": 2, "F32": 4, "F64": 8}
-"""Bytes of an element of each kind that is read, by safetensors' names."""
+"""Bytes of an element by safetensors' names of the types that are read."""
 
 _DTYPES = {"U8": np.uint8, "I64": np.int64, "F16": np.float16, "F32": np.float32, "F64": np.float64}
 
 
 def load(data: bytes) -> Arrays:
-    """The arrays of a safetensors file.
+    """Read the arrays of a safetensors file.
 
     Raises:
-        DataError: If the bytes are none, or hold anything besides plain arrays.
+        DataError: If the bytes are no such file, or hold anything besides plain arrays.
     """
-    check_header(data)
-    try:
-        arrays: Arrays = safetensors.numpy.load(data)
-    except Exception as error:  # the library's own error has no base but this
-        raise DataError(f"cannot be read: {error}") from None
-    return arrays
+    return {name: array.copy() for name, array in views(data).items()}
 
 
 def save(arrays: Arrays) -> bytes:
-    """The bytes of a safetensors file."""
+    """Encode arrays as a safetensors file."""
     data: bytes = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     return data
 
 
 def views(data: bytes) -> Arrays:
-    """The arrays of a safetensors file, where they lie in its bytes: read-only, nothing is copied.
+    """Read the arrays of a safetensors file as read-only views of its bytes.
 
     Raises:
         DataError: As `load`.
@@ -63,7 +60,7 @@ def views(data: bytes) -> Arrays:
 
 
 def check_header(data: bytes) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Kind and shape of each array, after the header has been checked against the file.
+    """Check the header against the file; return type and shape of each array.
 
     Raises:
         DataError: If it is no such header, or the arrays do not fill the file exactly.
@@ -72,12 +69,12 @@ def check_header(data: bytes) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def _checked(data: bytes) -> dict[str, tuple[str, tuple[int, ...], int]]:
-    """Kind, shape and first byte, counted from the end of the header, of each array."""
+    """Return type, shape and first byte, from the header's end, of each array."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(MAX_HEADER, len(data) - 8):
         raise DataError(f"cannot be read: its header must have at most {MAX_HEADER:,} bytes and lie in the file")
     try:
-        tree = json.loads(data[8 : 8 + length].decode(), object_pairs_hook=_no_twins)
+        tree = json.loads(data[8 : 8 + length].decode(), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise DataError(f"cannot be read: its header is damaged: {error}") from None
     if not isinstance(tree, dict) or len(tree) > MAX_ARRAYS:
@@ -102,7 +99,7 @@ def _checked(data: bytes) -> dict[str, tuple[str, tuple[int, ...], int]]:
 
 
 def _entry(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
-    """Kind, shape, and the first byte and the one after the last of an array."""
+    """Check one entry; return type, shape, first byte and the byte after the last."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise DataError(f"{name!r} is no plain array: its header holds dtype, shape and data_offsets alone")
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -116,12 +113,5 @@ def _entry(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
 
 
 def _sizes(values: Any) -> bool:
-    """Whether this is a list of integers from 0 to what 64 bits hold."""
+    """Return True for a list of integers from 0 to 2^63 - 1."""
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
-
-
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    tree = dict(pairs)
-    if len(tree) != len(pairs):
-        raise ValueError("a key stands twice")
-    return tree

@@ -1,4 +1,4 @@
-"""YAML as recipes and command lines write it: PyYAML's safe loader, where it reads otherwise than YAML means it."""
+"""Parse YAML of recipes and command lines, more strictly than PyYAML does."""
 
 import re
 from typing import Any
@@ -11,21 +11,25 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 def parse(text: str) -> Any:
-    """What a text says in plain Python values. Raises YAMLError where it is not YAML, or gives a key twice."""
+    """Parse a YAML text into plain Python values.
+
+    Raises:
+        YAMLError: If the text is not YAML, or gives a key twice.
+    """
     return yaml.load(text, Loader=_Loader)
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, and three things that PyYAML reads otherwise.
+    """PyYAML's safe loader with three corrections.
 
-    1e-3 is a number: YAML 1.1, which PyYAML reads, wants 1.0e-3 and takes it for a word. A key that is
-    given twice is refused, as YAML has it: PyYAML would let the last one win. Of keys that merge keys
-    bring in, a mapping's own wins, then that of the earlier mapping: PyYAML 6.0.4 loses the own one of
-    a mapping that is merged in its turn if its name has one letter, and takes the later if it has more.
+    1e-3 is a number: YAML 1.1, which PyYAML implements, wants 1.0e-3 and reads 1e-3 as a string. A repeated
+    key is refused, as YAML demands: PyYAML lets the last one win. With merge keys, a mapping's own key wins,
+    then that of the earlier mapping: PyYAML 6.0.4 loses the own key of a merged mapping that merges others
+    itself if its name has one letter, and takes the later mapping's if it has more.
     """
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """A mapping as it is written, before merge keys bring in others that it may override."""
+        """Compose a mapping before merging, and refuse repeated keys."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[Any, int] = {}
         for key, _ in node.value:
@@ -39,7 +43,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Put in place of a merge key what it brings in."""
+        """Replace merge keys by the keys of the mappings that they name."""
         own = {_identity(key): (key, value) for key, value in node.value if key.tag != _MERGE}
         merges = [pair for pair in node.value if pair[0].tag == _MERGE]
         node.value = list(own.values())  # without the merge keys: a mapping may name itself
@@ -58,5 +62,5 @@ _Loader.add_implicit_resolver(
 
 
 def _identity(key: yaml.Node) -> object:
-    """What tells a key of a mapping from the others."""
+    """Return a value that is equal for equal keys of a mapping."""
     return key.tag, key.value if isinstance(key, yaml.ScalarNode) else id(key)

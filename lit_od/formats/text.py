@@ -1,16 +1,31 @@
-"""Rows of text tables, as commands write them."""
+"""Format lines of text: rows of CSV tables and messages."""
 
 from collections.abc import Sequence
+from typing import Any
 
 
 def csv_row(fields: Sequence[str]) -> str:
-    """A line of CSV (RFC 4180, but ending in a line feed): csv.writer of Python 3.12 leaves carriage returns bare."""
+    """Format a row of CSV (RFC 4180, but ending in a line feed).
+
+    csv.writer of Python 3.12 leaves carriage returns unquoted.
+    """
     quoted = ('"' + each.replace('"', '""') + '"' if set(each) & set(',"\r\n') else each for each in fields)
     return ",".join(quoted) + "\n"
 
 
 def one_line(words: object, most: int = 300) -> str:
-    """Words that hold a stranger's text, as one line of printable characters that is no longer than `most`."""
+    """Format untrusted text as one line of printable characters.
+
+    Longer text is cut to `most` characters, followed by "...".
+    """
     text = str(words)
     shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:most])
     return shown if len(text) <= most else f"{shown}..."
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, as `object_pairs_hook` wants it. Raises ValueError where a key stands twice."""
+    tree = dict(pairs)
+    if len(tree) != len(pairs):
+        raise ValueError("a key stands twice")
+    return tree

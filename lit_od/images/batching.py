@@ -1,4 +1,4 @@
-"""Prepare many images on threads, ahead of who needs them, in bounded memory and in their order."""
+"""Prepare images on threads, ahead of the consumer, in order and bounded memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,14 +17,14 @@ from lit_od.runtime.threads import thread_count, threads_of_a_generator
 from lit_od.types import Images
 
 GRAPH_BATCH = 16
-"""Images that go through a graph at once where each thread runs its own: in 8 or 32 an image took longer."""
+"""Images of one graph run where each thread runs the graph: with 8 or 32, an image took longer."""
 
 BATCHES_AHEAD = 3
-"""Batches in preparation at once: one being used, one ready, one being made."""
+"""Batches held at once: one in use, one ready, one being prepared."""
 
 
 Made: TypeAlias = tuple[NDArray[Any], ...]
-"""What a thread makes of the images that it has prepared."""
+"""Arrays that `then` computes from prepared images, a row an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class Batch:
         sources: The sources, readable or not.
         images: Pixels of the readable ones, (m, h, w, c) uint8.
         rows: Their positions in `sources`, shape (m,), ascending.
-        errors: Position in `sources` and cause of each that could not be read.
-        made: What `then` made of the images, arrays (m, ...); None where there is none of either.
+        errors: Errors of the others by position in `sources`.
+        made: Arrays (m, ...) that `then` returned; None without `then`, or where no image could be read.
     """
 
     sources: Sequence[Source]
@@ -66,8 +66,8 @@ def batches(
         preparation: The preparation of every image.
         batch_size: Images a batch.
         threads: Decoding threads. None takes one a core.
-        then: Called with the pixels of a part of the batch, at most RUN images, on the thread that has
-            prepared them; gives arrays with a row an image.
+        then: Called with the pixels of a part of the batch, at most GRAPH_BATCH images, on the thread that has
+            prepared them; returns arrays with a row an image.
 
     Raises:
         ConfigError: If batch_size or threads is less than 1.
@@ -81,7 +81,7 @@ def batches(
         while True:
             while len(waiting) < BATCHES_AHEAD and (chunk := list(islice(stream, batch_size))):
                 pixels = np.empty((len(chunk), *preparation.shape), dtype=np.uint8)
-                # tasks small enough to share evenly; of a graph's batches the size must not hang on the threads
+                # small tasks share evenly; the size of graph batches must not depend on the number of threads
                 step = max(1, -(-len(chunk) // (2 * workers))) if then is None else GRAPH_BATCH
                 tasks = [
                     pool.submit(_fill, pixels, chunk, range(start, min(start + step, len(chunk))), preparation, then)
@@ -94,10 +94,19 @@ def batches(
 
 
 def load(sources: Iterable[Source], preparation: Preparation, *, threads: int | None = None) -> Images:
-    """All images at once, (n, h, w, c) uint8.
+    """Prepare all images at once.
+
+    Args:
+        sources: The images.
+        preparation: The preparation of every image.
+        threads: Decoding threads. None takes one a core.
+
+    Returns:
+        Shape (n, h, w, c), uint8.
 
     Raises:
-        DataError: If one cannot be read; the message names it.
+        ConfigError: If threads is less than 1.
+        DataError: If an image cannot be read; the message names it.
     """
     chunks = []
     for batch in batches(sources, preparation, batch_size=256, threads=threads):
@@ -108,7 +117,7 @@ def load(sources: Iterable[Source], preparation: Preparation, *, threads: int | 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What one task has made of its rows."""
+    """Errors and computed arrays of one task's rows."""
 
     errors: dict[int, ImageError]
     made: Made | None

@@ -15,11 +15,11 @@ from lit_od.images.sources import ImageArray, ImageFile, SetOpener, Source, Unre
 EXTENSIONS = frozenset(
     ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
 )
-"""Endings, in any case, that a folder is searched for. A file that is named outright may have any ending."""
+"""Endings, in any case, of the files that are found in a folder. A file that is named itself may have any ending."""
 
 
 def find(paths: Iterable[str | Path], *, root: Path | None = None, sets: SetOpener | None = None) -> list[Source]:
-    """Every image that the given PATHs name, in their order; a folder's in the order of their names.
+    """Find the images that PATHs name, in the given order, folders sorted by name.
 
     Args:
         paths: Each an image file; a folder, searched through (hidden files and folders are left out;
@@ -28,7 +28,10 @@ def find(paths: Iterable[str | Path], *, root: Path | None = None, sets: SetOpen
             `file.npz:ARRAY` or `file.npz:ARRAY:CLASSES`; `-` for a list on standard input.
             Paths in a list are relative to the list.
         root: Folder that relative PATHs start from. None is the working folder.
-        sets: Knows further sets by name, such as `mnist:test:8,9`.
+        sets: Opens further sets by name, such as `mnist:test:8,9`. None knows no sets.
+
+    Returns:
+        At least one image.
 
     Raises:
         DataError: If a PATH does not exist (a missing image becomes an error when it is read), a list or an
@@ -46,7 +49,11 @@ def find(paths: Iterable[str | Path], *, root: Path | None = None, sets: SetOpen
 
 
 def of_classes(sources: Sequence[Source], classes: Iterable[str]) -> list[Source]:
-    """The images whose label is one of the classes. Raises DataError for a class that no image has."""
+    """Return the images that belong to one of the classes.
+
+    Raises:
+        DataError: If no image has one of the classes.
+    """
     wanted = list(classes)
     known = {source.label for source in sources}
     for name in wanted:
@@ -82,7 +89,10 @@ def _find_one(path: str, root: Path | None, sets: SetOpener | None) -> list[Sour
 
 
 def _in_folder(folder: Path) -> Iterator[Source]:
-    """Images below a folder, sorted; links to folders are followed once. A folder that cannot be listed is a row."""
+    """Find images below a folder, sorted; each linked folder is searched once.
+
+    A folder that cannot be listed becomes an unreadable image.
+    """
     seen: set[str] = set()
     closed: list[OSError] = []
     for here, folders, files in os.walk(folder, followlinks=True, onerror=closed.append):
@@ -106,7 +116,7 @@ def _listed(lines: Iterable[str], base: Path, where: str) -> Iterator[Source]:
         for number, raw in enumerate(lines):
             line = raw.rstrip("\r\n")
             if number == 0:
-                line = line.removeprefix("\ufeff")  # standard input keeps the mark that a file's reader takes off
+                line = line.removeprefix("\ufeff")  # standard input keeps the byte order mark that utf-8-sig drops
             if line.strip() and not line.lstrip().startswith("#"):
                 yield ImageFile(base / line, str(base / line))
     except UnicodeDecodeError as error:
@@ -130,7 +140,7 @@ def _in_csv(table: Path) -> Iterator[Source]:
 
 
 def _split_npz(path: str) -> tuple[Path | None, str | None, list[str] | None]:
-    """The archive, array and classes of `file.npz:ARRAY:CLASSES`; no archive where it is not one."""
+    """Split `file.npz:ARRAY:CLASSES` into its parts; None for each that is missing."""
     head, ending, tail = path.partition(".npz")
     if not ending or (tail and not tail.startswith(":")):
         return None, None, None
@@ -141,7 +151,7 @@ def _split_npz(path: str) -> tuple[Path | None, str | None, list[str] | None]:
 def _in_npz(archive: Path, array: str | None, classes: list[str] | None) -> list[Source]:
     if not archive.exists():
         raise DataError(f"{archive} does not exist")
-    if not zipfile.is_zipfile(archive):  # numpy would advise to unpickle it
+    if not zipfile.is_zipfile(archive):  # numpy would suggest unpickling it
         raise DataError(f"{archive} cannot be read as .npz: it is cut off, or no archive. Write it with numpy.savez")
     try:
         with archive.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -155,7 +165,7 @@ def _in_npz(archive: Path, array: str | None, classes: list[str] | None) -> list
             labels = arrays[labels_name].reshape(-1) if labels_name in names and labels_name != array else None
     except DataError:
         raise
-    except Exception as error:  # zipfile, zlib and numpy each have their own for a damaged archive
+    except Exception as error:  # zipfile, zlib and numpy each raise their own type
         raise DataError(f"{archive} cannot be read as .npz: {error}") from error
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise DataError(f"{archive}:{array} must be uint8 (n, h, w) or (n, h, w, c), got {images.dtype} {images.shape}")
@@ -171,7 +181,7 @@ def _in_npz(archive: Path, array: str | None, classes: list[str] | None) -> list
 
 
 def _only_images(archive: Path, names: list[str]) -> str:
-    """The array that holds the images, where only one can."""
+    """Return the name of the only array that can hold the images."""
     images = [name for name in names if name.endswith("images")] or names
     if not images:
         raise DataError(f"{archive} holds no array")

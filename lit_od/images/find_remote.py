@@ -1,66 +1,52 @@
-"""Find images for a cluster: all that `find_local` finds, URLs of object stores, and Parquet files of images."""
+"""Find images for a cluster: local files, URLs of object stores, Parquet files."""
 
 import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
-from typing import overload
 
 from lit_od.errors import DataError
 from lit_od.images.find_local import EXTENSIONS, find
 from lit_od.images.object_store import StoredImage, arrow, cause, filesystem
 from lit_od.images.parquet import RowGroup, row_groups
-from lit_od.images.sources import Source
+from lit_od.images.sources import LazySequence, Source
 
 PARQUET = ".parquet"
 
 
-class ImageList(Sequence[Source]):
-    """Parts laid end to end; what a part computes on demand stays so."""
+class ImageList(LazySequence[Source]):
+    """Parts laid end to end; what a part makes when it is asked for stays so.
+
+    Attributes:
+        parts: The parts that hold an image.
+        ends: Row after the last of each part.
+    """
 
     def __init__(self, parts: Iterable[Sequence[Source]]) -> None:
-        self._parts = [part for part in parts if part]
-        self._ends = list(accumulate(len(part) for part in self._parts))
+        self.parts = [part for part in parts if part]
+        self.ends = list(accumulate(len(part) for part in self.parts))
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return self.ends[-1] if self.ends else 0
 
-    @overload
-    def __getitem__(self, row: int) -> Source: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> Sequence[Source]: ...
-
-    def __getitem__(self, row: int | slice) -> Source | Sequence[Source]:
-        if isinstance(row, slice):
-            return [self[each] for each in range(len(self))[row]]
-        row = range(len(self))[row]
-        part = bisect_right(self._ends, row)
-        return self._parts[part][row - self._ends[part]]
+    def at(self, row: int) -> Source:
+        """Return an image."""
+        part = bisect_right(self.ends, row)
+        return self.parts[part][row - self.ends[part]]
 
     def group_start(self, row: int) -> int:
-        """The first row of the row group that a row lies in; the row itself where it lies in none."""
-        number = bisect_right(self._ends, row)
-        part = self._parts[number]
-        return self._ends[number] - len(part) if isinstance(part, RowGroup) else row
-
-    def runs(self, rows: range) -> Iterator[tuple[Sequence[Source], range]]:
-        """The parts that consecutive rows lie in, and their rows there."""
-        start = rows.start
-        while start < rows.stop:
-            number = bisect_right(self._ends, start)
-            part, end = self._parts[number], self._ends[number]
-            first = start - (end - len(part))
-            stop = min(rows.stop, end)
-            yield part, range(first, first + stop - start)
-            start = stop
+        """Return the first row of the row group that a row lies in; the row itself where it lies in none."""
+        number = bisect_right(self.ends, row)
+        part = self.parts[number]
+        return self.ends[number] - len(part) if isinstance(part, RowGroup) else row
 
 
 def find_with_urls(paths: Iterable[str | Path]) -> Sequence[Source]:
-    """Every image that the given PATHs name, in their order, as `find`, URLs and Parquet among them.
+    """Find the images that PATHs name, in the given order, as `find` and more.
 
-    A folder, or a prefix of an object store, holds image files or Parquet files, not both.
+    Besides, a PATH may be a URL or a Parquet file. A folder, or a prefix of an object store, holds image files
+    or Parquet files, not both.
 
     Raises:
         DataError: If a PATH does not exist or holds no image.
@@ -84,14 +70,14 @@ def find_with_urls(paths: Iterable[str | Path]) -> Sequence[Source]:
 
 
 def _visible(folder: str) -> Iterator[Path]:
-    """The files below a folder, if it is one; hidden ones, and those in hidden folders, are nobody's images."""
+    """Yield the files below a folder, without hidden files and folders."""
     for here, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(here, name) for name in files if not name.startswith("."))
 
 
 def _at_url(url: str) -> Iterator[Sequence[Source]]:
-    """The images at a URL: one, those of a Parquet file, or all below a prefix, in the order of their names."""
+    """Find the images at a URL: a file, a Parquet file, or a prefix, sorted by name."""
     listing = arrow()
     try:
         files, path = filesystem(url.rstrip("/"))

@@ -1,4 +1,4 @@
-"""Identities of images: fingerprints of sets, and digests of single images."""
+"""Identify images: fingerprints of sets, and digests of single images."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,35 +10,50 @@ from lit_od.errors import DataError, ImageError
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, Source
 
 _ANY_NAME = "surrogateescape"
-"""How names that are not Unicode are hashed: as the bytes they are."""
+"""Encoding error handler by which names that are not Unicode are hashed as their bytes."""
 
 
 def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
-    """What a set of images was: how many, and a SHA-256 over names, labels and pixels or file sizes.
+    """Count a set of images, and hash names, labels and pixels or file sizes with SHA-256.
 
-    Files are taken by name and size, not read again; images in memory by their pixels.
+    Files are taken by name and size, not read again; images in memory by their pixels. Bundles hold it, and so its
+    bytes stay as they are.
     """
     digest = hashlib.sha256()
     for source in sources:
         match source:
             case ImageFile():
-                digest.update(
-                    f"{source.path.name}\0{source.label}\0{source.path.stat().st_size}\n".encode(errors=_ANY_NAME)
-                )
+                digest.update(f"{source.path.name}\0{source.label}\0".encode(errors=_ANY_NAME))
+                digest.update(size_or_pixels(source) + b"\n")
             case ImageArray():
-                digest.update(f"{source.label}\0{source.pixels.shape}\0".encode(errors=_ANY_NAME))
-                digest.update(source.pixels.tobytes())
+                digest.update(f"{source.label}\0".encode(errors=_ANY_NAME) + size_or_pixels(source))
             case _:
                 digest.update(f"{source.name}\0{source.label}\n".encode(errors=_ANY_NAME))
     return {"images": len(sources), "sha256": digest.hexdigest()}
 
 
-def identity(source: Source) -> str:
-    """What tells an image from every other one in this process."""
+def size_or_pixels(source: Source) -> bytes:
+    """Return the size of a file or the pixels of an array: they tell images of one name apart without a file read.
+
+    Checkpoints hold its hash, and so its bytes stay as they are. A missing file and any other image give none.
+    """
     match source:
         case ImageArray():
-            pixels = source.pixels
-            return hashlib.sha256(f"{pixels.shape} ".encode() + pixels.tobytes()).hexdigest()
+            return f"{source.pixels.shape}\0".encode() + source.pixels.tobytes()
+        case ImageFile():
+            try:
+                return str(source.path.stat().st_size).encode()
+            except OSError:  # reading the image reports it
+                return b""
+        case _:
+            return b""
+
+
+def identity(source: Source) -> str:
+    """Return a text that no other image has in this process; a file is not read."""
+    match source:
+        case ImageArray():
+            return content_digest(source).hex()
         case ImageFile():
             state = source.path.stat() if source.path.exists() else None
             return f"{source.path} {state.st_size if state else 0} {state.st_mtime_ns if state else 0}"
@@ -46,22 +61,12 @@ def identity(source: Source) -> str:
             return f"{source.name} {id(source)}"
 
 
-def size_or_pixels(source: Source) -> bytes:
-    """What tells an image from another one under the same name, as far as that is cheap to know."""
-    match source:
-        case ImageArray():
-            return f"{source.pixels.shape}\0".encode() + source.pixels.tobytes()
-        case ImageFile():
-            try:
-                return str(source.path.stat().st_size).encode()
-            except OSError:  # whoever reads it will say so
-                return b""
-        case _:
-            return b""
-
-
 def content_digest(source: Source) -> bytes:
-    """A digest of the image itself: a file that was overwritten under its old name is another image."""
+    """Hash the image itself with SHA-256: a file that was overwritten under its old name is another image.
+
+    Raises:
+        DataError: If the image cannot be read.
+    """
     try:
         match source:
             case ImageFile():

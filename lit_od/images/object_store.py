@@ -1,4 +1,4 @@
-"""File systems of object stores, through pyarrow, and image files that lie there."""
+"""Open file systems of object stores, through pyarrow, and image files in them."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -9,7 +9,7 @@ from lit_od.images.sources import EncodedImage, Unreadable
 
 
 class StoredImage(EncodedImage):
-    """An image file at a URL; its bytes are fetched each time they are wanted."""
+    """An image file at a URL; its bytes are fetched on every access."""
 
     __slots__ = ("url",)
     url: str
@@ -20,7 +20,7 @@ class StoredImage(EncodedImage):
 
     @property
     def data(self) -> bytes:
-        """The bytes. Raises ImageError where they cannot be fetched."""
+        """Fetch the bytes. Raises ImageError if that fails."""
         try:
             files, path = filesystem(self.url)
             with files.open_input_file(path) as file:
@@ -32,7 +32,7 @@ class StoredImage(EncodedImage):
         return data
 
     def fetched(self) -> EncodedImage | Unreadable:
-        """The same with its bytes in memory, or why they are not."""
+        """Fetch the bytes once, into memory; failure gives an unreadable image."""
         try:
             return EncodedImage(self.data, self.name, self.label)
         except ImageError as error:
@@ -40,9 +40,14 @@ class StoredImage(EncodedImage):
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """The file system (of pyarrow) of a URL or of a local path, and the path in it. Raises OSError or ValueError."""
+    """Return the pyarrow file system of a URL or local path, and the path in it.
+
+    Raises:
+        OSError: If the store cannot be reached.
+        ValueError: If the URL is invalid.
+    """
     scheme, slashes, path = url.partition("://")
-    if not slashes or scheme == "file":  # nothing is unquoted, here or below: a name is what a listing says
+    if not slashes or scheme == "file":  # names are used as listed, never unquoted
         return _local(), str(Path(path if slashes else url).absolute())
     bucket, _, key = path.partition("/")
     files, base = _of_bucket(f"{scheme}://{bucket}")  # regions, addresses and the like are in the environment
@@ -61,16 +66,16 @@ def _local() -> Any:
 
 
 def arrow() -> Any:
-    """The module pyarrow.fs. Raises MissingExtra where PyArrow is not installed."""
+    """Import pyarrow.fs. Raises MissingExtra if PyArrow is not installed."""
     try:
         import pyarrow.fs
-        import pyarrow.parquet  # here, lest one be there and the other not
+        import pyarrow.parquet  # both or neither
     except ModuleNotFoundError:
         missing_extra("PyArrow", "ray,cpu")
     return pyarrow.fs
 
 
 def cause(error: Exception) -> str:
-    """The first line of what an error says, else its kind."""
+    """Return the first line of an error's message, or its type if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

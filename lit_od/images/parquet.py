@@ -1,41 +1,44 @@
-"""Parquet files that hold images.
+"""Read images from Parquet files.
 
-The image files' bytes are in the column `bytes`, or `image` (bytes, or a struct of `bytes` and `path`), and perhaps
-their names in `path`. Of a row group only the number of its rows is known before a worker reads it: a table of a
-billion images is a short list. A worker reads a row group from its first row on, and holds of it a few pages, the parts
-that are compressed each alone (of pyarrow's own files 1,024 rows): however large the group is, it is never in memory
-whole. But who wants its last row reads all before it.
+The image files' bytes are in the column `bytes`, or `image` (bytes, or a struct of `bytes` and `path`); their names
+may be in `path`. Until a worker reads a row group only its number of rows is known: a table of a billion images is a
+short list. A worker reads a row group from its first row on, and keeps a few pages of it in memory, the parts that are
+compressed separately (1,024 rows in pyarrow's own files): however large the group is, it is never in memory whole. But
+reading only its last row still reads all rows before it.
 """
 
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 from lit_od.errors import DataError, ImageError
 from lit_od.images.object_store import arrow, cause, filesystem
-from lit_od.images.sources import EncodedImage, Source, Unreadable
+from lit_od.images.sources import EncodedImage, LazySequence, Source, Unreadable
 
 _COLUMNS = ("bytes", "image")
 _NULL = "the table holds null in the place of its bytes"
 
 PIECE = 16
-"""Rows that are taken out of a row group at once."""
+"""Rows that are read from a row group at once."""
 
 BUFFER = 1 << 22
-"""Bytes that are asked for at once of each column. Without a buffer a group's whole column is."""
+"""Bytes of each column that are read at once. Without a buffer a group's whole column is read."""
 
 _TRIES = 2
-"""How often a row group is read before its rows are given up from there on."""
+"""Number of times that a row group is read before its remaining rows are given up."""
 
 _READING = threading.Lock()
 _open: "list[_Reading]" = []
-"""The row group that is being read, if there is one; whoever holds the lock reads on."""
+"""The row group that is being read, if any; the holder of the lock reads on."""
 
 
 class PackedImage(EncodedImage):
-    """An image file in a row of a row group of a Parquet file; its name is FILE#ROW, where the table has none."""
+    """An image file in a row of a Parquet file's row group.
+
+    Its name is FILE#ROW, where the table has no name for it.
+    """
 
     __slots__ = ("group", "row", "url")
     url: str
@@ -52,14 +55,14 @@ class PackedImage(EncodedImage):
 
     @property
     def data(self) -> bytes:
-        """The bytes. Raises ImageError where they cannot be read."""
+        """Read the bytes. Raises ImageError if that fails."""
         data, _ = self._read()
         if data is None:
             raise ImageError(_NULL)
         return data
 
     def fetched(self) -> EncodedImage | Unreadable:
-        """The image with its bytes in memory under the name that the table gives it, or why it is not."""
+        """Read the bytes and the table's name; failure gives an unreadable image."""
         try:
             data, name = self._read()
         except ImageError as error:
@@ -74,7 +77,7 @@ class PackedImage(EncodedImage):
 
 
 @dataclass(frozen=True, slots=True)
-class RowGroup(Sequence[Source]):
+class RowGroup(LazySequence[Source]):
     """The images of one row group of a Parquet file."""
 
     url: str
@@ -85,21 +88,17 @@ class RowGroup(Sequence[Source]):
     def __len__(self) -> int:
         return self.rows
 
-    @overload
-    def __getitem__(self, row: int) -> Source: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> Sequence[Source]: ...
-
-    def __getitem__(self, row: int | slice) -> Source | Sequence[Source]:
-        if isinstance(row, slice):
-            return [self[each] for each in range(self.rows)[row]]
-        row = range(self.rows)[row]
+    def at(self, row: int) -> Source:
+        """Return the image in a row."""
         return PackedImage(self.url, self.group, row, f"{self.url}#{self.first + row}")
 
 
 def row_groups(url: str) -> Iterator[RowGroup]:
-    """The row groups of a Parquet file. Raises DataError where it cannot be read or holds no images."""
+    """List the row groups of a Parquet file.
+
+    Raises:
+        DataError: If the file cannot be read or has no column of images.
+    """
     arrow()
     import pyarrow.parquet as parquet
 
@@ -119,12 +118,12 @@ def row_groups(url: str) -> Iterator[RowGroup]:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Which columns of a table are read.
+    """Columns of a table that are read.
 
     Attributes:
-        image: The one that holds the images.
-        fields: Fields of it that are read, where it is a struct: `bytes`, and `path` where there is one.
-        named: Whether the column `path` holds names.
+        image: The column that holds the images.
+        fields: Fields of it that are read, if it is a struct: `bytes`, and `path` where there is one.
+        named: True if the column `path` holds names.
     """
 
     image: str
@@ -133,13 +132,17 @@ class _Columns:
 
     @property
     def read(self) -> list[str]:
-        """Their names, as pyarrow takes them."""
+        """Return the columns' names for pyarrow."""
         images = [f"{self.image}.{field}" for field in self.fields] or [self.image]
         return [*images, "path"] if self.named else images
 
 
 def _columns(url: str, schema: Any) -> _Columns:
-    """The columns of a table that are read. Raises DataError where they are missing, or of another type."""
+    """Choose the columns to read.
+
+    Raises:
+        DataError: If columns are missing, or have another type.
+    """
     kinds = {name: schema.field(name).type for name in schema.names if schema.get_field_index(name) >= 0}
     there = [name for name in _COLUMNS if name in kinds]
     if not there:
@@ -161,7 +164,11 @@ def _columns(url: str, schema: Any) -> _Columns:
 
 
 def _fields(kind: Any) -> tuple[str, ...] | None:
-    """The fields to be read of a column of images: none of plain bytes; None where it is no such column."""
+    """Return the fields to read of a column of images.
+
+    Returns:
+        None if the type holds no images; () for plain bytes.
+    """
     import pyarrow as pa
 
     if _is_binary(kind):
@@ -178,7 +185,7 @@ def _is_binary(kind: Any) -> bool:
 
 
 def _is_text(kind: Any) -> bool:
-    """Whether these are texts, or nothing at all."""
+    """Return True for columns of text, and for columns of nulls."""
     import pyarrow as pa
 
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -191,12 +198,12 @@ def _type_text(kind: Any) -> str:
 
 
 class _Reading:
-    """A row group that is read from its first row on.
+    """A row group that is being read from its first row on.
 
     Attributes:
         place: URL and number of the group.
-        first: Number of the first row that can still be had.
-        tried: How often the group has been opened to get past an error.
+        first: Number of the first row that can still be read.
+        tried: Number of times that the group has been opened to get past an error.
     """
 
     def __init__(self, url: str, group: int, tried: int = 1) -> None:
@@ -214,11 +221,14 @@ class _Reading:
         self._error: Exception | None = None
 
     def close(self) -> None:
-        """Nothing more is wanted of it."""
+        """Close the file."""
         self._file.close()
 
     def row(self, row: int) -> tuple[bytes | None, str | None]:
-        """Bytes and name of a row. Raises one of `_errors()`, and from then on the same one."""
+        """Return bytes and name of a row.
+
+        Raises one of `_errors()`, and the same one for all later rows.
+        """
         while row >= self.first + len(self._images):
             if self._error is not None:
                 raise self._error
@@ -241,14 +251,14 @@ class _Reading:
         paths = [piece.column("path")] if columns.named else []
         if columns.fields:
             parts = dict(zip((field.name for field in self._images.type), self._images.flatten(), strict=True))
-            self._images = parts["bytes"]  # null where the struct is
+            self._images = parts["bytes"]  # null where the struct is null
             paths += [parts["path"]] if "path" in parts else []
         plain = (each.dictionary_decode() if pa.types.is_dictionary(each.type) else each for each in paths)
-        self._paths = [each.cast(pa.large_binary()) for each in plain]  # texts need not be Unicode in truth
+        self._paths = [each.cast(pa.large_binary()) for each in plain]  # strings of a table may be invalid Unicode
 
 
 def _row(url: str, group: int, row: int) -> tuple[bytes | None, str | None]:
-    """Bytes and name of a row of a row group. Raises one of `_errors()`."""
+    """Return bytes and name of a row of a row group. Raises one of `_errors()`."""
     with _READING:
         tried = 1
         while True:
@@ -266,7 +276,7 @@ def _row(url: str, group: int, row: int) -> tuple[bytes | None, str | None]:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """What reading a table may raise."""
+    """Return the types of exceptions that reading a table may raise."""
     import pyarrow as pa
 
     return OSError, ValueError, pa.ArrowException

@@ -1,12 +1,12 @@
-"""From an image, wherever it lies, to uint8 pixels of shape (h, w, c): decode, orient, convert, crop, resize.
+"""Prepare images as uint8 pixels: decode, orient, convert, crop, resize.
 
 This is the only such code: training, calibration and scoring all prepare their images here.
-`lit_od.images.sources` finds images; `lit_od.images.batching` prepares many of them ahead of who needs them.
+`lit_od.images.sources` defines sources of images; `lit_od.images.batching` prepares many of them on threads.
 
-How every kind of image becomes 8-bit grey or RGB:
+Every kind of image becomes 8-bit grey or RGB:
     - EXIF orientation is applied; of an animated file the first frame is taken.
     - 16-bit grey: value / 257, rounded, so that 65535 is 255. 32-bit integers must lie in 0..65535
-      and go the same way. Floating point must lie in [0, 1] and is multiplied by 255.
+      and are treated alike. Floating point must lie in [0, 1] and is multiplied by 255.
       16-bit colour PNG: the high byte, as Pillow decodes it.
     - Alpha, in whatever form, is laid over white. Palettes, CMYK, YCbCr, LAB and HSV become RGB.
     - Grey from colour is Pillow's luma (0.299 R + 0.587 G + 0.114 B), or luminosity
@@ -28,28 +28,29 @@ from lit_od.errors import ConfigError, DataError, ImageError
 from lit_od.types import Images
 
 MAX_PIXELS = 89_478_485
-"""Images with more pixels are refused unread (1 GiB of RGBA / 12): a guard against decompression bombs."""
+"""Largest number of pixels; larger images are refused unread, against decompression bombs (1 GiB of RGBA / 12)."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "TGA")
-"""Of a file: formats whose size is known before they are decoded. ICO and some others decode when they are opened.
-MPO is opened as JPEG."""
+"""Formats of image files. Their size is known before they are decoded; ICO and some others decode when they are opened.
+MPO is opened as JPEG.
+"""
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _LUMINOSITY = np.array([0.21, 0.72, 0.07], dtype=np.float32)
 
 
 class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How an image is brought to the backbone's size and colours.
+    """Conversion of images to the backbone's size and colours.
 
     Attributes:
         size: Height and width that the backbone takes, in pixels.
         mode: "grey" (c = 1) or "rgb" (c = 3).
         resize: Pillow's filter, antialiased when it shrinks.
-        crop: Height and width, in pixels of the image as it comes, of a centred box that is cut out
+        crop: Height and width, in pixels of the original image, of a centred box that is cut out
             before resizing. None takes the whole image. A smaller image is refused.
         crop_fraction: Share, in (0, 1], of the largest centred box that has the proportions of `size`;
             it is cut out before resizing. None keeps the whole image and lets its proportions change.
-        grey: How colour becomes grey: "pillow" or "luminosity".
+        grey: Conversion of colour to grey: "pillow" or "luminosity".
     """
 
     size: tuple[int, int]
@@ -70,26 +71,26 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     @property
     def channels(self) -> int:
-        """1 for grey, 3 for RGB."""
+        """Return the number of channels: 1 for grey, 3 for RGB."""
         return 1 if self.mode == "grey" else 3
 
     @property
     def crops(self) -> bool:
-        """Whether a part of the image is cut out before resizing."""
+        """Return True if the image is cropped before resizing."""
         return self.crop is not None or self.crop_fraction is not None
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape of a prepared image: (h, w, c)."""
+        """Return the shape of a prepared image, (h, w, c)."""
         return (*self.size, self.channels)
 
 
 def open_image(file: Path | bytes, *, most: int = MAX_PIXELS) -> Image.Image:
-    """Decode an image file of one of `FORMATS`, or the bytes of one, upright and whole.
+    """Decode an image file, or the bytes of one, upright and whole.
 
     Args:
-        file: The file.
-        most: Pixels that it may have, at most MAX_PIXELS.
+        file: Path or bytes of a file in one of `FORMATS`.
+        most: Limit of its pixels, at most MAX_PIXELS.
 
     Raises:
         ImageError: If it cannot be read; the message holds the cause, not the path.
@@ -108,7 +109,7 @@ def open_image(file: Path | bytes, *, most: int = MAX_PIXELS) -> Image.Image:
 
 
 def loaded(image: Image.Image, *, most: int = MAX_PIXELS) -> Image.Image:
-    """An image that Pillow has opened, decoded and upright.
+    """Decode an image that Pillow has opened, and turn it upright.
 
     Raises:
         ImageError: If it cannot be decoded, or has no pixels, or more than `most`.
@@ -130,7 +131,7 @@ def prepare(image: Image.Image | NDArray[np.uint8], preparation: Preparation) ->
     An array is a decoded image of shape (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), uint8.
 
     Raises:
-        ImageError: If the values of a float or 32-bit image leave their range, or the image is smaller
+        ImageError: If the values of a float or 32-bit image are out of range, or the image is smaller
             than the crop.
         DataError: If an array has another shape or type.
     """
@@ -149,19 +150,23 @@ def prepare(image: Image.Image | NDArray[np.uint8], preparation: Preparation) ->
 
 
 def _cause(error: Exception, most: int) -> str:
-    """One line that says what is wrong with an image that Pillow could not decode."""
+    """Describe in one line the error of an image that Pillow could not decode."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image that can be decoded"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"its pixels exceed the limit of {most:,}"
-    if isinstance(error, OSError) and error.strerror:  # the system's, not a decoder's
+    if isinstance(error, OSError) and error.strerror:  # from the system, not from a decoder
         return error.strerror.lower()
     lines = str(error).strip().splitlines()
     return f"damaged image: {lines[0] if lines else type(error).__name__}"
 
 
 def _file_size(file: Path) -> int:
-    """Bytes of a file. Raises ImageError where it is none: opening a pipe would wait for its writer."""
+    """Return the size of a file in bytes.
+
+    Raises:
+        ImageError: If it is no regular file: opening a pipe would wait for its writer.
+    """
     try:
         status = file.stat()
     except ValueError:  # a name that no file can have
@@ -174,7 +179,11 @@ def _file_size(file: Path) -> int:
 
 
 def from_array(pixels: NDArray[np.uint8]) -> Image.Image:
-    """An image from pixels of shape (h, w) or (h, w, 1 | 3 | 4), uint8. Raises DataError on another."""
+    """Make an image from pixels of shape (h, w) or (h, w, 1 | 3 | 4), uint8.
+
+    Raises:
+        DataError: If the array has another shape or type.
+    """
     if pixels.dtype != np.uint8:
         raise DataError(f"an image array must be uint8 (0 to 255), got {pixels.dtype}")
     if pixels.ndim == 3 and pixels.shape[2] == 1:
@@ -185,10 +194,13 @@ def from_array(pixels: NDArray[np.uint8]) -> Image.Image:
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """An image of 8 bits a channel: L, LA, RGB, RGBA or a mode that Pillow converts to them.
+    """Convert an image to 8 bits a channel.
+
+    Returns:
+        An image in L, LA, RGB, RGBA or a mode that Pillow converts to them.
 
     Raises:
-        ImageError: If the values of a float or 32-bit image leave their range.
+        ImageError: If the values of a float or 32-bit image are out of range.
     """
     if image.mode.startswith("I;16"):
         return Image.fromarray(_halved(np.asarray(image)))
@@ -210,9 +222,9 @@ def _halved(values: NDArray[np.integer]) -> NDArray[np.uint8]:
 
 
 def _in_colour(image: Image.Image, preparation: Preparation) -> Image.Image:
-    """The image in mode L or RGB, as the preparation wants it."""
+    """Convert an image to mode L or RGB, as the preparation demands."""
     if image.has_transparency_data:
-        image = image.convert("LA") if image.mode == "La" else image  # Pillow knows no other way from there
+        image = image.convert("LA") if image.mode == "La" else image  # Pillow converts La to LA only
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     if preparation.mode == "rgb":
@@ -227,7 +239,7 @@ def _in_colour(image: Image.Image, preparation: Preparation) -> Image.Image:
 
 
 def _crop_box(image: Image.Image, preparation: Preparation) -> tuple[float, float, float, float] | None:
-    """Left, upper, right, lower of what is cut out; None for the whole image."""
+    """Return left, upper, right and lower of the crop; None for the whole image."""
     if preparation.crop is not None:
         height, width = preparation.crop
         if image.height < height or image.width < width:
@@ -247,7 +259,10 @@ def _crop_box(image: Image.Image, preparation: Preparation) -> tuple[float, floa
 def _cut(
     image: Image.Image, box: tuple[float, float, float, float]
 ) -> tuple[Image.Image, tuple[float, float, float, float]]:
-    """The whole pixels that a box touches, and the box in them: resize() alone would look beyond its edges."""
+    """Cut out the whole pixels that a box touches, and return the box within them.
+
+    resize() alone would look beyond the box's edges.
+    """
     left, upper = math.floor(box[0]), math.floor(box[1])
     image = image.crop((left, upper, math.ceil(box[2]), math.ceil(box[3])))
     return image, (box[0] - left, box[1] - upper, box[2] - left, box[3] - upper)

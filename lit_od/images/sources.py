@@ -1,14 +1,15 @@
-"""Find images: files, folders, lists, arrays, standard input, and the sets that a caller knows by name.
+"""Sources of images: files, arrays, opened images and encoded bytes.
 
-A source is one image with a name to report it by and, where it is known, a class label. Finding
-opens no image; a file that turns out to be missing or broken becomes an error when it is read.
+A source is one image with a name to report it by and, where it is known, a class label. A file is opened
+only when it is read; one that turns out to be missing or broken is an error then.
 """
 
 import threading
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,23 +20,23 @@ from lit_od.images.preparation import Preparation, from_array, loaded, open_imag
 from lit_od.types import Images, Labels
 
 _OPEN_LOCKS = tuple(threading.Lock() for _ in range(32))
-"""Pillow must not decode one open image on two threads, as happens where a list names it twice."""
+"""Locks by image: a list may name an open image twice, and Pillow must not decode it on two threads."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An image in a file of its own."""
+    """An image file."""
 
     path: Path
     name: str
     label: str | None = None
 
     def prepare(self, preparation: Preparation) -> Images:
-        """Pixels of shape (h, w, c). Raises ImageError where the file cannot be read."""
+        """Return pixels of shape (h, w, c). Raises ImageError if the file is unreadable."""
         return prepare(self.decode(), preparation)
 
     def decode(self) -> Image.Image:
-        """The image, upright. Raises ImageError where the file cannot be read."""
+        """Decode the file, upright. Raises ImageError if it is unreadable."""
         return open_image(self.path)
 
 
@@ -48,11 +49,11 @@ class ImageArray:
     label: str | None = None
 
     def prepare(self, preparation: Preparation) -> Images:
-        """Pixels of shape (h, w, c)."""
+        """Return pixels of shape (h, w, c)."""
         return prepare(self.pixels, preparation)
 
     def decode(self) -> Image.Image:
-        """The image."""
+        """Return the pixels as an image."""
         return from_array(self.pixels)
 
 
@@ -65,29 +66,29 @@ class OpenImage:
     label: str | None = None
 
     def prepare(self, preparation: Preparation) -> Images:
-        """Pixels of shape (h, w, c). Raises ImageError where it cannot be read."""
+        """Return pixels of shape (h, w, c). Raises ImageError if the image is unreadable."""
         return prepare(self.decode(), preparation)
 
     def decode(self) -> Image.Image:
-        """The image, upright. Raises ImageError where it cannot be read."""
+        """Decode the image, upright. Raises ImageError if it is unreadable."""
         with _OPEN_LOCKS[id(self.image) // 64 % len(_OPEN_LOCKS)]:
             return loaded(self.image)
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """The bytes of an image file."""
+    """An image file's bytes."""
 
     data: bytes = field(repr=False)
     name: str
     label: str | None = None
 
     def prepare(self, preparation: Preparation) -> Images:
-        """Pixels of shape (h, w, c). Raises ImageError where the bytes cannot be read."""
+        """Return pixels of shape (h, w, c). Raises ImageError if they are unreadable."""
         return prepare(self.decode(), preparation)
 
     def decode(self) -> Image.Image:
-        """The image, upright. Raises ImageError where the bytes cannot be read."""
+        """Decode the bytes, upright. Raises ImageError if they are unreadable."""
         return open_image(self.data)
 
 
@@ -108,14 +109,35 @@ class Unreadable:
         raise ImageError(self.cause)
 
 
+T = TypeVar("T")
+
+
+class LazySequence(Sequence[T]):
+    """A sequence whose elements are made when they are asked for."""
+
+    @abstractmethod
+    def at(self, row: int) -> T:
+        """Return the element at a position from 0 to the length less 1."""
+
+    @overload
+    def __getitem__(self, row: int) -> T: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[T]: ...
+
+    def __getitem__(self, row: int | slice) -> T | Sequence[T]:
+        rows = range(len(self))[row]
+        return self.at(rows) if isinstance(rows, int) else [self.at(each) for each in rows]
+
+
 Source: TypeAlias = ImageFile | ImageArray | OpenImage | EncodedImage | Unreadable
 
 SetOpener: TypeAlias = Callable[[str], "list[Source] | None"]
-"""Takes a PATH; returns the images of the set that it names, or None where it names no set."""
+"""Function from a PATH to the images of the set that it names; None where it names no set."""
 
 
 def class_numbers(sources: Sequence[Source]) -> Labels:
-    """The class of each source as a number, classes in the order of their names, shape (n,).
+    """Number the sources' classes, sorted by name; return a number each, shape (n,).
 
     Raises:
         DataError: If a source has no label.

@@ -1,4 +1,4 @@
-"""Divide normal images into those that fit a detector and those that calibrate it."""
+"""Split normal images into a fit part and a calibration part."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ CALIBRATION_SHARE = 0.2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Subset(Sequence[T]):
-    """Some of a sequence's images, each made when it is asked for: eight bytes an image, whatever it is.
+    """Lazy subset of a sequence: eight bytes a row until an item is needed.
 
     Attributes:
         whole: The sequence.
-        rows: Their numbers in it, ascending, shape (n,).
+        rows: Row numbers in it, ascending, shape (n,).
     """
 
     whole: Sequence[T]
@@ -47,7 +47,20 @@ class Subset(Sequence[T]):
 def fit_and_calibration(
     sources: Sequence[T], *, seed: int, share: float = CALIBRATION_SHARE
 ) -> tuple[list[T], list[T]]:
-    """The parts of `fit_and_calibration_parts`, each image in memory."""
+    """Split as `fit_and_calibration_parts`, into lists.
+
+    Args:
+        sources: Normal images.
+        seed: Seed of the split, at least 0.
+        share: Share of the images that calibrate, in (0, 1).
+
+    Returns:
+        The fit part and the calibration part.
+
+    Raises:
+        ConfigError: If the share is outside (0, 1), or the seed is negative.
+        DataError: If there are fewer than 3 images.
+    """
     fit, calibration = fit_and_calibration_parts(sources, seed=seed, share=share)
     return list(fit), list(calibration)
 
@@ -55,12 +68,15 @@ def fit_and_calibration(
 def fit_and_calibration_parts(
     sources: Sequence[T], *, seed: int, share: float = CALIBRATION_SHARE
 ) -> tuple[Subset[T], Subset[T]]:
-    """A seeded split; both parts keep the order in which the images came.
+    """Split images at random by a seed; both parts keep the images' order.
 
     Args:
         sources: Normal images.
-        seed: The split is a function of it and of the number of images alone.
-        share: Share of the images that calibrate, rounded to a whole number and at least one.
+        seed: Seed of the split, at least 0; seed and number of images alone decide the split.
+        share: Share of the images that calibrate, in (0, 1), rounded to a whole number and at least one.
+
+    Returns:
+        The fit part and the calibration part.
 
     Raises:
         ConfigError: If the share is outside (0, 1), or the seed is negative.

@@ -16,20 +16,20 @@ from lit_od.recipes.schema import Recipe
 
 
 def shipped() -> dict[str, Path]:
-    """The recipes that ship with the package, by bare name."""
+    """Return the files of the recipes that ship with the package, by bare name."""
     folder = Path(str(resources.files("lit_od") / "recipes"))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def read(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from a shipped recipe's bare name or a YAML file, with a command line's overrides applied.
+    """Read a recipe by its bare name or YAML file, with overrides applied.
 
     Args:
         name: `mnist-digits`, or the path of a YAML file.
         overrides: `--data.root DIR` or `--data.root=DIR`, values in YAML.
 
     Raises:
-        ConfigError: If there is no such recipe, or a key or a value cannot be.
+        ConfigError: If the recipe does not exist, or a key or value is invalid.
     """
     tree = read_tree(name)
     apply(tree, overrides)
@@ -37,7 +37,16 @@ def read(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def override(recipe: Recipe, overrides: Sequence[str], *, detector: str | None = None) -> Recipe:
-    """A recipe with a command line's overrides applied, and perhaps another detector with its defaults."""
+    """Return a recipe with overrides applied, and optionally another detector.
+
+    Args:
+        recipe: The recipe to change.
+        overrides: `--data.root DIR` or `--data.root=DIR`, values in YAML.
+        detector: Kind of another detector, which gets its default options; None keeps the recipe's.
+
+    Raises:
+        ConfigError: If a key or value is invalid.
+    """
     tree = to_tree(recipe)
     if detector is not None:
         tree["detector"] = {"kind": detector}
@@ -46,9 +55,10 @@ def override(recipe: Recipe, overrides: Sequence[str], *, detector: str | None =
 
 
 def require_same_training(trained: Recipe, changed: Recipe) -> None:
-    """Raise ConfigError where overrides of a checkpoint's recipe would have changed its training.
+    """Raise ConfigError where overrides would change a checkpoint's training.
 
-    It is over, so they could not be carried out; and images that trained the model might calibrate its detector.
+    The training is over, so they could not take effect; and images that trained the model might calibrate
+    its detector.
     """
     for name in ("model", "trainer", "early_stopping"):
         if getattr(trained, name) != getattr(changed, name):
@@ -71,20 +81,30 @@ def require_same_training(trained: Recipe, changed: Recipe) -> None:
             )
 
 
-def without_training(recipe: Recipe, what: str) -> Recipe:
-    """A recipe that trains nothing, as `what` says; how many processes carry it out leaves no trace in its bundle.
+def without_training(recipe: Recipe, reason: str) -> Recipe:
+    """Return a recipe that trains nothing, with an empty `trainer`.
+
+    The number of processes that carry it out leaves no trace in its bundle.
+
+    Args:
+        recipe: The recipe.
+        reason: Clause of the message that says why nothing is trained.
 
     Raises:
-        ConfigError: For what only a training would carry out.
+        ConfigError: If the recipe has options that only a training uses.
     """
-    for key, given in (("trainer", recipe.trainer.keys() - {"devices"}), ("data.augment", recipe.data.augment)):
-        if given:
-            raise ConfigError(f"{key} goes with training, and {what}: leave it out")
+    for key, options in (("trainer", recipe.trainer.keys() - {"devices"}), ("data.augment", recipe.data.augment)):
+        if options:
+            raise ConfigError(f"{key} goes with training, and {reason}: leave it out")
     return msgspec.structs.replace(recipe, trainer={})
 
 
 def read_tree(name: str | Path) -> dict[str, Any]:
-    """A recipe's YAML as plain dictionaries, unchecked."""
+    """Read a recipe's YAML as plain dictionaries, unchecked.
+
+    Raises:
+        ConfigError: If the recipe does not exist, or is no YAML mapping.
+    """
     known = shipped()
     file = known.get(str(name), Path(name))
     if not file.is_file():
@@ -100,23 +120,34 @@ def read_tree(name: str | Path) -> dict[str, Any]:
     return tree
 
 
-def from_tree(tree: dict[str, Any], where: str) -> Recipe:
-    """Check a recipe's dictionaries. Raises ConfigError with the path of the key that is wrong."""
+def from_tree(tree: dict[str, Any], name: str) -> Recipe:
+    """Check a recipe's dictionaries and return the recipe.
+
+    Args:
+        tree: The recipe as plain dictionaries.
+        name: Name of the recipe in messages.
+
+    Raises:
+        ConfigError: If a key or value is invalid; the message has the key's path.
+    """
     try:
         return msgspec.convert(tree, Recipe, strict=True)
     except msgspec.ValidationError as error:
         message = str(error).replace("`$.", "`").replace("Object contains unknown field", "unknown key")
-        raise ConfigError(f"recipe {where}: {message}") from None
+        raise ConfigError(f"recipe {name}: {message}") from None
 
 
 def to_tree(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as plain dictionaries: what `from_tree` takes."""
+    """Convert a recipe to plain dictionaries, the inverse of `from_tree`."""
     tree: dict[str, Any] = msgspec.to_builtins(recipe)
     return tree
 
 
 def portable_tree(recipe: Recipe) -> dict[str, Any]:
-    """A recipe's tree without the folders where this machine keeps its files; of a file the name is left."""
+    """Convert a recipe to dictionaries without the folders of this machine.
+
+    Files keep their names.
+    """
     tree = to_tree(recipe)
     if recipe.data.root != PACKAGED_DATA:
         tree["data"]["root"] = None

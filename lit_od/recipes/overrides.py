@@ -1,4 +1,7 @@
-"""Overrides: words of a command line that change single keys of a recipe, `--part.key VALUE`, values in YAML."""
+"""Overrides: words of a command line that change single keys of a recipe.
+
+Each is `--part.key VALUE`, with the value in YAML.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -7,11 +10,15 @@ from lit_od.errors import ConfigError
 from lit_od.formats.strict_yaml import YAMLError, parse
 
 _CHOICES = {"detector.kind": "detector", "calibration.rule": "calibration"}
-"""Overrides that choose what a part is; the options of another choice go with it."""
+"""Overrides that choose the kind of a part; the options of another choice are dropped with it."""
 
 
 def parse_overrides(words: Sequence[str]) -> Iterable[tuple[str, Any]]:
-    """Key paths and YAML values of `--key.path VALUE` and `--key.path=VALUE` words."""
+    """Yield key paths and YAML values of `--key.path VALUE` and `--key.path=VALUE`.
+
+    Raises:
+        ConfigError: If a word is no override, has no value, or its value is not YAML.
+    """
     rest = list(words)
     while rest:
         word = rest.pop(0)
@@ -29,7 +36,7 @@ def parse_overrides(words: Sequence[str]) -> Iterable[tuple[str, Any]]:
 
 
 def apply(tree: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Change a recipe's tree by overrides, choices first, whatever the order of the words."""
+    """Change a recipe's tree by overrides, choices first in any order of the words."""
     for path, value in sorted(parse_overrides(overrides), key=lambda each: each[0] not in _CHOICES):
         part, key = _CHOICES.get(path), path.rpartition(".")[2]
         if part is not None and isinstance(tree.get(part), dict) and tree[part].get(key) != value:
@@ -38,7 +45,11 @@ def apply(tree: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def folder(name: str, value: Any) -> str | None:
-    """The value of an override that names a folder. Raises ConfigError if YAML made something else of it."""
+    """Check the value of an override that names a folder, and return it.
+
+    Raises:
+        ConfigError: If YAML made something else than text of it.
+    """
     if value is not None and not isinstance(value, str):
         raise ConfigError(f"--{name} must name a folder, got {value!r}: quote it for YAML, as '\"{value}\"'")
     return value
@@ -46,11 +57,11 @@ def folder(name: str, value: Any) -> str | None:
 
 def _set(tree: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
-    here: Any = tree
+    node: Any = tree
     for key in parents:
-        if here.get(key) is None:
-            here[key] = {}
-        here = here[key]
-        if not isinstance(here, dict):
+        if node.get(key) is None:
+            node[key] = {}
+        node = node[key]
+        if not isinstance(node, dict):
             raise ConfigError(f"--{path}: {key!r} holds a value, not further keys")
-    here[last] = value
+    node[last] = value

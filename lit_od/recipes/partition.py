@@ -1,7 +1,7 @@
 """Divide images into training, validation, calibration, test and outliers.
 
-Which image goes where is a function of the seed and of the order of the sources alone; images keep
-that order within their part.
+The division is a function of the seed and of the order of the sources alone; images keep that order
+within their part.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ UNLABELLED = "inlier"
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Images by what they are for.
+    """Images of a recipe by part.
 
     Attributes:
         train: Fit weights and detectors.
@@ -33,8 +33,8 @@ class Parts:
         calibration: Thresholds and p-values, and nothing else.
         test: Inliers for evaluation; may be empty.
         outliers: Images of the classes held out, those of the training source first.
-        watched: How many of the outliers come from the training source.
-        class_names: Classes of the inliers, numbers in their order, names in the alphabet's.
+        watched: Number of outliers that come from the training source.
+        class_names: Classes of the inliers; numbers in ascending order, then names in alphabetical order.
     """
 
     train: list[Source]
@@ -50,9 +50,9 @@ def find_parts(config: DataConfig, *, seed: int, sets: SetOpener | None = None) 
     """Find the images of a recipe that trains, and divide them.
 
     Args:
-        config: Where the images are.
-        seed: Of the division.
-        sets: Opens torchvision's sets by name, where the caller may import torch.
+        config: The recipe's `data`.
+        seed: Seed of the division.
+        sets: Opens torchvision's sets by name, if the caller may import torch.
 
     Raises:
         ConfigError: If the shares are invalid.
@@ -66,7 +66,7 @@ def find_parts(config: DataConfig, *, seed: int, sets: SetOpener | None = None) 
 
 
 def _require_full_classes(folder: Path, images: Sequence[Source], config: DataConfig) -> None:
-    """Raise DataError for a class folder without an image, which a search for images cannot see."""
+    """Raise DataError for a class folder without images, which the search leaves out."""
     labels = {image.label for image in images if isinstance(image, ImageFile)} - {None}
     if not labels or not folder.is_dir():
         return
@@ -77,11 +77,17 @@ def _require_full_classes(folder: Path, images: Sequence[Source], config: DataCo
 
 
 def divide(sources: Sequence[Source], tests: Sequence[Source] | None, config: DataConfig, *, seed: int) -> Parts:
-    """Divide the images of `config.train`, and those of `config.test` where there is one.
+    """Divide the images of `data.train`, and those of `data.test` if there is one.
+
+    Args:
+        sources: Images of `data.train`.
+        tests: Images of `data.test`; None leaves them to `data.split.test`.
+        config: The recipe's `data`.
+        seed: Seed of the division.
 
     Raises:
-        ConfigError: If the shares are not shares.
-        DataError: If a class is missing, has too few images, or labels are.
+        ConfigError: If the shares are invalid.
+        DataError: If a class is missing or has too few images, or labels are missing.
     """
     check_shares(config.split)
     if tests is not None and config.split.test > 0:
@@ -109,7 +115,11 @@ def divide(sources: Sequence[Source], tests: Sequence[Source] | None, config: Da
 
 
 def check_shares(split: Split) -> None:
-    """Raise ConfigError unless every share is in [0, 1) and something is left to train on."""
+    """Check that shares are in [0, 1) and leave training images.
+
+    Raises:
+        ConfigError: If they do not.
+    """
     shares = {"validation": split.validation, "calibration": split.calibration, "test": split.test}
     for name, share in shares.items():
         if not 0 <= share < 1:
@@ -127,7 +137,7 @@ def _check_present(key: str, classes: Sequence[str], sources: Sequence[Source]) 
 
 
 def _by_class(sources: Sequence[Source], config: DataConfig) -> tuple[list[Source], list[Source]]:
-    """Inliers and outliers, each in order; classes that are not used are left out."""
+    """Return inliers and outliers, each in order, without the classes not used."""
     held_out, used = set(config.outlier_classes), None if config.classes is None else set(config.classes)
     outliers = [source for source in sources if source.label in held_out]
     inliers = [source for source in sources if source.label not in held_out and (used is None or source.label in used)]
@@ -159,9 +169,9 @@ def _check_known(test: Sequence[Source], class_names: list[str]) -> None:
         return
     for source in test:
         if source.label not in class_names:
-            what = "no class" if source.label is None else f"the class {source.label!r}"
+            label = "no class" if source.label is None else f"the class {source.label!r}"
             raise DataError(
-                f"{source.name} of data.test has {what}, which the training images do not know: "
+                f"{source.name} of data.test has {label}, which the training images do not know: "
                 f"they are of {', '.join(class_names)}. Choose classes with data.classes"
             )
 
@@ -169,7 +179,7 @@ def _check_known(test: Sequence[Source], class_names: list[str]) -> None:
 def _divide_rows(
     labels: Sequence[str | None], config: DataConfig, class_names: list[str], seed: int
 ) -> dict[str, NDArray[np.intp]]:
-    """Rows of each part, ascending, each class by the same shares."""
+    """Return the rows of each part, ascending, each class by the same shares."""
     names = [label or UNLABELLED for label in labels]
     order = np.random.default_rng([seed, len(names)]).permutation(len(names))
     by_class: dict[str, list[int]] = {name: [] for name in class_names}
@@ -197,7 +207,7 @@ def _divide_rows(
 
 
 def _limited(by_class: dict[str, list[int]], limit: int) -> dict[str, list[int]]:
-    """The first rows of each class, in proportion, `limit` together."""
+    """Return the first rows of each class, in proportion, `limit` in total."""
     if limit < len(by_class):
         raise ConfigError(f"data.limit must leave an image a class, wanted at least {len(by_class)}, got {limit}")
     places = sorted(((rank + 0.5) / len(rows), name) for name, rows in by_class.items() for rank in range(len(rows)))
@@ -210,13 +220,21 @@ NAMED_SETS = ("cifar10", "fashion-mnist", "mnist")
 
 
 def divided(config: DataConfig, *, seed: int, sets: SetOpener | None = None) -> tuple[list[Source], list[Source]]:
-    """The images that fit the detector and those that calibrate it, each in the order in which they were found.
+    """Find the images of a recipe over an ONNX file, and divide them.
 
-    Which is which, and which are left out by `limit`, is a function of the seed and of the number of
+    The division, and the choice of images under `limit`, are functions of the seed and of the number of
     images. Classes play no part in it: a folder of images need not have any.
 
+    Args:
+        config: The recipe's `data`.
+        seed: Seed of the division.
+        sets: Opens torchvision's sets by name, if the caller may import torch.
+
+    Returns:
+        The images that fit the detector and those that calibrate it, each in the order found.
+
     Raises:
-        ConfigError: If an option cannot be.
+        ConfigError: If an option is invalid.
         DataError: If images are missing, or there are too few.
     """
     if config.split.test:
@@ -234,7 +252,17 @@ def divided(config: DataConfig, *, seed: int, sets: SetOpener | None = None) -> 
 
 
 def found_images(paths: Sequence[str], config: DataConfig, sets: SetOpener | None) -> list[Source]:
-    """Find the images that a recipe's PATHs name below its data root."""
+    """Find the images that a recipe's PATHs name below its data root.
+
+    Args:
+        paths: PATHs as in the recipe.
+        config: The recipe's `data`.
+        sets: Opens torchvision's sets by name; None refuses them.
+
+    Raises:
+        ConfigError: If no folder is given, or a set by name is refused.
+        DataError: If images are missing.
+    """
     root = data_root(config.root)
     found: list[Source] = []
     for path in paths:

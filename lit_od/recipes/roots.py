@@ -11,7 +11,7 @@ VARIABLE = "LIT_OD_DATA"
 
 
 def data_root(config_root: str | None) -> Path:
-    """The folder that relative PATHs start from.
+    """Return the folder that relative PATHs start from.
 
     Args:
         config_root: A folder; "lit_od:assets" for the images that ship with the package; None takes

@@ -1,7 +1,7 @@
-"""Recipes: a YAML file that describes a whole run, the overrides of a command line, and their checks.
+"""Recipes as checked structures.
 
 Every key is known and typed; an unknown key, a wrong type and an impossible value are refused with
-the key's path. What a model's, a trainer's or a detector's own options may be, those say themselves.
+the key's path. Options of models, trainers and detectors are checked by those themselves.
 """
 
 from typing import Any
@@ -13,7 +13,9 @@ from lit_od.images.preparation import Preparation
 
 
 class Augment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Random changes of training images, drawn anew for each image, as Keras' generator means them.
+    """Random changes of training images, drawn anew for each image.
+
+    The options mean what those of Keras' ImageDataGenerator mean.
 
     Attributes:
         rotation: Largest angle, degrees, either way.
@@ -21,7 +23,7 @@ class Augment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         zoom: Height and width are each scaled by a factor in [1 - zoom, 1 + zoom].
         shear: Largest shear angle, degrees, either way.
         brightness: Range of the factor that multiplies the pixels (0 to 255, clipped).
-        flip: Whether half of the images are mirrored left to right.
+        flip: True mirrors half of the images left to right.
     """
 
     rotation: float = 0.0
@@ -35,13 +37,13 @@ class Augment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Shares of the training source that are set aside, stratified by class, seeded.
 
-    Where nothing is trained there is nothing to validate: the validation part fits the detector too,
-    as all does that neither calibrates nor tests.
+    Without a training nothing is validated: the validation part then fits the detector too, as does all
+    that neither calibrates nor tests.
 
     Attributes:
         validation: For early stopping, checkpoints and every other choice.
         calibration: For thresholds and p-values, and nothing else.
-        test: For evaluation, where the data have no test source of their own.
+        test: For evaluation, if the data have no separate test source.
     """
 
     validation: float = 0.1
@@ -50,7 +52,7 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Labelled images of other classes than the inliers', which twin networks (LitDOC) learn beside them.
+    """Labelled images of other classes, which twin networks (LitDOC) learn as well.
 
     Attributes:
         path: PATH of the images, relative to the data root: class folders, or a set by name.
@@ -68,18 +70,18 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the images are and how they are prepared.
+    """Images of a recipe and their preparation.
 
     Attributes:
         train: PATH of the inliers, relative to root.
-        prepare: How every image is prepared.
+        prepare: Preparation of every image.
         root: Data root. None takes LIT_OD_DATA, else the working folder; "lit_od:assets" the packaged images.
         test: PATH of inliers that are kept for evaluation; None leaves it to `split.test`.
         outlier_classes: Labels held out of training, validation and calibration.
         classes: Labels to use, all others left out; None uses all.
         split: Shares set aside from `train`.
         batch_size: Images a training step and process.
-        augment: Changes of training images; None leaves them as they are.
+        augment: Changes of training images; None changes nothing.
         limit: Images of `train` to use at most, drawn by seed; None uses all.
         memory: Prepared images are kept in memory up to this size, in MiB.
         reference: Images of other classes, for a model that learns from those too; prepared and augmented alike.
@@ -100,9 +102,9 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The LightningModule: its import path and what it is made with.
+    """The LightningModule: its import path and its arguments.
 
-    One whose class says `frozen = True`, such as lit_od.training.FrozenBackbone, is not trained.
+    A class with `frozen = True`, such as lit_od.training.FrozenBackbone, is not trained.
     """
 
     class_path: str
@@ -110,20 +112,25 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class ExportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the backbone becomes ONNX."""
+    """Options of the ONNX export."""
 
     opset: int = 20
 
 
 class EvaluationSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A set of images to evaluate on; `prepare` overrides single fields of the data's preparation."""
+    """A set of images to evaluate on.
+
+    Attributes:
+        path: PATH of the images, relative to the data root.
+        prepare: Fields of the preparation that differ from the data's.
+    """
 
     path: str
     prepare: dict[str, Any] = {}
 
 
 class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Other images for the same options: one class against another, as lit-od reproduce runs it.
+    """Images of one class against another, under the same options.
 
     Attributes:
         train: In place of `data.train`.
@@ -139,12 +146,12 @@ class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class EvaluationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The sets that evaluate and report use when none are named.
+    """The sets that evaluate and report use by default.
 
     Attributes:
-        inliers: None takes the data's own test part.
+        inliers: None takes the data's test part.
         outliers: Sets by name.
-        pairs: Further experiments with the recipe's options, by name; evaluate and report leave them alone.
+        pairs: Further experiments with the recipe's options, by name; evaluate and report do not use them.
     """
 
     inliers: EvaluationSet | None = None
@@ -160,15 +167,15 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         data: Images and their preparation.
         description: One line for `lit-od recipes`.
         seed: Seed of every split, draw and weight.
-        model: The torch module whose backbone is exported. None where the backbone is an ONNX file.
-        backbone: An ONNX file to use as it is, from the working folder, or one that ships with the
+        model: The torch module whose backbone is exported. None if the backbone is an ONNX file.
+        backbone: An ONNX file to use unchanged, from the working folder, or one that ships with the
             package, such as lit_od:tf_efficientnet_lite0; excludes `model`.
         trainer: Arguments of lightning.Trainer.
         early_stopping: Epochs without a better validation loss after which training stops; None never stops.
         detector: `kind` and its options.
         calibration: `rule` and its options.
         evaluation: Sets to evaluate on.
-        export: How the backbone becomes ONNX.
+        export: Options of the ONNX export.
     """
 
     name: str

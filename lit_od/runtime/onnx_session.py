@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions and their execution providers. The only home of ONNX Runtime."""
+"""ONNX Runtime sessions and execution providers; the only import of ONNX Runtime."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +32,23 @@ def open_session(
     providers: Sequence[str] | None = None,
     device: int | None = None,
 ) -> tuple[Any, str, int]:
-    """A session of any graph, the provider that runs it, and its threads; arguments and errors as `Backbone.load`."""
+    """Open an ONNX Runtime session of any graph.
+
+    Args:
+        model: The graph's file or its bytes.
+        threads: Threads of one operator; None takes one a core.
+        providers: Execution providers by short or long name, the preferred one first; None takes CUDA where
+            it is present, else the CPU.
+        device: Number of the GPU for NVIDIA's providers; None leaves the choice to them.
+
+    Returns:
+        The session, the long name of the provider that runs it, and its number of threads.
+
+    Raises:
+        BackboneError: If ONNX Runtime cannot load the graph.
+        ConfigError: If a provider is absent or does not start, or threads is below 1.
+        MissingExtra: If ONNX Runtime is not installed.
+    """
     runtime = onnx_runtime()
     wanted = _providers(providers, runtime.get_available_providers())
     options = runtime.SessionOptions()
@@ -49,17 +65,26 @@ def open_session(
     return session, wanted[0], count
 
 
-def run_session(session: Any, outputs: Sequence[str], given: dict[str, Images]) -> list[Features]:
-    """What a session computes, in the order of the outputs. Raises BackboneError where it fails."""
+def run_session(session: Any, outputs: Sequence[str], inputs: dict[str, Images]) -> list[Features]:
+    """Run a session on a batch and return its outputs in the order of their names.
+
+    Args:
+        session: An ONNX Runtime session.
+        outputs: Names of the outputs to compute.
+        inputs: Batches by the name of the input, uint8 (n, h, w, c).
+
+    Raises:
+        BackboneError: If the graph fails.
+    """
     try:
-        results: list[Features] = session.run(list(outputs), given)
+        results: list[Features] = session.run(list(outputs), inputs)
     except Exception as error:  # onnxruntime's exceptions share no base of their own
         raise BackboneError(f"the graph failed: {_first_line(error)}") from error
     return results
 
 
 def onnx_runtime() -> Any:
-    """The module onnxruntime. Raises MissingExtra where it is not installed."""
+    """Import onnxruntime. Raises MissingExtra where it is not installed."""
     try:
         import onnxruntime
     except ImportError:

@@ -11,14 +11,14 @@ from lit_od.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where this process stands among those of its job.
+    """Rank and world size of this process.
 
     Attributes:
-        rank: Its number, counted from 0.
-        size: How many there are.
-        local_rank: Its number on its machine.
-        local_size: How many there are on its machine.
-        slurm: Whether SLURM has started them.
+        rank: Number of this process, counted from 0.
+        size: Number of processes of the job.
+        local_rank: Number of this process on its machine, counted from 0.
+        local_size: Number of processes on this machine.
+        slurm: True if SLURM started the processes.
     """
 
     rank: int
@@ -29,35 +29,41 @@ class Place:
 
 
 def place(environment: Mapping[str, str] | None = None) -> Place | None:
-    """Where torchrun or SLURM's srun has put this process; None where neither has started several.
+    """Return the place that torchrun or srun gave this process; None if it is alone.
+
+    Args:
+        environment: Environment variables; None takes those of this process.
 
     Raises:
         ConfigError: If SLURM's machines have different numbers of processes.
     """
-    given = os.environ if environment is None else environment
+    variables = os.environ if environment is None else environment
     torchrun = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    if all(name in given for name in torchrun):
-        rank, world, local_rank, local_size = (int(given[name]) for name in torchrun)
+    if all(name in variables for name in torchrun):
+        rank, world, local_rank, local_size = (int(variables[name]) for name in torchrun)
         found = Place(rank, world, local_rank, local_size)
         return found if found.size > 1 else None
     # srun's own variables: a batch script has the job's as well, where there is one process
-    world = int(given.get("SLURM_STEP_NUM_TASKS", "1"))
-    if world == 1 or not {"SLURM_PROCID", "SLURM_LOCALID"} <= given.keys():
+    world = int(variables.get("SLURM_STEP_NUM_TASKS", "1"))
+    if world == 1 or not {"SLURM_PROCID", "SLURM_LOCALID"} <= variables.keys():
         return None
-    tasks = given.get("SLURM_STEP_TASKS_PER_NODE", str(world))
+    tasks = variables.get("SLURM_STEP_TASKS_PER_NODE", str(world))
     if (each := re.fullmatch(r"(\d+)(\(x\d+\))?", tasks)) is None:
         raise ConfigError(f"every machine must have as many processes, SLURM has {tasks}: set --ntasks-per-node")
-    return Place(int(given["SLURM_PROCID"]), world, int(given["SLURM_LOCALID"]), int(each[1]), slurm=True)
+    return Place(int(variables["SLURM_PROCID"]), world, int(variables["SLURM_LOCALID"]), int(each[1]), slurm=True)
 
 
 def is_first() -> bool:
-    """Whether this process is the first or only one of its job: it speaks for all where all find the same."""
-    where = place()
-    return where is None or where.rank == 0
+    """Return True if this process is the first or only one of its job.
+
+    The first one speaks for all where all come to the same result.
+    """
+    found = place()
+    return found is None or found.rank == 0
 
 
 class Group(Protocol):
-    """Processes that do one job together; all of them call the same methods in the same order."""
+    """Processes of one job; all of them call the same methods in the same order."""
 
     @property
     def rank(self) -> int:
@@ -71,7 +77,7 @@ class Group(Protocol):
 
     @property
     def device(self) -> int | None:
-        """Number of this process among those of its machine, and of the GPU that is its own; None of one alone."""
+        """Number of this process on its machine, and of its GPU; None if it is alone."""
         ...
 
     @property
@@ -80,17 +86,17 @@ class Group(Protocol):
         ...
 
     def gather(self, part: bytes) -> Iterator[bytes]:
-        """In the first process the parts of all, in the order of their ranks, one at a time; in others none."""
+        """Yield the parts of all processes by rank in the first process, none in others."""
         ...
 
     def broadcast(self, data: bytes) -> bytes:
-        """The first process' bytes, in all; what others give is not looked at."""
+        """Return the first process' bytes in all processes."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """A process that nobody shares its work with."""
+    """The only process of its job."""
 
     rank: int = 0
     size: int = 1
@@ -98,11 +104,11 @@ class Alone:
     local_size: int = 1
 
     def gather(self, part: bytes) -> Iterator[bytes]:
-        """Its own part."""
+        """Yield the only part."""
         yield part
 
     def broadcast(self, data: bytes) -> bytes:
-        """Its own bytes."""
+        """Return the bytes unchanged."""
         return data
 
 

@@ -1,6 +1,6 @@
-"""How many threads the libraries under numpy and FAISS use: as many as the caller has asked for.
+"""Limits on the threads that numpy's BLAS and FAISS use.
 
-ONNX Runtime's and the decoders' threads are given where they are made; OpenMP, which FAISS uses, and
+ONNX Runtime and the decoders are given their threads when they are made; OpenMP, which FAISS uses, and
 numpy's BLAS know only settings of the calling thread and of the whole process.
 """
 
@@ -21,22 +21,25 @@ if TYPE_CHECKING:
 
 _LOCK = threading.Lock()
 _blas_limits: list[int] = []
-"""Limits in force at the moment, one a caller; BLAS has one for the process."""
+"""Limits in force, one a caller; BLAS has one for the process."""
 _blas_before: "dict[str, tuple[LibController, int]]" = {}
-"""BLAS libraries by file and their own numbers of threads, while limits are in force."""
+"""BLAS libraries by file with their numbers of threads from before, while limits are in force."""
 
 
 @contextlib.contextmanager
 def limited(threads: int | None) -> Iterator[None]:
-    """At most so many threads a call of FAISS or BLAS inside the block; None and one a core change nothing.
+    """Limit the threads that calls of FAISS and BLAS use inside the block.
 
     Several threads may be inside at once. OpenMP's limit is each thread's own; of BLAS' limits the
-    smallest holds, and the last one out restores what was there before.
+    smallest holds, and the last thread to leave restores the number from before.
+
+    Args:
+        threads: Largest number of threads a call; None, and a number of at least one a core, change nothing.
     """
     if threads is None or threads >= available_threads():
         yield
         return
-    # what it brings is there once its import has come to an end
+    # FAISS has loaded its OpenMP once its import has ended
     openmp, blas = _pools(hasattr(sys.modules.get("faiss"), "knn"))
     with openmp.limit(limits=threads):
         _enter(blas, threads)
@@ -48,10 +51,10 @@ def limited(threads: int | None) -> Iterator[None]:
 
 @cache
 def _pools(faiss: bool) -> "tuple[ThreadpoolController, ThreadpoolController]":
-    """The loaded OpenMP and BLAS libraries; FAISS brings its own when it is first used."""
-    from threadpoolctl import ThreadpoolController  # not needed where nobody asks for a number of threads
+    """Find the loaded OpenMP and BLAS libraries; FAISS loads its own on first use."""
+    from threadpoolctl import ThreadpoolController  # imported late: only needed with a limit
 
-    del faiss  # only tells one state of the process from the other
+    del faiss  # only the cache's key: the libraries differ once FAISS is loaded
     found = ThreadpoolController()
     return found.select(user_api="openmp"), found.select(user_api="blas")
 
@@ -80,12 +83,15 @@ def _apply() -> None:
 
 
 def available_threads() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def thread_count(threads: int | None) -> int:
-    """The number of threads that a caller asked for, by default one a core. Raises ConfigError below 1."""
+    """Return a checked number of threads, one a core for None.
+
+    Raises ConfigError below 1.
+    """
     if threads is not None and threads < 1:
         raise ConfigError(f"threads must be at least 1, got {threads}")
     return available_threads() if threads is None else threads
@@ -93,10 +99,14 @@ def thread_count(threads: int | None) -> int:
 
 @contextmanager
 def threads_of_a_generator(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Threads that end with the generator that asks for them; what has not begun by then is left undone.
+    """Yield a thread pool that ends with the generator and drops waiting work.
 
-    The thread that took the first item waits for them. Any other does not: garbage collection closes a generator on
-    whatever thread it happens to run, one of these included, and that one would wait for itself.
+    The thread that took the first item waits for the pool. Any other does not: garbage collection closes a
+    generator on any thread, one of the pool's included, and that one would wait for itself.
+
+    Args:
+        count: Number of threads.
+        name: Prefix of their names.
     """
     consumer = threading.get_ident()
     pool = ThreadPoolExecutor(count, thread_name_prefix=name)

@@ -1,1 +1,1 @@
-"""A bundle to verdicts, heat maps and rows."""
+"""Scoring with bundles: scores, decisions, heat maps and rows."""

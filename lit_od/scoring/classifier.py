@@ -1,7 +1,7 @@
-"""A classifier made of bundles, one a class: an image is of the class whose bundle finds it least outlying.
+"""Classify images with a bundle a class: the class with the largest p-value wins.
 
-The bundles' scores are of different kinds; their p-values are not. Each p-value is valid on its own, so
-that an image of class A is refused by A's bundle at level a with a probability of at most a.
+Scores of different bundles are not comparable; their p-values are. Each p-value is valid by itself, so
+that A's bundle rejects an image of class A at level a with a probability of at most a.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,18 +19,18 @@ from lit_od.scoring.scorer import Result, Scorer
 from lit_od.types import Scores, Stats
 
 NONE = "none"
-"""What an image is called that no bundle takes for its own."""
+"""Label of an image that every bundle rejects."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classification:
-    """What n images are, in the order in which they were given.
+    """Classes and p-values of n images, in input order.
 
     Attributes:
         name: Path or name of each, length n.
         label: The class of each, or "none"; None where an image could not be read, length n.
         p_values: By class, (n,) each; NaN where an image could not be read.
-        error: Why an image could not be read; None where it could, length n.
+        error: Reason why an image could not be read; None where it could, length n.
     """
 
     name: Sequence[str]
@@ -46,13 +46,16 @@ def classify(
 
     Args:
         scorers: By class, at least two.
-        sources: The images; each bundle prepares them in its own way.
-        level: In [0, 1): an image whose largest p-value is below is called "none".
+        sources: The images; each bundle prepares them by its own preparation.
+        level: In [0, 1): an image with a largest p-value below it is labelled "none".
         batch_size: Images a result.
 
+    Yields:
+        Classes of the next images, in their order.
+
     Raises:
-        ConfigError: If there are fewer than two classes, one is called "none", or the level cannot be, by
-            itself or with so few calibration images as a bundle has.
+        ConfigError: If there are fewer than two classes, one is called "none", or the level is invalid, by
+            itself or for the number of calibration images of a bundle.
     """
     require_classes(list(scorers), level)
     require_reachable(scorers, level)
@@ -60,7 +63,7 @@ def classify(
 
 
 def require_classes(names: Sequence[str], level: float) -> None:
-    """Raise ConfigError unless these classes and this level can be."""
+    """Raise ConfigError unless the class names and the level are valid."""
     if not 0 <= level < 1:
         raise ConfigError(f"level must lie in [0, 1), got {level:g}")
     for name in names:
@@ -73,10 +76,10 @@ def require_classes(names: Sequence[str], level: float) -> None:
 
 
 def require_reachable(scorers: Mapping[str, Scorer], level: float) -> None:
-    """Raise ConfigError unless every bundle can give a p-value below the level; at level 0 none is asked for.
+    """Raise ConfigError unless every bundle can give a p-value below the level.
 
-    The least p-value of n calibration images is 1 / (n + 1): with a single bundle that cannot go below the
-    level no image is ever called "none".
+    The least p-value of n calibration images is 1 / (n + 1): if a single bundle cannot go below the level,
+    no image is ever labelled "none". At level 0 every bundle passes.
     """
     for name, scorer in scorers.items():
         images = scorer.calibration.scores.size
@@ -89,13 +92,16 @@ def require_reachable(scorers: Mapping[str, Scorer], level: float) -> None:
 
 
 def images_needed(level: float) -> int:
-    """The least number n of calibration images with 1 / (n + 1) < level, by the p-values' own division."""
+    """Return the least number n of calibration images with 1 / (n + 1) < level.
+
+    Computed with the floating-point division of the p-values.
+    """
     needed = inliers_needed(level)
     return needed if 1 / (1 + needed) < level else needed + 1
 
 
 def z_score(calibration: Calibration, scores: Scores) -> Stats:
-    """Where scores lie among a bundle's calibration scores: standard deviations from their mean, shape (n,)."""
+    """Standardise scores by the calibration scores' mean and deviation, shape (n,)."""
     away = scores - calibration.scores.mean()
     spread = calibration.scores.std()
     if spread > 0:
@@ -104,7 +110,7 @@ def z_score(calibration: Calibration, scores: Scores) -> Stats:
 
 
 def largest(p_values: Stats, z_scores: Stats) -> NDArray[np.intp]:
-    """The class of each image: the largest p-value; of equal ones the lowest z_score; then the first.
+    """Choose each image's class: largest p-value, then lowest z-score, then first.
 
     Args:
         p_values: A row a class, (k, n).

@@ -1,4 +1,4 @@
-"""A folder of heat maps: a picture an image, a mask where pixels have verdicts, and a table of whose they are."""
+"""Write a folder of heat maps: pictures, masks of outlying pixels, and a table."""
 
 import re
 from pathlib import Path, PurePath
@@ -20,17 +20,22 @@ _NAME_LENGTH = 80
 
 
 class MapFolder:
-    """Writes pictures as scoring goes on, one in memory at a time; a context that closes the table.
+    """Writer of pictures, one in memory at a time; a context that closes the table.
 
     Attributes:
-        folder: Where they go.
+        folder: The folder for the pictures.
     """
 
     def __init__(self, folder: Path, maps: HeatMaps, *, total: int) -> None:
-        """Make the folder for the pictures of so many images.
+        """Make the folder.
+
+        Args:
+            folder: The folder; it must be empty or not exist.
+            maps: Draws the pictures.
+            total: Number of images, which sets the width of numbers in file names.
 
         Raises:
-            ConfigError: If there is a file at its place, or something in it.
+            ConfigError: If the folder is a file, or not empty.
         """
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"--maps {folder} is a file, wanted a folder")
@@ -51,15 +56,14 @@ class MapFolder:
             self._table.close()
 
     def add(self, batch: Batch, outputs: Features) -> None:
-        """Draw the next batch; images that cannot be read, or of which the graph makes no number, have no picture.
+        """Draw the next batch.
 
-        Where the detector reads errors, a mask of the prepared image's size is white at the pixels that it calls
-        outliers, and black elsewhere.
+        Images that cannot be read, and images with non-finite outputs, have no picture. Where the detector reads
+        errors, a mask of the prepared image's size is white at outlying pixels, and black elsewhere.
 
         Args:
-            batch: Of any images, in their order.
-            outputs: What the backbone gives of those that could be read: squared errors (m, h, w, c) or
-                features (m, d).
+            batch: The next images, in their order.
+            outputs: The backbone's outputs of the readable ones: squared errors (m, h, w, c) or features (m, d).
         """
         sound = np.array([row for row, each in enumerate(outputs) if np.isfinite(each).all()], dtype=np.intp)
         pictures = self._maps.pictures(batch.images[sound], outputs[sound])
@@ -78,9 +82,14 @@ class MapFolder:
 
 
 def file_name(row: int, total: int, name: str) -> str:
-    """A file name for the picture of the row-th of so many images.
+    """Return the file name of an image's picture.
 
-    The number alone keeps any two apart, on any file system; the rest is to know the image by.
+    The number alone makes names unique, on any file system; the rest helps to recognise the image.
+
+    Args:
+        row: Number of the image, from 0.
+        total: Number of images, which sets the width of the number.
+        name: Name of the image.
     """
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", PurePath(name).name).strip("_")[:_NAME_LENGTH]
     number = f"{row:0{len(str(max(total - 1, 0)))}}"

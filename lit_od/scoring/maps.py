@@ -1,12 +1,12 @@
-"""Heat maps of what makes images outliers, without torch.
+"""Heat maps: a score for each pixel, without torch.
 
-`heat_maps` gives a score for each pixel: the squared error where an autoencoder reconstructs, else how
-far the image's score falls when the part around the pixel is hidden (`lit_od.scoring.occlusion`).
+A pixel's score is its squared error where an autoencoder reconstructs, else the fall of the image's score
+when the surroundings of the pixel are hidden (`lit_od.scoring.occlusion`).
 
 A picture shows the prepared image, its reconstruction where the bundle carries `maps.onnx`, and the
-image with its heat: pixels whose score stands out are covered by a colour, from dark to bright. The
-scale is one for all images of a bundle: half of it is the pixel threshold, which 99 % of the pixels of
-the calibration inliers do not exceed; where parts are hidden, 99 % of the pixels of the median golden image.
+image with its heat: pixels of high score are covered by a colour, from dark to bright. The scale is one
+for all images of a bundle: half of it is the pixel threshold, which 99 % of the pixels of the calibration
+inliers do not exceed; for hidden parts, 99 % of the pixels of the median golden image.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ from lit_od.types import Features, Images, Stats
 
 
 def heat_maps(scorer: Scorer, images: Images) -> NDArray[np.float32]:
-    """A score for each pixel, higher where more of the outlier score comes from.
+    """Compute a score for each pixel, higher where it adds more to the outlier score.
 
     Squared errors, the mean over channels, where the detector reads errors. Else the fall of the score
     where a pixel is hidden, below 0 where the score rises; that takes as many runs of the graph an image
@@ -61,12 +61,12 @@ def heat_maps(scorer: Scorer, images: Images) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeatMaps:
-    """Draws what makes images outliers to one bundle.
+    """Heat maps and pictures of one bundle.
 
     Attributes:
-        scorer: The bundle, ready.
+        scorer: The loaded bundle.
         threshold: Pixel score above which a pixel is called an outlier.
-        graph: Reconstructs; None where the bundle brings no such graph.
+        graph: Reconstructs images; None where the bundle has no such graph.
     """
 
     scorer: Scorer
@@ -82,13 +82,15 @@ class HeatMaps:
         providers: Sequence[str] | None = None,
         scorer: Scorer | None = None,
     ) -> Self:
-        """The maps of a bundle. Where it gives features, its golden images are mapped first, to have the scale.
+        """Load the heat maps of a bundle.
+
+        Where the bundle gives features, its golden images are mapped first, to set the scale.
 
         Args:
-            bundle: Which has been read.
+            bundle: The bundle.
             threads: As `Scorer.load` takes them.
             providers: As `Scorer.load` takes them.
-            scorer: The same bundle, where it is ready already; it brings its own threads and providers.
+            scorer: The same bundle, if it is loaded already, with its own threads and providers.
 
         Raises:
             BundleError: If its `maps.onnx` gives no heat maps.
@@ -103,11 +105,11 @@ class HeatMaps:
         return cls(scorer, _threshold(scorer, bundle), graph)
 
     def heats(self, images: Images, errors: Features | None = None) -> Stats:
-        """Heat in [0, 1] of each pixel of prepared images, (n, h, w); 0.5 is the threshold.
+        """Compute the heat of each pixel in [0, 1], (n, h, w); 0.5 is the threshold.
 
         Args:
             images: Prepared images, (n, h, w, c) uint8.
-            errors: Their squared errors, where they are known: the graph need not run again.
+            errors: Their squared errors, if known: the graph need not run again.
         """
         if errors is not None and isinstance(self.scorer.detector, Reconstruction):
             scores = pixel_scores(errors)
@@ -116,21 +118,24 @@ class HeatMaps:
         return heat(scores, self.threshold)
 
     def verdicts(self, outputs: Features) -> NDArray[np.bool_] | None:
-        """Which pixels are called outliers, (n, h, w); None where the detector reads features, and calls none so.
+        """Decide which pixels are outliers, (n, h, w).
 
         Args:
-            outputs: What the backbone gives of n images.
+            outputs: The backbone's outputs of n images.
+
+        Returns:
+            None where the detector reads features: then no pixel is called an outlier.
         """
         if not isinstance(self.scorer.detector, Reconstruction):
             return None
         return pixel_verdicts(pixel_scores(outputs), self.threshold)
 
     def pictures(self, images: Images, outputs: Features) -> Iterator[Image.Image]:
-        """A picture of each image, made when it is asked for.
+        """Draw a picture of each image, lazily.
 
         Args:
             images: Prepared images, (n, h, w, c) uint8.
-            outputs: What the backbone gives of them: squared errors, the same shape, or features (n, d).
+            outputs: The backbone's outputs for them: squared errors, the same shape, or features (n, d).
         """
         for start in range(0, len(images), GRAPH_BATCH):
             block = images[start : start + GRAPH_BATCH]
@@ -151,11 +156,11 @@ class HeatMaps:
 
 
 def _threshold(scorer: Scorer, bundle: Bundle) -> float:
-    """The bundle's pixel threshold; where parts are hidden, that which its golden images give."""
+    """Return the bundle's pixel threshold, or one from its golden images' maps."""
     calibrated = bundle.manifest.calibration.pixel_threshold
     if calibrated is not None:
         return calibrated
     golden = golden_arrays(bundle)
     maps = heat_maps(scorer, golden["pixels"])
-    # the median, since a golden image's other format can make its own map odd
+    # the median, since a golden image's format can distort its map
     return max(float(np.median(np.percentile(maps, 99, axis=(1, 2)))), 0.0)

@@ -1,8 +1,8 @@
-"""Where an outlier score comes from: how far it falls when a part of the image is hidden.
+"""Occlusion maps: the fall of the outlier score when image parts are hidden.
 
 Zeiler and Fergus 2014, Visualizing and Understanding Convolutional Networks. Windows over the prepared
 image are blurred, one at a time, and the image is scored anew. Any backbone of features and any detector
-serve, and a bundle needs nothing more than it has.
+serve, and the bundle needs no further file.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from lit_od.scoring.scorer import Scorer
 from lit_od.types import Images, Stats
 
 WINDOWS = 8
-"""Windows along each side; an image is scored as often as this squared, and once as it is."""
+"""Windows along each side; an image is scored once for each of their squared number, and once unchanged."""
 
 SIDE = 1 / 6
 """Side of a window, as a share of the image's."""
@@ -28,27 +28,27 @@ BLUR = 0.1
 
 
 def occlusion_maps(scorer: Scorer, images: Images) -> NDArray[np.float32]:
-    """How far the score falls, at each pixel the mean over the windows that hide it.
+    """Compute occlusion maps: the mean fall of the score over the windows on a pixel.
 
-    Above 0 where something raises the outlier score, below 0 where something lowers it. Runs on the
-    scorer's threads, a batch of windows in memory at a time.
+    Above 0 where the image raises its outlier score, below 0 where it lowers it. Runs on the scorer's
+    threads, a batch of windows in memory at a time.
 
     Args:
-        scorer: Of features.
+        scorer: A bundle that gives features.
         images: Prepared images, (n, h, w, c) uint8.
 
     Returns:
-        Shape (n, h, w), in the unit of the score; 0 where the graph makes no number of an image.
+        Shape (n, h, w), in the unit of the score; 0 where an image's outputs are not finite.
 
     Raises:
         BackboneError: If the graph takes other images.
     """
     n, height, width = images.shape[:3]
-    # prepared images are not to be cropped a second time
+    # prepared images must not be cropped again
     whole = msgspec.structs.replace(scorer.preparation, size=(height, width), crop=None, crop_fraction=None)
     down, across = _windows(height), _windows(width)
     sources = (source for image in images for source in _hidden(image, down, across))
-    stream = replace(scorer, preparation=whole).stream(sources)
+    stream = replace(scorer, extractor=replace(scorer.extractor, preparation=whole)).stream(sources)
     scores = np.concatenate([np.empty(0), *(result.score for result in stream)])
     scores = scores.reshape(n, 1 + WINDOWS**2)
     falls = np.nan_to_num(scores[:, :1] - scores[:, 1:], nan=0.0, posinf=0.0, neginf=0.0)
@@ -59,7 +59,11 @@ def occlusion_maps(scorer: Scorer, images: Images) -> NDArray[np.float32]:
 
 
 def _windows(length: int) -> NDArray[np.bool_]:
-    """Which pixels along a side each window covers, (WINDOWS, length); together they cover all."""
+    """Return masks of the pixels along a side that each window covers.
+
+    Returns:
+        Shape (WINDOWS, length); together the windows cover all pixels.
+    """
     centres = (np.arange(WINDOWS) + 0.5) * length / WINDOWS
     pixels = np.arange(length) + 0.5
     reach = max(SIDE * length, 1.0) / 2
@@ -67,7 +71,7 @@ def _windows(length: int) -> NDArray[np.bool_]:
 
 
 def _hidden(image: Images, down: NDArray[np.bool_], across: NDArray[np.bool_]) -> Iterator[ImageArray]:
-    """The image as it is, and with each window blurred, row by row."""
+    """Yield the image unchanged, then with each window blurred, row by row."""
     yield ImageArray(image, "")
     blurred = _blurred(image)
     for rows in down:

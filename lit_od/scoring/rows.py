@@ -1,8 +1,8 @@
-"""Rows of verdicts as a Parquet file."""
+"""Rows of verdicts as CSV, JSON lines or a Parquet file."""
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,15 +15,16 @@ from lit_od.formats.text import csv_row
 from lit_od.scoring.scorer import Result
 
 ROWS_A_GROUP = 1 << 16
-"""Rows that are gathered before they are written: in small groups a column compresses badly and reads slowly."""
+"""Rows of a Parquet row group: in smaller groups a column compresses badly and reads slowly."""
 
 
 @contextmanager
 def parquet_rows(file: Path) -> Iterator[Callable[[Result], None]]:
-    r"""A function that takes verdicts, in their order; the file is there, whole, once the block has ended.
+    """Yield a function that writes results; the file appears at the block's end.
 
-    Columns: path (string), score and p_value (double), is_outlier (bool), error (string), null as the cells of
-    a CSV are empty. Names that are not Unicode have their bytes as escapes (`\udcff`).
+    The file is written whole or not at all. Columns: path (string), score and p_value (double), is_outlier (bool),
+    error (string), null where the cells of a CSV are empty. In names that are not Unicode, bytes are written as
+    backslash escapes.
 
     Raises:
         ConfigError: If the file cannot be written.
@@ -74,7 +75,7 @@ def parquet_rows(file: Path) -> Iterator[Callable[[Result], None]]:
 
 
 def _strings(texts: list[str] | list[str | None]) -> Any:
-    """An Arrow array of texts that may not be Unicode, or not be at all."""
+    """Make an Arrow array of texts, each of which may be None or invalid Unicode."""
     import pyarrow as pa
 
     try:
@@ -89,7 +90,11 @@ COLUMNS = ("path", "score", "p_value", "is_outlier", "error")
 
 @contextmanager
 def output(file: str | None) -> Iterator[TextIO]:
-    """Standard output or a file; names that are not Unicode go out as the bytes they are."""
+    """Open a file, or standard output for None, and keep bytes of non-Unicode names.
+
+    Raises:
+        ConfigError: If the file cannot be written.
+    """
     if file is None:
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(newline="")
@@ -101,7 +106,7 @@ def output(file: str | None) -> Iterator[TextIO]:
     except IsADirectoryError:
         raise ConfigError(f"--out {file} is a folder, wanted a file") from None
     except OSError as error:
-        if error.filename not in (None, file):  # another file's
+        if error.filename not in (None, file):  # of another file
             raise
         cause = error.strerror or error
         raise ConfigError(f"cannot write --out {file}: {cause}. Rows that are there stay; name another file") from error
@@ -109,7 +114,16 @@ def output(file: str | None) -> Iterator[TextIO]:
 
 @contextmanager
 def rows_to(file: str | None, form: str) -> Iterator[Callable[[Result], None]]:
-    """A function that writes verdicts to a file or to standard output."""
+    """Yield a function that writes results to a file or to standard output.
+
+    Args:
+        file: The file; None for standard output, which takes no Parquet.
+        form: "csv", "jsonl" or "parquet".
+
+    Raises:
+        ConfigError: If the file cannot be written, or Parquet has no file.
+        MissingExtra: If Parquet is wanted and PyArrow is not installed.
+    """
     if form != "parquet":
         with output(file) as out:
             yield _writer(out, form)
@@ -122,19 +136,39 @@ def rows_to(file: str | None, form: str) -> Iterator[Callable[[Result], None]]:
 
 
 def _writer(out: TextIO, form: str) -> Callable[[Result], None]:
-    if form == "csv":
-        out.write(csv_row(COLUMNS))
+    put = row_writer(out, form, COLUMNS)
 
     def write(result: Result) -> None:
         for name, score, p_value, is_outlier, error in zip(
             result.name, result.score, result.p_value, result.is_outlier, result.error, strict=True
         ):
-            values = (None, None, None) if error else (float(score), float(p_value), bool(is_outlier))
-            if form == "jsonl":
-                out.write(json.dumps(dict(zip(COLUMNS, (name, *values, error), strict=True))) + "\n")
-            else:
-                shown = ["" if value is None else str(value).lower() for value in values]
-                out.write(csv_row([name, *shown, error or ""]))
+            put((name, *((None, None, None) if error else (float(score), float(p_value), bool(is_outlier))), error))
         out.flush()  # whoever is killed keeps the rows of whole batches
 
     return write
+
+
+def row_writer(out: TextIO, form: str, columns: Sequence[str]) -> Callable[[Sequence[object]], None]:
+    """Write the head of a table, where it has one, and return a function that writes a row.
+
+    Args:
+        out: Where they go.
+        form: "csv" or "jsonl".
+        columns: Names of the columns; a value that is None is an empty cell, or null.
+    """
+    if form == "csv":
+        out.write(csv_row(columns))
+
+    def write(values: Sequence[object]) -> None:
+        if form == "jsonl":
+            out.write(json.dumps(dict(zip(columns, values, strict=True))) + "\n")
+        else:
+            out.write(csv_row([_cell(value) for value in values]))
+
+    return write
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)

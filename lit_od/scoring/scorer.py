@@ -1,46 +1,44 @@
-"""A bundle and images in, verdicts out."""
+"""Score images with a bundle."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeAlias, overload
+from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_od.backbone.extractor import BATCH_SIZE, extract_and_score, require_input_shape
+from lit_od.backbone.extractor import BATCH_SIZE, Extracted, Extractor, finite_scores
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import Detector
-from lit_od.detectors.base import searches
 from lit_od.errors import BundleError, ConfigError, DataError
-from lit_od.images.batching import Batch
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
-from lit_od.images.sources import ImageArray, ImageFile, OpenImage, Source
+from lit_od.images.sources import ImageArray, ImageFile, LazySequence, OpenImage, Source
 from lit_od.runtime.threads import limited
-from lit_od.types import Features, Images, Scores
+from lit_od.types import Images, Scores
 
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
 """A path, a Pillow image, or uint8 pixels of shape (h, w), (h, w, 1 | 3 | 4)."""
 
 
 NOT_FINITE = "the backbone gives NaN or infinity for this image"
-"""The error of an image that can be read, and of which the graph makes no number."""
+"""Error of a readable image with non-finite outputs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """Verdicts on n images, in the order in which they were given.
+    """Scores, p-values and decisions for n images, in input order.
 
     Attributes:
         name: Path or name of each, length n.
         score: Outlier scores, (n,) float64, higher is more outlying; NaN where the image could not be read.
         p_value: Conformal p-values in (0, 1], (n,); NaN where the image could not be read.
-        is_outlier: Whether the score is above the threshold, (n,); False where there is no score.
-        error: Why an image could not be read; None where it could, length n.
+        is_outlier: True where the score is above the threshold, (n,); False where there is no score.
+        error: Reason why an image could not be read; None where it could, length n.
     """
 
     name: Sequence[str]
@@ -52,28 +50,54 @@ class Result:
     def __len__(self) -> int:
         return len(self.name)
 
+    @classmethod
+    def joined(cls, results: Sequence["Result"]) -> Self:
+        """Return the verdicts of several results, one after the other."""
+        return cls(
+            [name for result in results for name in result.name],
+            np.concatenate([np.empty(0), *(result.score for result in results)]),
+            np.concatenate([np.empty(0), *(result.p_value for result in results)]),
+            np.concatenate([np.empty(0, dtype=bool), *(result.is_outlier for result in results)]),
+            [error for result in results for error in result.error],
+        )
+
+    def part(self, rows: slice) -> "Result":
+        """Return the verdicts on some of the images."""
+        return Result(self.name[rows], self.score[rows], self.p_value[rows], self.is_outlier[rows], self.error[rows])
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scorer:
-    """A loaded bundle. It holds no state that scoring changes; several threads may share it.
+    """A loaded bundle. Scoring changes no state, so several threads may share it.
 
     Attributes:
-        backbone: The ONNX Runtime session.
+        extractor: The backbone, the preparation of images, and threads.
         detector: The fitted detector.
         calibration: Calibration scores and threshold.
-        preparation: How images are prepared.
-        threads: Threads of decoding and of the session; None is one a core.
     """
 
-    backbone: Backbone
+    extractor: Extractor
     detector: Detector
     calibration: Calibration
-    preparation: Preparation
-    threads: int | None = None
+
+    @property
+    def backbone(self) -> Backbone:
+        """The loaded graph."""
+        return self.extractor.backbone
+
+    @property
+    def preparation(self) -> Preparation:
+        """Preparation of every image."""
+        return self.extractor.preparation
+
+    @property
+    def threads(self) -> int | None:
+        """Threads of decoding, of the graph and of scoring; None is one a core."""
+        return self.extractor.threads
 
     @classmethod
     def load(cls, bundle: str | Path, *, threads: int | None = None, providers: Sequence[str] | None = None) -> Self:
-        """Read a bundle, check every byte of it, and make it ready.
+        """Read a bundle, check every byte of it, and load its graph.
 
         Args:
             bundle: Its folder.
@@ -81,7 +105,7 @@ class Scorer:
             providers: Execution providers, as `Backbone.load` takes them.
 
         Raises:
-            BundleError: If the folder is no bundle or anything in it is not as its manifest says.
+            BundleError: If the folder is no bundle or does not match its manifest.
             ConfigError: If a provider is absent.
             MissingExtra: If no ONNX Runtime is installed.
         """
@@ -89,17 +113,28 @@ class Scorer:
 
     @classmethod
     def of(cls, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] | None = None) -> Self:
-        """Make a bundle that has been read ready; raises as `load`."""
+        """Load the graph of a bundle that has been read.
+
+        Args:
+            bundle: The bundle.
+            threads: As `load`.
+            providers: As `load`.
+
+        Raises:
+            BundleError: If the detector does not read the graph's output.
+            ConfigError: If a provider is absent.
+            MissingExtra: If no ONNX Runtime is installed.
+        """
         backbone = Backbone.load(bundle.files[BACKBONE], threads=threads, providers=providers)
-        require_input_shape(backbone, bundle.manifest.preparation)
+        extractor = Extractor(backbone, bundle.manifest.preparation, threads)
         if backbone.output != bundle.detector.reads:
             raise BundleError(
                 f"the graph gives {backbone.output}, its {bundle.detector.kind} detector reads {bundle.detector.reads}"
             )
-        return cls(backbone, bundle.detector, bundle.calibration, bundle.manifest.preparation, threads)
+        return cls(extractor, bundle.detector, bundle.calibration)
 
     def score(self, images: Sequence[ImageLike] | ImageLike, *, batch_size: int = BATCH_SIZE) -> Result:
-        """Score images at hand.
+        """Score images, all of them in memory.
 
         Args:
             images: One image or a list of them: paths, Pillow images, uint8 arrays of shape (h, w) or
@@ -107,7 +142,7 @@ class Scorer:
             batch_size: Images a run of the graph.
 
         Returns:
-            Verdicts in the order of the images.
+            Results in the order of the images.
 
         Raises:
             DataError: If an array is no image.
@@ -116,41 +151,38 @@ class Scorer:
         if _is_prepared(images, self.preparation):
             return self._score_prepared(np.asarray(images), batch_size)
         sources = [source for row, image in enumerate(_as_list(images)) for source in _sources(image, row)]
-        return _joined(list(self.stream(sources, batch_size=batch_size)))
+        return Result.joined(list(self.stream(sources, batch_size=batch_size)))
 
     def stream(self, images: Iterable[str | Path | Source], *, batch_size: int = BATCH_SIZE) -> Iterator[Result]:
-        """Score images as they come, in bounded memory, decoding ahead of the graph.
+        """Score a stream of images in bounded memory, decoding ahead of the graph.
 
         Args:
             images: PATHs (an image, a folder, a list, an .npz: see `lit_od.images.find_local.find`) or sources.
             batch_size: Images a result.
 
         Yields:
-            Verdicts on the next images, in their order.
+            Results of the next images, in their order.
         """
-        for result, _, _ in self.stream_outputs(images, batch_size=batch_size):
+        for result, _ in self.stream_outputs(images, batch_size=batch_size):
             yield result
 
     def stream_outputs(
         self, images: Iterable[str | Path | Source], *, batch_size: int = BATCH_SIZE
-    ) -> Iterator[tuple[Result, Batch, Features]]:
-        """The same with what the verdicts come from.
+    ) -> Iterator[tuple[Result, Extracted]]:
+        """Score as `stream`, and yield batches and outputs too.
+
+        Args:
+            images: As `stream`.
+            batch_size: Images a result.
 
         Yields:
-            Verdicts, the batch with its prepared images, and what the graph computes of the m readable ones,
-            (m, ...).
+            Result, and the batch with the outputs that it comes from.
         """
-        found = extract_and_score(
-            self.backbone,
-            _expanded(images),
-            self.preparation,
-            self._scores,
-            beside=not searches(self.detector),
-            batch_size=batch_size,
-            threads=self.threads,
-        )
-        for batch, outputs, scores in found:
-            yield self._verdicts(batch, scores), batch, outputs
+        sources, detector = _expanded(images), self.detector
+        for found in self.extractor.scores(
+            sources, detector.score, in_workers=detector.in_workers, batch_size=batch_size
+        ):
+            yield self._verdicts(found), found
 
     def _score_prepared(self, images: Images, batch_size: int) -> Result:
         if batch_size < 1:
@@ -159,14 +191,15 @@ class Scorer:
         for start in range(0, len(images), batch_size):
             outputs = self.backbone(images[start : start + batch_size])
             with limited(self.threads):
-                parts.append(self._scores(outputs))
+                parts.append(finite_scores(outputs, self.detector.score)[1])
         scores = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0), *parts])
         errors: list[str | None] = [None] * len(scores)
         if np.isnan(scores).any():
             errors = [NOT_FINITE if unknown else None for unknown in np.isnan(scores)]
         return self._result(_Numbered(len(scores)), scores, errors)
 
-    def _verdicts(self, batch: Batch, readable: Scores) -> Result:
+    def _verdicts(self, found: Extracted) -> Result:
+        batch, readable = found.batch, found.scores
         scores = np.full(len(batch.sources), np.nan)
         errors: list[str | None] = [None] * len(batch.sources)
         scores[batch.rows] = readable
@@ -176,19 +209,6 @@ class Scorer:
             errors[row] = str(error)
         return self._result([source.name for source in batch.sources], scores, errors)
 
-    def _scores(self, outputs: Features) -> Scores:
-        """Scores of what the graph computed; NaN for an image of which it computed NaN or infinity."""
-        try:
-            return self.detector.score(outputs)
-        except DataError:
-            finite = np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
-            if finite.all():
-                raise
-            scores = np.full(len(outputs), np.nan)
-            if finite.any():
-                scores[finite] = self.detector.score(outputs[finite])
-            return scores
-
     def _result(self, names: Sequence[str], scores: Scores, errors: Sequence[str | None]) -> Result:
         p_values = self.calibration.p_values(scores)
         if any(errors):
@@ -196,27 +216,22 @@ class Scorer:
         return Result(names, scores, p_values, self.calibration.is_outlier(scores), errors)
 
 
-class _Numbered(Sequence[str]):
+class _Numbered(LazySequence[str]):
     """The names #0, #1 ... of images that have none; made when they are asked for."""
 
     def __init__(self, count: int) -> None:
-        self._rows = range(count)
+        self._count = count
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._count
 
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> list[str]: ...
-
-    def __getitem__(self, row: int | slice) -> str | list[str]:
-        return [f"#{each}" for each in self._rows[row]] if isinstance(row, slice) else f"#{self._rows[row]}"
+    def at(self, row: int) -> str:
+        """Return a name."""
+        return f"#{row}"
 
 
 def _is_prepared(images: object, preparation: Preparation) -> bool:
-    """Whether images are already what the preparation would make of them."""
+    """Return True for an array that the preparation would leave unchanged."""
     return (
         isinstance(images, np.ndarray)
         and images.shape[1:] == preparation.shape
@@ -252,13 +267,3 @@ def _expanded(images: Iterable[str | Path | Source]) -> Iterator[Source]:
             yield from find([image])
         else:
             yield image
-
-
-def _joined(results: list[Result]) -> Result:
-    return Result(
-        [name for result in results for name in result.name],
-        np.concatenate([np.empty(0), *(result.score for result in results)]),
-        np.concatenate([np.empty(0), *(result.p_value for result in results)]),
-        np.concatenate([np.empty(0, dtype=bool), *(result.is_outlier for result in results)]),
-        [error for result in results for error in result.error],
-    )

@@ -1,47 +1,122 @@
-"""By what the normal images that an image resembles most are looked for, wherever they are shown."""
+"""Find the nearest normal images, by features or by the pixels of small copies."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import repeat
+from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lit_od.backbone.extractor import extract
 from lit_od.images.batching import Batch, batches
 from lit_od.images.preparation import Preparation, prepare
 from lit_od.images.sources import Source
 from lit_od.scoring.scorer import Scorer
-from lit_od.types import Features, Images, Output
+from lit_od.types import Features, Images, Output, Stats
 
 SIDE = 32
-"""Longest side of the copies whose pixels are compared."""
+"""Longest side of the small copies, in pixels."""
 
 BATCH_SIZE = 64
 """Images that are prepared at a time."""
 
 
-def similarity_rows(output: Output, images: Images, outputs: Features) -> Features:
-    """Rows (n, d) that lie near each other where images are alike: features, else the pixels of small copies.
+@dataclass(frozen=True, slots=True, eq=False)
+class SimilarImages:
+    """Normal images to look for the nearest among.
+
+    Attributes:
+        places: Positions of the images that can be compared among all that were given, (m,).
+        rows: Their features, or the pixels of small copies where the graph gives errors, (m, d).
+        output: Output of the graph.
+        cosine: True where features are compared by their cosine.
+    """
+
+    places: NDArray[np.int64]
+    rows: Features
+    output: Output
+    cosine: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        scorer: Scorer,
+        sources: Sequence[Source],
+        preparation: Preparation,
+        *,
+        cosine: bool = False,
+        readable: bool = False,
+    ) -> Self:
+        """Run images through a bundle's backbone; those without finite features are left out.
+
+        Args:
+            scorer: A bundle, ready; where its graph gives errors, it is not run.
+            sources: The normal images.
+            preparation: Their preparation.
+            cosine: Compare features by their cosine instead of their Euclidean distance.
+            readable: Refuse images that cannot be read instead of leaving them out.
+
+        Raises:
+            DataError: If images must be readable, and one is not.
+        """
+        by_features = scorer.backbone.output == "features"
+        places: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
+        rows: list[Features] = []
+        first = 0
+        stream: Iterable[tuple[Batch, Features | None]] = (
+            ((each.batch, each.outputs) for each in replace(scorer.extractor, preparation=preparation).outputs(sources))
+            if by_features
+            else zip(batches(sources, preparation, batch_size=BATCH_SIZE, threads=scorer.threads), repeat(None))
+        )
+        for batch, found in stream:
+            if readable:
+                batch.require_readable()
+            if len(batch.images):
+                each = tiny(batch.images) if found is None else found
+                finite = np.isfinite(each).all(axis=1)
+                places.append(first + batch.rows[finite].astype(np.int64))
+                rows.append(each[finite])
+            first += len(batch.sources)
+        known = np.concatenate(rows) if rows else np.empty((0, 0), dtype=np.float32)
+        return cls(np.concatenate(places), known, scorer.backbone.output, cosine and by_features)
+
+    def nearest(self, images: Images, outputs: Features, count: int) -> tuple[NDArray[np.int64], Stats]:
+        """Return the positions of the nearest normal images, nearest first, and their distances, (n, count) each.
+
+        Args:
+            images: Prepared images, (n, h, w, c) uint8, n at least 1.
+            outputs: Output of the graph for them, (n, ...).
+            count: Normal images to find for each, at most as many as there are.
+        """
+        asked = outputs if self.output == "features" else tiny(images)
+        rows, distances = nearest_rows(asked, self.rows, count, cosine=self.cosine)
+        return self.places[rows], distances
+
+
+def nearest_rows(
+    rows: Features, bank: Features, count: int, *, cosine: bool = False
+) -> tuple[NDArray[np.int64], Stats]:
+    """Return the nearest rows of a bank, nearest first, and their Euclidean distances, shape (n, count) each.
 
     Args:
-        output: What the graph computes. Errors say where an image is hard to redraw, and nothing of what is on it.
-        images: What it was given, (n, h, w, c) uint8.
-        outputs: What it made of them, (n, ...).
+        rows: Shape (n, d), n at least 1.
+        bank: Shape (m, d).
+        count: Rows to find for each, at most m.
+        cosine: Bring all rows to length 1 first.
     """
-    return outputs if output == "features" else tiny(images)
-
-
-def likenesses(scorer: Scorer, sources: Sequence[Source], preparation: Preparation) -> Iterator[tuple[Batch, Features]]:
-    """The rows of images, batch by batch: of a batch's m readable images (m, d), where there are any."""
-    if scorer.backbone.output == "features":
-        yield from extract(scorer.backbone, sources, preparation, threads=scorer.threads)
-    else:  # the graph need not run
-        for batch in batches(sources, preparation, batch_size=BATCH_SIZE, threads=scorer.threads):
-            yield batch, tiny(batch.images) if len(batch.images) else np.empty((0, 0), dtype=np.float32)
+    known = _unit(bank) if cosine else bank
+    found = []
+    for row in _unit(rows) if cosine else rows:  # one at a time: all at once would hold (n, m, d)
+        apart = np.linalg.norm((known - row).astype(np.float64), axis=1)
+        best = np.argsort(apart, kind="stable")[:count]
+        found.append((best, apart[best]))
+    return np.stack([best for best, _ in found]), np.stack([apart for _, apart in found])
 
 
 def tiny(images: Images) -> Features:
-    """Pixels in [0, 1] of copies of at most `SIDE` a side, (n, d).
+    """Shrink images to at most `SIDE` a side; return their pixels in [0, 1], (n, d).
 
-    So few suffice to find like images (Torralba, Fergus and Freeman, 80 Million Tiny Images, 2008).
+    So few pixels suffice to find similar images (Torralba, Fergus and Freeman, 80 Million Tiny Images, 2008).
 
     Args:
         images: At least one, (n, h, w, c) uint8.
@@ -50,3 +125,8 @@ def tiny(images: Images) -> Features:
     small = Preparation(size=(min(height, SIDE), min(width, SIDE)), mode="grey" if channels == 1 else "rgb")
     pixels = np.stack([prepare(image, small) for image in images])
     return pixels.reshape(len(images), -1).astype(np.float32) / 255
+
+
+def _unit(rows: Features) -> Features:
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    return np.asarray(rows / np.maximum(lengths, np.finfo(np.float64).tiny))

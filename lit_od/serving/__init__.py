@@ -1,15 +1,17 @@
 """A local page and an HTTP interface for bundles: `lit-od serve`.
 
-The way of a request:
+Modules in the order of a request's way:
 
-    connection.py   bytes from the socket; a client that dawdles is answered 408 and left, one too many 503
-    gate.py         who may ask: hosts and origins; an answer that arrives though the body was not wanted
-    intake.py       the body, within its limits of size, time and memory
-    protocol.py     the Open Inference Protocol: a request to images and wanted outputs, verdicts to an answer
-    engine.py       a bounded queue before one worker a core; small requests go through a graph together
-    models.py       a bundle that answers: verdicts, heat maps, nearest normal images
-    app.py          which address does what; page.html is the page
-    server.py       listen, say where, stop when told to
+    connection.py     bytes from the socket; a client that is too slow is answered 408, one too many 503
+    gate.py           hosts and origins that may ask; refusals that reach clients which still send a body
+    intake.py         the body, within its limits of size, time and memory
+    protocol.py       the Open Inference Protocol: a request to images and wanted outputs, results to an answer
+    tensors.py        the protocol's tensors, in JSON and in binary form
+    work_queue.py     a bounded queue before one worker a core; small requests go through a graph together
+    models.py         a bundle that answers: scores, heat maps, nearest normal images
+    normal_images.py  the nearest normal images to show beside an image
+    app.py            routes from addresses to answers; page.html is the page
+    server.py         listen, report readiness, stop on a signal
 
 Scores are those of `lit-od score`: the same scorer computes them.
 """

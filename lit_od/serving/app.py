@@ -1,4 +1,4 @@
-"""Which address does what."""
+"""Routes from addresses to answers."""
 
 import asyncio
 from collections.abc import Collection, Mapping
@@ -26,14 +26,13 @@ from lit_od.versions import __version__
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Site:
-    """What the addresses answer from.
+    """State that the addresses answer from.
 
     Attributes:
-        models: By name.
-        engine: Scores.
-        intake: Reads bodies.
+        models: Models by name.
+        engine: Queue that scores images.
+        intake: Reader of bodies.
         normal: The normal images; None where the user has named none.
-        cards: The models as the page shows them.
     """
 
     models: Mapping[str, Model]
@@ -42,7 +41,11 @@ class Site:
     normal: NormalImages | None
 
     def model(self, request: Request) -> Model:
-        """The model that an address names. Raises Refused where there is none, or not in that version."""
+        """Return the model that an address names.
+
+        Raises:
+            Refused: 404 if there is no such model, or not in that version.
+        """
         name, version = request.path_params["name"], request.path_params.get("version", protocol.VERSION)
         if name not in self.models:
             raise Refused(404, f"there is no model {name[:100]!r}: here are {', '.join(self.models)}")
@@ -67,7 +70,7 @@ class Site:
             columns = joined(await self._scored(request, model, asked))
         if "error" not in asked.outputs:
             for row, error in enumerate(columns["error"]):
-                if error:  # else a NaN would be all that the client hears of it
+                if error:  # else the client would only see a NaN
                     raise Refused(400, f"image {row}: {error}. Ask for the output error to have the others scored")
         text, length = protocol.answer(model.name, asked, columns)
         if length is None:
@@ -75,16 +78,19 @@ class Site:
         return Response(text, media_type="application/octet-stream", headers={LENGTH_HEADER: str(length)})
 
     async def _scored(self, request: Request, model: Model, asked: Asked) -> list[Answers]:
-        """The answers to a request's pieces; those of a client that leaves are dropped.
+        """Score a request, and drop the work if its client leaves.
+
+        Returns:
+            The answers to its pieces.
 
         Raises:
-            Refused: 503 where the queue is full, 504 where they take too long.
+            Refused: 503 if the queue is full, 504 if scoring takes too long.
             ClientGone: If the client leaves.
         """
         limit = self.intake.limits.time
         pieces = self.engine.submit(model, asked.sources, frozenset(asked.outputs))
         scored = asyncio.gather(*map(asyncio.wrap_future, pieces))
-        gone = asyncio.ensure_future(request.receive())  # the body has been read: all that can come is a farewell
+        gone = asyncio.ensure_future(request.receive())  # the body has been read: only a disconnect can come
         try:
             both: set[asyncio.Future[Any]] = {scored, gone}
             await asyncio.wait(both, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
@@ -99,15 +105,15 @@ class Site:
             self.engine.done()
 
     async def describe(self, request: Request) -> Response:
-        """What a model takes and gives."""
+        """Describe a model's inputs and outputs."""
         return JSONResponse(self.model(request).metadata())
 
     async def model_ready(self, request: Request) -> Response:
-        """Whether a model is ready: all are, or the server would not have started."""
+        """Report that a model is ready: the server starts only once all are."""
         return JSONResponse({"name": self.model(request).name, "ready": True})
 
     async def picture(self, request: Request) -> Response:
-        """A normal image, small."""
+        """Send the small picture of a normal image."""
         number = request.path_params["number"]
         if self.normal is None or number >= len(self.normal.pictures):
             raise Refused(404, "there is no such normal image")
@@ -122,13 +128,13 @@ def application(
     normal: NormalImages | None = None,
     hosts: Collection[str] = (),
 ) -> ASGIApp:
-    """The application.
+    """Build the ASGI application.
 
     Args:
-        models: By name.
+        models: Models by name.
         engine: Scores their images.
-        limits: Of requests.
-        normal: Normal images, shown by the page.
+        limits: Limits of requests.
+        normal: Normal images that the page shows. None shows none.
         hosts: Names of this server besides localhost and IP addresses.
     """
     site = Site(models, engine, Intake(limits), normal)
@@ -162,12 +168,12 @@ async def _refused(request: Request, refusal: Exception) -> Response:
 
 
 async def _failed(request: Request, defect: Exception) -> Response:
-    """Starlette raises the defect again for the gate to log."""
+    """Answer 500; Starlette raises the defect again for the gate to log."""
     return refused(FAILURE)
 
 
 async def _missed(request: Request, failure: Exception) -> Response:
-    """An address or a method that does not exist, in the protocol's form."""
+    """Answer for an unknown address or method, in the protocol's form."""
     assert isinstance(failure, HTTPException)
     path = request.url.path[:200]
     message = f"there is nothing at {path}" if failure.status_code == 404 else f"{request.method} {path}: not so"

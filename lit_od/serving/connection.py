@@ -1,4 +1,4 @@
-"""A connection whose client may not dawdle: uvicorn's own has no limit on the time that a request's head takes."""
+"""Connections with limits of time, which uvicorn lacks for a request's head."""
 
 import asyncio
 import json
@@ -11,15 +11,16 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from lit_od.serving.limits import RETRY_AFTER, Limits
 
 SPARE = 128
-"""Connections that may wait at a time to be turned away, besides those that are let in."""
+"""Number of surplus connections that may wait at a time to be refused."""
 
 UNSENT = 128 * 1024
-"""Bytes that the system takes ahead of what it can send. It would take megabytes at a time, and be given none for so
-long that a client which reads steadily seems not to read."""
+"""Bytes that the system buffers beyond those it can send at once. Without this limit it takes megabytes at a time, then
+none for so long that a client which reads steadily seems not to read.
+"""
 
 
 class Connection(H11Protocol):
-    """HTTP/1.1 with limits of connections, and of time on a request's head and on the reading of its answer.
+    """HTTP/1.1 with limits of connections, and of the time of heads and of answers.
 
     Attributes:
         limits: The limits.
@@ -31,7 +32,7 @@ class Connection(H11Protocol):
     _left = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
-        """Start to wait for the first head, or turn one connection too many away."""
+        """Start to wait for the first head, or refuse a surplus connection."""
         super().connection_made(transport)
         if len(self.connections) > self.limits.connections:
             self.connections.discard(self)
@@ -42,7 +43,7 @@ class Connection(H11Protocol):
         self._head = self.loop.call_later(self.limits.patience, self._head_is_late)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; a head that has begun must end in time, whatever drips in."""
+        """Take bytes; a head that has begun must be complete in time."""
         super().data_received(data)
         if not self._between_requests():
             _cancel(self._head)
@@ -51,31 +52,31 @@ class Connection(H11Protocol):
             self._head = self.loop.call_later(self.limits.patience, self._head_is_late)
 
     def on_response_complete(self) -> None:
-        """Take up the next request; one whose head has begun behind the last one's body must end in time too."""
+        """Start the next request; if its head has begun already, it must end in time."""
         super().on_response_complete()
         begun, _ = self.conn.trailing_data
         if begun and self._head is None and self._between_requests() and not self.transport.is_closing():
             self._head = self.loop.call_later(self.limits.patience, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing more."""
+        """Cancel the timers."""
         _cancel(self._head)
         _cancel(self._unread)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client does not read as fast as it is sent to: give it some time."""
+        """Start to wait for a client that reads more slowly than it is sent to."""
         super().pause_writing()
         self._left = self.transport.get_write_buffer_size()
         self._unread = self.loop.call_later(self.limits.patience, self._answer_is_unread)
 
     def resume_writing(self) -> None:
-        """The client has read nearly all."""
+        """Stop waiting: the client has read nearly all."""
         _cancel(self._unread)
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP."""
+        """Answer 400 to bytes that are no HTTP request."""
         self._answer(HTTPStatus.BAD_REQUEST, "this is no HTTP request, or its head is longer than 64 KB")
 
     def _between_requests(self) -> bool:
@@ -90,7 +91,10 @@ class Connection(H11Protocol):
             self._answer(HTTPStatus.REQUEST_TIMEOUT, message)
 
     def _answer_is_unread(self) -> None:
-        """As with a body that comes: bytes buy time, and never more than patience at once."""
+        """Close the connection unless the client has read since the last call.
+
+        As for a body, bytes that are read buy time, at most the patience at once.
+        """
         left = self.transport.get_write_buffer_size()
         read, self._left = self._left - left, left
         if read <= 0:
@@ -105,10 +109,10 @@ class Connection(H11Protocol):
 
 
 class TurnedAway(asyncio.Protocol):
-    """A connection too many, answered once it asks.
+    """A surplus connection, answered 503 once it sends a request.
 
-    An answer ahead of the question confuses clients; and were the connection closed while the client still
-    sends, it would be reset and the answer lost. So it is heard out for a moment, unless too many are.
+    An answer before the request confuses clients; and if the connection were closed while the client still
+    sends, it would be reset and the answer lost. So it is read for a moment, unless too many are.
     """
 
     _all: ClassVar[set["TurnedAway"]] = set()
@@ -121,14 +125,14 @@ class TurnedAway(asyncio.Protocol):
         self._end = asyncio.get_running_loop().call_later(limits.drain if len(self._all) <= SPARE else 0, self._leave)
 
     def data_received(self, data: bytes) -> None:
-        """Answer, whatever it is."""
+        """Answer 503 to any bytes."""
         if self._told:
             self._transport.write(self._told)
             self._transport.write_eof()
             self._told = b""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing more."""
+        """Cancel the timer."""
         self._all.discard(self)
         self._end.cancel()
 
@@ -139,7 +143,7 @@ class TurnedAway(asyncio.Protocol):
 
 
 def _refusal(status: HTTPStatus, message: str, headers: str = "") -> bytes:
-    """An answer as the application gives it."""
+    """Format an answer like the application's."""
     body = json.dumps({"error": message}).encode()
     head = (
         f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n{headers}"

@@ -1,8 +1,8 @@
-"""Who may ask, and an answer that arrives.
+"""The gate: refuses foreign pages and hosts, delivers answers to slow senders.
 
 A page of another site that is open in the user's browser can send requests to this machine. It is kept
-out twice: its Origin differs from the Host that it asks (a page cannot leave out the one or forge the
-other), and a name of its own that it lets point to this machine (DNS rebinding) is no name of this server.
+out twice: its Origin differs from the Host that it asks (a page cannot omit or forge either), and a domain
+that it lets point to this machine (DNS rebinding) is no name of this server.
 """
 
 import asyncio
@@ -19,15 +19,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lit_od.serving.limits import ClientGone, Refused
 
 FAILURE = Refused(500, "the server has failed on this request; its log says how")
-"""The answer to a defect of ours."""
+"""Answer to a request that raised an unexpected error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """An ASGI application before another.
+    """An ASGI application in front of another.
 
     Attributes:
-        app: Who answers those that are let in.
+        app: The application behind the gate.
         hosts: Names of this server, besides localhost and IP addresses.
         drain: Seconds for which an unwanted body is still read.
     """
@@ -46,7 +46,7 @@ class Gate:
             await refused(refusal)(scope, exchange.receive, exchange.send)
         except ClientGone:
             pass
-        except Exception as error:  # a defect of ours: one line, and the others are served on
+        except Exception as error:  # a defect: log one line, and keep serving
             line = " ".join(f"{type(error).__name__}: {error}".split())
             print(f"lit-od: {scope['method']} {scope['path']}: unexpected {line}", file=sys.stderr)  # noqa: T201
             if not exchange.answered:
@@ -54,7 +54,7 @@ class Gate:
 
 
 def require_welcome(headers: Headers, hosts: Collection[str]) -> None:
-    """Raise Refused for a request under a foreign name, or from a page of another site."""
+    """Raise Refused for a foreign host name, or a page of another site."""
     host = headers.get("host", "")
     name = _name(host)
     if not (name in ("", "localhost") or name.endswith(".localhost") or name in hosts or _is_address(name)):
@@ -65,13 +65,13 @@ def require_welcome(headers: Headers, hosts: Collection[str]) -> None:
 
 
 def refused(refusal: Refused) -> JSONResponse:
-    """The answer of a refusal."""
+    """Make the answer of a refusal."""
     headers = {} if refusal.retry_after is None else {"retry-after": str(refusal.retry_after)}
     return JSONResponse({"error": " ".join(refusal.message.split())}, refusal.status, headers)
 
 
 class _Exchange:
-    """Passes messages on, and notes whether the request's body has been read and an answer begun."""
+    """Messages of one request; it notes if the body is read and an answer begun."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, drain: float) -> None:
         self.headers = Headers(scope=scope)
@@ -94,7 +94,7 @@ class _Exchange:
             if self._unread:
                 headers["connection"] = "close"
         elif self._unread and not message.get("more_body", False):
-            # Closing now would reset the connection, and the answer be lost on a client that still sends.
+            # Closing now would reset the connection, and a client that still sends would lose the answer.
             await self._send({**message, "more_body": True})
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._drain):
@@ -105,7 +105,7 @@ class _Exchange:
 
 
 def _name(host: str) -> str:
-    """The name in a Host header, without port and brackets."""
+    """Return the name in a Host header, without port and brackets."""
     name = host.lower()
     if name.startswith("["):
         return name[1:].partition("]")[0]

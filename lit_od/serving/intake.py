@@ -1,4 +1,4 @@
-"""A request's body, within its limits of size, time and memory."""
+"""Intake of request bodies, within limits of size, time and memory."""
 
 import asyncio
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from starlette.requests import Request
 from lit_od.serving.limits import MIB, RETRY_AFTER, ClientGone, Limits, Refused
 
 TYPES = ("application/json", "application/octet-stream")
-"""Content types of a request; one that names none is taken for what its headers make it."""
+"""Content types of a request; without one, the protocol's headers decide."""
 
 
 def require_type(request: Request) -> None:
-    """Raise Refused unless the body is announced as what the protocol knows."""
+    """Raise Refused unless the content type and encoding are the protocol's."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind and kind not in TYPES:
         raise Refused(415, f"content type {kind[:100]} is not taken: send {' or '.join(TYPES)}")
@@ -25,10 +25,10 @@ def require_type(request: Request) -> None:
 
 @dataclass(slots=True)
 class Intake:
-    """Reads bodies.
+    """Reader of bodies.
 
     Attributes:
-        limits: Of size, time and memory.
+        limits: Limits of size, time and memory.
         held: Bytes of all bodies that are being read or scored.
     """
 
@@ -37,7 +37,7 @@ class Intake:
 
     @contextmanager
     def room(self) -> Iterator["_Room"]:
-        """Room for one body, given back at the end of the block."""
+        """Reserve room for one body until the end of the block."""
         room = _Room(self)
         try:
             yield room
@@ -50,18 +50,18 @@ class _Room:
     """Room for one body.
 
     Attributes:
-        intake: Whose room.
-        size: Bytes of it so far.
+        intake: The intake that it belongs to.
+        size: Bytes of the body so far.
     """
 
     intake: Intake
     size: int = 0
 
     async def read(self, request: Request) -> bytearray:
-        """The body.
+        """Read the body.
 
         Raises:
-            Refused: 413 where it is too large, 408 where it comes too slowly, 503 where memory is full.
+            Refused: 413 if it is too large, 408 if it comes too slowly, 503 if memory is full.
             ClientGone: If the client leaves.
         """
         limits = self.intake.limits
@@ -82,7 +82,7 @@ class _Room:
                 raise ClientGone
             self._take(len(message["body"]))
             body += message["body"]
-            # Bytes buy time, yet who has sent many at once may not be silent for long: the body holds memory.
+            # Bytes buy time, but never more than the patience at once: the body holds memory.
             deadline = min(deadline + len(message["body"]) / limits.rate, now() + limits.patience)
             if not message["more_body"]:
                 return body

@@ -1,4 +1,4 @@
-"""What a server takes at most, and how it refuses the rest."""
+"""Limits of the server, and refusals."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ MIB = 2**20
 MILLION = 10**6
 
 RETRY_AFTER = 1
-"""Seconds after which to try again where the server is full."""
+"""Seconds after which to try again when the server is full."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +46,8 @@ class Refused(Exception):
 
     Attributes:
         status: The HTTP status.
-        message: One line: what is wrong, and the mend.
-        retry_after: Seconds after which to try again, where that may help.
+        message: One line: the error, and the mend.
+        retry_after: Seconds after which to try again; None where that does not help.
     """
 
     def __init__(self, status: int, message: str, *, retry_after: int | None = None) -> None:
@@ -56,4 +56,4 @@ class Refused(Exception):
 
 
 class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
+    """Signal that the client has left: nobody waits for the answer."""

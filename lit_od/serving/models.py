@@ -1,4 +1,4 @@
-"""A bundle that answers: verdicts, heat maps, nearest normal images."""
+"""Models: bundles that answer with scores, heat maps and nearest normal images."""
 
 import io
 import threading
@@ -15,24 +15,25 @@ from lit_od.images.sources import Source
 from lit_od.runtime.onnx_session import PROVIDERS
 from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.scorer import Result, Scorer
-from lit_od.serving.normal_images import NEAREST, Nearest, NormalImages
+from lit_od.scoring.similar_images import SimilarImages
+from lit_od.serving.normal_images import NEAREST, NormalImages, similar_images
 from lit_od.serving.protocol import PLAIN, VERSION
 from lit_od.serving.tensors import Column
 from lit_od.types import Features
 
 MAP, NEAREST_ROW, NEAREST_DISTANCE = "map", "nearest", "nearest_distance"
-"""Outputs that are made only for who asks for them."""
+"""Outputs that are computed only on request."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answers:
-    """What a model says of n images.
+    """Outputs of a model for n images.
 
     Attributes:
-        result: The verdicts.
-        maps: A PNG each, empty where there is none; None where nobody asked.
-        rows: Numbers of the nearest normal images, (n, k) int64, -1 where there is none; None where nobody asked.
-        distances: Their distances, (n, k), NaN where there is none.
+        result: Scores, p-values and decisions.
+        maps: A PNG each, empty for an image without a map; None where not requested.
+        rows: Numbers of the nearest normal images, (n, k) int64, -1 where there is none; None where not requested.
+        distances: Their distances, (n, k), NaN where there is none; None where not requested.
     """
 
     result: Result
@@ -42,22 +43,16 @@ class Answers:
 
     def part(self, start: int, stop: int) -> "Answers":
         """Those on some of the images."""
-        whole = self.result
+        rows = slice(start, stop)
         return Answers(
-            Result(
-                whole.name[start:stop],
-                whole.score[start:stop],
-                whole.p_value[start:stop],
-                whole.is_outlier[start:stop],
-                whole.error[start:stop],
-            ),
-            None if self.maps is None else self.maps[start:stop],
-            None if self.rows is None else self.rows[start:stop],
-            None if self.distances is None else self.distances[start:stop],
+            self.result.part(rows),
+            None if self.maps is None else self.maps[rows],
+            None if self.rows is None else self.rows[rows],
+            None if self.distances is None else self.distances[rows],
         )
 
     def columns(self) -> dict[str, Column]:
-        """The outputs by their names in the protocol."""
+        """Return the outputs by their names in the protocol."""
         found: dict[str, Column] = {
             "score": self.result.score,
             "p_value": self.result.p_value,
@@ -72,7 +67,7 @@ class Answers:
 
 
 def joined(parts: Sequence[Answers]) -> dict[str, Column]:
-    """The outputs of a request from those of its pieces."""
+    """Join the outputs of a request's pieces."""
     columns = [part.columns() for part in parts]
     whole: dict[str, Column] = {}
     for name, first in columns[0].items():
@@ -85,7 +80,7 @@ def joined(parts: Sequence[Answers]) -> dict[str, Column]:
 
 
 class Maps:
-    """Heat maps of a bundle, made ready when somebody first asks: their scale comes from mapping golden images."""
+    """Heat maps of a bundle, loaded on first use: golden images set their scale."""
 
     def __init__(self, bundle: Bundle, scorer: Scorer) -> None:
         self._bundle, self._scorer = bundle, scorer
@@ -93,7 +88,11 @@ class Maps:
         self._made: HeatMaps | None = None
 
     def __call__(self) -> HeatMaps:
-        """The maps. Raises BundleError if the bundle's graph of maps gives none."""
+        """Return the maps, loaded if need be.
+
+        Raises:
+            BundleError: If the bundle's graph of maps is invalid.
+        """
         with self._lock:
             if self._made is None:
                 backbone = self._scorer.backbone
@@ -109,7 +108,7 @@ class Model:
 
     Attributes:
         name: Its name in addresses.
-        bundle: What it is.
+        bundle: The bundle.
         whole: Scores on all cores.
         single: Scores on one thread, to be called by several workers at once.
         maps: Draws heat maps.
@@ -121,7 +120,7 @@ class Model:
     whole: Scorer
     single: Scorer
     maps: "Maps"
-    nearest: Nearest | None
+    nearest: SimilarImages | None
 
     @classmethod
     def load(
@@ -133,17 +132,29 @@ class Model:
         threads: int | None = None,
         providers: Sequence[str] | None = None,
     ) -> Self:
-        """Make a bundle ready; raises as `Scorer.of`."""
+        """Load a bundle's graph, and the normal images to compare.
+
+        Args:
+            name: Its name in addresses.
+            bundle: The bundle.
+            normal: Normal images to find the nearest in. None finds none.
+            threads: Threads of scoring on all cores. None takes one a core.
+            providers: Execution providers, as `Backbone.load` takes them.
+
+        Raises:
+            DataError: If the bundle can prepare fewer than NEAREST normal images.
+            BundleError: As `Scorer.of`, which raises ConfigError and MissingExtra too.
+        """
         whole = Scorer.of(bundle, threads=threads, providers=providers)
         single = whole
         if whole.backbone.provider == PROVIDERS["cpu"]:  # elsewhere the device runs one batch after the other
-            single = replace(whole, backbone=whole.backbone.single(), threads=1)
-        nearest = None if normal is None else Nearest.of(normal, whole)
+            single = replace(whole, extractor=replace(whole.extractor, backbone=whole.backbone.single(), threads=1))
+        nearest = None if normal is None else similar_images(normal, whole)
         return cls(name, bundle, whole, single, Maps(bundle, single), nearest)
 
     @property
     def outputs(self) -> dict[str, tuple[str, list[int]]]:
-        """Type and shape of every output, -1 for any number of images."""
+        """List type and shape of every output; -1 is the number of images."""
         found = dict(zip(PLAIN, (("FP64", [-1]), ("FP64", [-1]), ("BOOL", [-1]), ("BYTES", [-1])), strict=True))
         found[MAP] = ("BYTES", [-1])
         if self.nearest is not None:
@@ -151,7 +162,7 @@ class Model:
         return found
 
     def metadata(self) -> dict[str, Any]:
-        """What the protocol tells of a model."""
+        """Describe the model for the protocol."""
         inputs = (("images", "UINT8", [-1, -1, -1, -1]), ("encoded", "BYTES", [-1]))
         return {
             "name": self.name,
@@ -164,7 +175,7 @@ class Model:
         }
 
     def card(self) -> dict[str, Any]:
-        """What the page tells of a model."""
+        """Describe the model for the page."""
         how = self.bundle.manifest
         return {
             "name": self.name,
@@ -178,16 +189,16 @@ class Model:
         }
 
     def answer(self, sources: Sequence[Source], wanted: frozenset[str], *, alone: bool) -> Answers:
-        """Score at most RUN images; those that cannot be read become rows with an error.
+        """Score at most GRAPH_BATCH images; unreadable ones become rows with an error.
 
         Args:
             sources: The images.
-            wanted: Names of outputs; those of `PLAIN` are made in any case.
-            alone: Whether all cores are free for it.
+            wanted: Names of outputs; those of `PLAIN` are always computed.
+            alone: True if all cores are free for it.
         """
         scorer = self.whole if alone else self.single
-        ((result, batch, outputs),) = scorer.stream_outputs(sources, batch_size=GRAPH_BATCH)
-        sound = np.array([row for row, each in enumerate(outputs) if np.isfinite(each).all()], dtype=np.intp)
+        ((result, found),) = scorer.stream_outputs(sources, batch_size=GRAPH_BATCH)
+        batch, outputs, sound = found.batch, found.outputs, np.flatnonzero(found.finite)
         answers = Answers(result)
         if MAP in wanted:
             answers = replace(answers, maps=self._maps(batch, outputs, sound))
@@ -197,7 +208,7 @@ class Model:
         return answers
 
     def _maps(self, batch: Batch, outputs: Features, sound: NDArray[np.intp]) -> list[bytes]:
-        """A PNG for each image of which the graph makes numbers."""
+        """Draw a PNG for each image with finite outputs."""
         pictures = [b""] * len(batch.sources)
         if len(sound):
             drawn = self.maps().pictures(batch.images[sound], outputs[sound])
@@ -214,5 +225,5 @@ class Model:
         distances = np.full((len(batch.sources), NEAREST), np.nan)
         if self.nearest is not None and len(sound):
             places = batch.rows[sound]
-            rows[places], distances[places] = self.nearest.find(batch.images[sound], outputs[sound])
+            rows[places], distances[places] = self.nearest.nearest(batch.images[sound], outputs[sound], NEAREST)
         return rows, distances

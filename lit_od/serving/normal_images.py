@@ -1,4 +1,4 @@
-"""Normal images that a picture resembles most: a bundle keeps none, so the user says where they are."""
+"""Normal images that are shown beside a picture: a bundle keeps none, so the user names them."""
 
 import io
 from collections.abc import Sequence
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from lit_od.errors import DataError, ImageError
@@ -14,14 +13,13 @@ from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation, prepare
 from lit_od.images.sources import Source
 from lit_od.scoring.scorer import Scorer
-from lit_od.scoring.similar_images import likenesses, similarity_rows
-from lit_od.types import Features, Images, Output
+from lit_od.scoring.similar_images import SimilarImages
 
 NEAREST = 3
 """Normal images shown beside a picture."""
 
 MOST = 1000
-"""Normal images that are kept; of more, so many are taken at even distances."""
+"""Largest number of normal images that are kept; of more, evenly spaced ones are taken."""
 
 SIDE = 96
 """Longer side of a small picture, in pixels."""
@@ -29,10 +27,10 @@ SIDE = 96
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NormalImages:
-    """Normal images, small.
+    """Normal images and their small pictures.
 
     Attributes:
-        sources: Those that can be read.
+        sources: The readable images.
         pictures: A JPEG of each.
     """
 
@@ -41,7 +39,7 @@ class NormalImages:
 
     @classmethod
     def read(cls, paths: Sequence[str]) -> Self:
-        """Read what PATHs name; images that cannot be read are left out.
+        """Read the images that PATHs name; unreadable ones are left out.
 
         Raises:
             DataError: If fewer than NEAREST can be read.
@@ -60,50 +58,18 @@ class NormalImages:
         return cls(kept, pictures)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Nearest:
-    """Finds normal images by the features of one bundle, or by their pixels where its graph gives errors.
+def similar_images(normal: NormalImages, scorer: Scorer) -> SimilarImages:
+    """Normal images as a bundle compares them.
 
-    Attributes:
-        rows: Numbers of the normal images that the bundle can prepare, (m,).
-        features: What they are compared by, (m, d).
-        output: What the bundle's graph gives.
+    Raises:
+        DataError: If it can prepare fewer than NEAREST.
     """
-
-    rows: NDArray[np.int64]
-    features: Features
-    output: Output
-
-    @classmethod
-    def of(cls, normal: NormalImages, scorer: Scorer) -> Self:
-        """Run normal images through a bundle's backbone.
-
-        Raises:
-            DataError: If it can prepare fewer than NEAREST.
-        """
-        rows: list[NDArray[np.int64]] = []
-        features: list[Features] = []
-        first = 0
-        for batch, found in likenesses(scorer, normal.sources, scorer.preparation):
-            finite = np.isfinite(found).all(axis=1) if len(found) else np.zeros(0, dtype=bool)
-            if finite.any():
-                rows.append(first + batch.rows[finite].astype(np.int64))
-                features.append(found[finite])
-            first += len(batch.sources)
-        count = sum(len(each) for each in rows)
-        if count < NEAREST:
-            raise DataError(f"--normal needs at least {NEAREST} images that the bundle can prepare, got {count}")
-        return cls(np.concatenate(rows), np.concatenate(features), scorer.backbone.output)
-
-    def find(self, images: Images, outputs: Features) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Numbers and Euclidean distances of the NEAREST normal images to each image, nearest first, (n, k)."""
-        rows, distances = [], []
-        for row in similarity_rows(self.output, images, outputs):  # one at a time: all at once would hold (n, m, d)
-            apart = np.linalg.norm((self.features - row).astype(np.float64), axis=1)
-            best = np.argsort(apart, kind="stable")[:NEAREST]
-            rows.append(self.rows[best])
-            distances.append(apart[best])
-        return np.stack(rows), np.stack(distances)
+    found = SimilarImages.of(scorer, normal.sources, scorer.preparation)
+    if len(found.places) < NEAREST:
+        raise DataError(
+            f"--normal needs at least {NEAREST} images that the bundle can prepare, got {len(found.places)}"
+        )
+    return found
 
 
 def _small(source: Source) -> bytes:

@@ -1,4 +1,4 @@
-"""The page: one file that ships with the package, and needs nothing from elsewhere."""
+"""The page: one file that ships with the package and needs nothing else."""
 
 import base64
 import hashlib
@@ -11,14 +11,14 @@ from starlette.responses import HTMLResponse, Response
 
 
 async def serve(request: Request) -> Response:
-    """The page."""
+    """Send the page."""
     text, policy = _page()
     return HTMLResponse(text, headers={"content-security-policy": policy, "referrer-policy": "no-referrer"})
 
 
 @cache
 def _page() -> tuple[str, str]:
-    """Its text, and the policy that lets a browser run and load what the page itself holds, and nothing else."""
+    """Return the page's text, and a content security policy for just its content."""
     text = files("lit_od.serving").joinpath("page.html").read_text(encoding="utf-8")
     policy = (
         f"default-src 'none'; script-src {_hash(text, 'script')}; style-src {_hash(text, 'style')}; "
@@ -28,6 +28,6 @@ def _page() -> tuple[str, str]:
 
 
 def _hash(text: str, element: str) -> str:
-    """The source expression of the page's one element of a kind."""
+    """Return the policy's hash of the page's single element of this name."""
     (content,) = re.findall(f"<{element}>(.*?)</{element}>", text, re.DOTALL)
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"

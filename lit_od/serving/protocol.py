@@ -1,7 +1,7 @@
-"""The Open Inference Protocol, version 2, over HTTP: what a request asks, and how it is answered.
+"""The Open Inference Protocol, version 2, over HTTP: requests and answers.
 
 A request brings one input: `images`, UINT8 (n, h, w, c), or `encoded`, BYTES (n), image files. Its data
-are in the JSON, or behind it in binary form (the binary tensor data extension). It may name the outputs
+are in the JSON, or follow it in binary form (the binary tensor data extension). It may name the outputs
 that it wants; else it gets those of `PLAIN`.
 """
 
@@ -19,7 +19,7 @@ from lit_od.serving.limits import Refused
 from lit_od.serving.tensors import Column
 
 VERSION = "1"
-"""The one version of every model."""
+"""Version of every model."""
 
 EXTENSIONS = ["binary_tensor_data"]
 
@@ -27,13 +27,16 @@ PLAIN = ("score", "p_value", "is_outlier", "error")
 """Outputs of a request that names none."""
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
-"""Bytes of the JSON that binary tensors follow."""
+"""Header with the number of bytes of the JSON before binary tensors."""
 
 _POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 
 
 class _Parameters(msgspec.Struct, frozen=True, gc=False):
-    """Those that mean something here. Others are skipped as text: decoded, lists of lists are 20 times as large."""
+    """Parameters that are used.
+
+    Others are skipped as text: decoded, lists of lists are 20 times as large.
+    """
 
     binary_data_size: int | None = None
     binary_data: bool | None = None
@@ -70,9 +73,9 @@ class Asked:
     """A request.
 
     Attributes:
-        id: Its mark, which the answer repeats.
+        id: Its identifier, which the answer repeats.
         sources: The images.
-        outputs: Name of each output that is wanted, and whether in binary form.
+        outputs: The wanted outputs by name; True for binary form.
     """
 
     id: str
@@ -85,13 +88,17 @@ class SentImage(EncodedImage):
     """An image file from a client.
 
     Attributes:
-        pixels: Pixels that it may have.
+        pixels: Largest number of pixels.
     """
 
     pixels: int = MAX_PIXELS
 
     def decode(self) -> Image.Image:
-        """The image, upright. Raises ImageError where the bytes cannot be read, or its header says too many pixels."""
+        """Decode the bytes, upright.
+
+        Raises:
+            ImageError: If the bytes are unreadable, or hold too many pixels.
+        """
         return open_image(self.data, most=self.pixels)
 
 
@@ -100,13 +107,13 @@ def read(body: bytes | bytearray, json_length: str | None, *, known: Collection[
 
     Args:
         body: JSON, then binary tensors.
-        json_length: Bytes of the JSON, from its header; None where there is nothing else.
+        json_length: Bytes of the JSON, from its header; None if the body is JSON alone.
         known: Outputs that the model has.
-        most: Images that a request may hold.
-        pixels: Pixels that an image may have; a file with more becomes an error when it is decoded.
+        most: Largest number of images.
+        pixels: Largest number of pixels of an image; a file with more becomes an error when it is decoded.
 
     Raises:
-        Refused: 400 where it is not as the protocol has it, 413 where it holds too many images or pixels.
+        Refused: 400 if it does not follow the protocol, 413 if it holds too many images or pixels.
     """
     end = len(body)
     if json_length is not None:
@@ -131,7 +138,16 @@ def read(body: bytes | bytearray, json_length: str | None, *, known: Collection[
 
 
 def answer(model: str, asked: Asked, columns: Mapping[str, Column]) -> tuple[bytes, int | None]:
-    """The body of an answer, and the bytes of its JSON; None where it has no binary part."""
+    """Encode an answer.
+
+    Args:
+        model: The model's name.
+        asked: The request.
+        columns: Outputs by name, at least the wanted ones.
+
+    Returns:
+        The body, and the number of bytes of its JSON; None for the number if all of it is JSON.
+    """
     described, behind = [], []
     for name, binary in asked.outputs.items():
         column = columns[name]
@@ -180,7 +196,7 @@ def _sources(inputs: Sequence[_Input], behind: memoryview, most: int, pixels: in
 
 
 def _data(given: _Input, behind: memoryview) -> memoryview | msgspec.Raw:
-    """An input's data, wherever they lie."""
+    """Return an input's data, from the JSON or from the bytes behind it."""
     size = given.parameters.binary_data_size
     if given.parameters.shared_memory_region is not msgspec.UNSET:
         raise Refused(400, "shared memory is not served: send the data in the body")
@@ -194,6 +210,6 @@ def _data(given: _Input, behind: memoryview) -> memoryview | msgspec.Raw:
 
 
 def _encoded(file: bytes, name: str, pixels: int) -> Source:
-    if file.startswith(_POSTSCRIPT):  # which Pillow would hand to Ghostscript, a program
+    if file.startswith(_POSTSCRIPT):  # Pillow would run Ghostscript on it
         return Unreadable(name, "PostScript is not taken")
     return SentImage(file, name, pixels=pixels)

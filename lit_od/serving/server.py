@@ -1,4 +1,4 @@
-"""Listen, say where, stop when told to."""
+"""The server: listens, reports readiness, and stops on a signal."""
 
 import socket
 from collections.abc import Callable
@@ -21,10 +21,19 @@ KEEP_ALIVE = 30
 
 
 class Server(uvicorn.Server):
-    """A server that ends in peace: a first signal lets requests finish, a second does not wait for them."""
+    """A server that stops gracefully.
+
+    A first signal lets requests finish, a second one does not wait for them.
+    """
 
     def __init__(self, app: ASGIApp, *, limits: Limits, ready: Callable[[], None]) -> None:
-        """Serve an application; `ready` is called once it can be reached."""
+        """Configure uvicorn.
+
+        Args:
+            app: The application.
+            limits: Limits of connections and of time.
+            ready: Called once the server can be reached.
+        """
         limited = type("Limited", (Connection,), {"limits": limits})
         super().__init__(
             uvicorn.Config(
@@ -47,18 +56,25 @@ class Server(uvicorn.Server):
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
+        """Start, and call `ready`."""
         await super().startup(sockets)
         self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop on a signal. Uvicorn's own raises the signal anew at the end, and the process would seem killed."""
+        """Stop on a signal.
+
+        Uvicorn's own handler raises the signal again at the end, and the process would seem killed.
+        """
         self.force_exit = self.should_exit
         self.should_exit = True
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there; port 0 takes a free one. Raises ConfigError where it cannot be had."""
+    """Open a listening socket; port 0 takes a free one.
+
+    Raises:
+        ConfigError: If the address cannot be used.
+    """
     try:
         family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, number)
@@ -76,12 +92,19 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address(listener: socket.socket) -> str:
-    """The address of a listening socket, for a browser."""
+    """Return the address of a listening socket, for a browser."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 def serve(app: ASGIApp, listener: socket.socket, *, limits: Limits, ready: Callable[[], None]) -> None:
-    """Serve until told to stop."""
+    """Serve an application until a signal stops it.
+
+    Args:
+        app: The application.
+        listener: A listening socket, which is closed at the end.
+        limits: Limits of connections and of time.
+        ready: Called once the server can be reached.
+    """
     with closing(listener):
         Server(app, limits=limits, ready=ready).run([listener])

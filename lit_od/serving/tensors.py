@@ -1,7 +1,7 @@
-"""Tensors of the Open Inference Protocol: from JSON or bytes to images, and from verdicts to either.
+"""Tensors of the Open Inference Protocol, in JSON and in binary form.
 
 In binary form numbers are little-endian and row-major, and each element of BYTES is preceded by its
-length, 4 bytes. In JSON, where bytes have no place, an image file is its base64.
+length, 4 bytes. In JSON, which has no bytes, an image file is its base64.
 """
 
 import base64
@@ -25,7 +25,13 @@ _Byte: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
 
 def require_shape(name: str, shape: Sequence[int], *, most: int) -> None:
-    """Raise Refused unless there is at least one image, and no more than so many."""
+    """Raise Refused unless the shape has 1 to `most` images and no empty side.
+
+    Args:
+        name: Name of the input, for messages.
+        shape: Its shape, images first.
+        most: Largest number of images.
+    """
     if min(shape, default=0) < 1:
         raise Refused(400, f"{name} has shape {list(shape)}: every length must be at least 1")
     if shape[0] > most:
@@ -33,38 +39,65 @@ def require_shape(name: str, shape: Sequence[int], *, most: int) -> None:
 
 
 def pixels(name: str, shape: Sequence[int], data: memoryview | msgspec.Raw) -> NDArray[np.uint8]:
-    """A UINT8 tensor in its shape. Raises Refused where the data do not fit it."""
+    """Decode a UINT8 tensor.
+
+    Args:
+        name: Name of the input, for messages.
+        shape: Its shape.
+        data: Its JSON, or its bytes.
+
+    Returns:
+        The numbers in the tensor's shape.
+
+    Raises:
+        Refused: 400 if the data do not fit the shape.
+    """
     flat = _numbers(name, shape, data) if isinstance(data, msgspec.Raw) else np.frombuffer(data, dtype=np.uint8)
     _require_count(name, shape, flat.size)
     return flat.reshape(shape)
 
 
 def files(name: str, count: int, data: memoryview | msgspec.Raw) -> list[bytes]:
-    """So many elements of a BYTES tensor. Raises Refused where the data are not that many."""
+    """Decode a BYTES tensor.
+
+    Args:
+        name: Name of the input, for messages.
+        count: Number of elements.
+        data: Its JSON, or its bytes.
+
+    Returns:
+        The elements.
+
+    Raises:
+        Refused: 400 if the data hold another number of elements, or are damaged.
+    """
     return _from_base64(name, count, data) if isinstance(data, msgspec.Raw) else _split(name, count, data)
 
 
 def datatype(column: Column) -> str:
-    """The protocol's name of an output's type."""
+    """Return the protocol's name of an output's type."""
     if isinstance(column, np.ndarray):
         return {"f": "FP64", "b": "BOOL", "i": "INT64"}[column.dtype.kind]
     return "BYTES"
 
 
 def shape_of(column: Column) -> list[int]:
-    """An output's shape."""
+    """Return an output's shape."""
     return list(column.shape) if isinstance(column, np.ndarray) else [len(column)]
 
 
 def as_json(column: Column) -> list[Any]:
-    """An output's values, flat; NaN becomes null on the way to JSON, and a file its base64."""
+    """Return an output's values as a flat list, files in base64.
+
+    NaN is left, and becomes null when the list is encoded.
+    """
     if isinstance(column, np.ndarray):
         return list(column.reshape(-1).tolist())
     return [each if isinstance(each, str) else base64.b64encode(each).decode() for each in column]
 
 
 def as_bytes(column: Column) -> bytes:
-    """An output in binary form."""
+    """Encode an output in binary form."""
     if isinstance(column, np.ndarray):
         return column.astype(column.dtype.newbyteorder("<"), copy=False).tobytes()
     parts = [each.encode() if isinstance(each, str) else each for each in column]
@@ -77,10 +110,10 @@ def _require_count(name: str, shape: Sequence[int], count: int) -> None:
 
 
 def _numbers(name: str, shape: Sequence[int], data: msgspec.Raw) -> NDArray[np.uint8]:
-    """Whole numbers of 0 to 255 from a JSON list, flat or nested as their shape.
+    """Decode whole numbers of 0 to 255 from a JSON list, flat or nested.
 
-    All but their range is checked in the text, of which it is known that it is JSON: the list within a list is
-    3 bytes there, and some 70 once it is decoded.
+    All but their range is checked in the text, which is known to be JSON: a nested list takes 3 bytes there,
+    and some 70 once it is decoded.
     """
     text = bytes(data).translate(None, b" \t\r\n")
     flat = text.translate(None, b"[]")
@@ -93,18 +126,18 @@ def _numbers(name: str, shape: Sequence[int], data: msgspec.Raw) -> NDArray[np.u
         raise Refused(400, f"the data of {name} must be a list of numbers, nested as its shape or flat")
     try:
         values = msgspec.json.decode(b"[%b]" % flat, type=list[_Byte])
-    except msgspec.DecodeError:  # out of range, or an empty list has left a comma without a number
+    except msgspec.DecodeError:  # out of range, or a comma without a number, left by an empty list
         raise Refused(400, f"the data of {name} must be whole numbers of 0 to 255") from None
     return np.frombuffer(bytes(values), dtype=np.uint8)
 
 
 def _lists(shape: Sequence[int]) -> int:
-    """Lists in the JSON of a tensor, the whole one included."""
+    """Count the lists in the JSON of a tensor, the whole one included."""
     return sum(math.prod(shape[:depth]) for depth in range(len(shape)))
 
 
 def _brackets(shape: Sequence[int]) -> bytes:
-    """What the JSON of a tensor holds besides its numbers."""
+    """Return the JSON of a tensor without its digits."""
     text = b""
     for length in reversed(shape):
         text = b"[%b]" % ((text + b",") * length)[:-1]
@@ -112,7 +145,7 @@ def _brackets(shape: Sequence[int]) -> bytes:
 
 
 def _from_base64(name: str, count: int, data: msgspec.Raw) -> list[bytes]:
-    if bytes(data).count(b",") >= count:  # base64 has no comma, and each string more is an object
+    if bytes(data).count(b",") >= count:  # base64 has no comma; counted first: decoding makes an object of each
         raise Refused(400, f"{name} has more elements than the {count} that its shape wants")
     try:
         found = [base64.b64decode(text, validate=True) for text in msgspec.json.decode(data, type=list[str])]

@@ -1,9 +1,9 @@
 """A bounded queue before one worker a core.
 
 A request is cut into pieces. Each worker decodes a piece, runs it through the graph on one thread and
-scores it; several pieces at a time so make better use of the cores than one on all of them. Requests take
-turns piece by piece, so that a large one does not hold up a small one. Small pieces that wait for the
-same model are taken together. A piece that nobody competes with runs on all cores, to be answered soon.
+scores it; several pieces at a time make better use of the cores than one on all of them. Requests take
+turns piece by piece, so that a large one does not hold up a small one. Small waiting pieces for the same
+model are scored together. A piece without competitors runs on all cores, to be answered soon.
 """
 
 import threading
@@ -23,10 +23,10 @@ class Piece:
     """A part of a request.
 
     Attributes:
-        model: Who scores it.
-        sources: At most RUN images; one where a heat map is wanted, which may take as long as many.
-        wanted: Outputs that it wants.
-        answers: Where they will be.
+        model: The model that scores it.
+        sources: At most GRAPH_BATCH images; one if a heat map is wanted, which may take as long as many.
+        wanted: Names of the wanted outputs.
+        answers: Future of its answers.
     """
 
     model: Model
@@ -36,10 +36,10 @@ class Piece:
 
 
 class WorkQueue:
-    """Scores pieces of requests on its workers.
+    """A queue of pieces of requests, and its workers.
 
     Attributes:
-        queue: Requests that may wait or be scored at a time.
+        queue: Number of requests that may wait or be scored at a time.
     """
 
     def __init__(self, *, workers: int, queue: int) -> None:
@@ -51,10 +51,18 @@ class WorkQueue:
         self._requests = 0
 
     def submit(self, model: Model, sources: Sequence[Source], wanted: frozenset[str]) -> "list[Future[Answers]]":
-        """Answers to the parts of a request, to come. Whoever has them calls `done`.
+        """Queue a request; the caller must call `done` after it.
+
+        Args:
+            model: The model.
+            sources: The images.
+            wanted: Names of the wanted outputs.
+
+        Returns:
+            Futures of the answers to its pieces, in order.
 
         Raises:
-            Refused: 503 where the queue is full.
+            Refused: 503 if the queue is full.
         """
         step = _most(wanted)
         pieces = [Piece(model, sources[start : start + step], wanted) for start in range(0, len(sources), step)]
@@ -68,12 +76,12 @@ class WorkQueue:
         return [piece.answers for piece in pieces]
 
     def done(self) -> None:
-        """A request has been answered or given up."""
+        """Note that a request has been answered or given up."""
         with self._lock:
             self._requests -= 1
 
     def close(self) -> None:
-        """Wait for what is being scored, and drop what waits."""
+        """Wait for the pieces that are being scored, and drop the waiting ones."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _work(self) -> None:
@@ -89,7 +97,10 @@ class WorkQueue:
                 self._busy -= 1
 
     def _take(self) -> list[Piece]:
-        """A piece of the request whose turn it is, and others that go with it; those given up are left out."""
+        """Take the next piece, and others of the same model that fit beside it.
+
+        Pieces that were given up are left out.
+        """
         taken: list[Piece] = []
         left: deque[deque[Piece]] = deque()
         served: deque[deque[Piece]] = deque()
@@ -106,7 +117,7 @@ class WorkQueue:
 
 
 def _most(wanted: frozenset[str]) -> int:
-    """Images that a worker takes at once."""
+    """Return the largest number of images that a worker takes at once."""
     return 1 if MAP in wanted else GRAPH_BATCH
 
 
@@ -121,7 +132,7 @@ def _score(pieces: Sequence[Piece], *, alone: bool) -> None:
     try:
         sources = [source for piece in pieces for source in piece.sources]
         answers = pieces[0].model.answer(sources, pieces[0].wanted, alone=alone)
-    except BaseException as error:  # whatever it is, those who wait must hear of it
+    except BaseException as error:  # any error must reach the waiting requests
         for piece in pieces:
             piece.answers.set_exception(error)
         return

@@ -1,6 +1,6 @@
-"""Train and export: the half of lit_od that is torch and Lightning.
+"""Train and export with torch and Lightning.
 
-fit trains, exports and writes a bundle from a recipe; export_bundle does the rest from a trained module.
+fit trains, exports and writes a bundle from a recipe; export_bundle exports and writes one from a trained module.
 """
 
 from lit_od.training.autoencoder import LitAutoencoder

@@ -1,4 +1,4 @@
-"""An autoencoder of inliers: what it has not learnt to reconstruct is an outlier."""
+"""An autoencoder of inliers: outliers are images that it cannot reconstruct."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -20,18 +20,20 @@ from lit_od.training.networks.autoencoders import (
 from lit_od.types import Output
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
-"""Images (b, h, w, c), uint8, and labels (b,), which play no part."""
+"""Images (b, h, w, c), uint8, and labels (b,), which are not used."""
 
 
 class LitAutoencoder(LightningModule):
-    """Reconstruction with the mean squared error over pixels and channels as loss, pixels in [0, 1].
+    """An autoencoder trained to reconstruct its input.
+
+    The loss is the mean squared error over pixels and channels, pixels in [0, 1].
 
     Attributes:
         network: Pixels (n, c, h, w) in [0, 1] to their reconstructions.
     """
 
     output: ClassVar[Output] = "errors"
-    """What `backbone()` gives."""
+    """Output of `backbone()`."""
 
     def __init__(
         self,
@@ -50,16 +52,16 @@ class LitAutoencoder(LightningModule):
         Args:
             architecture: "dense" or "conv"; None where encoder and decoder are given.
             encoder: Import path of an nn.Module: pixels (n, c, h, w) in [0, 1] to a code.
-            decoder: The same from the code back to pixels.
+            decoder: Import path of an nn.Module: the code back to pixels.
             channels: Channels of the images, 1 or 3.
             image_size: Height and width of the images, or the side of square ones.
-            optimizer: "rmsprop" (decay 0.9, as Keras has it) or "adam".
-            learning_rate: Of all steps.
+            optimizer: "rmsprop" (decay 0.9, as in Keras) or "adam".
+            learning_rate: Learning rate of all steps.
             noise: Standard deviation of the normal noise that training adds to its input, pixels in
-                [0, 1], clipped there; the clean image is what is to be reconstructed. 0 adds none.
+                [0, 1], clipped there; the target is the clean image. 0 adds none.
 
         Raises:
-            ConfigError: If an argument cannot be.
+            ConfigError: If an argument is invalid.
         """
         super().__init__()
         if optimizer not in ("rmsprop", "adam"):
@@ -76,24 +78,27 @@ class LitAutoencoder(LightningModule):
         self._sums: dict[str, Tensor] = {}  # by stage: validation runs inside a training epoch
 
     def forward(self, images: Tensor) -> Tensor:
-        """Reconstructions (b, h, w, c), in [0, 1], of images (b, h, w, c), uint8."""
+        """Return reconstructions (b, h, w, c) in [0, 1] of images (b, h, w, c), uint8."""
         return to_last(self.network(to_pixels(images)))
 
     def backbone(self) -> nn.Module:
-        """What is exported: uint8 images (n, h, w, c) to squared errors (n, h, w, c)."""
+        """Return the exported module: uint8 images (n, h, w, c) to squared errors."""
         return SquaredErrors(self.network)
 
     def maps(self) -> nn.Module:
-        """What heat maps are drawn from: uint8 images to squared errors and reconstructions, (n, h, w, c)."""
+        """Return the module of heat maps: images to squared errors and reconstructions.
+
+        Images are uint8, all of them (n, h, w, c).
+        """
         return ErrorsAndReconstruction(self.network)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of a batch; noise reaches the input alone."""
+        """Return the loss of a batch; noise is added to the input alone."""
         pixels = to_pixels(batch[0])
-        given, noise = pixels, float(self.hparams["noise"])
+        inputs, noise = pixels, float(self.hparams["noise"])
         if noise:
-            given = (pixels + noise * torch.randn_like(pixels)).clamp(0.0, 1.0)
-        loss = F.mse_loss(self.network(given).float(), pixels)
+            inputs = (pixels + noise * torch.randn_like(pixels)).clamp(0.0, 1.0)
+        loss = F.mse_loss(self.network(inputs).float(), pixels)
         self._add("train", loss.detach(), len(pixels))
         return loss
 
@@ -102,7 +107,7 @@ class LitAutoencoder(LightningModule):
         self._log_loss("train")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count a validation batch, without noise."""
+        """Add a validation batch to the loss, without noise."""
         self._evaluate("val", batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -110,7 +115,7 @@ class LitAutoencoder(LightningModule):
         self._log_loss("val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count a test batch, without noise."""
+        """Add a test batch to the loss, without noise."""
         self._evaluate("test", batch)
 
     def on_test_epoch_end(self) -> None:
@@ -118,7 +123,7 @@ class LitAutoencoder(LightningModule):
         self._log_loss("test")
 
     def configure_optimizers(self) -> Optimizer:
-        """The optimiser; its rate stays."""
+        """Return the optimiser, with a constant learning rate."""
         rate = float(self.hparams["learning_rate"])
         if self.hparams["optimizer"] == "adam":
             return torch.optim.Adam(self.parameters(), rate, eps=1e-7)

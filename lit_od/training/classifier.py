@@ -17,7 +17,7 @@ Batch: TypeAlias = tuple[Tensor, Tensor]
 
 
 class LitClassifier(LightningModule):
-    """Features of a network, a linear layer and cross-entropy.
+    """A classifier: features of a network, a linear layer and cross-entropy.
 
     The loss, in training and validation alike, is the mean cross-entropy plus l2 * sum(w^2) over the
     weights, not the biases, of all convolutions and dense layers.
@@ -54,16 +54,16 @@ class LitClassifier(LightningModule):
             pretrained: Start from timm's published weights.
             checkpoint_path: Start from the weights in this file.
             dropout: Share of inputs of the last layers that are dropped in training.
-            optimizer: "adam", "adamw" (without decay of its own) or "sgd" (momentum 0.9).
-            learning_rate: At the start.
+            optimizer: "adam", "adamw" (with no further weight decay) or "sgd" (momentum 0.9).
+            learning_rate: Learning rate at the start.
             l2: Factor of the sum of squared weights.
-            lr_factor: What the learning rate is multiplied by when the validation loss stays.
-            lr_patience: Epochs without a validation loss lower by 1e-4 after which that happens.
+            lr_factor: Factor of the learning rate when the validation loss stagnates.
+            lr_patience: Epochs without a validation loss lower by 1e-4 after which it stagnates.
             lr_floor: Least learning rate.
 
         Raises:
-            ConfigError: If an argument cannot be.
-            DataError: If weights cannot be had.
+            ConfigError: If an argument is invalid.
+            DataError: If weights are not available.
         """
         super().__init__()
         if classes < 2:
@@ -97,21 +97,21 @@ class LitClassifier(LightningModule):
         self._sums: dict[str, Tensor] = {}  # by stage: validation runs inside a training epoch
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class logits (b, classes) of images (b, h, w, c), uint8."""
+        """Return class logits (b, classes) of images (b, h, w, c), uint8."""
         logits: Tensor = self.head(self.network(images))
         return logits
 
     def backbone(self) -> nn.Module:
-        """What is exported: uint8 images (n, h, w, c) to features (n, d)."""
+        """Return the exported module: uint8 images (n, h, w, c) to features (n, d)."""
         return self.network
 
     def penalty(self) -> Tensor:
-        """l2 * sum(w^2), a scalar."""
+        """Return l2 * sum(w^2), a scalar."""
         total = torch.stack([weight.square().sum() for weight in self._penalised]).sum()
         return float(self.hparams["l2"]) * total
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of a batch."""
+        """Return the loss of a batch."""
         images, labels = batch
         loss = F.cross_entropy(self(images).float(), labels) + self.penalty()
         self._add("train", loss.detach() * len(labels), loss.new_tensor(len(labels)))
@@ -123,7 +123,7 @@ class LitClassifier(LightningModule):
         self.log("train_loss", loss / images)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count a validation batch."""
+        """Add a validation batch to loss and accuracy."""
         self._evaluate("val", batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -131,7 +131,7 @@ class LitClassifier(LightningModule):
         self._log_evaluation("val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count a test batch."""
+        """Add a test batch to loss and accuracy."""
         self._evaluate("test", batch)
 
     def on_test_epoch_end(self) -> None:
@@ -139,7 +139,7 @@ class LitClassifier(LightningModule):
         self._log_evaluation("test")
 
     def configure_optimizers(self) -> Any:
-        """The optimiser, and the plateau rule on val_loss."""
+        """Return the optimiser, and the plateau rule on val_loss."""
         options = self.hparams
         learning_rate = float(options["learning_rate"])
         # one kernel for all weights; in mixed precision it would not let the Trainer clip gradients
@@ -155,7 +155,7 @@ class LitClassifier(LightningModule):
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer,
             factor=options["lr_factor"],
-            patience=options["lr_patience"] - 1,  # torch waits for one epoch more than it is told
+            patience=options["lr_patience"] - 1,  # torch waits for one epoch more
             threshold=1e-4,
             threshold_mode="abs",
             min_lr=options["lr_floor"],
@@ -175,11 +175,11 @@ class LitClassifier(LightningModule):
         self.log(f"{stage}_accuracy", correct / images)
 
     def _add(self, stage: str, *values: Tensor) -> None:
-        # one sum kept here costs a tenth of Lightning's own bookkeeping of a value logged in every step
+        # one sum kept here costs a tenth of Lightning's bookkeeping of a value logged in every step
         batch = torch.stack(values)
         self._sums[stage] = self._sums[stage] + batch if stage in self._sums else batch
 
     def _totals(self, stage: str) -> Tensor:
-        """The sums of an epoch over all processes, and a fresh start."""
+        """Return the sums of an epoch over all processes, and clear them."""
         total = self.trainer.strategy.reduce(self._sums.pop(stage), reduce_op="sum")
         return torch.as_tensor(total)

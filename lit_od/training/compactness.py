@@ -1,4 +1,4 @@
-"""The compactness loss of Perera and Patel (2019): how far the features of one class lie from each other."""
+"""The compactness loss of Perera and Patel (2019)."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from lit_od.errors import DataError
 
 
 def compactness_loss(features: Tensor) -> Tensor:
-    """Mean squared distance of each image's features to the mean of the others, over images and features.
+    """Return the mean squared distance of features to the mean of the other images.
 
     With x_i the rows, n of them, of k features,
 

@@ -1,4 +1,4 @@
-"""Deep one-class features (DOC): twin networks, one on a reference set and one on the target class."""
+"""Deep one-class features (DOC): twin networks on reference and target images."""
 
 from collections.abc import Sequence
 from typing import Literal, Self, TypeAlias, TypedDict
@@ -24,23 +24,23 @@ Half: TypeAlias = tuple[Tensor, Tensor]
 
 
 class Twin(TypedDict):
-    """A batch of each network."""
+    """A batch of each stream."""
 
     reference: Half
     target: Half
 
 
 class LitDOC(LightningModule):
-    """Features g that are descriptive of many classes and compact for one (Perera and Patel 2019).
+    """Deep one-class features: descriptive of many classes and compact for one.
 
-    Both networks share g and its head h. One step takes a batch of the reference set and one of the
-    target class, and minimises
+    The method is that of Perera and Patel (2019). Both networks share the features g and the head h. One
+    step takes a batch of the reference set and one of the target class, and minimises
 
         l = a l_D + lambda l_C
 
     in one backward pass: l_D is the cross-entropy of h(g) on the reference set, l_C the compactness of g
     on the target class (`compactness_loss`), over the batches of all processes together. h is dropped
-    afterwards: `backbone()` is g. Batch normalisation stays as it was trained, in evaluation mode.
+    afterwards: `backbone()` is g. Batch normalisation stays in evaluation mode, with its pretrained statistics.
 
     Attributes:
         network: g, uint8 images (n, h, w, c) to features (n, k).
@@ -73,28 +73,28 @@ class LitDOC(LightningModule):
 
         Args:
             network: A timm model; `torchvision:NAME`; or the import path of an nn.Module.
-            layer: Whose pooled output is g's, as in `FrozenBackbone`.
+            layer: The layer whose pooled output is g's, as in `FrozenBackbone`.
             reference_classes: Number of classes of the reference set, at least 2.
-            pool: How that output is pooled.
-            trained_layers: How many of the last layers are trained, h among them. A layer is a child of
+            pool: Pooling of that output.
+            trained_layers: Number of the last layers that are trained, h among them. A layer is a child of
                 the network, or of one of its nn.Sequential children, that has weights; a batch
                 normalisation belongs to the one before it.
             trained: Names of the layers of g that are trained, in place of the last ones.
             compactness: lambda.
             descriptiveness: a; 0 for an ablation.
             optimizer: "adam", "adamw" or "sgd" (momentum 0.9).
-            learning_rate: Of all steps.
-            weight_decay: Of all trained weights, as the optimiser applies it.
+            learning_rate: Learning rate of all steps.
+            weight_decay: Weight decay of all trained weights, as the optimiser applies it.
             cache_trunk: Run the frozen layers once an image, where images are not augmented and come
-                from a run's own data, and train on what they give, kept in half precision.
+                from a run's own data, and train on their activations, kept in half precision.
             pretrained: Without a file, take the published weights; else they are random.
             checkpoint_path: File with weights under the network's own names.
             channels: Channels of the images.
             image_size: Height and width of the images.
 
         Raises:
-            ConfigError: If an argument cannot be, or the network does not fit the images.
-            DataError: If the weights cannot be had.
+            ConfigError: If an argument is invalid, or the network does not fit the images.
+            DataError: If the weights are not available.
         """
         super().__init__()
         if reference_classes < 2:
@@ -136,22 +136,22 @@ class LitDOC(LightningModule):
                 weight.requires_grad_(weight.numel() > 0)
         first = min(self.trained, key=order.index, default=None)
         self.trunk = Trunk(self.network, first, images) if cache_trunk else None
-        self._cached = False  # whether batches hold the trunk's activations
+        self._cached = False  # True while batches hold the trunk's activations
         self._sums: dict[str, Tensor] = {}
         self.network.to(memory_format=torch.channels_last)  # a step takes two thirds of the time on a CPU
         self.train()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (b, reference_classes) of images (b, h, w, c), uint8."""
+        """Return logits (b, reference_classes) of images (b, h, w, c), uint8."""
         logits: Tensor = self.head(self.network(images))
         return logits
 
     def backbone(self) -> nn.Module:
-        """What is exported: uint8 images (n, h, w, c) to features (n, k)."""
+        """Return the exported module: uint8 images (n, h, w, c) to features (n, k)."""
         return self.network
 
     def train(self, mode: bool = True) -> Self:
-        """As nn.Module has it, except for frozen layers and batch normalisation: they stay in evaluation mode."""
+        """Set the mode; frozen layers and batch normalisation stay in evaluation mode."""
         super().train(mode)
         self.network.eval()
         body = cut_of(self.network).body
@@ -161,32 +161,32 @@ class LitDOC(LightningModule):
         return self
 
     def features(self, images: Tensor) -> Tensor:
-        """The features g of images, or of the trunk's activations where the batches hold those, (b, k)."""
+        """Return the features g (b, k) of images, or of the trunk's activations."""
         found: Tensor = self.trunk.tail(images) if self._cached and self.trunk else self.network(images)
         return found.float()
 
     def on_fit_start(self) -> None:
-        """Let the run's data hold the trunk's activations in the images' place."""
+        """Put the trunk's activations in the images' place in the run's data."""
         data = getattr(self.trainer, "datamodule", None)
         self._cached = isinstance(data, TwinData) and data.keep(self.trunk, self.device)
 
     def on_fit_end(self) -> None:
-        """Take images again."""
+        """Return to images."""
         self._cached = False
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, TwinData):
             data.keep(None, self.device)
 
     def training_step(self, batch: Twin, batch_idx: int) -> Tensor:
-        """Loss of a batch of each kind."""
+        """Return the loss of a batch of each stream."""
         (images, labels), (targets, _) = batch["reference"], batch["target"]
         # kept activations are float16, which autocast on a CPU cannot join
-        together = torch.cat([each.float() if each.is_floating_point() else each for each in (images, targets)])
-        features = self.features(together)
-        seen, own = features[: len(images)], features[len(images) :]
-        descriptive = F.cross_entropy(self.head(seen).float(), labels)
+        joined = torch.cat([each.float() if each.is_floating_point() else each for each in (images, targets)])
+        features = self.features(joined)
+        reference, target = features[: len(images)], features[len(images) :]
+        descriptive = F.cross_entropy(self.head(reference).float(), labels)
         # each process takes the loss of all, and the exchange of gradients divides their sum by the processes again
-        compact = compactness_loss(self._of_all(own))
+        compact = compactness_loss(self._of_all(target))
         self._add("train", descriptive.detach(), compact.detach(), descriptive.new_tensor(1.0))
         return self._total(descriptive, compact)
 
@@ -196,7 +196,13 @@ class LitDOC(LightningModule):
         self._log("train", descriptive / steps, compact / steps)
 
     def validation_step(self, batch: Half, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Count a batch of the reference set's validation part (loader 0), or of the target's (loader 1)."""
+        """Add a validation batch to the loss.
+
+        Args:
+            batch: Images or activations, and labels.
+            batch_idx: Not used.
+            dataloader_idx: 0 for the reference set's validation part, 1 for the target's.
+        """
         images, labels = batch
         features = self.features(images)
         if dataloader_idx == 0:
@@ -208,7 +214,10 @@ class LitDOC(LightningModule):
             self._add("target", *torch.cat([count, rows.sum(0), rows.square().sum()[None]]))
 
     def on_validation_epoch_end(self) -> None:
-        """Log val_loss and its parts, over all images on all processes; compactness is that of the whole part."""
+        """Log val_loss and its parts, over all images on all processes.
+
+        Compactness is that of the whole part.
+        """
         loss, images = self._totals("reference")
         target = self._totals("target")
         count, total, squares = target[0], target[1:-1], target[-1]
@@ -217,7 +226,7 @@ class LitDOC(LightningModule):
         self._log("val", loss / images, (count / (count - 1)).square() * variance)
 
     def configure_optimizers(self) -> Optimizer:
-        """The optimiser of h and of the trained layers; its rate stays."""
+        """Return the optimiser of h and the trained layers, its learning rate constant."""
         options = self.hparams
         weights = [weight for weight in self.parameters() if weight.requires_grad]
         rate, decay = float(options["learning_rate"]), float(options["weight_decay"])
@@ -230,7 +239,7 @@ class LitDOC(LightningModule):
                 return torch.optim.Adam(weights, rate, weight_decay=decay)
 
     def _of_all(self, features: Tensor) -> Tensor:
-        """The features of all processes, (b world, k), with gradients to each."""
+        """Gather the features of all processes, (b world, k), with gradients to each."""
         if self.trainer.world_size == 1:
             return features
         gathered = self.all_gather(features, sync_grads=True)  # (world, b, k)
@@ -250,13 +259,13 @@ class LitDOC(LightningModule):
         self._sums[stage] = self._sums[stage] + batch if stage in self._sums else batch
 
     def _totals(self, stage: str) -> Tensor:
-        """The sums of an epoch over all processes, and a fresh start."""
+        """Return the sums of an epoch over all processes, and clear them."""
         total = self.trainer.strategy.reduce(self._sums.pop(stage), reduce_op="sum")
         return torch.as_tensor(total)
 
 
 def _chosen(layers: Sequence[Sequence[str]], count: int) -> list[str]:
-    """Modules of the last layers, h counted as one of them."""
+    """Return the modules of the last layers, h counted as one of them."""
     if not 1 <= count <= len(layers) + 1:
         raise ConfigError(f"trained_layers must be 1 (the head alone) to {len(layers) + 1} here, got {count}")
     return [name for layer in layers[len(layers) + 1 - count :] for name in layer]
@@ -267,7 +276,7 @@ def _named(body: nn.Module, order: Sequence[str]) -> str:
 
 
 def _any_images(channels: int, size: Sequence[int]) -> Tensor:
-    """Two images of noise, the same in every run, (2, h, w, c)."""
+    """Return two images of noise, the same in every run, (2, h, w, c)."""
     generator = torch.Generator()
     generator.manual_seed(0)
     return torch.randint(0, 256, (2, *size, channels), generator=generator, dtype=torch.uint8)

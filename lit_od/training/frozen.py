@@ -1,4 +1,4 @@
-"""A network that is used as it is: features of named layers, nothing trained."""
+"""A pretrained network used unchanged: features of named layers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -17,12 +17,12 @@ from lit_od.training.networks.weights import load_part
 
 
 class Scaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a network is given: (pixel - mean) / std, pixels from 0 to 255.
+    """Scaling of a network's input: (pixel - mean) / std, pixels from 0 to 255.
 
     Attributes:
-        mean: One a channel, in the order in which the network takes them.
-        std: As mean, above 0.
-        order: Whether the network takes red or blue first.
+        mean: One value a channel, in the network's order of channels.
+        std: One value a channel, above 0.
+        order: The network's order of channels.
     """
 
     mean: tuple[float, ...]
@@ -31,9 +31,9 @@ class Scaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class FrozenBackbone(LightningModule):
-    """The pooled outputs of named layers of a network that stays as it came.
+    """The pooled outputs of named layers of a network that is not trained.
 
-    `lit-od fit` does not train a module whose class says `frozen = True`: it exports `backbone()` at
+    `lit-od fit` does not train a module whose class has `frozen = True`: it exports `backbone()` at
     once, and all images that neither calibrate nor test fit the detector.
 
     Attributes:
@@ -56,7 +56,7 @@ class FrozenBackbone(LightningModule):
         channels: int = 3,
         image_size: Sequence[int] = (224, 224),
     ) -> None:
-        """Find the network, cut it after the last of the layers, and load the weights that are left.
+        """Build the network, cut it after the last of the layers, and load its weights.
 
         Args:
             network: A timm model; `torchvision:NAME`; or the import path of an nn.Module.
@@ -65,18 +65,18 @@ class FrozenBackbone(LightningModule):
             unit_length: Divide the pooled values of each layer by their length, so that a detector
                 compares directions.
             checkpoint_path: File with weights under the network's own names. It may be partial: only
-                what the layers need is looked for.
+                the weights that the layers need are read.
             pretrained: Without a file, take the published weights; else they stay random.
-            scaling: `mean`, `std` and perhaps `order`, as `Scaling`. None takes what the network was
-                trained with, and for an import path pixels in [-1, 1].
-            channels_last: Whether feature maps are (n, h, w, c). None takes the network's own
+            scaling: `mean`, `std` and optionally `order`, as in `Scaling`. None takes the scaling of the
+                network's training, and for an import path pixels in [-1, 1].
+            channels_last: True for feature maps (n, h, w, c). None takes the network's own
                 statement: timm's `output_fmt`, torchvision's class; else (n, c, h, w).
-            channels: Of the images, 1 or 3. Grey images are repeated in the three channels that timm's
-                and torchvision's networks take.
+            channels: Channels of the images, 1 or 3. Grey images are repeated in the three channels that
+                timm's and torchvision's networks take.
             image_size: Height and width of the images.
 
         Raises:
-            ConfigError: If an argument cannot be, or the network does not fit the images.
+            ConfigError: If an argument is invalid, or the network does not fit the images.
             DataError: If the file cannot be read, or does not cover the layers.
         """
         super().__init__()
@@ -95,27 +95,27 @@ class FrozenBackbone(LightningModule):
         whole = whole_network(network, channels=channels, image_size=size, pretrained=published)
         if isinstance(whole.body, FeatureNetwork):
             raise ConfigError(f"network {network} scales its images itself: name the plain network inside it")
-        how = _scaling(whole) if scaling is None else _read_scaling(scaling, len(whole.mean))
+        input_scaling = _scaling(whole) if scaling is None else _read_scaling(scaling, len(whole.mean))
         last = whole.channels_last if channels_last is None else channels_last
         cut = CutNetwork(whole.body, layers=layers, pooling=pooling, channels_last=last, unit_length=unit_length).eval()
         width = feature_count(cut, network, len(whole.mean), size)
         _load(cut, torch.zeros(1, len(whole.mean), *size), checkpoint_path)
         for weight in cut.parameters():
             weight.requires_grad_(False)
-        self.network = _scaled(cut, how, width).eval()
+        self.network = _scaled(cut, input_scaling, width).eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (n, d) of images (n, h, w, c), uint8."""
+        """Return features (n, d) of images (n, h, w, c), uint8."""
         features: Tensor = self.network(images)
         return features
 
     def backbone(self) -> nn.Module:
-        """What is exported: uint8 images (n, h, w, c) to features (n, d)."""
+        """Return the exported module: uint8 images (n, h, w, c) to features (n, d)."""
         return self.network
 
 
 def is_frozen(kind: object) -> bool:
-    """Whether a class, or a module, states that there is nothing to train."""
+    """Return True if a class or a module states that there is nothing to train."""
     return getattr(kind, "frozen", False) is True
 
 
@@ -124,10 +124,10 @@ class _Reversed(nn.Module):
         return pixels.flip(1)
 
 
-def _scaled(cut: CutNetwork, how: Scaling, width: int) -> FeatureNetwork:
-    """With the scaling in front; it broadcasts a grey image to the network's channels."""
-    mean, std = ([value / 255 for value in values] for values in (how.mean, how.std))
-    if how.order == "rgb":
+def _scaled(cut: CutNetwork, scaling: Scaling, width: int) -> FeatureNetwork:
+    """Put the scaling in front; it broadcasts a grey image to the network's channels."""
+    mean, std = ([value / 255 for value in values] for values in (scaling.mean, scaling.std))
+    if scaling.order == "rgb":
         return FeatureNetwork(cut, num_features=width, mean=mean, std=std)
     return FeatureNetwork(nn.Sequential(_Reversed(), cut), num_features=width, mean=mean[::-1], std=std[::-1])
 
@@ -136,23 +136,23 @@ def _scaling(whole: WholeNetwork) -> Scaling:
     return Scaling(mean=tuple(255 * each for each in whole.mean), std=tuple(255 * each for each in whole.std))
 
 
-def _read_scaling(given: Mapping[str, Any], channels: int) -> Scaling:
+def _read_scaling(options: Mapping[str, Any], channels: int) -> Scaling:
     try:
-        how = msgspec.convert(dict(given), Scaling, strict=True)
+        scaling = msgspec.convert(dict(options), Scaling, strict=True)
     except (msgspec.ValidationError, TypeError, ValueError) as error:
         raise ConfigError(
             f"scaling must be mean, std and perhaps order: rgb or bgr, for pixels from 0 to 255: {error}"
         ) from None
-    if not len(how.mean) == len(how.std) == channels or not all(value > 0 for value in how.std):
+    if not len(scaling.mean) == len(scaling.std) == channels or not all(value > 0 for value in scaling.std):
         raise ConfigError(
-            f"scaling needs a mean and a std above 0 for each of {channels} channels, got {list(how.mean)} and "
-            f"{list(how.std)}"
+            f"scaling needs a mean and a std above 0 for each of {channels} channels, got {list(scaling.mean)} and "
+            f"{list(scaling.std)}"
         )
-    return how
+    return scaling
 
 
 def _load(cut: CutNetwork, pixels: Tensor, checkpoint_path: str | None) -> None:
-    """Load what a forward pass reads, and free the rest."""
+    """Load the weights that a forward pass reads, and free the rest."""
     used = weights_used(cut, pixels)
     if checkpoint_path is not None:
         load_part(cut.body, checkpoint_path, [name.removeprefix("body.") for name in used])

@@ -1,7 +1,8 @@
 """The whole job from a recipe: train where there is something to train, export, and all that follows without torch."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,18 @@ from torch import nn
 
 from lit_od.bundle.folder import Bundle, require_replaceable
 from lit_od.calibration.rules import require_applicable, rule_and_outliers
-from lit_od.detectors.registry import accumulator
+from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError, DataError
-from lit_od.fitting.fit import Origin, fit_bundle
+from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
 from lit_od.fitting.from_recipe import fit_onnx, require_no_run
+from lit_od.fitting.process_group import open_engine
 from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.import_paths import imported
 from lit_od.recipes.load import portable_tree, without_training
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import ModelConfig, Recipe
+from lit_od.runtime.processes import Group
 from lit_od.training.data.image_data import ImageData
 from lit_od.training.data.torchvision_sets import open_set
 from lit_od.training.distributed import process_group
@@ -34,7 +37,14 @@ PARITY_IMAGES = 64
 """Real images on which an exported graph must agree with its module."""
 
 
-def fit(recipe: Recipe, out: Path, *, run: Path | None = None, threads: int | None = None) -> Bundle:
+def fit(
+    recipe: Recipe,
+    out: Path,
+    *,
+    run: Path | None = None,
+    threads: int | None = None,
+    group: Group | None = None,
+) -> Bundle:
     """Train the recipe's model, export it, fit the detector, calibrate, prove and write the bundle.
 
     Nothing is trained where the model's class says `frozen = True`, or the recipe's backbone is an ONNX file.
@@ -45,18 +55,20 @@ def fit(recipe: Recipe, out: Path, *, run: Path | None = None, threads: int | No
         out: The bundle's folder; free, empty, or a bundle to replace.
         run: Folder that keeps a training's checkpoint, log and curves. None throws them away.
         threads: Threads of ONNX Runtime and of decoding; None is one a core.
+        group: The processes that do this together; None takes those that torch.distributed has joined.
 
     Raises:
         ConfigError: If the recipe cannot be carried out, or `out` is not free.
         DataError: If the images do not suffice.
         ExportError: If the exported graph does not compute what the module computes.
     """
-    if process_group().rank == 0:
-        require_replaceable(out)
     if recipe.model is None:
         require_no_run(run)
-        return fit_onnx(recipe, out, sets=open_set(data_root(recipe.data.root)), threads=threads, group=process_group())
-    accumulator(str(recipe.detector["kind"]), {key: each for key, each in recipe.detector.items() if key != "kind"})
+        sets = open_set(data_root(recipe.data.root))
+        return fit_onnx(recipe, out, sets=sets, threads=threads, group=group or process_group())
+    if (group or process_group()).rank == 0:
+        require_replaceable(out)
+    DetectorSpec.parse(recipe.detector).check()
     kind = imported(recipe.model.class_path, nn.Module, "model.class_path")
     require_readable(kind, recipe.detector)
     if is_frozen(kind):
@@ -64,13 +76,15 @@ def fit(recipe: Recipe, out: Path, *, run: Path | None = None, threads: int | No
         model = recipe.model
         recipe = without_training(recipe, f"{model.class_path} is frozen")
         data = ImageData(recipe.data, seed=recipe.seed)
-        return export_bundle(_frozen_module(model, data, recipe.seed), data, recipe, out, threads=threads)
+        module = _frozen_module(model, data, recipe.seed)
+        return _write_bundle(out, _Trained(module, data, recipe), threads=threads, group=group)
     rule, outliers = rule_and_outliers(recipe.calibration)
     calibrating = ImageData(recipe.data, seed=recipe.seed).sources("calibration")
     require_applicable(rule, inliers=len(calibrating), outliers=len(outliers))  # before the training, not after it
     with tempfile.TemporaryDirectory(prefix="lit_od-run-") as temporary:
         trained = train(recipe, run or Path(temporary))
-        return export_bundle(trained.module, trained.data, recipe, out, metrics=trained.metrics, threads=threads)
+        made = _Trained(trained.module, trained.data, recipe, trained.metrics)
+        return _write_bundle(out, made, threads=threads, group=group)
 
 
 def _frozen_module(model: ModelConfig, data: ImageData, seed: int) -> nn.Module:
@@ -102,59 +116,74 @@ def export_bundle(
         threads: Threads of ONNX Runtime and of decoding; None is one a core.
         providers: Execution providers, as `Backbone.load` takes them.
     """
-    group = process_group()
-    if group.rank == 0:
+    if process_group().rank == 0:
         require_replaceable(out)
+    made = _Trained(module, data, recipe, metrics or {})
+    return _write_bundle(out, made, threads=threads, providers=providers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """A module to export, its images and its recipe, and figures of its training."""
+
+    module: nn.Module
+    data: ImageData
+    recipe: Recipe
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def images(self, outliers: Sequence[str]) -> FitImages:
+        """Return the images by their use; with a frozen module the validation part fits the detector too."""
+        fit, validation = self.data.sources("train"), self.data.sources("validation")
+        calibration = self.data.sources("calibration")
+        smaller_bank = any(self.recipe.detector.get(key) is not None for key in ("coreset", "memory_budget"))
+        if is_frozen(self.module) and not smaller_bank:  # else they tell what the smaller bank costs
+            fit, validation = fit + validation, []
+        if not calibration:
+            raise DataError("no calibration images: give data.split.calibration a share above 0")
+        root = self.data.root
+        return FitImages(
+            fit, calibration, validation, find(outliers, root=root, sets=open_set(root)) if outliers else []
+        )
+
+
+def _write_bundle(
+    out: Path,
+    made: _Trained,
+    *,
+    threads: int | None = None,
+    providers: Sequence[str] | None = None,
+    group: Group | None = None,
+) -> Bundle:
+    """Export a module, fit the recipe's detector on what the graph computes, and write the bundle."""
+    module, recipe = made.module, made.recipe
+    group = group or process_group()  # Lightning may have joined processes in the training
     backbone = getattr(module, "backbone", None)
     if not callable(backbone):
         raise ConfigError(f"{type(module).__name__} has no backbone(): wanted the module that is to be exported")
     require_readable(module, recipe.detector)
-    fit_sources, calibration_sources = data.sources("train"), data.sources("calibration")
-    validation = data.sources("validation")
-    smaller_bank = any(recipe.detector.get(key) is not None for key in ("coreset", "memory_budget"))
-    if is_frozen(module) and not smaller_bank:  # else they tell what the smaller bank costs
-        fit_sources, validation = fit_sources + validation, []
     rule, outliers = rule_and_outliers(recipe.calibration)
-    if not calibration_sources:
-        raise DataError("no calibration images: give data.split.calibration a share above 0")
-    rows = np.linspace(0, len(calibration_sources) - 1, min(PARITY_IMAGES, len(calibration_sources))).astype(int)
-    model, maps, parity = b"", None, 0.0
+    images = made.images(outliers)
+    graph, parity = GraphFile(b"", recipe.export.opset), 0.0
     if group.rank == 0:
-        images = load([calibration_sources[row] for row in rows], recipe.data.prepare, threads=threads)
-        model, maps, parity = _exported(module, backbone(), images, opset=recipe.export.opset)
-    model = group.broadcast(model)
+        rows = np.linspace(0, len(images.calibration) - 1, min(PARITY_IMAGES, len(images.calibration))).astype(int)
+        pixels = load([images.calibration[row] for row in rows], recipe.data.prepare, threads=threads)
+        graph, parity = _exported(module, backbone(), pixels, opset=recipe.export.opset)
+    model = group.broadcast(graph.model)
     origin = Origin(
         name=out.name,
         recipe=portable_tree(recipe),
         seed=recipe.seed,
-        metrics={**(metrics or {}), "export_parity": parity},
+        metrics={**made.metrics, "export_parity": parity},
     )
-    return fit_bundle(
-        out,
-        model=model,
-        maps=maps,
-        preparation=recipe.data.prepare,
-        fit=fit_sources,
-        calibration=calibration_sources,
-        validation=validation,
-        outliers=find(outliers, root=data.root, sets=open_set(data.root)) if outliers else [],
-        detector=recipe.detector,
-        rule=rule,
-        origin=origin,
-        opset=recipe.export.opset,
-        threads=threads,
-        providers=providers,
-        group=group,
-    )
+    engine = open_engine(model, recipe.data.prepare, threads=threads, providers=providers, group=group)
+    return fit_bundle(out, engine, graph, images, DetectorSpec.parse(recipe.detector), rule, origin)
 
 
-def _exported(
-    module: nn.Module, backbone: nn.Module, images: Images, *, opset: int
-) -> tuple[bytes, bytes | None, float]:
-    """The backbone's ONNX file, that of the heat maps, and the largest difference between torch and the graph."""
+def _exported(module: nn.Module, backbone: nn.Module, images: Images, *, opset: int) -> tuple[GraphFile, float]:
+    """Return the graphs of a module, and the largest difference between torch and the backbone's graph."""
     with tempfile.TemporaryDirectory(prefix="lit_od-export-") as folder:
-        graph = Path(folder) / "backbone.onnx"
-        report = export_backbone(backbone, graph, images, opset=opset, output=output_of(module))
+        file = Path(folder) / "backbone.onnx"
+        report = export_backbone(backbone, file, images, opset=opset, output=output_of(module))
         drawing = maps_of(module)
         maps = None if drawing is None else export_maps(drawing, images, opset=opset)
-        return graph.read_bytes(), maps, max(report.differences.values())
+        return GraphFile(file.read_bytes(), opset, maps), max(report.differences.values())

@@ -1,8 +1,10 @@
-"""Scoring by workers of a local Ray cluster beside scoring by one process, on the same cores; and a worker killed.
+"""Compare scoring by a local Ray cluster with scoring by one process.
+
+Both use the same cores; at last a worker is killed.
 
     python scripts/bench/cluster.py BUNDLE IMAGES [--seconds 180] [--workers 2]
 
-The images are repeated until one process needs about so many seconds, and are one job of the cluster. Every ten
+The images are repeated until one process needs about that many seconds, and are one job of the cluster. Every ten
 seconds its workers are halted, and one process scores a part of the images for as long: both sides see the same
 machine. Start-up is not counted (of the cluster: until each worker has answered once). Then all once more, and
 one worker is killed half way: every row must come, none twice, with the same scores. Prints the ratios of the
@@ -48,11 +50,11 @@ def main() -> None:
     sources = _numbered(files, round(args.seconds * PROBE / probe.seconds))
     part = round(SLICE * PROBE / probe.seconds)
     parts = itertools.cycle(sources[start : start + part] for start in range(0, len(sources) - part + 1, part))
-    there, alone, load = _Side(), _Side(), []
+    clustered, alone, load = _Side(), _Side(), []
     with cluster(workers=args.workers) as pool:
         job = score_images(pool, bundle, sources)
-        rows = list(itertools.islice(job, args.workers))  # from here on each worker is at work
-        while len(more := there.take(job, SLICE)):
+        rows = list(itertools.islice(job, args.workers))  # each worker is at work from here on
+        while len(more := clustered.take(job, SLICE)):
             rows += more
             with _halted():
                 alone.take(scorer.stream(next(parts)))
@@ -64,22 +66,24 @@ def main() -> None:
     assert _names(again) == names, "a row is missing, or there twice, after a worker was killed"
     assert _scores(again) == _scores(rows), "the scores after a death differ"
     assert _scores(rows)[:part] == _scores(want), "the scores are not those of one process"
-    ratio, cores = there.each / alone.each, there.cores / there.images / (alone.cores / alone.images)
+    ratio = clustered.each / alone.each
+    cores = clustered.cores / clustered.images / (alone.cores / alone.images)
     print(
         f"{len(sources):,} images, {args.workers} cores: one process {1e3 * alone.each:.3f} ms an image "
-        f"({alone.seconds:.0f} s, {alone.images:,} images), cluster {1e3 * there.each:.3f} ms ({there.seconds:.0f} s, "
-        f"{there.images:,} images): {ratio:.3f} of the time, {cores:.3f} of the cores' time"
+        f"({alone.seconds:.0f} s, {alone.images:,} images), cluster {1e3 * clustered.each:.3f} ms "
+        f"({clustered.seconds:.0f} s, {clustered.images:,} images): {ratio:.3f} of the time, "
+        f"{cores:.3f} of the cores' time"
     )
     print(f"a worker killed after {killed_at:,} rows: {len(again_names := _names(again)):,} rows, each once, in order")
     print(f"load of the machine meanwhile: {min(load):.1f} to {max(load):.1f} on {os.cpu_count()} cores")
-    figures = {"images": len(again_names), "alone_ms": 1e3 * alone.each, "cluster_ms": 1e3 * there.each}
-    figures |= {"ratio": ratio, "cores_ratio": cores, "job_s": there.seconds, "load": sum(load) / len(load)}
+    figures = {"images": len(again_names), "alone_ms": 1e3 * alone.each, "cluster_ms": 1e3 * clustered.each}
+    figures |= {"ratio": ratio, "cores_ratio": cores, "job_s": clustered.seconds, "load": sum(load) / len(load)}
     print(json.dumps({**figures, "killed_after_rows": killed_at}))
 
 
 @dataclass
 class _Side:
-    """What one of the two has done so far, and in how many seconds: of the clock, and of cores."""
+    """Images that one of the two has scored, in seconds of the clock and of cores."""
 
     images: int = 0
     seconds: float = 0.0
@@ -90,7 +94,7 @@ class _Side:
         return self.seconds / self.images
 
     def take(self, results: Iterator[Result], seconds: float = float("inf")) -> list[Result]:
-        """The next results, for so many seconds or until there are no more."""
+        """Take results for some seconds, or until there are no more."""
         found: list[Result] = []
         before, started = _core_seconds(), time.perf_counter()
         for result in results:
@@ -104,7 +108,7 @@ class _Side:
 
 
 def _numbered(files: Sequence[ImageFile], count: int) -> list[ImageFile]:
-    """The files over and over, each time under a name of its own."""
+    """Repeat the files, each time under another name."""
     repeated = itertools.islice(itertools.cycle(files), count)
     return [ImageFile(file.path, f"{row}:{file.name}") for row, file in enumerate(repeated)]
 
@@ -134,17 +138,17 @@ def _halted() -> Iterator[None]:
 
 
 def _workers() -> list[int]:
-    """Ray's actors among the processes that this one has started."""
+    """Find Ray's actors among the processes that this one has started."""
     return [process for process, (_, name) in _descendants().items() if name.startswith(b"ray::") and b"Map" in name]
 
 
 def _core_seconds() -> float:
-    """Seconds that cores have worked for this process and all that it has started."""
+    """Return the seconds that cores have worked for this process and its descendants."""
     return sum(ticks for ticks, _ in _descendants().values()) / os.sysconf("SC_CLK_TCK")
 
 
 def _descendants() -> dict[int, tuple[int, bytes]]:
-    """This process and all below it: ticks of cores, and the command line."""
+    """Return ticks of cores and the command line of this process and all below it."""
     found, parents = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -159,7 +163,7 @@ def _descendants() -> dict[int, tuple[int, bytes]]:
             process = parents[process]
         return process == os.getpid()
 
-    return {process: what for process, what in found.items() if ours(process)}
+    return {process: shown for process, shown in found.items() if ours(process)}
 
 
 def _names(results: Sequence[Result]) -> list[str]:

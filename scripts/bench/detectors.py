@@ -1,8 +1,8 @@
-"""Detectors beside scikit-learn's, and beside what the machine can do, on features of real images.
+"""Compare detectors with scikit-learn's and the machine's limits.
 
     python scripts/bench/detectors.py DATA [knn approximate lof gmm coreset moments million] [--threads 2]
 
-DATA holds MNIST as torchvision lays it out. Features are what the backbone that ships makes of the digits
+DATA holds MNIST as torchvision lays it out. Features are those of the shipped backbone for the digits
 at 64x64, kept in --cache between runs. Both sides get the same number of threads. Prints medians of
 interleaved runs, their ratio, and a JSON line for each.
 
@@ -30,7 +30,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from threadpoolctl import threadpool_limits
 
-from lit_od.backbone.extractor import extract
+from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.backbone.packaged import backbone_file
 from lit_od.detectors import GMM, KNN, LOF
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=list(PARTS), metavar="PART")
     parser.add_argument("--cache", type=Path, default=Path("bench-features.npy"))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # a part in a process of its own
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # a part in a separate process
     args = parser.parse_args()
     rows = _features(args.data, args.cache, args.threads)
     with threadpool_limits(args.threads):
@@ -64,18 +64,24 @@ def main() -> None:
 
 
 def _features(data: Path, cache: Path, threads: int) -> np.ndarray:
-    """Features of MNIST's 70,000 digits, training images first, float32 (70000, 1280)."""
+    """Return features of MNIST's 70,000 digits, float32 (70000, 1280).
+
+    Training images come first.
+    """
     if not cache.exists():
         from lit_od.training.data.torchvision_sets import open_set  # torch, which would count in the peaks of memory
 
         sources = find(["mnist:train", "mnist:test"], root=data, sets=open_set(data))
         backbone = Backbone.load(backbone_file("lit_od:tf_efficientnet_lite0"), threads=threads)
-        np.save(cache, np.concatenate([each for _, each in extract(backbone, sources, Preparation(size=(64, 64)))]))
+        np.save(
+            cache,
+            np.concatenate([each.outputs for each in Extractor(backbone, Preparation(size=(64, 64))).outputs(sources)]),
+        )
     return np.load(cache, mmap_mode="r")
 
 
 def _projected(rows: np.ndarray, width: int) -> np.ndarray:
-    """Random projections, which keep distances but for a factor, float32 (n, width)."""
+    """Return random projections, which keep distances but for a factor, (n, width)."""
     matrix = np.random.default_rng(0).standard_normal((rows.shape[1], width)) / np.sqrt(width)
     matrix = matrix.astype(np.float32)
     return np.concatenate([rows[start : start + 5_000] @ matrix for start in range(0, len(rows), 5_000)])
@@ -88,13 +94,13 @@ def _seconds(call: Callable[[], Any]) -> float:
 
 
 def _medians(*calls: Callable[[], Any]) -> list[float]:
-    """Median seconds of each call, the calls taking turns."""
+    """Return the median seconds of each call, the calls taking turns."""
     runs = [[_seconds(call) for call in calls] for _ in range(RUNS)]
     return [statistics.median(run[side] for run in runs) for side in range(len(calls))]
 
 
 def _peak() -> float:
-    """Peak resident megabytes of this process."""
+    """Return the peak resident megabytes of this process."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
@@ -232,7 +238,7 @@ PARTS: dict[str, Callable[[np.ndarray], dict[str, float]]] = {
     "million": _million,
 }
 FRESH = ("coreset", "million")
-"""Parts whose peak memory is wanted."""
+"""Parts that run in a fresh process, since their peak memory is measured."""
 
 
 if __name__ == "__main__":

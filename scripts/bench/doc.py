@@ -1,12 +1,12 @@
-"""Images a second of a DOC training step on what the frozen trunk gave, and of the same step on images.
+"""Compare a DOC training step on the trunk's activations with one on images.
 
     python scripts/bench/doc.py [--weights FILE] [--runs 7] [--batch-size 64] [--threads N]
 
 The network is the recipe's, doc-sneakers, 96x96, on noise: time does not depend on what the images show.
-Both sides take the same batches, one of the reference set and one of the target class, forward, backward
-and the optimiser's step, in turns of one step, the first of which warms up. What the trunk gave is in half
-precision, as a run keeps it. Prints the medians, the median of each run's ratio, the largest relative
-difference of the losses, and a JSON line.
+Figures are images a second. Both sides take the same batches, one of the reference set and one of the
+target class, forward, backward and the optimiser's step, in turns of one step, the first of which warms up.
+The activations are in half precision, as a run keeps it. Prints the medians, the median of each run's
+ratio, the largest relative difference of the losses, and a JSON line.
 """
 
 import argparse
@@ -23,7 +23,7 @@ CLASSES = 8
 
 
 class Sole:
-    """What a step asks of a Trainer."""
+    """A Trainer of one process, with all that a step reads of it."""
 
     world_size = 1
 
@@ -46,11 +46,11 @@ def main() -> None:
         labels = torch.randint(0, CLASSES, (args.batch_size,), generator=generator)
         with torch.no_grad():
             rows = [kept[0].trunk.trunk(half).half() for half in halves]
-        turns = [turn(*made, given, labels) for made, given in ((kept, rows), (whole, halves))]
+        turns = [turn(*trained, inputs, labels) for trained, inputs in ((kept, rows), (whole, halves))]
         runs.append([2 * args.batch_size / seconds for seconds, _ in turns])
         differences.append(abs(turns[0][1] / turns[1][1] - 1))
     runs = runs[1:]
-    ours, theirs = (statistics.median(run[which] for run in runs) for which in (0, 1))
+    ours, theirs = (statistics.median(run[position] for run in runs) for position in (0, 1))
     ratios = sorted(run[0] / run[1] for run in runs)
     ratio = statistics.median(ratios)
     print(
@@ -62,21 +62,28 @@ def main() -> None:
 
 
 def side(weights: str | None, cached: bool) -> tuple[LitDOC, torch.optim.Optimizer]:
-    """A module with its optimiser; that of either side has the same weights."""
+    """Return a module with its optimiser; both sides get the same weights."""
     recipe = read("doc-sneakers")
     assert recipe.model is not None
     options = recipe.model.init_args | {"checkpoint_path": weights, "pretrained": False}
     torch.manual_seed(0)
     module = LitDOC(**options, reference_classes=CLASSES, image_size=recipe.data.prepare.size)
     module._cached = cached
-    module._trainer = Sole()  # type: ignore[assignment]  # that is all
+    module._trainer = Sole()  # type: ignore[assignment]  # all that a step reads
     return module, module.configure_optimizers()
 
 
 def turn(
     module: LitDOC, optimizer: torch.optim.Optimizer, halves: list[torch.Tensor], labels: torch.Tensor
 ) -> tuple[float, float]:
-    """Seconds of a step, and its loss."""
+    """Take a step; return its seconds and its loss.
+
+    Args:
+        module: The module.
+        optimizer: Its optimiser.
+        halves: Batches of the reference set and the target class: images or activations.
+        labels: Labels of either batch.
+    """
     batch: Twin = {"reference": (halves[0], labels), "target": (halves[1], labels)}
     started = time.perf_counter()
     optimizer.zero_grad()

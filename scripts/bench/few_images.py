@@ -1,4 +1,4 @@
-"""What `lit-od fit folder` detects from 200 normal images: one class normal, the rest outliers.
+"""Measure AUROC of `lit-od fit folder` from 200 normal images of a class.
 
     python scripts/bench/few_images.py DATA [--images 200] [--test 200] [--threads 2]
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lit_od.backbone.extractor import extract
+from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.backbone.packaged import backbone_file
 from lit_od.detectors.registry import accumulator
@@ -25,7 +25,7 @@ from lit_od.evaluation.metrics import auroc
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
 from lit_od.images.split import fit_and_calibration
-from lit_od.recipes import load as recipe
+from lit_od.recipes.load import read
 from lit_od.training.data.torchvision_sets import open_set
 from lit_od.types import Features, Scores
 
@@ -40,18 +40,16 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=200)
     parser.add_argument("--threads", type=int)
     args = parser.parse_args()
-    preparation = recipe.read("folder")
-    backbone = Backbone.load(backbone_file(preparation.backbone or ""), threads=args.threads)
+    recipe = read("folder")
+    backbone = Backbone.load(backbone_file(recipe.backbone or ""), threads=args.threads)
 
     def features(sources: Sequence[Source], what: str) -> Features:
-        came = extract(backbone, sources, preparation.data.prepare, threads=args.threads)
-        return np.concatenate([outputs for _, outputs in tqdm(came, desc=what, leave=False, disable=None)])
+        came = Extractor(backbone, recipe.data.prepare, args.threads).outputs(sources)
+        return np.concatenate([each.outputs for each in tqdm(came, desc=what, leave=False, disable=None)])
 
     def fitted(sources: Sequence[Source], rows: Features) -> Callable[[Features], Scores]:
-        chosen, _ = fit_and_calibration(
-            range(len(sources)), seed=preparation.seed, share=preparation.data.split.calibration
-        )
-        options = dict(preparation.detector)
+        chosen, _ = fit_and_calibration(range(len(sources)), seed=recipe.seed, share=recipe.data.split.calibration)
+        options = dict(recipe.detector)
         gathered = accumulator(str(options.pop("kind")), options)
         gathered.update(rows[chosen])
         return gathered.finish().score
@@ -71,7 +69,10 @@ def main() -> None:
 
 
 def _sets(data: Path, images: int, test: int) -> dict[str, Groups]:
-    """The groups of images by the name of their set; a class without training images is an outlier only."""
+    """Return groups of images by the name of their set.
+
+    A class without training images is an outlier only.
+    """
     sets = open_set(data)
 
     def some(path: str, count: int | None) -> list[Source]:

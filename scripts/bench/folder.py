@@ -1,11 +1,11 @@
-"""A folder of image files from decode to verdict, beside what the machine can do at best.
+"""Compare scoring of a folder of files with the machine's limit.
 
     python scripts/bench/folder.py BUNDLE IMAGES [--count 3000] [--batch-size 64] [--runs 7] [--threads 2]
 
 The limit: the seconds that one thread needs to decode and prepare all images, and the seconds that one
 thread needs to run them through the graph, measured apart, summed and divided by the number of threads.
-A list repeats where the folder holds fewer images. Prints medians of interleaved runs, the ratio of the
-limit to what the scorer took (1 is the limit), and a JSON line.
+The images repeat if the folder holds fewer. Prints medians of interleaved runs, the ratio of the
+limit to the scorer's time (1 is the limit), and a JSON line.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def _limits(sources: Sequence[Source], scorer: Scorer, one: Backbone) -> tuple[float, float]:
-    """Seconds of one thread: decoding and preparing all images, running all of them through the graph."""
+    """Return one thread's seconds to prepare all images, and to run the graph."""
     started = time.perf_counter()
     pixels = np.empty((64, *scorer.preparation.shape), dtype=np.uint8)
     for row, source in enumerate(sources):

@@ -1,4 +1,4 @@
-"""Whether the heat maps point at what makes an image an outlier.
+"""Test that heat maps point at the cause of an outlier's score.
 
     python scripts/bench/maps.py DATA --weights LITE0.safetensors [--cases boots,digits,cats,garments]
                                  [--outliers 200] [--normal 400] [--threads 1] [--checkpoint BEST.ckpt]
@@ -25,16 +25,18 @@ import numpy as np
 import torch
 
 from lit_od import Scorer
+from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.backbone.packaged import backbone_file
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import KNN, Detector, Mahalanobis
-from lit_od.evaluation.deletion import nearest_rows, pointing
+from lit_od.evaluation.deletion import pointing
 from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
 from lit_od.images.split import fit_and_calibration
 from lit_od.scoring.maps import heat_maps
+from lit_od.scoring.similar_images import nearest_rows
 from lit_od.training.data.torchvision_sets import open_set
 from lit_od.training.explain.gradients import gradient_maps
 from lit_od.training.frozen import FrozenBackbone
@@ -52,7 +54,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Case:
-    """Outliers to be explained, and the normal images that lend them pixels."""
+    """Outliers to explain, and the normal images whose pixels replace theirs."""
 
     name: str
     outliers: Images
@@ -85,7 +87,8 @@ def _measured(case: Case, scorer: Scorer) -> dict[str, dict[str, float]]:
     def features(images: Images) -> Features:
         return np.concatenate([scorer.backbone(images[start : start + 16]) for start in range(0, len(images), 16)])
 
-    lent = case.normal[nearest_rows(features(case.outliers), features(case.normal))]
+    nearest, _ = nearest_rows(features(case.outliers), features(case.normal), 1)
+    lent = case.normal[nearest[:, 0]]
     kinds: dict[str, Callable[[], np.ndarray]] = {"occlusion": lambda: heat_maps(scorer, case.outliers)}
     if case.module is not None:
         module = case.module
@@ -127,11 +130,9 @@ def _lite0(args: argparse.Namespace, name: str) -> Case:
     }
     scorers = {
         kind: Scorer(
-            backbone,
+            Extractor(backbone, preparation, args.threads),
             detector,
             Calibration.from_inliers(detector.score(rows[rest]), {"rule": "percentile", "q": 99}),
-            preparation,
-            args.threads,
         )
         for kind, detector in detectors.items()
     }

@@ -1,8 +1,8 @@
-"""Peak memory of `lit-od score` over a few images and over ten times as many.
+"""Measure the peak memory of `lit-od score` over images and ten times as many.
 
     python scripts/bench/memory.py BUNDLE IMAGES [--count 3000] [--threads 2] [--maps]
 
-A list repeats where the folder holds fewer images. Prints the peak resident sizes and a JSON line.
+The images repeat if the folder holds fewer. Prints the peak resident sizes and a JSON line.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _peak(bundle: str, names: list[str], count: int, threads: int, *, maps: bool) -> float:
-    """Peak resident megabytes of a process that scores so many images into a file."""
+    """Return the peak resident megabytes of a process that scores `count` images."""
     with tempfile.TemporaryDirectory() as folder:
         listed = Path(folder) / "list.txt"
         listed.write_text("".join(f"{name}\n" for name in itertools.islice(itertools.cycle(names), count)))

@@ -1,4 +1,6 @@
-"""Merge the states of 1,000 shares, 512 features each, as the first process of a fit does: seconds, and its memory.
+"""Measure time and memory of merging partial states, as in a fit.
+
+By default 1,000 states of 512 features each are merged, as in the first process of a fit.
 
     python scripts/bench/merge.py [SHARES] [FEATURES]
 
@@ -23,7 +25,7 @@ REPEATS = 7
 
 
 def states(shares: int, width: int) -> Iterator[tuple[bytes, np.ndarray]]:
-    """A share's state, and the seconds that it took to make: of the clock, and of cores."""
+    """Yield each share's state, and the seconds of making it, of clock and cores."""
     rng = np.random.default_rng(0)
     for share in range(shares):
         start = now()
@@ -34,12 +36,12 @@ def states(shares: int, width: int) -> Iterator[tuple[bytes, np.ndarray]]:
 
 
 def now() -> np.ndarray:
-    """Seconds so far: of the clock, and of cores that worked for this process."""
+    """Return the seconds so far, of the clock and of this process' cores."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
 def merge_all(shares: int, width: int) -> tuple[np.ndarray, int]:
-    """Seconds of the merging alone, of the clock and of cores, and rows."""
+    """Return the seconds of merging alone, of clock and cores, and the rows."""
     making = np.zeros(2)
 
     def stream() -> Iterator[bytes]:
@@ -54,7 +56,7 @@ def merge_all(shares: int, width: int) -> tuple[np.ndarray, int]:
 
 
 def peak() -> float:
-    """Largest resident size so far, MiB (Linux counts in KiB)."""
+    """Return the largest resident size so far, MiB (Linux counts in KiB)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 

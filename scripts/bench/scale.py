@@ -1,12 +1,12 @@
-"""What a run over a billion images on N nodes would take: what can be measured here, and the arithmetic from it.
+"""Estimate the time of a run over a billion images on N nodes.
 
     python scripts/bench/scale.py BUNDLE IMAGES [--images 1e9] [--nodes 100] [--cores 64] [--width 512]
 
 Measured on this machine, in seconds of a core, which other work on it hardly changes: the map (images and bytes);
-what the driver does for every image (listing it, telling a worker where it lies, taking its verdict, writing its
+the driver's work for every image (listing it, telling a worker where it lies, taking its verdict, writing its
 row; of a fit the split, telling of its part and the fingerprint) and for every item (workers of a local cluster that
-do nothing; the clock's time too); what a partial state takes to merge, against their number. Arithmetic: all that is
-said of N nodes. It takes for granted that storage and network keep up, and says how much they must give. Prints a
+do nothing; the clock's time too); the time to merge a partial state, against their number. Arithmetic: all that is
+said of N nodes. It assumes that storage and network keep up, and says how much they must give. Prints a
 JSON line at last.
 """
 
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def _map(bundle: str, images: str) -> dict[str, float]:
-    """One thread from file to verdict."""
+    """Measure one thread from file to verdict."""
     scorer = Scorer.load(bundle, threads=1)
     files = [source for source in find([images]) if isinstance(source, ImageFile)]
     sources = [files[row % len(files)] for row in range(MAPPED)]
@@ -80,7 +80,7 @@ def _map(bundle: str, images: str) -> dict[str, float]:
 
 
 def _driver() -> dict[str, float]:
-    """What the driver does for each image, on its one core."""
+    """Measure the driver's work for each image, on its one core."""
     tracemalloc.start()
     listed: list[Source] = [
         ImageFile(Path(f"/images/{row % 1000:03}/{row:012}.jpg"), f"/images/{row % 1000:03}/{row:012}.jpg")
@@ -88,8 +88,8 @@ def _driver() -> dict[str, float]:
     ]
     kept = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    telling, told = _timed(lambda: list(items(listed, workers=64)))
-    telling_rows, told_rows = _timed(lambda: list(items(_table(), workers=1)))
+    telling, messages = _timed(lambda: list(items(listed, workers=64)))
+    telling_rows, row_messages = _timed(lambda: list(items(_table(), workers=1)))
     verdicts = [_verdicts([source.name for source in listed[start : start + 1000]]) for start in range(0, LISTED, 1000)]
     taking, results = _timed(lambda: [decoded(each) for each in verdicts])
     with tempfile.TemporaryDirectory() as folder:
@@ -100,9 +100,9 @@ def _driver() -> dict[str, float]:
     return {
         "list_bytes_image": kept / LISTED,
         "tell_file_us_image": telling * each,
-        "tell_file_bytes_image": sum(map(len, told)) / LISTED,
+        "tell_file_bytes_image": sum(map(len, messages)) / LISTED,
         "tell_row_us_image": telling_rows * each,
-        "tell_row_bytes_image": sum(map(len, told_rows)) / LISTED,
+        "tell_row_bytes_image": sum(map(len, row_messages)) / LISTED,
         "verdict_us_image": taking * each,
         "verdict_bytes_image": sum(map(len, verdicts)) / LISTED,
         "csv_us_image": csv * each,
@@ -111,36 +111,39 @@ def _driver() -> dict[str, float]:
 
 
 def _driver_of_a_fit(images: str) -> dict[str, float]:
-    """What `refit --engine ray` does for each image on the driver's one core, besides listing it."""
+    """Measure the driver's work of `refit --engine ray` for each image.
+
+    The driver has one core; listing is not included.
+    """
     splitting, _ = _timed(lambda: fit_and_calibration_parts(range(SPLIT), seed=0))
     tracemalloc.start()
     fit, calibration = fit_and_calibration_parts(_table(), seed=0)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    telling, told = _timed(lambda: [*items(fit, workers=1), *items(calibration, workers=1)])
+    telling, messages = _timed(lambda: [*items(fit, workers=1), *items(calibration, workers=1)])
     rows, _ = _timed(lambda: (fingerprint(fit), fingerprint(calibration)))
-    there = find([images])
-    files, _ = _timed(lambda: fingerprint(there))  # each file's size is asked for: here of a local disk
+    local = find([images])
+    files, _ = _timed(lambda: fingerprint(local))  # each file's size is asked for: here of a local disk
     each = 1e6 / LISTED
     return {
         "split_us_image": 1e6 * splitting / SPLIT,
         "split_bytes_image": most / LISTED,
         "tell_part_us_image": telling * each,
-        "tell_part_bytes_image": sum(map(len, told)) / LISTED,
+        "tell_part_bytes_image": sum(map(len, messages)) / LISTED,
         "fingerprint_row_us_image": rows * each,
-        "fingerprint_file_us_image": 1e6 * files / len(there),
+        "fingerprint_file_us_image": 1e6 * files / len(local),
     }
 
 
 def _table() -> ImageList:
-    """A Parquet file in an object store, which nobody opens."""
+    """Return a Parquet file in an object store, which nobody opens."""
     return ImageList(
         [RowGroup("s3://bucket/table.parquet", group, 1000 * group, 1000) for group in range(LISTED // 1000)]
     )
 
 
 def _items() -> dict[str, float]:
-    """What Ray takes for an item whose work is nothing, between the first and the last answer."""
+    """Measure Ray's time for an item without work, between first and last answer."""
     with cluster() as pool:
         answers = pool.map(_idle, (), (b"%d" % number for number in range(ITEMS + pool.workers)))
         for _ in range(pool.workers):
@@ -178,7 +181,7 @@ def _arithmetic(found: dict[str, float], args: argparse.Namespace) -> dict[str, 
         f"  map: {cores / workers / 60:,.1f} min; storage gives {workers * found['map_bytes_s_core'] / 1e9:,.1f} GB/s"
     )
     runs = {"map_s": cores / workers, "scheduling_s": scheduling, "merge_s": merging}
-    for what, tell, form in (
+    for kind, tell, form in (
         ("files", "file", "csv"),
         ("files", "file", "parquet"),
         ("rows of Parquet", "row", "parquet"),
@@ -190,12 +193,12 @@ def _arithmetic(found: dict[str, float], args: argparse.Namespace) -> dict[str, 
         total = before + max(cores / workers, during)
         runs[f"{tell}_to_{form}_s"] = total
         print(
-            f"  {what} to {form}: {total / 60:,.0f} min. Before the map the driver tells where the images lie, "
+            f"  {kind} to {form}: {total / 60:,.0f} min. Before the map the driver tells where the images lie, "
             f"{before / 60:,.0f} min and {memory:,.1f} GB; during it it is busy for {during / 60:,.0f} min, so that "
             f"more than {cores / during:,.0f} workers gain nothing"
         )
     print(f"    of that {count:,} items through Ray: {scheduling / 60:,.1f} min")
-    for what, kind in (("files", "file"), ("rows of Parquet", "row")):
+    for name, kind in (("files", "file"), ("rows of Parquet", "row")):
         tell = "tell_file" if kind == "file" else "tell_part"
         listed = found["list_bytes_image"] if kind == "file" else 0.0
         parts = {
@@ -211,7 +214,7 @@ def _arithmetic(found: dict[str, float], args: argparse.Namespace) -> dict[str, 
         worst = max(parts, key=parts.__getitem__)
         runs |= {f"fit_{kind}_s": total, f"fit_{kind}_gb": memory}
         print(
-            f"  a fit of {what}: {total / 60:,.0f} min, {memory:,.1f} GB at the driver, whose core works alone for "
+            f"  a fit of {name}: {total / 60:,.0f} min, {memory:,.1f} GB at the driver, whose core works alone for "
             f"{alone / 60:,.0f} min. It " + ", ".join(f"{part} {each / 60:,.1f} min" for part, each in parts.items())
         )
         wall = f"the memory, {images * listed / 1e9:,.0f} GB of paths, then " if listed else ""
@@ -231,9 +234,9 @@ def _arithmetic(found: dict[str, float], args: argparse.Namespace) -> dict[str, 
 
 
 def _verdicts(names: list[str]) -> bytes:
-    """What a worker answers."""
+    """Return a worker's answer."""
     scores = np.random.default_rng(0).random(len(names))
-    return encoded([Result(names, scores, scores, scores > 0.9, [None] * len(names))])
+    return encoded(Result(names, scores, scores, scores > 0.9, [None] * len(names)))
 
 
 def _write(results: list[Result], file: str, form: str) -> None:
@@ -243,7 +246,7 @@ def _write(results: list[Result], file: str, form: str) -> None:
 
 
 def _timed(work: Callable[[], T]) -> tuple[float, T]:
-    """Seconds that cores have worked for this process, and what came of it."""
+    """Run work; return the seconds of cores for this process, and its result."""
     started = time.process_time()
     found = work()
     return time.process_time() - started, found

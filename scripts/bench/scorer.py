@@ -1,4 +1,4 @@
-"""The scorer over a bare session.run on the same prepared images, batch 32.
+"""Compare the scorer with a bare session.run on the same prepared images.
 
     python scripts/bench/scorer.py BUNDLE [--batch-size 32] [--runs 41] [--threads 2]
 
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def _median(call: Callable[[], object]) -> float:
-    """Median seconds of a call, called for SECONDS."""
+    """Return the median seconds of a call, called for SECONDS."""
     times: list[float] = []
     while sum(times) < SECONDS:
         started = time.perf_counter()

@@ -1,9 +1,11 @@
-"""`lit-od serve` over HTTP, beside the scorer in one process, on the same prepared images and the same cores.
+"""Compare `lit-od serve` over HTTP with the scorer in one process.
+
+Both score the same prepared images on the same cores.
 
     python scripts/bench/serve.py BUNDLE [--batch-size 32] [--runs 9] [--threads 2] [--connections 4]
 
-The scorer's side is what `lit-od bench` calls throughput. The server runs in a process of its own, the
-client in this one; images go out and scores come back as binary tensors, over so many connections at once
+The scorer's side is what `lit-od bench` calls throughput. The server runs in a separate process, the
+client in this one; images go out and scores come back as binary tensors, over several connections at once
 and over a single one. Prints medians of interleaved runs, the ratios to the scorer, and a JSON line.
 """
 
@@ -64,19 +66,28 @@ def main() -> None:
 
 
 class Client:
-    """Sends the same batch again and again over one connection, and checks the scores that come back."""
+    """A client that sends one batch repeatedly and checks the scores."""
 
     def __init__(self, host: str, port: int, images: np.ndarray, wanted: np.ndarray) -> None:
+        """Connect, and prepare the request.
+
+        Args:
+            host: Name of the server.
+            port: Its port.
+            images: Prepared images, (n, h, w, c) uint8.
+            wanted: Scores that must come back, (n,).
+        """
         self._connection = http.client.HTTPConnection(host, port)
         self._wanted = wanted
-        given = {"name": "images", "datatype": "UINT8", "shape": images.shape}
+        tensor = {"name": "images", "datatype": "UINT8", "shape": images.shape}
         output = {"name": "score", "parameters": {"binary_data": True}}
-        request = {"inputs": [{**given, "parameters": {"binary_data_size": images.nbytes}}], "outputs": [output]}
+        request = {"inputs": [{**tensor, "parameters": {"binary_data_size": images.nbytes}}], "outputs": [output]}
         head = json.dumps(request).encode()
         self._body = head + images.tobytes()
         self._headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
 
     def ask(self) -> None:
+        """Send the batch and check the scores."""
         self._connection.request("POST", "/v2/models/bench/infer", self._body, self._headers)
         answer = self._connection.getresponse()
         body = answer.read()
@@ -85,7 +96,7 @@ class Client:
 
 
 def _rate(calls: list[Callable[[], object]], batch: int) -> float:
-    """Images a second where each call is repeated for SECONDS, all at once."""
+    """Return the images a second of calls repeated for SECONDS, all at once."""
 
     def repeat(call: Callable[[], object]) -> int:
         done = 0

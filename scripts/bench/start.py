@@ -1,4 +1,6 @@
-"""Start to first score in a fresh process, and its peak memory, beside the bare ONNX Runtime on the same graph.
+"""Compare the scorer's start with that of bare ONNX Runtime on the same graph.
+
+Measured are the seconds to the first score in a fresh process, and its peak memory.
 
     python scripts/bench/start.py BUNDLE [--runs 9]
 
@@ -29,7 +31,7 @@ shape = [1, *session.get_inputs()[0].shape[1:]]
 print(session.run(None, {session.get_inputs()[0].name: np.zeros(shape, np.uint8)})[0].shape, file=sys.stderr)
 """
 # A process started from a large one inherits its peak resident size until it allocates more itself, so
-# the peak is read from /proc of the child, which counts from its own exec.
+# the peak is read from /proc of the child, which counts from its exec.
 PEAK = """
 for line in open("/proc/self/status"):
     if line.startswith("VmHWM"):
@@ -38,6 +40,7 @@ for line in open("/proc/self/status"):
 
 
 def once(code: str, bundle: str) -> tuple[float, float]:
+    """Run code in a fresh process; return its seconds and peak megabytes."""
     started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code + PEAK, bundle], capture_output=True, text=True, check=True)
     return time.perf_counter() - started, float(done.stdout)

@@ -1,4 +1,4 @@
-"""Training images a second of `lit-od train mnist-digits` beside a plain torchvision loop.
+"""Compare the speed of `lit-od train mnist-digits` with a plain torchvision loop.
 
     python scripts/bench/training.py DATA [--runs 7] [--steps 128] [--workers 2] [--threads N] [--precision 32-true]
 
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--steps", type=int, default=128)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--threads", type=int, help="of torch, for both; its own choice where left out")
+    parser.add_argument("--threads", type=int, help="of torch, for both; torch's choice by default")
     parser.add_argument("--precision", default="32-true")
     args = parser.parse_args()
     if args.threads:
@@ -81,6 +81,13 @@ class Plain:
     """The plain loop; its workers run during a turn alone."""
 
     def __init__(self, data: str, recipe: Recipe, workers: int) -> None:
+        """Build the loader, the network and the optimiser.
+
+        Args:
+            data: Folder that holds MNIST.
+            recipe: The recipe, for batch size and augmentation.
+            workers: Worker processes of the loader.
+        """
         augment = recipe.data.augment
         assert augment is not None
         size, shift = 1 - augment.zoom, augment.shift
@@ -108,7 +115,7 @@ class Plain:
         self.batches: Iterator[tuple[Tensor, Tensor]] = self._endless()
 
     def turn(self, steps: int) -> float:
-        """Seconds of so many steps."""
+        """Take steps; return their seconds."""
         self._signal(signal.SIGCONT)
         started = time.perf_counter()
         for _ in range(steps):
@@ -122,7 +129,7 @@ class Plain:
         return took
 
     def close(self) -> None:
-        """Let the workers end."""
+        """End the workers."""
         self._signal(signal.SIGCONT)
         del self.batches
 
@@ -137,7 +144,7 @@ class Plain:
 
 
 class Turns(Callback):
-    """Ours and theirs in turn: after so many of our steps the other side has as many.
+    """Turns of both sides: after each run of our steps the other has as many.
 
     Attributes:
         runs: Seconds of our steps and of theirs, a pair a run.

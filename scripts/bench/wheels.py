@@ -1,4 +1,4 @@
-"""Whether every distribution of the scorer has a wheel for another platform, and how large each is.
+"""Check that every distribution of the scorer has a wheel for a platform.
 
     python scripts/bench/wheels.py [--platform manylinux_2_28_aarch64] [--python 3.11]
 
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _resolve(wanted: list[str], platform: str, python: str) -> list[str]:
-    """Addresses of the wheels that pip would install."""
+    """Return the addresses of the wheels that pip would install."""
     oldest = [f"manylinux_2_{minor}_{platform.split('_', 3)[3]}" for minor in (17, 26, 27, 28)]
     platforms = [platform, *oldest] if platform.startswith("manylinux_2_") else [platform]
     with tempfile.TemporaryDirectory() as folder:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from lit_od.backbone.extractor import extract, extract_and_score
+from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import BACKBONE, Bundle
-from lit_od.errors import BackboneError
+from lit_od.errors import BackboneError, DataError
 from lit_od.images.batching import GRAPH_BATCH
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import ImageArray, Source, Unreadable
@@ -31,9 +31,10 @@ def pixels(count: int) -> np.ndarray:
 def test_outputs_are_the_graphs_in_order(backbone: Backbone, count: int, threads: int) -> None:
     images = pixels(count)
     sources = [ImageArray(image, f"#{row}") for row, image in enumerate(images)]
-    came = list(extract(backbone, sources, GREY, batch_size=2 * GRAPH_BATCH, threads=threads))
-    assert [source for batch, _ in came for source in batch.sources] == sources
-    np.testing.assert_allclose(np.concatenate([outputs for _, outputs in came]), backbone(images), rtol=1e-5, atol=1e-6)
+    came = list(Extractor(backbone, GREY, threads).outputs(sources, batch_size=2 * GRAPH_BATCH))
+    assert [source for each in came for source in each.batch.sources] == sources
+    outputs = np.concatenate([each.outputs for each in came])
+    np.testing.assert_allclose(outputs, backbone(images), rtol=1e-5, atol=1e-6)
 
 
 def test_unreadable_images_leave_no_gap_in_the_outputs(backbone: Backbone) -> None:
@@ -43,15 +44,17 @@ def test_unreadable_images_leave_no_gap_in_the_outputs(backbone: Backbone) -> No
         Unreadable(f"#{row}", "cause") if row in broken else ImageArray(image, f"#{row}")
         for row, image in enumerate(images)
     ]
-    [(batch, outputs)] = extract(backbone, sources, GREY, batch_size=len(images), threads=2)
+    [found] = Extractor(backbone, GREY, 2).outputs(sources, batch_size=len(images))
     readable = sorted(set(range(3 * GRAPH_BATCH)) - broken)
-    assert batch.rows.tolist() == readable
-    assert batch.errors.keys() == broken
-    np.testing.assert_allclose(outputs, backbone(images[readable]), rtol=1e-5, atol=1e-6)
+    assert found.batch.rows.tolist() == readable
+    assert found.batch.errors.keys() == broken
+    np.testing.assert_allclose(found.outputs, backbone(images[readable]), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("count", "beside"), [(3, True), (5 * GRAPH_BATCH + 3, True), (5 * GRAPH_BATCH + 3, False)])
-def test_scores_are_those_of_the_readable_images(backbone: Backbone, count: int, beside: bool) -> None:
+@pytest.mark.parametrize(
+    ("count", "in_workers"), [(3, True), (5 * GRAPH_BATCH + 3, True), (5 * GRAPH_BATCH + 3, False)]
+)
+def test_scores_are_those_of_the_readable_images(backbone: Backbone, count: int, in_workers: bool) -> None:
     """Of many images each thread scores its own, on itself alone; else, and of a few, the caller's does, on all."""
     before = {each["filepath"]: each["num_threads"] for each in threadpool_info()}
     inside: list[tuple[str, int]] = []
@@ -63,13 +66,14 @@ def test_scores_are_those_of_the_readable_images(backbone: Backbone, count: int,
     images = pixels(count)
     sources: list[Source] = [ImageArray(image, f"#{row}") for row, image in enumerate(images)]
     sources[1] = Unreadable("#1", "cause")
-    came = list(extract_and_score(backbone, sources, GREY, score, beside=beside, batch_size=2 * GRAPH_BATCH, threads=2))
-    for batch, outputs, scores in came:
-        assert len(batch.rows) == len(outputs)
-        np.testing.assert_array_equal(scores, outputs.sum(axis=1, dtype=np.float64))
-    assert sum(len(scores) for *_, scores in came) == count - 1
+    extractor = Extractor(backbone, GREY, 2)
+    came = list(extractor.scores(sources, score, in_workers=in_workers, batch_size=2 * GRAPH_BATCH))
+    for each in came:
+        assert len(each.batch.rows) == len(each.outputs) == len(each.finite)
+        np.testing.assert_array_equal(each.scores, each.outputs.sum(axis=1, dtype=np.float64))
+    assert sum(len(each.scores) for each in came) == count - 1
     assert {each["filepath"]: each["num_threads"] for each in threadpool_info()} == before
-    many = count > GRAPH_BATCH and beside
+    many = count > GRAPH_BATCH and in_workers
     assert all(name.startswith("lit_od-decode") == many for name, _ in inside)
     if many:
         assert {threads for _, threads in inside} == {1}
@@ -77,8 +81,10 @@ def test_scores_are_those_of_the_readable_images(backbone: Backbone, count: int,
 
 def test_a_batch_of_unreadable_images_gives_no_outputs(backbone: Backbone) -> None:
     sources = [Unreadable(f"#{row}", "cause") for row in range(3 * GRAPH_BATCH)]
-    came = list(extract(backbone, sources, GREY, batch_size=GRAPH_BATCH))
-    assert [outputs.shape for _, outputs in came] == [(0, 0)] * 3
+    came = list(Extractor(backbone, GREY).outputs(sources, batch_size=GRAPH_BATCH))
+    assert [each.outputs.shape for each in came] == [(0, 0)] * 3
+    with pytest.raises(DataError, match="#0: cause"):
+        came[0].require_sound()
 
 
 def test_the_graph_on_one_thread_is_made_once(backbone: Backbone) -> None:
@@ -89,4 +95,4 @@ def test_the_graph_on_one_thread_is_made_once(backbone: Backbone) -> None:
 
 def test_a_preparation_of_another_shape_is_refused(backbone: Backbone) -> None:
     with pytest.raises(BackboneError, match=r"images are prepared to \(28, 28, 3\) \(h, w, c\), the graph takes"):
-        next(extract(backbone, [], Preparation(size=(28, 28), mode="rgb")))
+        Extractor(backbone, Preparation(size=(28, 28), mode="rgb"))

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lit_od.backbone.extractor import extract, require_input_shape
+from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.errors import BackboneError, ConfigError
 from lit_od.images.preparation import Preparation, prepare
@@ -81,12 +81,12 @@ def test_other_images_are_refused(small_graph: bytes, images: np.ndarray) -> Non
 def test_a_graph_may_take_any_size() -> None:
     backbone = Backbone.load(graph(inputs=[("images", TensorProto.UINT8, ["n", "h", "w", 3])]))
     assert backbone.image_shape == (None, None, 3)
-    require_input_shape(backbone, Preparation(size=(9, 11)))
+    Extractor(backbone, Preparation(size=(9, 11)))
     assert backbone(np.zeros((2, 9, 11, 3), np.uint8)).shape == (2, 9, 11, 3)
     with pytest.raises(BackboneError, match=r"takes uint8 \(n, any, any, 3\), got uint8 \(2, 9, 11, 1\)"):
         backbone(np.zeros((2, 9, 11, 1), np.uint8))
     with pytest.raises(BackboneError, match=r"images are prepared to \(9, 11, 1\) \(h, w, c\), the graph takes"):
-        require_input_shape(backbone, Preparation(size=(9, 11), mode="grey"))
+        Extractor(backbone, Preparation(size=(9, 11), mode="grey"))
 
 
 @pytest.mark.parametrize(
@@ -138,9 +138,9 @@ def test_a_batch_without_a_readable_image_does_not_run_the_graph() -> None:
     backbone = Backbone.load(graph(outputs=["features"], nodes=flat))
     with pytest.raises(BackboneError, match="the graph failed"):
         backbone(np.zeros((0, 4, 4, 1), np.uint8))
-    ((batch, outputs),) = extract(backbone, [Unreadable("a", "b")], Preparation(size=(4, 4), mode="grey"))
-    assert list(batch.errors) == [0]
-    assert len(outputs) == 0
+    (found,) = Extractor(backbone, Preparation(size=(4, 4), mode="grey")).outputs([Unreadable("a", "b")])
+    assert list(found.batch.errors) == [0]
+    assert len(found.outputs) == 0
 
 
 # Providers and threads

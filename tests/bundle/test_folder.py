@@ -119,7 +119,7 @@ def test_maps_are_kept(own_bundle: Path, seal: Seal, small_graph: bytes) -> None
 
 
 def entry(data: bytes) -> dict[str, Any]:
-    built: dict[str, Any] = msgspec.to_builtins(bundles._entry(data))
+    built: dict[str, Any] = msgspec.to_builtins(FileEntry.of(data))
     return built
 
 
@@ -326,4 +326,4 @@ def test_a_place_that_cannot_be_written_is_refused_and_nothing_is_left(
 
 def test_a_manifest_entry_is_hash_and_size() -> None:
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    assert bundles._entry(b"") == FileEntry(sha256=empty, size=0)
+    assert FileEntry.of(b"") == FileEntry(sha256=empty, size=0)

@@ -17,10 +17,11 @@ from lit_od.bundle.golden import MAX_SIDE, differences, make, relative_differenc
 from lit_od.bundle.manifest import Tolerance
 from lit_od.detectors import Mahalanobis
 from lit_od.errors import BundleError
-from lit_od.fitting.fit import Origin, fit_bundle
+from lit_od.fitting.fit import Origin
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import ImageArray, ImageFile, OpenImage, Source
 from lit_od.types import Arrays
+from tests.support.bundles import make_bundle
 from tests.support.images import GREY
 
 
@@ -210,7 +211,7 @@ def test_a_bundle_over_sixteen_bit_files(tmp_path: Path, small_graph: bytes, dig
         Image.fromarray(np.asarray(source.decode()).astype(np.uint16) * 257).save(file)
         sources.append(ImageFile(file, str(file)))
     made = [
-        fit_bundle(
+        make_bundle(
             tmp_path / name,
             model=small_graph,
             preparation=GREY,

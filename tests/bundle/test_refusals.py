@@ -11,8 +11,8 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lit_od.bundle import folder as bundles
 from lit_od.bundle.folder import BACKBONE, CARD, DETECTOR, GOLDEN, INDEX, MANIFEST, Bundle
+from lit_od.bundle.manifest import FileEntry
 from lit_od.errors import BundleError
 
 Seal = Callable[..., None]
@@ -20,7 +20,7 @@ FILES = [BACKBONE, DETECTOR, GOLDEN, CARD]
 
 
 def entry(data: bytes) -> dict[str, Any]:
-    built: dict[str, Any] = msgspec.to_builtins(bundles._entry(data))
+    built: dict[str, Any] = msgspec.to_builtins(FileEntry.of(data))
     return built
 
 

@@ -9,11 +9,12 @@ import pytest
 
 from lit_od.calibration.p_values import Calibration
 from lit_od.errors import ConfigError
-from lit_od.fitting.fit import Origin, fit_bundle
+from lit_od.fitting.fit import Origin
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
-from lit_od.scoring.classifier import classify, images_needed, largest, standing
+from lit_od.scoring.classifier import classify, images_needed, largest, z_score
 from lit_od.scoring.scorer import Scorer
+from tests.support.bundles import make_bundle
 from tests.support.images import ASSETS, GREY
 
 
@@ -31,7 +32,7 @@ def two(small_graph, tmp_path_factory):
     ):
         images = of_digit(digit)
         out = tmp_path_factory.mktemp("classes") / f"digit-{digit}"
-        fit_bundle(
+        make_bundle(
             out,
             model=small_graph,
             preparation=how,
@@ -149,9 +150,9 @@ def test_of_equal_p_values_the_lowest_standing_wins_then_the_first():
 
 def test_standing_is_in_standard_deviations_of_the_calibration_scores():
     calibration = Calibration.from_inliers(np.array([1.0, 3.0]), {"rule": "percentile", "q": 99})
-    np.testing.assert_allclose(standing(calibration, np.array([2.0, 4.0])), [0, 2])
+    np.testing.assert_allclose(z_score(calibration, np.array([2.0, 4.0])), [0, 2])
     same = Calibration.from_inliers(np.array([2.0, 2.0]), {"rule": "percentile", "q": 99})
-    np.testing.assert_array_equal(standing(same, np.array([1.0, 2.0, 3.0])), [-np.inf, 0, np.inf])
+    np.testing.assert_array_equal(z_score(same, np.array([1.0, 2.0, 3.0])), [-np.inf, 0, np.inf])
 
 
 def test_a_single_class_is_refused_in_python_too(two):

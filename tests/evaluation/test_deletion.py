@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lit_od.errors import ConfigError, DataError
-from lit_od.evaluation.deletion import hottest, moved, nearest_rows, pointing
+from lit_od.evaluation.deletion import hottest, moved, pointing
 
 RNG = np.random.default_rng(0)
 
@@ -63,12 +63,6 @@ def test_a_moved_mask_keeps_its_size_and_goes_far():
     right = np.minimum((places[:, 2] - 7) % 24, (7 - places[:, 2]) % 24)
     assert (down.min(), right.min()) == (4, 6)
     np.testing.assert_array_equal(places, np.argwhere(moved(masks, np.random.default_rng(0))))
-
-
-def test_the_nearest_row_is_the_nearest():
-    features, normal = RNG.normal(size=(30, 5)).astype(np.float32), RNG.normal(size=(50, 5)).astype(np.float32)
-    wanted = np.linalg.norm(features[:, None] - normal, axis=2).argmin(axis=1)
-    np.testing.assert_array_equal(nearest_rows(features, normal), wanted)
 
 
 def test_what_does_not_fit_is_refused():

@@ -9,7 +9,7 @@ import torch
 from lit_od.cli import main
 from lit_od.errors import ConfigError, DataError
 from lit_od.experiments.doc_measures import features_by_part
-from lit_od.experiments.doc_sneakers import _trained, of_pair
+from lit_od.experiments.doc_sneakers import _of_pair, _trained
 from lit_od.recipes.load import override, read, to_tree
 from lit_od.training.data.trunk_cache import TrunkCache
 from lit_od.training.data.twin_data import data_of
@@ -129,7 +129,7 @@ def test_features_of_large_images_are_computed_a_few_at_once(monkeypatch):
 def test_pairs_have_the_recipes_options():
     recipe = override(read("doc-sneakers"), ["--seed=4"])
     for name, pair in recipe.evaluation.pairs.items():
-        own, trees = of_pair(recipe, name, pair), (to_tree(recipe), to_tree(of_pair(recipe, name, pair)))
+        own, trees = _of_pair(recipe, name, pair), (to_tree(recipe), to_tree(_of_pair(recipe, name, pair)))
         assert own.name == name
         assert [each["path"] for each in trees[1]["evaluation"]["outliers"].values()] == [pair.outliers]
         for tree in trees:

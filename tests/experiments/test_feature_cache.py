@@ -12,7 +12,7 @@ from PIL import Image
 from lit_od.backbone.model import Backbone
 from lit_od.errors import DataError
 from lit_od.experiments import feature_cache as features
-from lit_od.experiments.feature_cache import Extracted, FeatureCache
+from lit_od.experiments.feature_cache import CachedFeatures, FeatureCache
 from lit_od.images.batching import load
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, OpenImage, Source, Unreadable
 from tests.support.images import GREY
@@ -43,7 +43,7 @@ def test_features_are_what_the_backbone_computes_and_are_kept(
     assert first.process_seconds > 0
     assert first.seconds_an_image == first.process_seconds / 20
     assert sorted(path.suffix for path in cache.folder.iterdir()) == [".json", ".npy"]
-    monkeypatch.setattr(features, "extract", None)  # nothing is computed again
+    monkeypatch.setattr(features, "_write", None)  # nothing is computed again
     again = cache.features(small_graph, some, GREY, threads=2)
     np.testing.assert_array_equal(again.features, first.features)
     assert (again.kept, again.process_seconds) == (True, first.process_seconds)
@@ -52,7 +52,7 @@ def test_features_are_what_the_backbone_computes_and_are_kept(
 def test_what_differs_is_another_entry(
     cache: FeatureCache, small_graph: bytes, some: list[Source], monkeypatch: pytest.MonkeyPatch
 ):
-    def made(model: bytes = small_graph, sources: list[Source] = some, **prepare: object) -> Extracted:
+    def made(model: bytes = small_graph, sources: list[Source] = some, **prepare: object) -> CachedFeatures:
         return cache.features(model, sources, msgspec.structs.replace(GREY, **prepare), threads=1)
 
     assert not made().kept

@@ -17,13 +17,16 @@ from lit_od.bundle.folder import Bundle
 from lit_od.calibration.p_values import Calibration
 from lit_od.commands._status import written
 from lit_od.detectors import Mahalanobis
+from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import BackboneError, ConfigError, DataError
-from lit_od.fitting.fit import Origin, class_numbers, fit_bundle, fit_detector, score_all
+from lit_od.fitting.engine import fit_detector
+from lit_od.fitting.fit import Origin
 from lit_od.images.batching import load
 from lit_od.images.identity import fingerprint
 from lit_od.images.preparation import Preparation
-from lit_od.images.sources import ImageArray, ImageFile, OpenImage, Source, Unreadable
+from lit_od.images.sources import ImageArray, ImageFile, OpenImage, Source, Unreadable, class_numbers
 from lit_od.versions import versions
+from tests.support.bundles import local_engine, make_bundle
 from tests.support.images import GREY
 
 
@@ -39,7 +42,7 @@ def make(out: Path, graph: bytes, sources: list[Source], **changes: Any) -> Bund
         "threads": 1,
         **changes,
     }
-    return fit_bundle(out, **arguments)
+    return make_bundle(out, **arguments)
 
 
 def test_it_is_the_detector_on_the_backbones_features(small_graph: bytes, digits: list[Source], tmp_path: Path) -> None:
@@ -96,15 +99,15 @@ def test_what_the_manifest_says(small_graph: bytes, digits: list[Source], tmp_pa
 
 
 def test_a_class_conditional_detector_gets_the_labels(small_graph: bytes, digits: list[Source]) -> None:
-    backbone = Backbone.load(small_graph, threads=1)
-    fitted = fit_detector(backbone, GREY, digits[:200], {"kind": "mahalanobis", "class_conditional": True})
-    features = backbone(load(digits[:200], GREY))
+    engine, spec = local_engine(small_graph), DetectorSpec("mahalanobis", {"class_conditional": True})
+    fitted, _ = fit_detector(engine, spec, digits[:200])
+    features = engine.extractor.backbone(load(digits[:200], GREY))
     labels = np.array([int(str(source.label)) for source in digits[:200]])
     want = Mahalanobis.fit(features, labels=labels)
     np.testing.assert_allclose(fitted.score(features), want.score(features), rtol=1e-6)
     no_label: list[Source] = [ImageArray(np.zeros((28, 28), np.uint8), "plain.png")]
     with pytest.raises(DataError, match=r"needs a class for every image; plain\.png has none\. Give class folders"):
-        fit_detector(backbone, GREY, no_label, {"kind": "mahalanobis", "class_conditional": True})
+        fit_detector(engine, spec, no_label)
 
 
 def test_class_numbers_follow_the_order_of_names() -> None:
@@ -113,8 +116,7 @@ def test_class_numbers_follow_the_order_of_names() -> None:
 
 
 def test_scores_of_no_image(small_graph: bytes, made_bundle: Bundle) -> None:
-    backbone = Backbone.load(small_graph, threads=1)
-    assert score_all(backbone, GREY, made_bundle.detector, []).shape == (0,)
+    assert local_engine(small_graph).score(made_bundle.detector, [], task="scoring").shape == (0,)
 
 
 # Refusals
@@ -126,7 +128,7 @@ def test_scores_of_no_image(small_graph: bytes, made_bundle: Bundle) -> None:
         ({"calibration": []}, DataError, r"no calibration images: give split\.calibration a larger share"),
         ({"fit": []}, DataError, "Mahalanobis needs at least 2 rows of features, got 0"),
         ({"detector": {"kind": "magic"}}, ConfigError, "unknown detector 'magic'"),
-        ({"detector": {}}, ConfigError, "unknown detector 'None'"),
+        ({"detector": {}}, ConfigError, "a detector needs a kind, one of mahalanobis, "),
         ({"detector": {"kind": "mahalanobis", "k": 5}}, ConfigError, "detector mahalanobis has no option 'k'"),
         ({"rule": {"rule": "magic"}}, ConfigError, "unknown threshold rule 'magic'"),
         ({"preparation": Preparation(size=(28, 28))}, BackboneError, "the graph takes"),
@@ -157,16 +159,27 @@ def test_an_image_that_cannot_be_read_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_no_bundle_is_refused_before_any_work(digits: list[Source], tmp_path: Path) -> None:
+@pytest.fixture
+def idle_graph(small_graph: bytes, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """A graph that must not run."""
+    monkeypatch.setattr("lit_od.backbone.model.run_session", lambda *given: pytest.fail("it ran"))
+    return small_graph
+
+
+def test_a_folder_that_is_no_bundle_is_refused_before_any_work(
+    idle_graph: bytes, digits: list[Source], tmp_path: Path
+) -> None:
     (tmp_path / "photo.png").touch()
     with pytest.raises(ConfigError, match="is a folder but no bundle"):
-        make(tmp_path, b"never loaded", digits)
+        make(tmp_path, idle_graph, digits)
     assert [entry.name for entry in tmp_path.iterdir()] == ["photo.png"]
 
 
-def test_a_rule_that_cannot_be_is_refused_before_any_work(digits: list[Source], tmp_path: Path) -> None:
+def test_a_rule_that_cannot_be_is_refused_before_any_work(
+    idle_graph: bytes, digits: list[Source], tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match="q must be a number"):
-        make(tmp_path / "out", b"never loaded", digits, rule={"rule": "percentile", "q": 101})
+        make(tmp_path / "out", idle_graph, digits, rule={"rule": "percentile", "q": 101})
 
 
 def test_a_graph_that_answers_differently_each_time_is_refused(

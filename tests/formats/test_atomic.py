@@ -196,8 +196,8 @@ def test_recover_leaves_a_folder_that_is_there(tmp_path: Path) -> None:
 def held(folder: Path) -> subprocess.Popen[bytes]:
     """A process that fills a folder beside the target, and does not come to an end."""
     code = (
-        "import sys, time; from pathlib import Path; from lit_od.formats.atomic import replacing\n"
-        "with replacing(Path(sys.argv[1]), replaceable=print) as fresh:\n"
+        "import sys, time; from pathlib import Path; from lit_od.formats.atomic import atomic_folder\n"
+        "with atomic_folder(Path(sys.argv[1]), replaceable=print) as fresh:\n"
         "    (fresh / 'content').write_text('half'); print(fresh, flush=True); time.sleep(60)"
     )
     writer = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE)

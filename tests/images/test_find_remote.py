@@ -17,11 +17,12 @@ from lit_od.backbone.extractor import BATCH_SIZE
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import Bundle
 from lit_od.cluster.connect import cluster, provider_and_gpu
-from lit_od.cluster.engine import FirstOfCluster
+from lit_od.cluster.engine import RayEngine
 from lit_od.cluster.ray_pool import Pool, Work
 from lit_od.cluster.work_items import ITEMS_A_WORKER, _found, decode, items
+from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError, DataError
-from lit_od.fitting.fit import Origin, fit_bundle
+from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
 from lit_od.images import object_store as stores
 from lit_od.images import parquet as packed
 from lit_od.images.find_local import find
@@ -30,6 +31,7 @@ from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, Source, U
 from lit_od.images.split import Subset, fit_and_calibration_parts
 from lit_od.scoring.rows import parquet_rows
 from lit_od.scoring.scorer import Scorer
+from tests.support.bundles import local_engine, make_bundle
 from tests.support.images import GREY
 
 Command = Callable[..., Any]
@@ -597,14 +599,14 @@ def test_a_refit_of_a_table_is_that_of_the_same_files_and_makes_no_list_of_them(
 ) -> None:
     files, given = sorted(digit_files.rglob("*.png")), {}
 
-    def spied_on(pool: Pool, **arguments: Any) -> FirstOfCluster:
-        given.update(arguments)
-        return FirstOfCluster(pool, **arguments)
+    def spied_on(out: Path, engine: RayEngine, graph: GraphFile, images: FitImages, *rest: Any) -> Bundle:
+        given.update(fit=images.fit, calibration=images.calibration)
+        return fit_bundle(out, engine, graph, images, *rest)
 
-    monkeypatch.setattr("lit_od.commands.refit.FirstOfCluster", spied_on)
     monkeypatch.setattr("lit_od.commands.refit.cluster_of", lambda args: nullcontext(Inline(2, 1)))
     table = write_table(tmp_path / "t.parquet", {"bytes": [file.read_bytes() for file in files]}, 7)
     assert command("refit", own_bundle, *files, "--out", tmp_path / "one", "--threads", 1).status == 0
+    monkeypatch.setattr("lit_od.commands.refit.fit_bundle", spied_on)
     assert command("refit", own_bundle, table, "--out", tmp_path / "many", "--engine", "ray").status == 0
     for part in ("fit", "calibration"):
         assert isinstance(given[part], Subset)
@@ -658,8 +660,10 @@ def test_what_workers_gather_and_score_is_what_one_process_does(
     given: dict[str, Any] = {"model": model, "preparation": GREY, "detector": detector, "fit": fit}
     given |= {"calibration": calibration}
     same: dict[str, Any] = {"rule": {"rule": "percentile", "q": 90}, "origin": Origin(name="x", seed=0), "threads": 1}
-    one = fit_bundle(tmp_path / "one", **given, **same)
-    many = fit_bundle(tmp_path / "many", **given, **same, group=FirstOfCluster(Inline(4, 1), **given))  # type: ignore[arg-type]
+    one = make_bundle(tmp_path / "one", **given, **same)
+    engine = RayEngine(local_engine(model).extractor, Inline(4, 1))
+    spec, rule, images = DetectorSpec.parse(detector), same["rule"], FitImages(fit, calibration)
+    many = fit_bundle(tmp_path / "many", engine, GraphFile(model), images, spec, rule, same["origin"])
     exact = detector["kind"] in ("knn", "lof", "reconstruction") or "reservoir" in detector
     for name, array in one.detector.state().items():
         tolerance = 0 if exact else 1e-12

@@ -282,10 +282,10 @@ def test_stream_outputs_goes_with_the_verdicts(bundle, digit_files):
     scorer = Scorer.of(Bundle.read(bundle.path))
     files = [ImageFile(path, str(path)) for path in sorted(Path(digit_files).rglob("*.png"))]
     wanted = list(scorer.stream(files, batch_size=16))
-    for result, (also, batch, outputs) in zip(wanted, scorer.stream_outputs(files, batch_size=16), strict=True):
+    for result, (also, found) in zip(wanted, scorer.stream_outputs(files, batch_size=16), strict=True):
         np.testing.assert_array_equal(result.score, also.score)
-        np.testing.assert_array_equal(scorer.detector.score(outputs), also.score)
-        assert len(batch.images) == len(outputs)
+        np.testing.assert_array_equal(scorer.detector.score(found.outputs), also.score)
+        assert len(found.batch.images) == len(found.outputs)
 
 
 def test_a_batch_of_which_nothing_can_be_read_has_no_picture(bundle, tmp_path):

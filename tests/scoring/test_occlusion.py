@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageFilter
 
 from lit_od import Scorer
+from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import Mahalanobis
@@ -50,7 +51,8 @@ def scorer(channels: int = 1, threads: int | None = 1) -> Scorer:
     detector = Mahalanobis.fit(features[:100])
     calibration = Calibration.from_inliers(detector.score(features[100:]), {"rule": "percentile", "q": 99})
     mode = "grey" if channels == 1 else "rgb"
-    return Scorer(backbone, detector, calibration, Preparation(size=(HEIGHT, WIDTH), mode=mode), threads)
+    extractor = Extractor(backbone, Preparation(size=(HEIGHT, WIDTH), mode=mode), threads)
+    return Scorer(extractor, detector, calibration)
 
 
 def with_spots(count: int, channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +116,9 @@ def test_threads_and_company_change_nothing():
 def test_prepared_images_are_not_cropped_again():
     images, _ = with_spots(2)
     plain = scorer()
-    cropping = replace(plain, preparation=msgspec.structs.replace(plain.preparation, crop=(20, 20)))
+    cropping = replace(
+        plain, extractor=replace(plain.extractor, preparation=msgspec.structs.replace(plain.preparation, crop=(20, 20)))
+    )
     np.testing.assert_array_equal(occlusion_maps(cropping, images), occlusion_maps(plain, images))
 
 

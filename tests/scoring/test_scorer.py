@@ -14,10 +14,11 @@ from PIL import Image
 from lit_od import Result, Scorer
 from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.errors import BundleError, ConfigError, DataError
-from lit_od.fitting.fit import Origin, fit_bundle
+from lit_od.fitting.fit import Origin
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation, prepare
 from lit_od.images.sources import ImageArray, Source, Unreadable
+from tests.support.bundles import make_bundle
 from tests.support.images import GREY
 
 
@@ -288,7 +289,7 @@ def test_an_image_of_which_the_graph_makes_no_number_is_a_row(tmp_path: Path) ->
     sources = [ImageArray(image, f"#{row}") for row, image in enumerate(images)]
     how = Preparation(size=(2, 2), mode="grey")
     options: dict[str, Any] = {"detector": {"kind": "knn"}, "rule": {"rule": "percentile"}, "origin": Origin(name="b")}
-    bundle = fit_bundle(
+    bundle = make_bundle(
         tmp_path / "b", model=model, preparation=how, fit=sources[:30], calibration=sources[30:], **options
     )
     scorer = Scorer.of(bundle)
@@ -302,7 +303,7 @@ def test_an_image_of_which_the_graph_makes_no_number_is_a_row(tmp_path: Path) ->
         assert not result.is_outlier[[3, 35]].any()
     black = [*sources[:10], ImageArray(images[3], "black")]
     with pytest.raises(DataError, match="black: the backbone gives NaN or infinity for this image"):
-        fit_bundle(tmp_path / "c", model=model, preparation=how, fit=black, calibration=sources[30:], **options)
+        make_bundle(tmp_path / "c", model=model, preparation=how, fit=black, calibration=sources[30:], **options)
     assert not (tmp_path / "c").exists()
 
 

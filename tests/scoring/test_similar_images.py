@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lit_od.errors import DataError
 from lit_od.images.sources import Source, Unreadable
 from lit_od.scoring.scorer import Scorer
-from lit_od.scoring.similar_images import SIDE, likenesses, similarity_rows, tiny
+from lit_od.scoring.similar_images import SIDE, SimilarImages, nearest_rows, tiny
 from tests.support.graphs import bundle_at, graph_of
 from tests.support.images import GREY
 
@@ -24,16 +25,31 @@ def test_large_images_are_pillows_small_ones() -> None:
     np.testing.assert_array_equal(tiny(images), np.stack(wanted).reshape(2, -1).astype(np.float32) / 255)
 
 
-def test_features_are_taken_as_they_are() -> None:
-    images, features = np.zeros((2, 4, 4, 1), dtype=np.uint8), np.ones((2, 3), dtype=np.float32)
-    assert similarity_rows("features", images, features) is features
-    np.testing.assert_array_equal(similarity_rows("errors", images, np.ones((2, 4, 4, 1))), np.zeros((2, 16)))
-
-
 def test_a_graph_of_errors_is_not_run(digits: list[Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = Scorer.of(bundle_at(tmp_path / "grey", digits, graph_of(["errors", "reconstruction"])), threads=1)
     monkeypatch.setattr("lit_od.runtime.onnx_session.run_session", lambda *given: pytest.fail("it ran"))
     sources = [digits[0], Unreadable("gone.png", "no such file"), digits[1]]
-    ((batch, rows),) = likenesses(scorer, sources, GREY)
-    assert batch.rows.tolist() == [0, 2]
-    np.testing.assert_array_equal(rows, tiny(np.stack([digits[0].prepare(GREY), digits[1].prepare(GREY)])))
+    found = SimilarImages.of(scorer, sources, GREY, cosine=True)
+    assert found.places.tolist() == [0, 2]
+    images = np.stack([digits[0].prepare(GREY), digits[1].prepare(GREY)])
+    np.testing.assert_array_equal(found.rows, tiny(images))
+    places, distances = found.nearest(images, np.ones((2, 28, 28, 1)), 1)
+    assert (places.tolist(), distances.tolist()) == ([[0], [2]], [[0.0], [0.0]])
+    with pytest.raises(DataError, match=r"gone\.png"):
+        SimilarImages.of(scorer, sources, GREY, readable=True)
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_the_nearest_rows_are_the_nearest(cosine: bool) -> None:
+    rng = np.random.default_rng(0)
+    rows, bank = rng.normal(size=(30, 5)).astype(np.float32), rng.normal(size=(50, 5)).astype(np.float32)
+    unit = [each / np.linalg.norm(each, axis=1, keepdims=True) if cosine else each for each in (rows, bank)]
+    apart = np.linalg.norm(unit[0][:, None] - unit[1], axis=2)
+    found, distances = nearest_rows(rows, bank, 4, cosine=cosine)
+    np.testing.assert_array_equal(found, np.argsort(apart, axis=1)[:, :4])
+    np.testing.assert_allclose(distances, np.sort(apart, axis=1)[:, :4], rtol=1e-5)
+
+
+def test_a_row_of_zeros_has_a_nearest_one_by_cosine_too() -> None:
+    found, _ = nearest_rows(np.zeros((1, 2), np.float32), np.eye(2, dtype=np.float32), 1, cosine=True)
+    assert found.tolist() == [[0]]

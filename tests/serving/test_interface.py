@@ -15,7 +15,7 @@ from lit_od import Scorer, __version__
 from lit_od.bundle.folder import Bundle
 from lit_od.images.sources import Source
 from lit_od.serving.models import Model
-from lit_od.serving.normal_images import NEAREST, Nearest, NormalImages
+from lit_od.serving.normal_images import NEAREST, NormalImages, similar_images
 from tests.support.graphs import bundle_at, graph_of
 from tests.support.images import ASSETS
 from tests.support.site import Site, binary, png, running
@@ -167,12 +167,12 @@ def test_nearest_normal_images(made_bundle: Bundle, digits: list[Source], tmp_pa
 
 def test_nearest_images_are_those_of_an_exhaustive_search(model: Model, digits: list[Source], tmp_path: Path) -> None:
     normal = NormalImages.read([f"{ASSETS}/digits.npz:train_images:1,2"])
-    nearest = Nearest.of(normal, model.whole)
+    nearest = similar_images(normal, model.whole)
     images = np.stack([np.asarray(source.decode()) for source in normal.sources])[..., None]
     features = model.whole.backbone(images).astype(float)
     image = np.asarray(digits[900].decode())[None, ..., None]
     query = model.whole.backbone(image)
-    rows, distances = nearest.find(image, query)
+    rows, distances = nearest.nearest(image, query, NEAREST)
     apart = np.sqrt(((features - query.astype(float)) ** 2).sum(axis=1))
     np.testing.assert_array_equal(rows[0], np.argsort(apart, kind="stable")[:NEAREST])
     np.testing.assert_allclose(distances[0], np.sort(apart)[:NEAREST], rtol=1e-6)

@@ -8,8 +8,9 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from lit_od.bundle.folder import Bundle
-from lit_od.fitting.fit import Origin, fit_bundle
+from lit_od.fitting.fit import Origin
 from lit_od.images.sources import Source
+from tests.support.bundles import make_bundle
 from tests.support.images import GREY
 
 Shape = tuple[int | str, ...]
@@ -88,7 +89,7 @@ def bundle_at(
         maps: Its second graph, or None.
         calibration: Other images that calibrate it.
     """
-    return fit_bundle(
+    return make_bundle(
         out,
         model=graph_of(["errors"], (28, 28, 1)),
         maps=maps,

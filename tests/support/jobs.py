@@ -10,9 +10,9 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import nn
 
-from lit_od.backbone.model import Backbone
 from lit_od.commands._launch import each_process
-from lit_od.fitting.fit import Origin, fit_bundle, partial_fit
+from lit_od.detectors.spec import DetectorSpec
+from lit_od.fitting.fit import Origin
 from lit_od.fitting.partial_state import merged
 from lit_od.fitting.shards import own_shard
 from lit_od.images.find_local import find
@@ -23,6 +23,7 @@ from lit_od.training.data.image_data import ImageData
 from lit_od.training.doc import LitDOC
 from lit_od.training.loop.outlier_metrics import OutlierMetrics
 from lit_od.training.loop.trainer import quiet, trainer_arguments
+from tests.support.bundles import local_engine, make_bundle
 from tests.support.images import ASSETS, GREY
 
 
@@ -34,7 +35,7 @@ def fit_all(out, models, detectors):
     def work(group):
         for name, (kind, options) in detectors.items():
             model = Path(models["errors" if kind == "reconstruction" else "features"]).read_bytes()
-            bundle = fit_bundle(
+            bundle = make_bundle(
                 Path(out) / name,
                 model=model,
                 preparation=GREY,
@@ -47,15 +48,12 @@ def fit_all(out, models, detectors):
                 threads=1,
                 group=group,
             )
-            backbone = Backbone.load(model, threads=1)
-            own = own_shard(1003, group)
-            part = partial_fit(
-                backbone, GREY, sources[own.start : own.stop], {"kind": kind, **options},
-                first_row=own.start, labels=labels_of(sources[own.start : own.stop]), threads=1,
-            )  # fmt: skip
+            engine, own = local_engine(model), own_shard(1003, group)
+            shard = sources[own.start : own.stop]
+            part = engine.gather_shard(DetectorSpec(kind, options), shard, first_row=own.start, labels=labels_of(shard))
             parts = list(group.gather(part.to_bytes()))
             images = np.stack([np.asarray(source.decode())[..., None] for source in garments])
-            scores = bundle.detector.score(backbone(images))
+            scores = bundle.detector.score(engine.extractor.backbone(images))
             if group.rank == 0:
                 found = dict(bundle.detector.state())
                 found |= {f"gathered.{key}": value for key, value in gathered(merged(parts)).items()}

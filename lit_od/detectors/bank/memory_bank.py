@@ -1,4 +1,4 @@
-"""A memory bank and its nearest rows: what KNN and LOF share.
+"""A memory bank and its nearest rows.
 
 FAISS proposes a few more rows than are asked for; their distances are recomputed in float64, sorted
 anew, ties by row number. So scores do not depend on the batch, and a row is at distance 0 from itself.
@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from lit_od.detectors.bank import faiss_index
 from lit_od.detectors.bank.coreset import greedy_k_centre
 from lit_od.detectors.bank.options import BankOptions, Metric
-from lit_od.detectors.bank.row_store import RowStore
 from lit_od.detectors.base import CACHED_VALUES, check_features
-from lit_od.detectors.options import same_options
 from lit_od.detectors.state import SMALLEST, read_only, take
 from lit_od.errors import DataError
-from lit_od.types import Arrays, Features, Labels, Stats
+from lit_od.types import Arrays, Features, Stats
 
 Ids: TypeAlias = NDArray[np.int64]
 
@@ -225,75 +223,6 @@ class Bank:
             index = faiss_index.from_bytes(serialised, settings.index, len(rows), rows.shape[1], settings.search)
             faiss_index.propose(index, _single(rows[:2]), 1)  # what FAISS refuses, it refuses before an image comes
         return cls._of(settings, rows, centre, scale, index)
-
-
-class BankAccumulator:
-    """Gathers rows for a bank: all of them for k-centre, else the seeded sample alone.
-
-    Attributes:
-        settings: The options.
-        store: The rows.
-    """
-
-    __slots__ = ("settings", "store")
-
-    def __init__(self, settings: BankOptions, first_row: int) -> None:
-        self.settings = settings
-        share = settings.coreset
-        sampled = settings.method_of() == "sample"
-        self.store = RowStore(
-            first_row,
-            seed=settings.seed,
-            limit=share if sampled and isinstance(share, int) else None,
-            share=share if sampled and isinstance(share, float) else None,
-        )
-
-    def update(self, features: Features, labels: Labels | None = None) -> None:
-        """Take a batch of shape (n, d); labels play no part.
-
-        Raises:
-            ConfigError: If the index or the memory budget cannot serve features of this width.
-            DataError: On a wrong shape, or values that are not finite.
-        """
-        if self.store.width is None:
-            width = check_features(features).shape[1]
-            faiss_index.check_factory(self.settings.index, width, self.settings.search)
-            fit = self.settings.rows_that_fit(width)
-            if fit is not None and self.settings.method_of() == "sample":
-                self.store.limit = fit
-        self.store.update(features)
-
-    def merge(self, other: Self) -> None:
-        """Take over the rows of an accumulator with the same options that has seen the rows after these.
-
-        Raises:
-            ConfigError: If the options differ.
-            DataError: If the widths differ, or a sample's rows do not follow.
-        """
-        same_options(self.settings, other.settings)
-        if self.store.width is None:
-            self.store.limit = other.store.limit
-        self.store.merge(other.store)
-
-    def bank(self, kind: str, least: int) -> Bank:
-        """The bank of the rows so far.
-
-        Raises:
-            DataError: If it would hold fewer than `least` rows.
-        """
-        kept = self.store.rows()
-        if len(kept) < least:
-            raise DataError(
-                f"{kind} needs at least {least} rows of features, got {len(kept)} of {self.store.seen}. "
-                "Pass more images, a lower k or a larger bank."
-            )
-        bank = Bank.build(self.settings, kept)
-        if len(bank.rows) < least:
-            raise DataError(
-                f"{kind} needs a bank of at least {least} rows, got one of {len(bank.rows)}. "
-                "Pass a lower k or a larger bank."
-            )
-        return bank
 
 
 def _blocks(rows: NDArray[Any]) -> list[NDArray[Any]]:

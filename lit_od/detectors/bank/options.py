@@ -1,7 +1,7 @@
 """Options of memory banks, for every detector that keeps one."""
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias, TypedDict
 
 from lit_od.checks import flag, integer, number, one_of
 from lit_od.detectors.bank import faiss_index
@@ -11,11 +11,29 @@ from lit_od.errors import ConfigError
 Metric: TypeAlias = Literal["l2", "cosine"]
 Precision: TypeAlias = Literal["fp32", "fp16"]
 Method: TypeAlias = Literal["k-centre", "sample"]
+Reduce: TypeAlias = Literal["mean", "kth"]
+
+
+class BankKeywords(TypedDict, total=False):
+    """Types of all options of all memory banks; each detector takes those of its own dataclass, and no other."""
+
+    metric: Metric
+    index: str
+    search: dict[str, int | float] | None
+    precision: Precision
+    standardise: bool
+    coreset: int | float | None
+    memory_budget: str | None
+    seed: int
+    k: int
+    reduce: Reduce
+    coreset_method: Method
+    ridge: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BankOptions:
-    """How rows are kept, searched and compared, checked.
+    """Options of a memory bank, checked: rows are kept, searched and compared as they say.
 
     Attributes:
         metric: "l2", or "cosine": 1 minus the cosine; a row of zeros is at 1 from every other.
@@ -26,7 +44,10 @@ class BankOptions:
         coreset: Keep this many rows (an integer), or this share of them (a float below 1).
         memory_budget: Keep as many rows as fit, for instance "20MB"; a flat index only.
         seed: Of the coreset.
+        k: Number of neighbours.
     """
+
+    least_k: ClassVar[int] = 1
 
     metric: Metric = "l2"
     index: str = "flat"
@@ -36,6 +57,7 @@ class BankOptions:
     coreset: int | float | None = None
     memory_budget: str | None = None
     seed: int = 0
+    k: int = 5
 
     def __post_init__(self) -> None:
         one_of("metric", self.metric, ("l2", "cosine"))
@@ -63,13 +85,14 @@ class BankOptions:
             if not faiss_index.is_flat(self.index):
                 raise ConfigError(f"memory_budget counts the rows of a flat bank, got index={self.index!r}")
         integer("seed", self.seed, least=0, most=2**32 - 1)
+        integer("k", self.k, least=self.least_k)
 
     def method_of(self) -> Method:
-        """How a smaller bank is chosen."""
+        """Return the way a smaller bank is chosen."""
         return "sample"
 
     def rows_that_fit(self, width: int) -> int | None:
-        """Rows within the memory budget; None without one."""
+        """Return the number of rows within the memory budget; None without one."""
         if self.memory_budget is None:
             return None
         row = width * (2 if self.precision == "fp16" else 4)

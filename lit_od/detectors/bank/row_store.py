@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.detectors.base import check_features
-from lit_od.detectors.state import take
+from lit_od.detectors.state import check_names, take
 from lit_od.errors import DataError
 from lit_od.types import Arrays, Features
 
@@ -127,6 +127,7 @@ class RowStore:
         Raises:
             DataError: If the arrays do not fit together.
         """
+        check_names("a share", state, ("numbers", "rows", "ranks"))
         first_row, seen, width, limit = (int(number) for number in take(state, "numbers", (4,), np.int64))
         rows, ranks = np.asarray(state["rows"]), np.asarray(state["ranks"])
         fits = rows.dtype == np.float32 and ranks.dtype == np.int64 and rows.shape == (ranks.size * width,)

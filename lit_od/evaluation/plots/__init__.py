@@ -1,6 +1,6 @@
-"""Pictures of scores, curves and images. Each function takes data and returns a Matplotlib Figure.
+"""Pictures of scores, curves and images, each as a Matplotlib Figure.
 
-`save(figure, path)` writes one; a notebook shows it as it is. Where sets of scores go in as a mapping,
+`save(figure, path)` writes one; a notebook shows it unaided. Where sets of scores go in as a mapping,
 the first one is drawn in blue: put the inliers there.
 """
 

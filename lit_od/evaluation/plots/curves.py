@@ -18,7 +18,7 @@ from lit_od.types import Scores, Stats
 
 @styled
 def learning_curves(columns: Mapping[str, Sequence[float] | Stats]) -> Figure:
-    """Losses, learning rate and other figures by epoch, each kind on axes of its own.
+    """Plot losses, learning rate and other figures by epoch, axes for each kind.
 
     Args:
         columns: Columns of a training's metrics.csv, all of one length: "epoch", and any others; NaN where
@@ -64,12 +64,12 @@ def _epoch_means(epochs: Stats, values: Stats) -> tuple[Stats, Stats]:
 
 @styled
 def roc_curves(inliers: Scores, outliers: Mapping[str, Scores], threshold: float | None = None) -> Figure:
-    """ROC curve of each set of outliers against the inliers; a dot where the threshold is.
+    """Plot the ROC curve of each set of outliers against the inliers.
 
     Args:
-        inliers: Shape (n,).
-        outliers: Shape (m,) by name of the set.
-        threshold: Where to put the dots.
+        inliers: Scores, shape (n,).
+        outliers: Scores by name of the set, each of shape (m,).
+        threshold: Marked by a dot on each curve; None draws none.
 
     Raises:
         DataError: If there is no set of outliers, or a set is empty or holds NaN or infinity.
@@ -101,14 +101,14 @@ def roc_curves(inliers: Scores, outliers: Mapping[str, Scores], threshold: float
 
 @styled
 def precision_recall(inliers: Scores, outliers: Mapping[str, Scores], threshold: float | None = None) -> Figure:
-    """Precision against recall, outliers as positives, of each set; a dot where the threshold is.
+    """Plot precision against recall for each set of outliers, the positives.
 
     A thin line at each set's share of outliers shows what scores without meaning give.
 
     Args:
-        inliers: Shape (n,).
-        outliers: Shape (m,) by name of the set.
-        threshold: Where to put the dots.
+        inliers: Scores, shape (n,).
+        outliers: Scores by name of the set, each of shape (m,).
+        threshold: Marked by a dot on each curve; None draws none.
 
     Raises:
         DataError: If there is no set of outliers, or a set is empty or holds NaN or infinity.
@@ -138,12 +138,13 @@ def precision_recall(inliers: Scores, outliers: Mapping[str, Scores], threshold:
 
 @styled
 def p_value_reliability(p_values: Mapping[str, Stats], *, calibration: int) -> Figure:
-    """Share of images with a p-value of at most each level, on linear and on logarithmic axes.
+    """Plot the share of images with a p-value of at most each level.
 
-    Valid p-values of inliers stay on the diagonal: of them, at most 5 % have p <= 0.05. The band holds at least
-    95 % of such curves, over the draw of the calibration images and of as many images as the first set has.
-    Scores that tie press the curve of inliers down, at times below the band: such p-values are cautious, and
-    valid none the less. A good detector lifts the curves of outliers far above it.
+    The axes are linear at the left and logarithmic at the right. Valid p-values of inliers stay on the
+    diagonal: of them, at most 5 % have p <= 0.05. The band holds at least 95 % of such curves, over the draw
+    of the calibration images and of as many images as the first set has. Scores that tie press the curve of
+    inliers down, at times below the band: such p-values are cautious, and valid none the less. A good
+    detector lifts the curves of outliers far above it.
 
     Args:
         p_values: In (0, 1], shape (n,) by name of the set.
@@ -178,12 +179,15 @@ def p_value_reliability(p_values: Mapping[str, Stats], *, calibration: int) -> F
 
 
 def _width(number: int, count: int) -> float:
-    """Line width of a curve, thinner from one to the next, so that none hides the one beneath it."""
+    """Return the line width of a curve, thinner from one to the next.
+
+    So none hides the one beneath it.
+    """
     return 1.4 + 2.0 * (count - number) / count
 
 
 def _reach(images: int, calibration: int) -> float:
-    """Half the height of the band that 95 % of the curves of conformal p-values of inliers stay in.
+    """Return half the height of the 95 % band of conformal p-values of inliers.
 
     The p-values share one calibration set, so that two samples are compared: the distance between their
     distributions is the two-sample one of Kolmogorov and Smirnov, bounded after Dvoretzky, Kiefer and

@@ -1,4 +1,4 @@
-"""Maps of images: what lies near what, in pixels and in features, before training and after it.
+"""Maps of images in the plane, by pixels or by features, made with t-SNE.
 
 t-SNE (van der Maaten and Hinton 2008) keeps neighbours near each other; distances between groups, and
 their sizes, mean nothing.
@@ -18,26 +18,26 @@ Rows = NDArray[np.generic]
 """One row an image: pixels (n, h, w, c) or features (n, d)."""
 
 PERPLEXITY = 30.0
-"""About how many neighbours of an image count; fewer where there are few images."""
+"""Approximate number of neighbours that count for an image; fewer if there are few images."""
 
 DIRECTIONS = 50
 """Principal components that t-SNE starts from: fewer than thousands of pixels, in a tenth of the time."""
 
 LEAST = 8
-"""Images that a map needs."""
+"""Least number of images of a map."""
 
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
-"""One a set, beside its colour."""
+"""One a set, besides its colour."""
 
 
 def tsne(rows: Rows, *, seed: int = 0) -> Stats:
-    """Places of images in the plane, (n, 2).
+    """Compute places of images in the plane, shape (n, 2).
 
     The same rows and seed give the same places on one machine with one number of threads.
 
     Args:
-        rows: Shape (n, ...), n at least 8; pixels or features.
-        seed: Of the components and the descent.
+        rows: Pixels or features, shape (n, ...), n at least 8.
+        seed: Seed of the principal components and of the descent.
 
     Raises:
         DataError: If there are fewer rows, or they hold NaN or infinity.
@@ -66,14 +66,14 @@ def tsne(rows: Rows, *, seed: int = 0) -> Stats:
 def embedding_maps(
     spaces: Mapping[str, Mapping[str, Rows]], *, most: int = 400, seed: int = 0, title: str = ""
 ) -> Figure:
-    """t-SNE maps side by side, one a space, images coloured by set.
+    """Draw t-SNE maps side by side, one a space, images coloured by set.
 
     Args:
         spaces: By title, such as "pixels", "features before training" and "features after training": the
             rows (n, ...) of each set by its name, the same images in every space. Put the inliers first.
         most: Images of a set that are drawn; of more a seeded sample, the same in every space.
-        seed: Of the sample and of t-SNE.
-        title: Over all.
+        seed: Seed of the sample and of t-SNE.
+        title: Title of the figure.
 
     Raises:
         DataError: If there is no space or set, the spaces hold different sets or numbers of images, or

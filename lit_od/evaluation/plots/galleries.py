@@ -22,15 +22,15 @@ def most_outlying(
     count: int = 24,
     title: str = "most outlying",
 ) -> Figure:
-    """The images with the highest scores, the highest first.
+    """Draw the images with the highest scores, the highest first.
 
     Args:
         images: Prepared images, (n, h, w, c) uint8, n at least 1.
         scores: Outlier scores, (n,).
         p_values: In (0, 1], (n,).
         names: A short text for each image, such as its set, n of them.
-        count: How many are shown.
-        title: Over all.
+        count: Largest number of images drawn.
+        title: Title of the figure.
 
     Raises:
         DataError: If there are no images, lengths differ, or a score is not finite.
@@ -47,7 +47,19 @@ def least_outlying(
     count: int = 24,
     title: str = "least outlying",
 ) -> Figure:
-    """The images with the lowest scores, the lowest first; arguments as `most_outlying`."""
+    """Draw the images with the lowest scores, the lowest first.
+
+    Args:
+        images: Prepared images, (n, h, w, c) uint8, n at least 1.
+        scores: Outlier scores, (n,).
+        p_values: In (0, 1], (n,).
+        names: A short text for each image, such as its set, n of them.
+        count: Largest number of images drawn.
+        title: Title of the figure.
+
+    Raises:
+        DataError: If there are no images, lengths differ, or a score is not finite.
+    """
     return _gallery(images, scores, p_values, names, _ranked(scores)[::-1][:count], title)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a training's course and of images; `lit_od.evaluation.plots.scores` offers them with the others."""
+"""Pictures of images side by side."""
 
 from collections.abc import Sequence
 
@@ -12,13 +12,13 @@ from lit_od.types import Images
 
 @styled
 def image_grid(images: Images, captions: Sequence[str] | None = None, *, columns: int = 8, title: str = "") -> Figure:
-    """Images side by side, row by row, in the order given.
+    """Draw images side by side, row by row, in the order given.
 
     Args:
         images: (n, h, w, c) uint8, n at least 1, c 1 or 3.
         captions: A short text under each image, n of them.
         columns: Images in a row.
-        title: Over all.
+        title: Title of the figure.
 
     Raises:
         DataError: If the images have another shape or type, or there are not n captions.

@@ -1,4 +1,4 @@
-"""Pictures of an autoencoder: images beside their reconstructions and errors, and scores against noise."""
+"""Pictures of an autoencoder: reconstructions, errors, and scores against noise."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,9 @@ CHANNELS = ("red", "green", "blue")
 def reconstruction_grid(
     images: Images, reconstructed: Features, errors: Features, captions: Sequence[str] | None = None
 ) -> Figure:
-    """A row an image: as it is, its reconstruction, and the squared errors of each channel, on one scale for all.
+    """Draw a row an image: the image, its reconstruction and its errors by channel.
+
+    One scale holds for the squared errors of all images.
 
     Args:
         images: (n, h, w, c), uint8, n at least 1, c 1 or 3.
@@ -60,7 +62,11 @@ def reconstruction_grid(
 
 @styled
 def sensitivity_curves(found: Sensitivity) -> Figure:
-    """Mean score against the patch's size for each percentage; beside it each image's own, for the last one."""
+    """Plot scores against the side of the noise block.
+
+    The left axes show the mean score for each percentage, the right ones each image's score for the last
+    percentage.
+    """
     figure = Figure(figsize=(9.2, 3.8))
     means, images = figure.subplots(1, 2)
     for number, (percentage, row) in enumerate(zip(found.percentages, found.means(), strict=True)):

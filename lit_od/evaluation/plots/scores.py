@@ -1,4 +1,4 @@
-"""Plot scores of sets: histograms, boxes, means, and scores in the order of the images."""
+"""Plot scores of sets: histograms, boxes, means, and scores by image."""
 
 import math
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ BINS = 81
 """Odd, so that a single value stands in the middle of its bin."""
 
 FILLED_SETS = 5
-"""Histograms of more sets than these are drawn as outlines alone."""
+"""Histograms of more sets are drawn as outlines alone."""
 
 
 @styled
 def score_histograms(scores: Mapping[str, Scores], threshold: float | None = None) -> Figure:
-    """Histogram of each set, as shares of the set, with the threshold.
+    """Plot a histogram of each set, as shares of the set, with the threshold.
 
     Args:
         scores: Shape (n,) by name of the set.
@@ -51,7 +51,7 @@ def score_histograms(scores: Mapping[str, Scores], threshold: float | None = Non
 
 @styled
 def box_violin(scores: Mapping[str, Scores], threshold: float | None = None) -> Figure:
-    """Density of each set with its median, quartiles, and 5 and 95 % points.
+    """Plot the density of each set with its median, quartiles, 5 and 95 % points.
 
     Args:
         scores: Shape (n,) by name of the set.
@@ -80,7 +80,7 @@ def box_violin(scores: Mapping[str, Scores], threshold: float | None = None) -> 
 
 @styled
 def means_with_sd(scores: Mapping[str, Scores], threshold: float | None = None) -> Figure:
-    """Mean of each set with its standard deviation to both sides.
+    """Plot the mean of each set with its standard deviation to both sides.
 
     Args:
         scores: Shape (n,) by name of the set.
@@ -111,7 +111,7 @@ def means_with_sd(scores: Mapping[str, Scores], threshold: float | None = None) 
 
 @styled
 def score_against_index(scores: Mapping[str, Scores], threshold: float | None = None) -> Figure:
-    """Each score at its image's place in the order given, one set after the other.
+    """Plot scores in the order of the images, one set after the other.
 
     Args:
         scores: Shape (n,) by name of the set.
@@ -147,7 +147,10 @@ def score_against_index(scores: Mapping[str, Scores], threshold: float | None = 
 
 
 def _density(places: Stats, edges: Stats) -> Stats:
-    """Density along the axis, its peak at 1, shape (bins,): a histogram smoothed by Scott's bandwidth."""
+    """Return the density along the axis, its peak at 1, shape (bins,).
+
+    It is a histogram smoothed by a Gaussian of Scott's bandwidth.
+    """
     counts = np.histogram(places, edges)[0].astype(np.float64)
     step = edges[1] - edges[0]
     width = max(float(places.std()) * places.size**-0.2, step) / step  # bins

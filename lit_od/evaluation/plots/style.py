@@ -1,4 +1,4 @@
-"""How all pictures look: colours, sizes, and an axis for scores of any range.
+"""Style of all pictures: colours, sizes, and an axis for scores of any range.
 
 Figures are made without pyplot, so that no window system and no global state is involved; the settings
 hold while a picture is drawn or saved and are gone afterwards.
@@ -26,7 +26,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito's palette, told apart with every common colour blindness; inliers come first, in blue."""
 
 DASHES = ("-", "--", ":", "-.")
-"""Line styles: the next one where a picture has more sets than there are colours."""
+"""Line styles: the next one if a picture has more sets than there are colours."""
 
 SETTINGS: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
@@ -51,7 +51,7 @@ SETTINGS: dict[Any, Any] = {
 }
 
 LOG_FROM = 50.0
-"""Scores are drawn on a logarithmic axis where the largest of them is this often the smallest set's median."""
+"""Ratio of the largest score to the smallest set's median above which the axis is logarithmic."""
 
 STRAY = 0.005
 """Share of a set's scores, at either end, that need not be shown in place ..."""
@@ -62,7 +62,10 @@ FAR = 0.5
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """The settings of all pictures while a block runs, on top of Matplotlib's own defaults."""
+    """Apply the settings of all pictures while a block runs.
+
+    They replace Matplotlib's defaults; other settings of the caller do not count.
+    """
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(SETTINGS)
@@ -70,7 +73,7 @@ def drawing() -> Iterator[None]:
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """A function that draws with the settings of all pictures."""
+    """Return a function that draws with the settings of all pictures."""
 
     @wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -94,30 +97,33 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def colour(number: int) -> str:
-    """Colour of the set with this number, from 0."""
+    """Return the colour of the set with this number, from 0."""
     return COLOURS[number % len(COLOURS)]
 
 
 def dash(number: int) -> str:
-    """Line style of the set with this number, from 0."""
+    """Return the line style of the set with this number, from 0."""
     return DASHES[number // len(COLOURS) % len(DASHES)]
 
 
 def named(name: str) -> str:
-    """A set's name as text of a picture: printable, its dollars no beginning of a formula, and shown in legends."""
+    """Return a set's name as printable text of a picture.
+
+    A dollar begins no formula, and the name appears in legends.
+    """
     shown = one_line(name).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown  # Matplotlib keeps such a label out of a legend
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreAxis:
-    """An axis for scores: linear or logarithmic, with far outlying scores held at its edges.
+    """A linear or logarithmic axis for scores; far ones are drawn at its edges.
 
     Attributes:
-        log: Whether it is logarithmic.
-        low: Its lower end.
-        high: Its upper end.
-        held: Number of scores beyond its ends, which are drawn there.
+        log: True if the axis is logarithmic.
+        low: Lower end of the axis.
+        high: Upper end of the axis.
+        held: Number of scores beyond the ends, which are drawn there.
     """
 
     log: bool
@@ -127,7 +133,12 @@ class ScoreAxis:
 
     @classmethod
     def of(cls, sets: Sequence[Scores], *also: float | None) -> "ScoreAxis":
-        """Choose the axis for sets of scores, each of shape (n,), and values that it must show, such as a threshold."""
+        """Choose the axis for sets of scores.
+
+        Args:
+            sets: Scores of each set, shape (n,).
+            also: Values that the axis must show, such as a threshold; None is left out.
+        """
         shown = [value for value in also if value is not None]
         low = min(float(each.min()) for each in sets)
         high = max(float(each.max()) for each in sets)
@@ -147,21 +158,27 @@ class ScoreAxis:
         return cls(log, 10**start if log else start, 10**end if log else end, held)
 
     def clip(self, scores: Scores) -> Scores:
-        """Scores with those beyond the ends moved to the ends."""
+        """Move scores beyond the ends to the ends."""
         return np.clip(scores, self.low, self.high)
 
     def scale(self, scores: Scores | Stats) -> Stats:
-        """Places along the axis, equal distances to the eye: log10 where it is logarithmic."""
+        """Return places along the axis, log10 on a logarithmic one."""
         return np.log10(scores) if self.log else scores
 
     def edges(self, count: int) -> Stats:
-        """Borders of `count` bins of equal width to the eye, shape (count + 1,)."""
+        """Return the borders of `count` bins of equal drawn width, shape (count + 1,)."""
         space = np.geomspace if self.log else np.linspace
         edges: Stats = space(self.low, self.high, count + 1)
         return edges
 
     def dress(self, axes: Axes, which: Literal["x", "y"], label: str = "outlier score") -> None:
-        """Give an axis its scale, ends and label, which says what was done to the scores."""
+        """Set the scale, ends and label of an axis.
+
+        Args:
+            axes: Matplotlib's axes.
+            which: The axis that shows scores.
+            label: Its label, to which the scale and the number of held scores are added.
+        """
         notes = ["log scale"] if self.log else []
         if self.held:
             notes.append(f"{self.held:,} beyond the edges, drawn there")
@@ -174,7 +191,14 @@ class ScoreAxis:
 
 
 def mark_threshold(axes: Axes, threshold: float | None, which: Literal["x", "y"], *, legend: bool = False) -> None:
-    """Draw the threshold across an axis, if there is one."""
+    """Draw the threshold across an axis, if there is one.
+
+    Args:
+        axes: Matplotlib's axes.
+        threshold: The threshold; None draws nothing.
+        which: The axis that shows scores.
+        legend: True adds a legend.
+    """
     if threshold is None:
         return
     draw = axes.axvline if which == "x" else axes.axhline
@@ -184,7 +208,7 @@ def mark_threshold(axes: Axes, threshold: float | None, which: Literal["x", "y"]
 
 
 def set_rows(sizes: Mapping[str, int]) -> tuple[Figure, Axes]:
-    """Axes with a row for each set, the first on top, named with its number of images."""
+    """Make axes with a row for each set, the first on top, with its size."""
     figure = Figure(figsize=(8, 1.2 + 0.75 * len(sizes)))
     axes = figure.subplots()
     axes.set_yticks(range(len(sizes)), [f"{named(name)}\nn = {size:,}" for name, size in sizes.items()])

@@ -1,4 +1,4 @@
-"""One HTML page of what a bundle makes of sets of images: it opens from disk and asks no network for anything."""
+"""One HTML page that shows a bundle's results on sets of images, offline."""
 
 from lit_od.evaluation.report.page import report
 

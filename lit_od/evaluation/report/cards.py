@@ -1,15 +1,13 @@
-"""The images of a set that say most about a detector, each with what explains its score."""
+"""The images of a set that say most about a detector, with explanations."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_od.backbone.extractor import extract
-from lit_od.detectors import KNN, Reconstruction
-from lit_od.detectors.bank.options import Metric
+from lit_od.detectors import Reconstruction
 from lit_od.errors import DataError
 from lit_od.evaluation.image_sets import ImageSet
 from lit_od.images.batching import load
@@ -18,17 +16,17 @@ from lit_od.images.sources import Source
 from lit_od.scoring.drawing import overlay
 from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.scorer import Scorer
-from lit_od.scoring.similar_images import likenesses, similarity_rows
+from lit_od.scoring.similar_images import SimilarImages
 from lit_od.types import Features, Images, Scores
 
 SHOWN = 12
 """Images of a gallery."""
 
 NEIGHBOURS = 3
-"""Normal images beside each image."""
+"""Nearest normal images shown with each image."""
 
 SEARCHED = 2000
-"""Normal images among which the nearest are looked for, at most."""
+"""Largest number of normal images that are searched."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,13 +34,13 @@ class Card:
     """One image of a gallery.
 
     Attributes:
-        name: As its row of scores has it.
+        name: Name of the image in rows of scores.
         score: Its outlier score.
         p_value: Its p-value.
-        image: As the model sees it, (h, w, c) uint8.
+        image: Prepared pixels, (h, w, c) uint8.
         neighbours: The nearest normal images, nearest first, with their names.
-        explained: Reconstruction and heat beside the image, where the detector reads errors.
-        heat: The image under its heat, (h, w, 3) uint8, of the most outlying where the detector reads features.
+        explained: Reconstruction and heat beside the image, if the detector reads errors.
+        heat: The image under its heat, (h, w, 3) uint8, for the most outlying, if the detector reads features.
     """
 
     name: str
@@ -64,7 +62,7 @@ class Gallery:
 
 
 class Normals:
-    """Normal images that the nearest are looked for among."""
+    """Normal images, searched for the nearest to an image."""
 
     def __init__(self, scorer: Scorer, images: ImageSet) -> None:
         """Run the backbone over at most `SEARCHED` of the images, evenly spread.
@@ -77,27 +75,20 @@ class Normals:
         rows = np.unique(np.linspace(0, len(images.sources) - 1, SEARCHED).astype(int))
         self.sources = [images.sources[row] for row in rows]
         self.preparation = images.preparation
-        self._output = scorer.backbone.output
-        found = []
-        for batch, rows_of_batch in likenesses(scorer, self.sources, images.preparation):
-            batch.require_readable()
-            found.append(rows_of_batch)
-        metric: Metric = "cosine" if self._output == "features" else "l2"
-        self._detector = KNN.fit(np.concatenate(found), k=1, metric=metric)
+        self._similar = SimilarImages.of(scorer, self.sources, images.preparation, cosine=True, readable=True)
 
     def nearest(self, images: Images, outputs: Features, names: Sequence[str]) -> list[list[tuple[str, Images]]]:
-        """The nearest normal images of each of n images, by the cosine of features, else by their pixels.
+        """Find the nearest normal images of each of n images.
 
-        An image is not its own neighbour: one of the same name is passed over.
+        The measure is the cosine of features, or the distance of pixels if the graph has none. An image is not
+        its own neighbour: one of the same name is passed over.
 
         Args:
-            images: Prepared, (n, h, w, c) uint8.
-            outputs: What the graph makes of them, (n, ...).
-            names: Theirs.
+            images: Prepared images, (n, h, w, c) uint8.
+            outputs: Outputs of the graph for them, (n, ...).
+            names: Names of the images, n of them.
         """
-        bank = self._detector.bank
-        wanted = min(NEIGHBOURS + 1, len(self.sources))
-        _, ids = bank.nearest(bank.prepare(similarity_rows(self._output, images, outputs)), wanted)
+        ids, _ = self._similar.nearest(images, outputs, NEIGHBOURS + 1)
         kept = [
             [row for row in near if self.sources[row].name != name][:NEIGHBOURS]
             for near, name in zip(ids, names, strict=True)
@@ -110,14 +101,14 @@ class Normals:
 def gallery(
     scorer: Scorer, images: ImageSet, scores: Scores, *, maps: HeatMaps, normals: Normals | None = None
 ) -> Gallery:
-    """The `SHOWN` most and least outlying images of a set; each image once.
+    """Collect the `SHOWN` most and least outlying images of a set; each image once.
 
     Args:
-        scorer: A bundle, ready.
+        scorer: A bundle's scorer.
         images: The set.
-        scores: Shape (n,), of its images.
-        maps: Of the same bundle.
-        normals: Where neighbours are looked for; None shows none.
+        scores: Scores of its images, shape (n,).
+        maps: Heat maps of the same bundle.
+        normals: Normal images to search for neighbours; None shows none.
 
     Raises:
         DataError: If an image cannot be read any more.
@@ -165,7 +156,7 @@ def _cards(
 
 def _extracted(scorer: Scorer, sources: Sequence[Source], preparation: Preparation) -> list[tuple[Images, Features]]:
     parts = []
-    for batch, outputs in extract(scorer.backbone, sources, preparation, threads=scorer.threads):
-        batch.require_readable()
-        parts.append((batch.images, outputs))
+    for found in replace(scorer.extractor, preparation=preparation).outputs(sources):
+        found.batch.require_readable()
+        parts.append((found.batch.images, found.outputs))
     return parts

@@ -1,4 +1,4 @@
-"""The page: what the bundle is, the figures, the pictures, the galleries, and a threshold to be moved."""
+"""The report page: facts, figures, pictures, galleries, and a movable threshold."""
 
 import base64
 import io
@@ -29,18 +29,18 @@ from lit_od.scoring.scorer import Scorer
 from lit_od.types import Images, Scores
 
 THUMBNAIL = 112
-"""Longer side of an image on the page in pixels; smaller ones stay as they are, and are enlarged in the browser."""
+"""Longer side of an image on the page in pixels; smaller ones keep their size and are enlarged in the browser."""
 
 QUALITY = 85
-"""Of JPEG; images of at most `EXACT` pixels a side are kept as PNG, without loss."""
+"""JPEG quality; images of at most `EXACT` pixels a side are kept as PNG, without loss."""
 
 EXACT = 40
 
-WHOSE = {FITTED: "of the fit"}
-"""What normal images are called on the page, by the name of their set."""
+NORMAL_SETS = {FITTED: "of the fit"}
+"""Words for normal images on the page, by the name of their set."""
 
 INK = {"#000000": "currentColor"}
-"""What colours of the pictures are on the page, whose ground may be dark; it turns the pictures itself."""
+"""Replaced colours of the page's script: the ground may be dark. The page adapts the pictures itself."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +49,7 @@ class Report:
 
     Attributes:
         html: The page.
-        evaluation: Its figures.
+        evaluation: The page's figures.
     """
 
     html: str
@@ -57,13 +57,13 @@ class Report:
 
 
 def report(bundle: Bundle, scorer: Scorer, images: ImageSets, *, normals: ImageSet | None = None) -> Report:
-    """Score sets of images and put all that there is to see on one page.
+    """Score sets of images and show all results on one page.
 
     Args:
-        bundle: What the scorer was made of.
-        scorer: Scores.
+        bundle: The bundle.
+        scorer: The bundle's scorer.
         images: Inliers and sets of outliers, used for neither fitting nor calibration.
-        normals: Normal images to look for the nearest among; None takes the inliers themselves.
+        normals: Normal images to search for the nearest; None takes the inliers.
 
     Raises:
         DataError: If an image cannot be read, or a set is empty.
@@ -101,7 +101,7 @@ def report(bundle: Bundle, scorer: Scorer, images: ImageSets, *, normals: ImageS
         pictures=_pictures(bundle, scores, inliers, outliers, threshold),
         galleries=[_shown(each, threshold) for each in galleries],
         reads_errors=reads_errors,
-        neighbours="given as inliers" if normals is None else WHOSE.get(normals.name, "given as normal"),
+        neighbours="given as inliers" if normals is None else NORMAL_SETS.get(normals.name, "given as normal"),
         searched=SEARCHED,
         percent=lambda share: f"{100 * share:.2f}",
     )
@@ -116,16 +116,22 @@ def _template() -> Any:
 
 
 def _printable(value: Any) -> Any:
-    """Text such that a page can hold it: names of files and sets need not be Unicode. The rest as it is."""
+    """Make text printable; return other values unchanged.
+
+    Names of files and sets need not be Unicode.
+    """
     return one_line(value, len(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _packaged(name: str) -> Markup:
-    return Markup(files(__package__).joinpath(name).read_text(encoding="utf-8"))  # our own file
+    return Markup(files(__package__).joinpath(name).read_text(encoding="utf-8"))  # ships with the package
 
 
 def _data(scores: Mapping[str, Scores], threshold: float) -> dict[str, Any]:
-    """What the script counts with: ascending float64 scores, little endian, in base 64; the inliers first."""
+    """Return the data of the page's script, the inliers first.
+
+    Scores are ascending float64, little endian, in base 64.
+    """
     axis = ScoreAxis.of(list(scores.values()), threshold)
     return {
         "threshold": threshold,
@@ -171,16 +177,19 @@ def _pictures(
 
 
 def _svg(figure: Figure, number: int, title: str) -> Markup:
-    """A figure as an element of the page; names within it are made its own, since all share the page."""
+    """Convert a figure to an element of the page.
+
+    Names within it get a prefix, since all figures share the page.
+    """
     file = io.StringIO()
     with drawing():
         figure.savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]
-    own = f"f{number}-"
-    text = re.sub(r'\bid="', f'id="{own}', text)
-    text = re.sub(r'(xlink:href|href)="#', rf'\1="#{own}', text)
-    text = re.sub(r"url\(#", f"url(#{own}", text)
+    prefix = f"f{number}-"
+    text = re.sub(r'\bid="', f'id="{prefix}', text)
+    text = re.sub(r'(xlink:href|href)="#', rf'\1="#{prefix}', text)
+    text = re.sub(r"url\(#", f"url(#{prefix}", text)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     label = Markup.escape(title)
     return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))  # Matplotlib escapes
@@ -215,7 +224,7 @@ def _picture(pixels: Images) -> Image.Image:
 
 
 def _uri(picture: Image.Image, *, limit: int = THUMBNAIL) -> str:
-    """A picture, reduced where it is larger than the limit, within the page's own text."""
+    """Encode a picture as a data URI, reduced where it is larger than the limit."""
     exact = max(picture.size) <= EXACT
     picture.thumbnail((limit, limit))
     file = io.BytesIO()

@@ -1,1 +1,1 @@
-"""Images as Lightning takes them."""
+"""Images for Lightning."""

@@ -1,12 +1,11 @@
-"""Random changes of a whole batch of images at once, as Keras' ImageDataGenerator means them.
+"""Random changes of a whole batch of images, as of Keras' ImageDataGenerator.
 
 A pixel p of the result, relative to the centre of the image in (x, y), comes from
 
     R(angle) (S(shear) Z(zoom) p + shift),  R = (cos a, -sin a; sin a, cos a),  S = (1, -sin s; 0, cos s)
 
-by bilinear interpolation, where what lies outside takes the nearest pixel of the border. Then follow
-the mirror and the brightness. Values are rounded to uint8, so that what training sees is what an
-exported backbone can be fed.
+by bilinear interpolation; places outside take the nearest pixel of the border. The mirror and the
+brightness follow. Values are rounded to uint8, the type that an exported backbone takes.
 """
 
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from lit_od.recipes.schema import Augment
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """What is done to each image.
+    """Random changes drawn for each image.
 
     Attributes:
         angle: Degrees, shape (n,).
@@ -42,7 +41,7 @@ class Draws:
 
 
 def check_augment(config: Augment) -> None:
-    """Raise ConfigError where a range cannot be."""
+    """Raise ConfigError if a range is invalid."""
     for name, most in (("rotation", 180.0), ("shift", 1.0), ("zoom", 1.0), ("shear", 90.0)):
         value = getattr(config, name)
         if not 0 <= value < most:
@@ -53,7 +52,16 @@ def check_augment(config: Augment) -> None:
 
 
 def step_generator(seed: int, epoch: int, step: int, rank: int = 0) -> torch.Generator:
-    """The generator of one training step of one process: a function of the four numbers alone."""
+    """Return the random generator of one training step of one process.
+
+    It is a function of the four numbers alone.
+
+    Args:
+        seed: Seed of the run.
+        epoch: Number of the epoch, from 0.
+        step: Number of the step in its epoch.
+        rank: Number of the process, from 0.
+    """
     state = np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1, np.uint64)
     generator = torch.Generator()
     generator.manual_seed(int(state[0]) & (2**63 - 1))
@@ -61,7 +69,15 @@ def step_generator(seed: int, epoch: int, step: int, rank: int = 0) -> torch.Gen
 
 
 def draw(count: int, config: Augment, generator: torch.Generator) -> Draws:
-    """Draw the changes of `count` images, on the CPU whatever the device, so that all devices agree."""
+    """Draw the changes of `count` images.
+
+    They are drawn on the CPU, so that all devices give the same.
+
+    Args:
+        count: Number of images.
+        config: Ranges of the changes.
+        generator: Random generator on the CPU; 8 numbers an image are drawn from it.
+    """
     unit = torch.rand(count, 8, generator=generator)
     either_way = 2 * unit - 1  # uniform in [-1, 1)
     low, high = config.brightness
@@ -81,7 +97,7 @@ def augment(images: Tensor, config: Augment, generator: torch.Generator) -> Tens
     Args:
         images: Shape (n, h, w, c), uint8, on any device.
         config: Ranges of the changes.
-        generator: On the CPU; 8 numbers an image are drawn from it.
+        generator: Random generator on the CPU; 8 numbers an image are drawn from it.
 
     Returns:
         New images of the same shape, type and device.
@@ -90,7 +106,7 @@ def augment(images: Tensor, config: Augment, generator: torch.Generator) -> Tens
 
 
 def apply(images: Tensor, draws: Draws) -> Tensor:
-    """Change images of shape (n, h, w, c), uint8, as drawn."""
+    """Apply drawn changes to images of shape (n, h, w, c), uint8."""
     pixels = images.permute(0, 3, 1, 2).to(torch.float32)  # (n, c, h, w)
     matrices = _matrices(draws, height=images.shape[1], width=images.shape[2]).to(images.device)
     grid = F.affine_grid(matrices, list(pixels.shape), align_corners=False)
@@ -100,7 +116,10 @@ def apply(images: Tensor, draws: Draws) -> Tensor:
 
 
 def _matrices(draws: Draws, *, height: int, width: int) -> Tensor:
-    """From a result's coordinates to an image's, both from -1 to 1 between the outer edges, (n, 2, 3)."""
+    """Return matrices (n, 2, 3) from coordinates of the result to those of the image.
+
+    Both run from -1 to 1 between the outer edges.
+    """
     angle, shear = torch.deg2rad(draws.angle), torch.deg2rad(draws.shear)
     cos, sin = torch.cos(angle), torch.sin(angle)
     # R S = (cos a, -sin(a + s); sin a, cos(a + s)); a mirrored result reads x from the other side.

@@ -1,4 +1,4 @@
-"""The images of a run as Lightning takes them: found, divided, prepared, batched and augmented."""
+"""The images of a training run as a LightningDataModule."""
 
 import hashlib
 from collections.abc import Sequence
@@ -26,17 +26,20 @@ Part: TypeAlias = Literal["train", "validation", "calibration", "test", "outlier
 Loader: TypeAlias = MemoryLoader | DecodingLoader
 
 EVALUATION_BATCH = 256
-"""Images a batch at most where no gradient is taken; no result depends on it."""
+"""Largest batch without gradients; no result depends on it."""
 
 EVALUATION_PIXELS = EVALUATION_BATCH * 96 * 96
-"""Pixels a batch there: a network's activations take memory by them, some 600 MB in a convolutional autoencoder."""
+"""Largest number of pixels of such a batch: some 600 MB of activations in a convolutional autoencoder."""
 
 DIVIDED: tuple[Part, ...] = ("train", "validation", "calibration")
-"""Parts that a training and what follows it must find again as they were."""
+"""Parts that must stay the same from the training to the export."""
 
 
 def evaluation_batch(shape: Sequence[int]) -> int:
-    """Images a batch where no gradient is taken, for images of shape (h, w, ...); at least 1."""
+    """Return the batch size without gradients for images of shape (h, w, ...).
+
+    At least 1.
+    """
     height, width = shape[:2]
     return max(1, min(EVALUATION_BATCH, EVALUATION_PIXELS // (height * width)))
 
@@ -49,8 +52,8 @@ class ImageData(LightningDataModule):
     `use_distributed_sampler=False`, since the batches know their process themselves.
 
     Attributes:
-        config: Where the images are, and how they are prepared.
-        seed: Of splits, order and augmentation.
+        config: The `data` part of a recipe.
+        seed: Seed of splits, order and augmentation.
         class_names: Classes of the inliers; a label is a position in it.
     """
 
@@ -60,10 +63,10 @@ class ImageData(LightningDataModule):
         Args:
             config: The `data` part of a recipe.
             seed: At least 0.
-            download: Whether torchvision fetches a set of its own that is not there.
+            download: True lets torchvision download a set that is missing.
 
         Raises:
-            ConfigError: On an option that cannot be.
+            ConfigError: If an option is invalid.
             DataError: If images or classes are missing, or a class has too few images.
         """
         super().__init__()
@@ -81,7 +84,7 @@ class ImageData(LightningDataModule):
         self._budget = config.memory * 2**20  # bytes
 
     def sources(self, part: Part) -> list[Source]:
-        """The images of a part, in the order in which they were found."""
+        """Return the images of a part, in the order found."""
         parts: dict[Part, list[Source]] = {
             "train": self._parts.train,
             "validation": self._parts.validation,
@@ -92,11 +95,14 @@ class ImageData(LightningDataModule):
         return list(parts[part])
 
     def watched_outliers(self) -> list[Source]:
-        """Images of the classes held out that lie in the training source: to look at while training."""
+        """Return the outliers of the training source, to watch while training."""
         return self._parts.outliers[: self._parts.watched]
 
     def labels(self, part: Part) -> Labels:
-        """Position in `class_names` of each image of a part, shape (n,), int64; -1 for outliers."""
+        """Return the labels of a part, shape (n,), int64; -1 for outliers.
+
+        A label is a position in `class_names`.
+        """
         sources = self.sources(part)
         if part == "outliers":
             return np.full(len(sources), -1, dtype=np.int64)
@@ -107,14 +113,15 @@ class ImageData(LightningDataModule):
 
     @property
     def fingerprint(self) -> str:
-        """Sha256, hexadecimal, of names, labels, and file sizes or pixels of the parts in `DIVIDED`.
+        """Sha256 of the images of the parts in `DIVIDED`, hexadecimal.
 
-        It tells whether two runs divided the same images alike, wherever they lay: names count from the
-        folder that `train` names. A file that was overwritten by one of the same size goes unseen.
+        It covers names, labels, and file sizes or pixels. Two runs that divided the same images alike have the
+        same one, wherever the images lay: names count from the folder that `train` names. A file that was
+        overwritten by one of the same size goes unseen.
         """
         digest = hashlib.sha256()
-        where = self.root / self.config.train
-        base = f"{where if where.is_dir() else where.parent}/"
+        location = self.root / self.config.train
+        base = f"{location if location.is_dir() else location.parent}/"
         for part in DIVIDED:
             sources = self.sources(part)
             digest.update(f"{part}\0{len(sources)}\n".encode())
@@ -125,26 +132,26 @@ class ImageData(LightningDataModule):
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """The fingerprint of each set that a training takes images from, by its name in `data`."""
+        """Fingerprints of the sets that a training takes images from, by name in `data`."""
         return {"train": self.fingerprint}
 
     def train_dataloader(self) -> Loader:
-        """Shuffled batches of the training part."""
+        """Return shuffled batches of the training part."""
         rank, world = self._place()
         rows = len(self._parts.train)
         batches = TrainingBatches(rows, self.config.batch_size, seed=self.seed, rank=rank, world=world)
         return self._loader("train", batches)
 
     def val_dataloader(self) -> Loader | list[Loader]:
-        """Batches of the validation part, in order; no loader where the part is empty."""
+        """Return batches of the validation part, in order; no loader if it is empty."""
         return self._in_order("validation")
 
     def test_dataloader(self) -> Loader | list[Loader]:
-        """Batches of the test part, in order; no loader where the part is empty."""
+        """Return batches of the test part, in order; no loader if it is empty."""
         return self._in_order("test")
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Augment a training batch on the device that it has arrived on."""
+        """Augment a training batch on its device."""
         del dataloader_idx
         trainer = self.trainer
         if self.config.augment is None or trainer is None or not trainer.training:
@@ -155,7 +162,7 @@ class ImageData(LightningDataModule):
         return augment(images, self.config.augment, generator), labels
 
     def _place(self) -> tuple[int, int]:
-        """Rank of this process, and how many there are."""
+        """Return the rank of this process and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _in_order(self, part: Part) -> Loader | list[Loader]:
@@ -176,7 +183,10 @@ class ImageData(LightningDataModule):
         return DecodingLoader(self.sources(part), labels, sampler, self.config.prepare)
 
     def _pixels(self, part: Part) -> Tensor | None:
-        """Prepared images of a part, (n, h, w, c) uint8, or None where the memory budget is spent."""
+        """Return prepared images of a part, (n, h, w, c) uint8.
+
+        None if the memory budget is spent.
+        """
         if part not in self._kept:
             sources = self.sources(part)
             size = len(sources) * int(np.prod(self.config.prepare.shape))
@@ -188,6 +198,6 @@ class ImageData(LightningDataModule):
 
 
 def check_trainable(data: ImageData) -> None:
-    """Raise DataError where the images cannot train a network: there are none to choose it by."""
+    """Raise DataError if there are no validation images to choose a network by."""
     if not data.sources("validation"):
         raise DataError("training needs validation images: set data.split.validation above 0, 0.1 for instance")

@@ -1,8 +1,8 @@
-"""Batches for Lightning: from pixels in memory, or decoded on threads a few batches ahead.
+"""Batches for Lightning, from pixels in memory or decoded on threads in advance.
 
-They take the place of torch's DataLoader, whose worker processes cost more than they bring here:
+They take the place of torch's DataLoader, whose worker processes cost more than they gain here:
 Pillow decodes without holding the interpreter's lock, and pixels in memory need no worker at all.
-Lightning finds `sampler` and tells it the epoch; where there is one it reads `batch_sampler` too.
+Lightning finds `sampler` and sets its epoch; where there is one it reads `batch_sampler` too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,13 @@ class MemoryLoader:
     batch_sampler: None = None
 
     def __init__(self, images: Tensor, labels: Tensor, sampler: Sampler) -> None:
-        """Take images (n, h, w, c) and labels (n,); both stay where they are."""
+        """Take the images; nothing is copied.
+
+        Args:
+            images: Prepared images, (n, h, w, c) uint8.
+            labels: Their labels, shape (n,), int64.
+            sampler: Rows of each batch.
+        """
         self.images, self.labels, self.sampler = images, labels, sampler
 
     def __len__(self) -> int:
@@ -39,13 +45,20 @@ class MemoryLoader:
 
 
 class DecodingLoader:
-    """The same from sources that are too many for the memory."""
+    """Batches of images that are decoded as they are needed: as of `MemoryLoader`."""
 
     batch_sampler: None = None
 
     def __init__(self, sources: Sequence[Source], labels: Tensor, sampler: Sampler, preparation: Preparation) -> None:
-        """Take sources and their labels (n,); images are opened while the batches are drawn."""
-        self.sources, self.labels, self.sampler, self.how = sources, labels, sampler, preparation
+        """Take sources and their labels (n,); images are opened as batches are drawn.
+
+        Args:
+            sources: The images, n of them.
+            labels: Their labels, shape (n,), int64.
+            sampler: Rows of each batch.
+            preparation: Preparation of the images.
+        """
+        self.sources, self.labels, self.sampler, self.preparation = sources, labels, sampler, preparation
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -53,7 +66,7 @@ class DecodingLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch = list(self.sampler)
         ahead = (self.sources[row] for rows in epoch for row in rows)
-        ready = batches(ahead, self.how, batch_size=self.sampler.batch_size)
+        ready = batches(ahead, self.preparation, batch_size=self.sampler.batch_size)
         for rows, batch in zip(epoch, ready, strict=True):
             for row, error in batch.errors.items():
                 raise DataError(f"{batch.sources[row].name}: {error}. Run lit-od check for a list without such files")

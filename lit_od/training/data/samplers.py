@@ -1,4 +1,4 @@
-"""Which images make which batch: pure functions of seed, epoch, rank and number of processes.
+"""Rows of each batch, a function of seed, epoch, rank and number of processes.
 
 No image is repeated to even out the processes, as torch's DistributedSampler would: a repeated image
 skews every statistic that is taken over an epoch.
@@ -15,13 +15,20 @@ from lit_od.errors import ConfigError, DataError
 class TrainingBatches:
     """Shuffled batches of one process in one epoch.
 
-    All processes have as many batches of the same sizes, so that gradients can be exchanged. For that
+    All processes have equally many batches of the same sizes, so that gradients can be exchanged. For that
     at most `world - 1` images of an epoch, drawn anew each time, are left out; one process leaves out
     none and has a smaller last batch.
     """
 
     def __init__(self, rows: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1) -> None:
-        """Lay out the epochs over images 0 to rows - 1.
+        """Divide images 0 to rows - 1 among epochs, processes and batches.
+
+        Args:
+            rows: Number of images.
+            batch_size: Images a batch of one process.
+            seed: Seed of the order.
+            rank: Number of this process, from 0.
+            world: Number of processes.
 
         Raises:
             ConfigError: If the batch size is below 1.
@@ -49,10 +56,19 @@ class TrainingBatches:
 
 
 class EvaluationBatches:
-    """Batches in the images' order: every image once, in exactly one process, none padded."""
+    """Batches in the images' order, without padding.
+
+    Every image is in exactly one process once.
+    """
 
     def __init__(self, rows: int, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
-        """Lay out images 0 to rows - 1; process `rank` takes every `world`-th.
+        """Divide images 0 to rows - 1; process `rank` takes every `world`-th.
+
+        Args:
+            rows: Number of images.
+            batch_size: Images a batch.
+            rank: Number of this process, from 0.
+            world: Number of processes.
 
         Raises:
             ConfigError: If the batch size is below 1.

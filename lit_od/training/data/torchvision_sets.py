@@ -1,8 +1,8 @@
-"""torchvision's sets by name: `mnist`, `fashion-mnist`, `cifar10`, as `NAME[:SPLIT[:CLASSES]]`.
+"""torchvision's sets by name: `mnist`, `fashion-mnist`, `cifar10`.
 
-SPLIT is train, test or all (the default). CLASSES are indices or names with commas between them:
-`mnist:test:8,9`, `fashion-mnist:all:sneaker,ankle-boot`. Labels are the class indices, as text.
-A folder of the same name is reached as `./mnist`.
+A path is `NAME[:SPLIT[:CLASSES]]`. SPLIT is train, test or all (the default). CLASSES are indices or
+names with commas between them: `mnist:test:8,9`, `fashion-mnist:all:sneaker,ankle-boot`. Labels are the
+class indices, as text. A folder of the same name is reached as `./mnist`.
 """
 
 import contextlib
@@ -52,11 +52,11 @@ SPLITS = {"train": ("train",), "test": ("test",), "all": ("train", "test")}
 
 
 def open_set(root: Path, *, download: bool = True) -> SetOpener:
-    """What `lit_od.images.find_local.find` takes as `sets`: opens the sets that lie below a data root.
+    """Return an opener of the sets below a data root, for `images.find_local.find`.
 
     Args:
         root: Folder that torchvision's classes read.
-        download: Whether they download into it where the files are missing.
+        download: True lets them download missing files into it.
     """
 
     def opener(path: str) -> list[Source] | None:
@@ -76,7 +76,7 @@ def open_set(root: Path, *, download: bool = True) -> SetOpener:
 
 
 def _class_indices(path: str, known: TorchvisionSet, text: str) -> list[int]:
-    """Indices of classes that are given by index or by name, in any case."""
+    """Return indices of classes that are given by index or by name, in any case."""
     indices = []
     for word in text.split(","):
         name = re.sub(r"[^a-z0-9]+", "-", word.strip().lower())
@@ -100,7 +100,7 @@ def _images(
 
 
 def _read(name: str, known: TorchvisionSet, root: Path, part: str, download: bool) -> tuple[Images, Labels]:
-    """All images of a split, (n, h, w, c) uint8, and their class indices, (n,)."""
+    """Read all images of a split, (n, h, w, c) uint8, and class indices, (n,)."""
     archive = root / known.archive if known.archive else None
     if archive is not None and archive.is_file():
         images, labels = _read_archive(archive, part)
@@ -114,7 +114,7 @@ def _read_archive(archive: Path, part: str) -> tuple[NDArray[np.uint8], Labels]:
     try:
         with np.load(archive, allow_pickle=False) as arrays:
             return arrays[f"{part}_images"], arrays[f"{part}_labels"]
-    except Exception as error:  # zipfile, zlib and numpy each have their own for a damaged archive
+    except Exception as error:  # zipfile, zlib and numpy each raise another for a damaged archive
         raise DataError(
             f"{archive} cannot be read: {' '.join(str(error).split())}. "
             "Wanted train_images, train_labels, test_images, test_labels"
@@ -124,7 +124,7 @@ def _read_archive(archive: Path, part: str) -> tuple[NDArray[np.uint8], Labels]:
 def _read_torchvision(
     name: str, loader: str, root: Path, part: str, download: bool
 ) -> tuple[NDArray[np.uint8], Labels]:
-    # over a second to import, and most data are no set of torchvision's
+    # takes over a second to import, and most runs need none of these sets
     from torchvision import datasets  # type: ignore[import-untyped]
 
     try:

@@ -1,4 +1,4 @@
-"""What a frozen trunk gives for each image, computed once and kept in half precision."""
+"""Activations of a frozen trunk, computed once an image, in half precision."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lit_od.backbone.extractor import extract
+from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.errors import DataError
 from lit_od.images.batching import batches, load
@@ -32,28 +32,28 @@ PARITY_IMAGES = 64
 
 
 class TrunkCache:
-    """Activations of images, in a file that vanishes with the process; the system keeps in memory what fits.
+    """Activations of images, in a file that vanishes with the process.
 
-    One cache serves several runs, so that a trunk sees an image once for all of them: an entry is known
-    by the trunk's operations and weights, the preparation and the image. On a CPU the trunk runs in ONNX
-    Runtime, as a graph that is exported and proven against torch once; elsewhere in torch.
+    The system keeps in memory what fits. One cache serves several runs, so that a trunk sees an image once
+    for all of them: an entry is identified by the trunk's operations and weights, the preparation and the
+    image. On a CPU the trunk runs in ONNX Runtime, as a graph that is exported and proven against torch
+    once; elsewhere in torch.
     """
 
     def __init__(self) -> None:
         self._tables: dict[str, _Table] = {}
 
     def rows(self, trunk: Trunk, sources: Sequence[Source], preparation: Preparation, device: torch.device) -> "Rows":
-        """The activations of images that must all be readable.
+        """Return the activations of images, computing those that are missing.
 
         Args:
             trunk: The trunk.
             sources: The images.
             preparation: Their preparation.
-            device: Where the trunk lies.
+            device: Device of the trunk.
 
         Raises:
-            DataError: If an image cannot be read, an activation is beyond what half precision holds, or
-                the disk is full.
+            DataError: If an image cannot be read, an activation overflows half precision, or the disk is full.
         """
         key = _key(trunk, preparation)
         if key not in self._tables:
@@ -68,10 +68,10 @@ class TrunkCache:
 
 
 class Rows:
-    """Activations of the images of a part, (n, d), half precision, read as they are wanted."""
+    """Activations of the images of a part, (n, d), half precision, read on demand."""
 
     def __init__(self, table: Tensor, places: Tensor) -> None:
-        """Take all rows and the places of the part's own, (n,)."""
+        """Take all rows of a table and the places of the part's, (n,)."""
         self.table, self.places = table, places
 
     def __len__(self) -> int:
@@ -87,7 +87,13 @@ class RowLoader:
     batch_sampler: None = None
 
     def __init__(self, rows: Rows, labels: Tensor, sampler: TrainingBatches | EvaluationBatches) -> None:
-        """Take n rows and labels (n,)."""
+        """Take the activations.
+
+        Args:
+            rows: Activations of n images.
+            labels: Labels of the images, shape (n,), int64.
+            sampler: Rows of each batch.
+        """
         self.rows, self.labels, self.sampler = rows, labels, sampler
 
     def __len__(self) -> int:
@@ -100,7 +106,7 @@ class RowLoader:
 
 
 class _Table:
-    """Rows of one width in a file without a name, where each image's is, and the graphs that gave them."""
+    """Rows of one width in an unnamed file, with their images and their graphs."""
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -110,7 +116,7 @@ class _Table:
         weakref.finalize(self, self._file.close)
 
     def append(self, names: Sequence[str], rows: Iterator[Features], count: int) -> None:
-        """Write rows behind the others."""
+        """Append rows to the file."""
         start = len(self.places)
         self._file.seek(start * self.width * 2)
         try:
@@ -134,7 +140,7 @@ class _Table:
         self.places |= {name: start + row for row, name in enumerate(names)}
 
     def tensor(self) -> Tensor:
-        """All rows, (n, width), read from the file as they are wanted."""
+        """Return all rows, (n, width), read from the file on demand."""
         if not self.places:
             return torch.empty(0, self.width, dtype=torch.float16)
         # "c": torch wants memory that it could write to, and nothing is written
@@ -145,7 +151,7 @@ class _Table:
 def _activations(
     trunk: Trunk, sources: Sequence[Source], preparation: Preparation, device: torch.device, graphs: dict[int, Backbone]
 ) -> Iterator[Features]:
-    """What the trunk gives; a graph that is made for it is left in `graphs`."""
+    """Compute the trunk's activations; a graph made for it is added to `graphs`."""
     if device.type != "cpu":
         network = trunk.trunk.to(device)
         for batch in batches(sources, preparation, batch_size=evaluation_batch(preparation.shape)):
@@ -156,13 +162,13 @@ def _activations(
     threads = torch.get_num_threads()
     if threads not in graphs:
         graphs[threads] = _graph(trunk, sources, preparation, threads)
-    for batch, outputs in extract(graphs[threads], sources, preparation, threads=threads):
-        batch.require_readable()
-        yield outputs
+    for found in Extractor(graphs[threads], preparation, threads).outputs(sources):
+        found.batch.require_readable()
+        yield found.outputs
 
 
 def _graph(trunk: Trunk, sources: Sequence[Source], preparation: Preparation, threads: int) -> Backbone:
-    """The trunk in ONNX Runtime, proven on some of the images."""
+    """Export the trunk to ONNX Runtime, proven on some of the images."""
     rows = np.unique(np.linspace(0, len(sources) - 1, min(PARITY_IMAGES, len(sources))).astype(int))
     with tempfile.TemporaryDirectory(prefix="lit_od-trunk-") as folder:
         path = Path(folder) / "trunk.onnx"

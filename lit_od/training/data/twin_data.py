@@ -1,4 +1,4 @@
-"""The two streams that a twin network is trained on: a labelled reference set, and the inliers as target class."""
+"""Images of twin networks: a labelled reference set, and inliers as target class."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -23,21 +23,30 @@ from lit_od.training.networks.trunk import Trunk
 PARTS: tuple[Part, ...] = ("train", "validation", "calibration", "test", "outliers")
 
 TARGET, REFERENCE = 0, 1
-"""Numbers of the streams, so that each draws for itself."""
+"""Numbers of the streams, so that their random draws differ."""
 
 
 class ContinuedBatches(TrainingBatches):
     """Whole batches of one process, from a stream that goes on over the epochs.
 
-    Step s of all steps takes the next images of a shuffled pass; what is left of a pass for less than a
-    batch waits for another. So streams of different lengths keep step, and the batch of all processes
+    Step s of all steps takes the next images of a shuffled pass; images that are left over for less than a
+    batch wait for another pass. So streams of different lengths keep step, and the batch of all processes
     together is the same for any number of them. Where there are too few images, a batch is all of them.
     """
 
     def __init__(
         self, rows: int, batch_size: int, *, steps: int, seed: int, stream: int, rank: int = 0, world: int = 1
     ) -> None:
-        """Lay out a stream; an epoch has `steps` of its batches.
+        """Divide a stream into batches, `steps` of them an epoch.
+
+        Args:
+            rows: Number of images.
+            batch_size: Images a batch of one process.
+            steps: Batches an epoch.
+            seed: Seed of the order.
+            stream: Number of the stream.
+            rank: Number of this process, from 0.
+            world: Number of processes.
 
         Raises:
             ConfigError: If the batch size is below 1.
@@ -45,30 +54,36 @@ class ContinuedBatches(TrainingBatches):
         """
         super().__init__(rows, batch_size, seed=seed, rank=rank, world=world)
         self.steps, self.stream = steps, stream
-        self.together = min(batch_size * world, rows - rows % world)
-        self.batch_size = self.together // world
+        self.total_batch_size = min(batch_size * world, rows - rows % world)
+        self.batch_size = self.total_batch_size // world
 
     @staticmethod
     def steps_of(rows: int, batch_size: int, world: int) -> int:
-        """Steps of a pass, at least 1."""
+        """Return the steps of a pass, at least 1.
+
+        Args:
+            rows: Number of images.
+            batch_size: Images a batch of one process.
+            world: Number of processes.
+        """
         return max(1, rows // (batch_size * world))
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[NDArray[np.intp]]:
-        a_pass = self.rows // self.together
+        a_pass = self.rows // self.total_batch_size
         number, order = -1, np.empty(0, dtype=np.intp)
         for step in range(self.epoch * self.steps, (self.epoch + 1) * self.steps):
             if step // a_pass != number:
                 number = step // a_pass
                 order = np.random.default_rng([self.seed, self.stream, number]).permutation(self.rows)
-            start = step % a_pass * self.together
-            yield order[start : start + self.together][self.rank :: self.world]
+            start = step % a_pass * self.total_batch_size
+            yield order[start : start + self.total_batch_size][self.rank :: self.world]
 
 
 class TwinData(ImageData):
-    """Images of the target class by part, as `ImageData`, and a reference set beside them.
+    """Images of the target class by part, as `ImageData`, with a reference set.
 
     A training batch is `{"reference": (images, labels), "target": (images, labels)}`, an epoch one pass
     through the longer of the two streams. Validation takes the reference set's part, then the target's.
@@ -83,10 +98,10 @@ class TwinData(ImageData):
         Args:
             config: The `data` part of a recipe, with a reference set.
             seed: At least 0.
-            cache: What a frozen trunk gives, shared with other runs; None begins one.
+            cache: Activations of frozen trunks, shared with other runs; None begins an empty one.
 
         Raises:
-            ConfigError: On an option that cannot be.
+            ConfigError: If an option is invalid.
             DataError: If images or classes are missing, or an image is in both sets.
         """
         super().__init__(config, seed=seed)
@@ -101,19 +116,24 @@ class TwinData(ImageData):
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """The fingerprint of the target's images, and that of the reference set."""
+        """Fingerprints of the target's images and of the reference set."""
         return super().fingerprints | {"reference": self.reference.fingerprint}
 
     def keep(self, trunk: Trunk | None, device: torch.device) -> bool:
-        """Give batches the trunk's activations in the images' place, if they are not augmented; whether it does.
+        """Put a trunk's activations in the images' place, unless images are augmented.
 
-        None gives them images again.
+        Args:
+            trunk: The trunk; None returns to images.
+            device: Device of the trunk.
+
+        Returns:
+            True if batches hold activations from now on.
         """
         self._trunk, self._device = (trunk if self.config.augment is None else None), device
         return self._trunk is not None
 
     def train_dataloader(self) -> CombinedLoader:  # type: ignore[override]  # of two streams
-        """Batches of both streams, side by side."""
+        """Return batches of both streams, side by side."""
         rank, world = self._place()
         streams = {"reference": (REFERENCE, self.reference), "target": (TARGET, self)}
         sizes = {name: (len(data.sources("train")), data.config.batch_size) for name, (_, data) in streams.items()}
@@ -129,7 +149,11 @@ class TwinData(ImageData):
         return CombinedLoader(loaders, "max_size_cycle")
 
     def val_dataloader(self) -> list[Loader | RowLoader]:  # type: ignore[override]  # of two sets
-        """Batches of the reference set's validation part, and of the target's, in order."""
+        """Return batches of the validation parts, the reference set's first, in order.
+
+        Raises:
+            DataError: If a part has fewer than two images, or fewer than there are processes.
+        """
         rank, world = self._place()
         size = evaluation_batch(self.config.prepare.shape)
         loaders = []
@@ -141,7 +165,7 @@ class TwinData(ImageData):
         return loaders
 
     def on_after_batch_transfer(self, batch: "dict[str, tuple[Tensor, Tensor]]", dataloader_idx: int) -> object:  # type: ignore[override]  # two streams
-        """Augment training batches on the device that they have arrived on, each stream by draws of its own."""
+        """Augment training batches on their device, each stream by separate draws."""
         del dataloader_idx
         trainer = self.trainer
         if self.config.augment is None or trainer is None or not trainer.training:
@@ -164,12 +188,18 @@ class TwinData(ImageData):
 
 
 def data_of(config: DataConfig, *, seed: int, cache: TrunkCache | None = None) -> ImageData:
-    """The images of a run, with a reference set where the recipe names one."""
+    """Return the images of a run, with a reference set if the recipe names one.
+
+    Args:
+        config: The `data` part of a recipe.
+        seed: At least 0.
+        cache: Activations of frozen trunks, shared with other runs; None begins an empty one.
+    """
     return ImageData(config, seed=seed) if config.reference is None else TwinData(config, seed=seed, cache=cache)
 
 
 def _reference(config: DataConfig, reference: Reference, seed: int) -> ImageData:
-    """The reference set as images of its own: divided alike, nothing held out but for validation."""
+    """Find the reference set and divide it, with a validation part alone held out."""
     if not 0 < reference.validation < 1:
         raise ConfigError(f"data.reference.validation must be a share in (0, 1), got {reference.validation:g}")
     own = DataConfig(
@@ -195,7 +225,10 @@ def _reference(config: DataConfig, reference: Reference, seed: int) -> ImageData
 
 
 def _require_apart(data: ImageData, reference: ImageData) -> None:
-    """Raise DataError where an image of the target class, or of its outliers, is in the reference set as well."""
+    """Raise DataError if an image of the reference set is one of the target's data.
+
+    Its outliers count too.
+    """
     real = lru_cache(maxsize=None)(os.path.realpath)  # images lie in few folders
     own: dict[str, list[tuple[Part, Source]]] = {}
     for part in PARTS:
@@ -212,7 +245,7 @@ def _require_apart(data: ImageData, reference: ImageData) -> None:
 
 
 def _place(source: Source, real: Callable[[str], str]) -> str:
-    """Where an image lies, the same for every path that leads to it.
+    """Return the place of an image, the same for every path that leads to it.
 
     Args:
         source: A file, or a row that is named after its archive.

@@ -1,4 +1,4 @@
-"""What raises an image's outlier score, seen by gradients of the frozen detector's score through the network.
+"""Heat maps by gradients of a detector's score through the network.
 
     s(x) = detector.score(g(x)),   map(p) = sum_c a_c(p) ds / da_c(p)
 
@@ -26,22 +26,22 @@ from lit_od.training.export.parity import evaluating
 from lit_od.types import Images
 
 LEAST_SIDE = 6
-"""Positions along the shorter side that the layer of a map has where nobody names one."""
+"""Least number of positions along the shorter side of a layer that is chosen by default."""
 
 BATCH_SIZE = 8
 
 TOLERANCE = 1e-5
-"""Largest max|a - b| / max|a| between features that are the same: of an image as uint8 and as float, for instance."""
+"""Largest max|a - b| / max|a| between features that count as equal, such as of an image as uint8 and as float."""
 
 
 def gradient_maps(
     module: nn.Module, detector: Detector, images: Images, *, layer: str | None = None, batch_size: int = BATCH_SIZE
 ) -> NDArray[np.float32]:
-    """What each pixel's place adds to the outlier score, higher where it raises it.
+    """Compute each place's contribution to the outlier score by gradients.
 
     Args:
         module: With a method `backbone()`, such as LitClassifier, LitDOC or FrozenBackbone; or the backbone
-            itself, uint8 images (n, h, w, c) to features (n, d). Its mode and gradients stay as they are.
+            itself, uint8 images (n, h, w, c) to features (n, d). Its mode and gradients are restored.
         detector: Fitted on those features.
         images: Prepared images, (n, h, w, c) uint8.
         layer: One of the backbone's `named_modules()` with an output (n, c, h', w'). None takes the last
@@ -50,7 +50,7 @@ def gradient_maps(
         batch_size: Images a run.
 
     Returns:
-        Shape (n, h, w), bilinearly enlarged from the layer's; in the unit of the score.
+        Shape (n, h, w), bilinearly enlarged from the layer's; in the unit of the score, higher where it is raised.
 
     Raises:
         ConfigError: If the detector reads errors, or the module cannot be explained so.
@@ -61,7 +61,7 @@ def gradient_maps(
         from captum.attr import LayerGradientXActivation
     except ImportError:
         missing_extra("captum", "train,cpu")
-    network, score = _scored(module, detector, images)
+    network, score = _backbone_scores(module, detector, images)
     with evaluating(network):
         name = layer or spatial_layer(network, images[:1])
         try:
@@ -82,8 +82,22 @@ def gradient_maps(
 def pixel_gradients(
     module: nn.Module, detector: Detector, images: Images, *, batch_size: int = BATCH_SIZE
 ) -> NDArray[np.float32]:
-    """Derivative of each outlier score by each pixel, per grey level, (n, h, w, c); arguments as `gradient_maps`."""
-    network, score = _scored(module, detector, images)
+    """Compute the derivative of each outlier score by each pixel, per grey level.
+
+    Args:
+        module: As for `gradient_maps`.
+        detector: Fitted on the module's features.
+        images: Prepared images, (n, h, w, c) uint8.
+        batch_size: Images a run.
+
+    Returns:
+        Shape (n, h, w, c), in the unit of the score.
+
+    Raises:
+        ConfigError: If the detector reads errors, or the module cannot be explained so.
+        DataError: If there is no image.
+    """
+    network, score = _backbone_scores(module, detector, images)
     gradients = np.empty(images.shape, dtype=np.float32)
     with evaluating(network):
         for rows, pixels in _batches(network, images, batch_size):
@@ -93,11 +107,11 @@ def pixel_gradients(
 
 
 def overlays(images: Images, maps: NDArray[np.floating], inlier_maps: NDArray[np.floating]) -> Images:
-    """Images in colour under their maps, (n, h, w, 3) uint8.
+    """Draw images in colour under their maps, (n, h, w, 3) uint8.
 
     Args:
         images: Prepared images, (n, h, w, c) uint8.
-        maps: Theirs, (n, h, w).
+        maps: Maps of the images, (n, h, w).
         inlier_maps: Maps of held-out inliers, (m, h, w): 99 % of their values stay below half of the heat.
     """
     threshold = max(pixel_threshold(inlier_maps.astype(np.float64), q=99), 0.0)
@@ -105,10 +119,14 @@ def overlays(images: Images, maps: NDArray[np.floating], inlier_maps: NDArray[np
 
 
 def spatial_layer(network: nn.Module, images: Images) -> str:
-    """The last layer that keeps at least `LEAST_SIDE` positions along each side, else the finest of all.
+    """Return the last layer with `LEAST_SIDE` positions a side, else the finest.
 
     Only layers count that everything passes through: inside a residual branch a map would show a part of
     the score, or nothing.
+
+    Args:
+        network: Uint8 images (n, h, w, c) to features (n, d).
+        images: Images to run it on, (n, h, w, c) uint8, n at least 1.
 
     Raises:
         ConfigError: If no such layer gives maps in the images' proportions.
@@ -140,13 +158,16 @@ def spatial_layer(network: nn.Module, images: Images) -> str:
     fine = [name for name, side in found.items() if side >= LEAST_SIDE]
     coarse = sorted((name for name in found if name not in fine), key=lambda name: found[name])
     for name in reversed([*coarse, *fine]):
-        if _passed_by_all(network, name, images[:1]):
+        if _all_passes_through(network, name, images[:1]):
             return name
     raise ConfigError("the backbone has no layer with maps (n, c, h, w) that everything passes through: name a layer")
 
 
-def _passed_by_all(network: nn.Module, layer: str, image: Images) -> bool:
-    """Whether all that the features hang on passes through a layer: with its output held still, images are alike."""
+def _all_passes_through(network: nn.Module, layer: str, image: Images) -> bool:
+    """Return True if the features depend on the image through a layer alone.
+
+    With the layer's output held, another image then gives the same features.
+    """
     noise = np.random.default_rng(0).integers(1, 256, image.shape, dtype=np.uint8)
 
     def hold(part: nn.Module, inputs: Any, output: Any) -> Any:
@@ -163,8 +184,10 @@ def _passed_by_all(network: nn.Module, layer: str, image: Images) -> bool:
     return bool((one - other).abs().max() <= TOLERANCE * one.abs().max())
 
 
-def _scored(module: nn.Module, detector: Detector, images: Images) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    """The backbone, and the outlier scores of float images (n, h, w, c) with grey levels from 0 to 255."""
+def _backbone_scores(
+    module: nn.Module, detector: Detector, images: Images
+) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """Return the backbone, and the scores of float images (n, h, w, c), 0 to 255."""
     if not len(images):
         raise DataError("wanted at least 1 image, got none")
     backbone: Any = getattr(module, "backbone", None)
@@ -172,9 +195,9 @@ def _scored(module: nn.Module, detector: Detector, images: Images) -> tuple[nn.M
     device = _device(network)
     score = torch_score(detector, device=device)
     with evaluating(network), torch.no_grad():
-        given = torch.from_numpy(images[:1]).to(device)
+        image = torch.from_numpy(images[:1]).to(device)
         try:
-            gap = (network(given) - network(given.float())).abs().max() / network(given).abs().max()
+            gap = (network(image) - network(image.float())).abs().max() / network(image).abs().max()
         except (RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(f"the backbone must take images as float too, to be differentiated: {error}") from error
     if not float(gap) <= TOLERANCE:
@@ -197,7 +220,7 @@ def _batches(network: nn.Module, images: Images, size: int) -> Iterator[tuple[sl
 
 @contextmanager
 def _gradients() -> Iterator[None]:
-    """Gradients, also where the caller has switched them off."""
+    """Switch gradients on, also where the caller has switched them off."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 

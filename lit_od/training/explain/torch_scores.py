@@ -16,47 +16,42 @@ from torch import Tensor
 from lit_od.detectors import GMM, KNN, LOF, Detector, LocalResidual, Mahalanobis, PCAResidual
 from lit_od.detectors.bank.memory_bank import Bank
 from lit_od.errors import ConfigError
+from lit_od.import_paths import named
 
 TorchScore: TypeAlias = Callable[[Tensor], Tensor]
 """Features (n, d) to outlier scores (n,), float64."""
 
+ToTorch: TypeAlias = Callable[[NDArray[Any]], Tensor]
+"""An array to a float64 tensor on the features' device."""
+
+TorchForm: TypeAlias = Callable[[Any, ToTorch], TorchScore]
+"""A fitted detector to its scores in torch; a detector's class names its own as `torch_form`."""
+
 
 def torch_score(detector: Detector, *, device: torch.device | str = "cpu") -> TorchScore:
-    """`detector.score` as a function that torch can differentiate.
+    """Return `detector.score` as a function that torch can differentiate.
 
     Args:
         detector: A fitted detector of features.
         device: Where the features will be.
 
     Raises:
-        ConfigError: If the detector reads errors, or is of a kind that is not known here.
+        ConfigError: If the detector has no torch form, as those of errors.
     """
 
     def of(array: NDArray[Any]) -> Tensor:
         return torch.tensor(array, dtype=torch.float64, device=device)
 
-    match detector:
-        case Mahalanobis():
-            return _mahalanobis(detector, of)
-        case KNN():
-            return _knn(detector, of)
-        case LOF():
-            return _lof(detector, of)
-        case LocalResidual():
-            return _local_residual(detector, of)
-        case PCAResidual():
-            return _pca_residual(detector, of)
-        case GMM():
-            return _gmm(detector, of)
-    raise ConfigError(
-        f"detector {detector.kind} reads {detector.reads} and has no gradient here: wanted one of features"
-    )
+    if detector.torch_form is None:
+        raise ConfigError(
+            f"detector {detector.kind} reads {detector.reads} and has no gradient here: wanted one of features"
+        )
+    form: TorchForm = named(detector.torch_form, f"torch_form of {detector.kind}")
+    return form(detector, of)
 
 
-_Of: TypeAlias = Callable[[NDArray[Any]], Tensor]
-
-
-def _mahalanobis(detector: Mahalanobis, of: _Of) -> TorchScore:
+def mahalanobis(detector: Mahalanobis, of: ToTorch) -> TorchScore:
+    """Return `Mahalanobis.score` in torch: distances to the nearest mean."""
     first, whitener = of(detector.means[0]), of(detector.whitener)
     centres = of((detector.means - detector.means[0]) @ detector.whitener.T)  # (classes or 1, d)
     background = None
@@ -75,7 +70,8 @@ def _mahalanobis(detector: Mahalanobis, of: _Of) -> TorchScore:
     return score
 
 
-def _knn(detector: KNN, of: _Of) -> TorchScore:
+def knn(detector: KNN, of: ToTorch) -> TorchScore:
+    """Return `KNN.score` in torch: distances to the nearest rows."""
     neighbours = _neighbours(detector.bank, detector.settings.k, of)
     mean = detector.settings.reduce == "mean"
 
@@ -86,7 +82,8 @@ def _knn(detector: KNN, of: _Of) -> TorchScore:
     return score
 
 
-def _lof(detector: LOF, of: _Of) -> TorchScore:
+def lof(detector: LOF, of: ToTorch) -> TorchScore:
+    """Return `LOF.score` in torch: local outlier factors."""
     neighbours = _neighbours(detector.bank, detector.settings.k, of)
     k_distances, densities = of(detector.k_distances), of(detector.densities)
 
@@ -98,7 +95,8 @@ def _lof(detector: LOF, of: _Of) -> TorchScore:
     return score
 
 
-def _local_residual(detector: LocalResidual, of: _Of) -> TorchScore:
+def local_residual(detector: LocalResidual, of: ToTorch) -> TorchScore:
+    """Return `LocalResidual.score` in torch: distances to the hull of the nearest rows."""
     bank, settings = detector.bank, detector.settings
     prepare = _preparation(bank, of)
 
@@ -120,7 +118,8 @@ def _local_residual(detector: LocalResidual, of: _Of) -> TorchScore:
     return score
 
 
-def _pca_residual(detector: PCAResidual, of: _Of) -> TorchScore:
+def pca_residual(detector: PCAResidual, of: ToTorch) -> TorchScore:
+    """Return `PCAResidual.score` in torch: residuals."""
     mean, scale, components = of(detector.mean), of(detector.scale), of(detector.components)
     unit = float(detector.noise[0]) if detector.settings.whiten else 1.0
 
@@ -133,7 +132,8 @@ def _pca_residual(detector: PCAResidual, of: _Of) -> TorchScore:
     return score
 
 
-def _gmm(detector: GMM, of: _Of) -> TorchScore:
+def gmm(detector: GMM, of: ToTorch) -> TorchScore:
+    """Return `GMM.score` in torch: negative log-likelihoods."""
     count, width = detector.means.shape
     whiteners, matrices = detector.whiteners, detector.settings.covariance in ("full", "tied")
     if matrices:
@@ -153,7 +153,7 @@ def _gmm(detector: GMM, of: _Of) -> TorchScore:
     return score
 
 
-def _neighbours(bank: Bank, k: int, of: _Of) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def _neighbours(bank: Bank, k: int, of: ToTorch) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Distances, ascending, to the k nearest rows of a bank, and the rows' numbers, each (n, k)."""
     prepare, cosine = _preparation(bank, of), bank.settings.metric == "cosine"
 
@@ -172,7 +172,7 @@ def _neighbours(bank: Bank, k: int, of: _Of) -> Callable[[Tensor], tuple[Tensor,
     return neighbours
 
 
-def _preparation(bank: Bank, of: _Of) -> TorchScore:
+def _preparation(bank: Bank, of: ToTorch) -> TorchScore:
     """Features as the bank's rows are: standardised, and of length 1 for the cosine."""
     centre, scale, cosine = of(bank.centre), of(bank.scale), bank.settings.metric == "cosine"
 

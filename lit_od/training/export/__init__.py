@@ -1,1 +1,1 @@
-"""Torch modules to proven ONNX graphs."""
+"""Export of torch modules to ONNX graphs, proven against torch."""

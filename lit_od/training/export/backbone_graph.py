@@ -1,8 +1,8 @@
-"""A torch module as one ONNX file, proven to compute what the module computes before it is kept.
+"""Export of a torch module as one ONNX file, proven to compute the same.
 
-Scaling and normalisation are the module's own, so that they are in the graph: it takes uint8
+Scaling and normalisation belong to the module, so that they are in the graph: it takes uint8
 (n, h, w, c) and gives "features" (n, d) or "errors" (n, h, w, c), float32, for any n. The file is
-written beside its place and moved there once ONNX Runtime has given what torch gives, on real images
+written beside its place and moved there once ONNX Runtime has given torch's results on real images
 and at several batch sizes.
 """
 
@@ -40,7 +40,7 @@ _NOISY = ("torch.onnx", "torch.export", "torch.fx", "torch._dynamo", "onnxscript
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What was exported and how well it agrees with torch.
+    """Facts of an exported graph and its agreement with torch.
 
     Attributes:
         differences: Largest relative difference between torch and ONNX Runtime by batch size.
@@ -70,9 +70,9 @@ def export_backbone(
     output: Output = "features",
     free_size: bool = False,
 ) -> ExportReport:
-    """Write a module as an ONNX backbone, or leave nothing behind.
+    """Write a module as a proven ONNX backbone; a failure leaves no file.
 
-    The module is exported in evaluation mode on the device where it is, and left as it came. Where it turns
+    The module is exported in evaluation mode on its device, and its mode is restored. Where it turns
     (n, h, w, c) into (n, c, h, w), let it call `contiguous()`: of a channels-last tensor the exporter writes
     global pooling as half a dozen nodes that copy memory strides.
 
@@ -87,7 +87,7 @@ def export_backbone(
             prove others with `check_parity`.
 
     Raises:
-        ConfigError: If the opset or the output's name cannot be.
+        ConfigError: If the opset or the output's name is invalid.
         DataError: If the images are not uint8 (n, h, w, c) with n at least 1.
         ExportError: If the module returns something else, is larger than 2 GiB, cannot be exported, or
             the graph does not compute what the module computes.
@@ -129,7 +129,10 @@ def export_backbone(
 
 
 def _output_shape(module: nn.Module, images: Images, output: str) -> tuple[int, ...]:
-    """Shape of one image's output. Raises ExportError where it is not what a backbone gives."""
+    """Return the shape of one image's output.
+
+    Raises ExportError if a backbone has no such output.
+    """
     result = run_module(module, images[:1])
     fits = result.ndim == 2 if output == "features" else result.shape == images[:1].shape
     if not fits or len(result) != 1 or result.dtype != torch.float32:
@@ -144,17 +147,17 @@ def _output_shape(module: nn.Module, images: Images, output: str) -> tuple[int, 
 def exported(
     module: nn.Module, example: Images, opset: int, outputs: Sequence[str], free: Sequence[str] = _AXES[:1]
 ) -> torch.onnx.ONNXProgram:
-    """The graph of a module, as the exporter gives it, unproven.
+    """Export a module to a graph, unproven.
 
     Args:
         module: Takes uint8 (n, h, w, c), in evaluation mode.
         example: Two images or more: one would be taken for a constant.
         opset: ONNX operator set.
-        outputs: Names of what the module returns.
+        outputs: Names of the module's outputs.
         free: Names of the axes, from the first, that stay free.
 
     Raises:
-        ExportError: If it cannot be exported.
+        ExportError: If the module cannot be exported.
         MissingExtra: If onnxscript is not installed.
     """
     try:
@@ -183,13 +186,13 @@ def exported(
 
 
 def save(program: torch.onnx.ONNXProgram, path: Path) -> None:
-    """Write a graph to a file, without the traces of the machine where it was made."""
+    """Write a graph to a file, without traces of the machine that made it."""
     graph = program.model.graph
     # the exporter notes each node's stack trace, with the paths of the machine where it ran
     for node in graph.all_nodes():
         node.metadata_props.clear()
-    made = chain.from_iterable(node.outputs for node in graph.all_nodes())
-    for value in chain(graph.inputs, graph.initializers.values(), made):
+    computed = chain.from_iterable(node.outputs for node in graph.all_nodes())
+    for value in chain(graph.inputs, graph.initializers.values(), computed):
         value.metadata_props.clear()
     graph.metadata_props.clear()
     program.save(path, external_data=False)
@@ -197,7 +200,7 @@ def save(program: torch.onnx.ONNXProgram, path: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's warnings and log lines; its errors come as exceptions.
+    """Silence the exporter's warnings and log lines; its errors come as exceptions.
 
     `torch.export` prints a graph that it cannot capture to standard error and has no switch for it.
     """
@@ -215,7 +218,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of the exception that began it."""
+    """Return the first line of the exception at the root of a chain."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines: list[Any] = str(error).strip().splitlines()
@@ -224,7 +227,7 @@ def _reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _out_of_place(module: nn.Module, example: Images) -> Iterator[None]:
-    """Activations that do not overwrite their input, if the module's values do not hang on it.
+    """Switch in-place activations off, if the module's values do not depend on it.
 
     The exporter takes twice as long to trace a network of in-place ReLU6, to the same graph.
     """

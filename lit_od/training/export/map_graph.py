@@ -1,4 +1,4 @@
-"""The second graph of an autoencoder's bundle: squared errors and the reconstruction, for heat maps."""
+"""The graph of heat maps: an autoencoder's squared errors and reconstruction."""
 
 import tempfile
 from pathlib import Path
@@ -14,16 +14,19 @@ from lit_od.training.export.parity import ERROR_TOLERANCE, evaluating, on_device
 from lit_od.types import Images
 
 BATCH_SIZES = (1, 2, 3)
-"""Batch sizes of the proof; that of the backbone, whose weights these are, has tried larger ones."""
+"""Batch sizes of the proof; the backbone's, with the same weights, has tried larger ones."""
 
 
 def export_maps(module: nn.Module, images: Images, *, opset: int) -> bytes:
-    """A module as the ONNX file `maps.onnx`, proven on real images.
+    """Export a module as the ONNX file `maps.onnx`, proven on real images.
 
     Args:
         module: Takes uint8 (n, h, w, c), returns squared errors and reconstructions, both float32 (n, h, w, c).
         images: Real prepared images, (n, h, w, c) uint8, n at least 1.
         opset: ONNX operator set.
+
+    Returns:
+        The bytes of the file.
 
     Raises:
         ExportError: If the graph does not compute what the module computes.

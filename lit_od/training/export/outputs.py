@@ -1,4 +1,4 @@
-"""What a module states of its exported graphs: features or errors, and whether there are heat maps."""
+"""Outputs of a module's exported graphs: features or errors, and heat maps."""
 
 from collections.abc import Mapping
 from typing import Any, cast, get_args
@@ -11,7 +11,12 @@ from lit_od.types import Output
 
 
 def output_of(module: object) -> Output:
-    """What `backbone()` of a module, or of a module's class, gives: its attribute `output`, else "features".
+    """Return the output of a module's `backbone()`: its attribute `output`.
+
+    "features" without the attribute.
+
+    Args:
+        module: A module or its class.
 
     Raises:
         ConfigError: If the attribute is neither "features" nor "errors".
@@ -24,16 +29,21 @@ def output_of(module: object) -> Output:
 
 
 def maps_of(module: nn.Module) -> nn.Module | None:
-    """What draws a module's heat maps, the module that `maps()` returns; None where there is no such method."""
+    """Return the module of heat maps, which `maps()` makes; None without it."""
     maps: Any = getattr(module, "maps", None)
     return maps() if callable(maps) else None
 
 
 def require_readable(module: object, detector: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless a recipe's detector reads what a module, or a module's class, gives."""
-    given, kind = output_of(module), str(detector["kind"])
+    """Raise ConfigError unless a recipe's detector reads a module's output.
+
+    Args:
+        module: A module or its class.
+        detector: `kind` and options.
+    """
+    output, kind = output_of(module), str(detector["kind"])
     reads = DETECTORS[kind].reads
-    if reads != given:
-        fitting = ", ".join(sorted(name for name, each in DETECTORS.items() if each.reads == given))
+    if reads != output:
+        fitting = ", ".join(sorted(name for name, each in DETECTORS.items() if each.reads == output))
         name = (module if isinstance(module, type) else type(module)).__name__
-        raise ConfigError(f"{name} gives {given}, and detector {kind} reads {reads}: choose {fitting}")
+        raise ConfigError(f"{name} gives {output}, and detector {kind} reads {reads}: choose {fitting}")

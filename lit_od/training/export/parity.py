@@ -22,7 +22,7 @@ TOLERANCE = 1e-4
 
 
 ERROR_TOLERANCE = 1e-5
-"""Largest |a - b| of squared errors, which are pixels' own scores; relative to the largest where that is above 1."""
+"""Largest |a - b| of squared errors, the scores of pixels; relative to the largest where that is above 1."""
 
 
 _HINT = (
@@ -81,9 +81,9 @@ def _difference(wanted: Features, got: Features, output: str, size: int, toleran
             f"the exported graph differs from torch at batch size {size}: output {output!r} has shape "
             f"{got.shape}, torch gives {wanted.shape}"
         )
-    for values, whose in ((wanted, "torch's"), (got, "the exported graph's")):
+    for values, owner in ((wanted, "torch's"), (got, "the exported graph's")):
         if not np.isfinite(values).all():
-            raise ExportError(f"{whose} output {output!r} holds NaN or infinity at batch size {size}")
+            raise ExportError(f"{owner} output {output!r} holds NaN or infinity at batch size {size}")
     gap, scale = np.abs(wanted - got), float(np.abs(wanted).max())
     difference = float(gap.max()) / scale if scale > 0 else float(gap.max() > 0)
     if difference > tolerance:
@@ -108,7 +108,11 @@ def check_images(images: Images) -> None:
 
 
 def run_module(module: nn.Module, batch: Images) -> torch.Tensor:
-    """Run a module over prepared images (n, h, w, c) without gradients; return its one tensor on the CPU."""
+    """Run a module on prepared images (n, h, w, c) without gradients, to the CPU.
+
+    Raises:
+        ExportError: If the module does not return one tensor.
+    """
     with torch.no_grad():
         result = module(on_device(module, batch))
     if not isinstance(result, torch.Tensor):
@@ -117,14 +121,14 @@ def run_module(module: nn.Module, batch: Images) -> torch.Tensor:
 
 
 def on_device(module: nn.Module, batch: Images) -> torch.Tensor:
-    """Images where a module's weights lie."""
+    """Move images to the device of a module's weights."""
     weight = next(chain(module.parameters(), module.buffers()), torch.empty(0))
     return torch.from_numpy(np.ascontiguousarray(batch)).to(weight.device)
 
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and each part's own mode again afterwards."""
+    """Set evaluation mode, and restore each part's mode afterwards."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:

@@ -1,1 +1,1 @@
-"""The Lightning training: trainer, callbacks, checkpoints and logs."""
+"""Training with Lightning: trainer, callbacks, checkpoints and logs."""

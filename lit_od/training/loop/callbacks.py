@@ -1,4 +1,4 @@
-"""What watches and steers a training besides its objective."""
+"""Callbacks that watch and steer a training besides its objective."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,20 +32,25 @@ SWEEP_STEPS = 64
 
 
 class OutlierMonitor(Callback):
-    """Logs val_outlier_auroc after every validation; nothing is ever chosen by it.
+    """Logger of val_outlier_auroc after every validation; nothing is chosen by it.
 
-    A Mahalanobis detector is fitted on a sample of training images, as they are, and tells validation
-    images from the classes held out; of an autoencoder the mean squared error does. Every process computes
-    the same, so that none waits for another.
+    A Mahalanobis detector is fitted on a sample of training images, without augmentation, and tells
+    validation images from the classes held out; of an autoencoder the mean squared error does. Every process
+    computes the same, so that none waits for another.
     """
 
     def __init__(self, data: ImageData, *, images: int = 2000) -> None:
-        """Watch at most `images` of each kind; data must have outliers in the training source."""
+        """Watch at most `images` of each kind.
+
+        Args:
+            data: Images with outliers in the training source.
+            images: Largest number of training, of validation and of outlier images.
+        """
         self.data, self.images = data, images
         self._pixels: list[Tensor] = []
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fit, score, log. NaN where the features admit no detector yet."""
+        """Fit, score and log; NaN if the features admit no detector yet."""
         if trainer.sanity_checking:
             return
         if not self._pixels:
@@ -66,18 +71,24 @@ class OutlierMonitor(Callback):
         pl_module.log("val_outlier_auroc", figure)
 
     def _sample(self, sources: list[Source]) -> Tensor:
-        """At most so many images, evenly over their order, which is the same in every run."""
+        """Load at most `images`, evenly over their order, the same in every run."""
         rows = np.unique(np.linspace(0, len(sources) - 1, min(self.images, len(sources))).astype(int))
         return torch.from_numpy(load([sources[row] for row in rows], self.data.config.prepare))
 
 
 def _mean_error(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """An image's mean squared error, (n,), for a network that gives all of them, (n, h, w, c)."""
+    """Return a function to the mean squared error of each image, (n,).
+
+    The network gives the squared errors of all elements, (n, h, w, c).
+    """
     return lambda images: network(images).mean(dim=(1, 2, 3))
 
 
 def _features(network: Callable[[Tensor], Tensor], pixels: Tensor, device: torch.device) -> Features:
-    """What a network gives for images (n, h, w, c), in batches; validation has put the network into evaluation mode."""
+    """Run a network on images (n, h, w, c) in batches.
+
+    Validation has put the network into evaluation mode.
+    """
     with torch.no_grad():
         batches = torch.split(pixels, evaluation_batch(pixels.shape[1:]))
         rows = [network(batch.to(device)).float().cpu() for batch in batches]
@@ -86,36 +97,40 @@ def _features(network: Callable[[Tensor], Tensor], pixels: Tensor, device: torch
 
 
 class FiniteLoss(Callback):
-    """Stops at a loss that is no number, before it reaches the weights or passes for the best."""
+    """A stop of the training at a loss that is not finite.
+
+    It stops before the loss reaches the weights or passes for the best.
+    """
 
     def __init__(self, best: ModelCheckpoint | None = None) -> None:
-        """Take the callback that keeps the best checkpoint, if there is one, to say whether there is one yet."""
+        """Take the callback that keeps the best checkpoint, to report on it."""
         self.best = best
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Raise DataError that names the step."""
+        """Raise DataError that names the step, if the loss is not finite."""
         self._require_finite(loss, "loss", trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same for the validation loss; checkpoints are saved after this."""
+        """Raise DataError if the validation loss is not finite, before checkpoints."""
         if "val_loss" in trainer.callback_metrics:
             self._require_finite(trainer.callback_metrics["val_loss"], "validation loss", trainer)
 
-    def _require_finite(self, loss: Tensor, what: str, trainer: Trainer) -> None:
+    def _require_finite(self, loss: Tensor, name: str, trainer: Trainer) -> None:
         if torch.isfinite(loss):
             return
         kept = self.best is None or self.best.best_model_path
         raise DataError(
-            f"the {what} became {loss.item():g} at step {trainer.global_step} of epoch {trainer.current_epoch}; "
+            f"the {name} became {loss.item():g} at step {trainer.global_step} of epoch {trainer.current_epoch}; "
             f"{'the best checkpoint so far is kept' if kept else 'there is no checkpoint yet'}. "
             "Lower the learning rate, or use full precision"
         )
 
 
 class SeededEpochs(Callback):
-    """Seeds torch at the start of every epoch, so that a resumed run draws what an unbroken one does.
+    """Seeding of torch at every epoch's start, so that runs can be resumed.
 
-    Dropout and whatever else a network draws come from torch's own generators; the caller restores them.
+    A resumed run then draws what an unbroken one does. Dropout and other random layers use torch's global
+    generators; the caller restores them.
     """
 
     def __init__(self, seed: int) -> None:
@@ -129,9 +144,9 @@ class SeededEpochs(Callback):
 
 
 class FlushSubnormals(Callback):
-    """Sets weights and optimiser states that have shrunk below any meaning to zero.
+    """Rounding of tiny weights and optimiser states to zero.
 
-    Weight decay drives the weights of units that have died towards zero without end. Once they are
+    Weight decay drives the weights of dead units towards zero without end. Once they are
     subnormal (below 1.2e-38 in float32), a CPU multiplies them in microcode: measured after three epochs
     of the small CNN, a training step takes six times as long, and so would scoring with the exported
     graph. The limit lies far below anything that changes a result, and far above the subnormal numbers.
@@ -159,7 +174,7 @@ def zero_tiny(values: Tensor) -> None:
 
 
 class Progress(Callback):
-    """A bar an epoch, on standard error where that is a terminal."""
+    """A progress bar for each epoch, on standard error if it is a terminal."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -174,7 +189,7 @@ class Progress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """One batch further."""
+        """Advance the bar by a batch."""
         if self._bar is not None:
             self._bar.update()
 
@@ -186,6 +201,6 @@ class Progress(Callback):
             self._bar.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the terminal on a line of its own."""
+        """Close the bar, so that the terminal begins a line."""
         if self._bar is not None:
             self._bar.close()

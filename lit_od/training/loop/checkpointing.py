@@ -1,4 +1,4 @@
-"""Callbacks that keep checkpoints and stop early, right across resumed runs."""
+"""Callbacks for checkpoints and early stopping that survive resumed runs."""
 
 import signal
 import threading
@@ -9,13 +9,13 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 BEFORE_SAVING = "before saving"
-"""In place of "epoch" as the interval of a plateau rule."""
+"""Interval of a plateau rule, in place of "epoch"."""
 
 
 class ResumableEarlyStopping(EarlyStopping):
-    """Early stopping that a resumed run keeps to.
+    """Early stopping that a resumed run continues.
 
-    Lightning restores the epochs that were waited for, but not that the run had stopped by then.
+    Lightning restores the number of epochs waited, but not that the run had stopped by then.
     """
 
     saved_as: ClassVar[str] = "LastingStop"
@@ -23,11 +23,14 @@ class ResumableEarlyStopping(EarlyStopping):
 
     @property
     def state_key(self) -> str:
-        """The key of its state in a checkpoint."""
+        """Key of the callback's state in a checkpoint."""
         return super().state_key.replace(type(self).__qualname__, self.saved_as, 1)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what was waited for; the patience is this run's own, and a longer one lets it go on."""
+        """Restore the epochs waited, under this run's patience.
+
+        A longer patience than before lets a stopped run go on.
+        """
         stopped = state_dict["stopped_epoch"] if state_dict["patience"] >= self.patience else 0
         super().load_state_dict(state_dict | {"patience": self.patience, "stopped_epoch": stopped})
 
@@ -38,9 +41,9 @@ class ResumableEarlyStopping(EarlyStopping):
 
 
 class RelocatableCheckpoint(ModelCheckpoint):
-    """Checkpoints of a run whose folder may have been moved since they were written, or is mounted elsewhere.
+    """Checkpoints of a run whose folder may have been moved since.
 
-    Lightning would forget which one was the best, and how good it was.
+    Lightning would forget the best one and its loss.
     """
 
     saved_as: ClassVar[str] = "Movable"
@@ -48,24 +51,26 @@ class RelocatableCheckpoint(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """The key of its state in a checkpoint."""
+        """Key of the callback's state in a checkpoint."""
         return super().state_key.replace(type(self).__qualname__, self.saved_as, 1)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what was kept, as it lies in the present folder."""
+        """Restore the state, with paths in the present folder."""
 
-        def here(path: str) -> str:
+        def relocated(path: str) -> str:
             return str(Path(str(self.dirpath)) / Path(path).name) if path else path
 
-        paths = {name: here(state_dict[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
-        kept = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        paths = {
+            name: relocated(state_dict[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")
+        }
+        kept = {relocated(path): score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict(state_dict | paths | {"best_k_models": kept, "dirpath": self.dirpath})
 
 
 class BestCheckpoint(RelocatableCheckpoint):
-    """Keeps the best epoch, once the plateau rules have taken the epoch's step.
+    """The checkpoint of the best epoch, saved after the plateau rules' step.
 
-    Lightning lets them take it after the checkpoints are written, and a resumed run would miss it.
+    Lightning lets the rules step after the checkpoints are written, and a resumed run would miss it.
     """
 
     saved_as = "Best"
@@ -73,23 +78,26 @@ class BestCheckpoint(RelocatableCheckpoint):
     _validated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the rules out of Lightning's hands."""
+        """Take the plateau rules over from Lightning."""
         super().on_train_start(trainer, pl_module)
         for config in trainer.lr_scheduler_configs:
             if config.reduce_on_plateau and config.interval == "epoch":
                 config.interval = BEFORE_SAVING
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Wait for the epoch's validation; it may have none."""
+        """Note that the epoch has no validation yet; it may have none."""
         self._validated = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that it took place."""
+        """Note that the validation took place."""
         self._validated = True
         super().on_validation_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let them take the step, then save. Rules that watch a validation's figure leave out epochs without one."""
+        """Step the plateau rules, then save.
+
+        Rules that watch a validation's figure leave out epochs without one.
+        """
         watched = [config.monitor for config in trainer.lr_scheduler_configs if config.interval == BEFORE_SAVING]
         if self._validated or all(name in trainer.callback_metrics for name in watched):
             trainer.fit_loop.epoch_loop.update_lr_schedulers(BEFORE_SAVING, update_plateau_schedulers=True)
@@ -97,33 +105,32 @@ class BestCheckpoint(RelocatableCheckpoint):
 
 
 class Signals(Callback):
-    """Leaves SIGTERM as it is outside of the training.
+    """Restoration of SIGTERM's handler for the training.
 
-    Lightning's own handler would talk to the other processes in the middle of whatever this one is doing,
-    and end with status 0.
+    Lightning's handler would talk to the other processes while this one is busy, and end with status 0.
     """
 
     def __init__(self) -> None:
         self.before = signal.getsignal(signal.SIGTERM)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the handler back; Lightning has replaced it by now, and restores it in the end."""
+        """Restore the handler; Lightning has replaced it, and restores it in the end."""
         if threading.current_thread() is threading.main_thread() and self.before is not None:
             signal.signal(signal.SIGTERM, self.before)
 
 
 class RecordOrigin(Callback):
-    """Writes into every checkpoint what it takes to make its module again, and the figures of its epoch."""
+    """A record in every checkpoint of its module's origin and its epoch's figures."""
 
     def __init__(self, origin: dict[str, Any]) -> None:
-        """Take plain values alone: checkpoints are read without unpickling anything else."""
+        """Take plain values alone: checkpoints are read without unpickling code."""
         self.origin = origin
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the figures before: Lightning keeps a validation's through epochs that have none."""
+        """Clear figures; Lightning keeps a validation's through epochs without one."""
         trainer.callback_metrics.clear()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add them under "lit_od"."""
+        """Add origin and figures under "lit_od"."""
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         checkpoint["lit_od"] = self.origin | {"figures": figures}

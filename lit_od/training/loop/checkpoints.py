@@ -1,4 +1,4 @@
-"""Checkpoints that say what they are: the module's class, its arguments and the recipe lie inside."""
+"""Checkpoints that hold their module's class, its arguments and the recipe."""
 
 import io
 import tempfile
@@ -23,33 +23,33 @@ from lit_od.training.distributed import process_group
 from lit_od.training.networks.weights import load_state, read_tensors
 
 SCHEMA = 1
-"""Version of what `origin` writes; another one is refused."""
+"""Version of the record of `origin`; another one is refused."""
 
 MAY_DIFFER = frozenset(
     {"pretrained", "checkpoint_path", "cache_trunk", "channels", "image_size", "classes", "reference_classes"}
 )
-"""Arguments of which a training does not hang: where its first weights came from, where activations lie, and what is
-true of images that are the same."""
+"""Arguments that a resumed run may change: the source of the first weights, the place of activations, and facts of
+images that are checked to be the same."""
 
 SCALED = " (which trainer.scale_learning_rate makes of the number of processes, where it is set)"
-"""What a message says of a learning rate besides: it may stand in no recipe."""
+"""Addition to a message on a learning rate, which may come from no recipe."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """What a checkpoint holds, besides what Lightning needs to go on.
+    """Contents of a checkpoint, besides Lightning's state.
 
     Attributes:
         path: The file.
         class_path: Import path of the LightningModule.
-        init_args: What it was made with.
-        recipe: The run that it comes from.
-        state: Its weights by name.
-        epoch: The epoch that it ended, counted from 0.
+        init_args: Arguments of the LightningModule.
+        recipe: The run that wrote it.
+        state: Weights by name.
+        epoch: Its epoch, counted from 0.
         steps: Steps that the optimiser had taken.
-        figures: What was measured in that epoch, by name.
-        fingerprints: Of the images that it was trained on, as `ImageData.fingerprints` has them; empty in a
-            checkpoint from before they were noted.
+        figures: Figures of that epoch by name.
+        fingerprints: Fingerprints of its training images, as of `ImageData.fingerprints`; empty in
+            checkpoints that are older than these.
     """
 
     path: Path
@@ -66,7 +66,14 @@ class Checkpoint:
 def origin(
     class_path: str, init_args: dict[str, Any], recipe: Recipe, fingerprints: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What a checkpoint carries so that it can be read without anything beside it: plain values."""
+    """Return a record that describes a checkpoint's module and run in plain values.
+
+    Args:
+        class_path: Import path of the LightningModule.
+        init_args: Its arguments.
+        recipe: The run.
+        fingerprints: Fingerprints of the training images, as of `ImageData.fingerprints`.
+    """
     return {
         "schema": SCHEMA,
         "class_path": class_path,
@@ -77,14 +84,17 @@ def origin(
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Checkpoints that are written beside their place: a full disk or a kill leaves the one before."""
+    """Checkpoints that are written atomically.
+
+    A full disk or a kill leaves the one before.
+    """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: dict[str, Any] | None = None
     ) -> None:
         """Write a checkpoint in place of an older one."""
         del storage_options
-        data = io.BytesIO()  # torch has no OSError of its own for a full disk
+        data = io.BytesIO()  # torch raises no OSError for a full disk
         torch.save(checkpoint, data)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(Path(path)) as partial:
@@ -92,7 +102,10 @@ class WholeFiles(TorchCheckpointIO):
 
 
 def keep_whole(trainer: Trainer) -> None:
-    """Let a trainer write `WholeFiles`, unless its strategy or a plugin has a form of its own."""
+    """Let a trainer write `WholeFiles`.
+
+    A strategy or a plugin with another form of checkpoint keeps it.
+    """
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = WholeFiles()
 
@@ -101,7 +114,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint that `train` wrote, without unpickling code.
 
     Raises:
-        ConfigError: If its recipe is none.
+        ConfigError: If its recipe is invalid.
         DataError: If there is no such file, it is damaged, or another program wrote it.
     """
     if path.is_file() and not zipfile.is_zipfile(path):
@@ -127,13 +140,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def require_same_images(checkpoint: Checkpoint, data: ImageData) -> None:
-    """Raise DataError unless these are the images that a checkpoint was trained on, divided alike.
+    """Raise DataError unless a checkpoint was trained on these images.
 
-    One image more or less divides all of them anew. Of a checkpoint without fingerprints nobody can tell; it
-    is taken as it is, since to refuse it would throw the training away.
+    One image more or less divides all of them anew. Without fingerprints in the checkpoint nobody can tell; it
+    is accepted, since to refuse it would throw the training away.
     """
-    for name, now in data.fingerprints.items():
-        if checkpoint.fingerprints.get(name, now) != now:
+    for name, fingerprint in data.fingerprints.items():
+        if checkpoint.fingerprints.get(name, fingerprint) != fingerprint:
             raise DataError(
                 f"data.{name} holds other images than {checkpoint.path} was trained on, and some of those that trained "
                 "the model would be taken for unseen ones: give them as they were (--data.root DIR), or train anew"
@@ -141,9 +154,17 @@ def require_same_images(checkpoint: Checkpoint, data: ImageData) -> None:
 
 
 def require_same_model(checkpoint: Checkpoint, kind: type[LightningModule], init_args: Mapping[str, Any]) -> None:
-    """Raise ConfigError where a run would go on with another model than it began with.
+    """Raise ConfigError where a resumed run would train another model.
 
-    The optimiser's state would overrule another learning rate, and the run would state what it did not do.
+    The optimiser's state would override another learning rate, and the run would record a wrong one.
+
+    Args:
+        checkpoint: Checkpoint of the run.
+        kind: Class of the present model.
+        init_args: Arguments of the present model.
+
+    Raises:
+        ConfigError: If the class or an argument differs.
     """
     if imported(checkpoint.class_path, LightningModule, "class_path") is not kind:
         raise ConfigError(
@@ -160,12 +181,12 @@ def require_same_model(checkpoint: Checkpoint, kind: type[LightningModule], init
 
 
 def _plain(value: Any) -> Any:
-    """A value as YAML would have it, which knows lists alone."""
+    """Convert a value to YAML's types, which have lists alone."""
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def load_module(checkpoint: Path) -> LightningModule:
-    """The trained module of a checkpoint, on the CPU.
+    """Load the trained module of a checkpoint, on the CPU.
 
     Raises:
         ConfigError: If its class cannot be imported or made.
@@ -175,7 +196,10 @@ def load_module(checkpoint: Path) -> LightningModule:
 
 
 def load_everywhere(checkpoint: Path) -> LightningModule:
-    """As `load_module`, in all processes; the first one alone needs to see the file."""
+    """Load a checkpoint's module in all processes.
+
+    Only the first process needs to see the file. Errors as of `load_module`.
+    """
     group = process_group()
     data = group.broadcast(checkpoint.read_bytes() if group.rank == 0 else b"") if group.size > 1 else b""
     if group.rank == 0:
@@ -187,7 +211,12 @@ def load_everywhere(checkpoint: Path) -> LightningModule:
 
 
 def rebuild(checkpoint: Checkpoint) -> LightningModule:
-    """As `load_module`, from a checkpoint that has been read."""
+    """Build the trained module of a checkpoint that has been read, on the CPU.
+
+    Raises:
+        ConfigError: If its class cannot be imported or made.
+        DataError: If its weights are of another architecture.
+    """
     arguments = dict(checkpoint.init_args)
     # The weights are in the checkpoint; nothing is fetched for them a second time.
     kind = imported(checkpoint.class_path, LightningModule, "class_path")

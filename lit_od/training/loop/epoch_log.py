@@ -1,4 +1,4 @@
-"""`metrics.csv`: a row an epoch."""
+"""The log `metrics.csv`, with a row an epoch."""
 
 import csv
 from argparse import Namespace
@@ -13,7 +13,7 @@ from lit_od.formats.atomic import atomic_file
 
 
 class EpochLog(Logger):
-    """Lightning's logger that keeps one row an epoch, also over a resumed run.
+    """A Lightning logger that keeps one row an epoch, also over a resumed run.
 
     Attributes:
         file: The CSV file, rewritten after each epoch.
@@ -21,7 +21,12 @@ class EpochLog(Logger):
     """
 
     def __init__(self, file: Path, *, resume: bool = False) -> None:
-        """Start a file, or go on with the rows of one that is there."""
+        """Start a file, or continue an existing one.
+
+        Args:
+            file: The CSV file.
+            resume: True keeps the rows of an existing file.
+        """
         super().__init__()
         self.file = file
         self.rows: dict[int, dict[str, float]] = {}
@@ -33,17 +38,17 @@ class EpochLog(Logger):
 
     @property
     def name(self) -> str:
-        """Lightning's name of the log."""
+        """Name of the log for Lightning."""
         return self.file.stem
 
     @property
     def version(self) -> str:
-        """A run folder holds one log."""
+        """Empty version: a run folder holds one log."""
         return ""
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Hyper-parameters are in config.yaml."""
+        """Log nothing: hyper-parameters are in config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

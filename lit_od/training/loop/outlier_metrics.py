@@ -1,7 +1,7 @@
-"""Outlier metrics for Lightning's validation and test loops, on any number of processes.
+"""Outlier metrics for Lightning's loops, on any number of processes.
 
 torchmetrics brings the states that gather across processes; the arithmetic is the float64 rank form of
-`evaluation.counts`, since torchmetrics' own curves pass what lies outside [0, 1] through a sigmoid and add up
+`evaluation.counts`, since torchmetrics' own curves pass values outside [0, 1] through a sigmoid and add up
 in float32.
 """
 
@@ -22,8 +22,8 @@ from lit_od.types import Scores
 class OutlierMetrics(Metric):
     """AUROC, AUPR and FPR at 95 % TPR of the scores of all batches and processes.
 
-    `compute` gathers the scores of all processes first, whatever number each of them has, and ranks
-    them then: any number of processes gives the figures of one. In a LightningModule:
+    `compute` first gathers the scores of all processes, any number from each, and then ranks
+    them: any number of processes gives the figures of one. In a LightningModule:
 
         def validation_step(self, batch, _):
             self.metrics.update(scores, is_outlier)
@@ -34,8 +34,8 @@ class OutlierMetrics(Metric):
             self.metrics.reset()
 
     Args:
-        threshold: Adds the rates where `score > threshold` is flagged. None adds nothing.
-        prefix: Goes before each name in what `compute` returns.
+        threshold: Adds the rates at this threshold, with `score > threshold` flagged. None adds nothing.
+        prefix: Prefix of each name that `compute` returns.
     """
 
     is_differentiable = False
@@ -54,7 +54,11 @@ class OutlierMetrics(Metric):
         self.add_state("outlier_scores", default=[], dist_reduce_fx="cat")
 
     def update(self, scores: Tensor, is_outlier: Tensor) -> None:
-        """Take a batch: scores of shape (n,), and whether each is an outlier's, bool or 0 and 1, shape (n,).
+        """Add a batch of scores.
+
+        Args:
+            scores: Outlier scores, shape (n,).
+            is_outlier: True, or 1, for outliers, shape (n,).
 
         Raises:
             DataError: If the shapes differ or are not (n,), or `is_outlier` holds other values.
@@ -73,7 +77,7 @@ class OutlierMetrics(Metric):
         self.outlier_scores.append(scores[positive])
 
     def compute(self) -> dict[str, Tensor]:
-        """The figures by name: auroc, aupr_outliers, aupr_inliers, fpr95, and the rates at the threshold.
+        """Return auroc, aupr_outliers, aupr_inliers, fpr95, and the rates, by name.
 
         Raises:
             DataError: If all processes together hold no inlier, no outlier, or a score that is not finite.
@@ -89,9 +93,9 @@ class OutlierMetrics(Metric):
 
 
 def _gathered(state: list[Tensor] | Tensor) -> Scores:
-    """A state as one array: a list of batches, or after gathering, one tensor."""
+    """Return a state as one array: a list of batches, or after gathering, a tensor."""
     if isinstance(state, list) and not state:
         return np.empty(0)
-    together: Tensor = dim_zero_cat(state)
-    gathered: Scores = together.cpu().double().numpy()
+    joined: Tensor = dim_zero_cat(state)
+    gathered: Scores = joined.cpu().double().numpy()
     return gathered

@@ -1,4 +1,4 @@
-"""Pictures of a training: its curves, and what its images look like."""
+"""Pictures of a training: learning curves and samples of its images."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ def learning_curves(rows: Mapping[int, Mapping[str, float]], path: Path) -> None
 
 
 def sample_grid(before: Images, after: Images | None, path: Path) -> None:
-    """Draw images in rows; under each row the same images augmented, where they are.
+    """Draw images in rows, with the same images augmented under each row.
 
     Args:
         before: Shape (n, h, w, c), uint8.

@@ -62,13 +62,13 @@ from lit_od.training.networks.weights import load_state
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 FILES = frozenset({BEST, LAST, "metrics.csv", "config.yaml", "learning_curves.png", "samples.png"})
-"""What a run folder holds."""
+"""Files of a run folder."""
 
 _PEER_GONE = re.compile(
     r"closed by (remote )?peer|reset by (remote )?peer|peer closed|broken pipe|connection refused|remote process exit",
     re.IGNORECASE,
 )
-"""What torch says where another process has ended."""
+"""Messages of torch when another process has ended."""
 
 SAMPLES = 16
 """Images in the picture of samples."""
@@ -76,12 +76,12 @@ SAMPLES = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingRun:
-    """What a training leaves.
+    """Results of a training.
 
     Attributes:
         checkpoint: The best checkpoint by validation loss.
         module: The module loaded from it, on the CPU.
-        data: The images that it was trained on, divided.
+        data: The images of the training, divided.
         metrics: Figures of the best epoch by name, and its number, counted from 0; empty in processes
             other than the first.
     """
@@ -95,18 +95,20 @@ class TrainingRun:
 def train(
     recipe: Recipe, out: Path, *, resume: Path | None = None, trunk_cache: TrunkCache | None = None
 ) -> TrainingRun:
-    """Train, keep the best, and write best.ckpt, last.ckpt, metrics.csv, config.yaml and two pictures.
+    """Train a recipe's model, keep the best, and write the run folder.
+
+    It writes best.ckpt, last.ckpt, metrics.csv, config.yaml and two pictures.
 
     Args:
-        recipe: What to train on what.
+        recipe: A recipe with a model that is trained.
         out: The run's folder, without another run's checkpoint in it, unless that is resumed.
         resume: A checkpoint in `out` to go on from, with the data, the seed and the model that it was trained
             with; last.ckpt goes on where the run ended.
-        trunk_cache: What frozen layers give, shared with other runs of this process.
+        trunk_cache: Activations of frozen layers, shared with other runs of this process.
 
     Raises:
-        ConfigError: If the recipe cannot be carried out, `out` is not free or cannot be written, or `resume` is of
-            another model.
+        ConfigError: If the recipe is invalid or trains nothing, `out` is not free or cannot be written, or
+            `resume` is of another model.
         DataError: If the images do not suffice, the loss becomes NaN or infinite, or `resume` is of
             another architecture or of other images.
     """
@@ -139,7 +141,7 @@ def train(
         module = make_module(kind, init_args)
         if resume is not None:
             ended = _check_resumable(module, init_args, recipe, data, out, resume)
-            fingerprints = ended.fingerprints  # the same, or none where nobody knows what began the run
+            fingerprints = ended.fingerprints  # the same, or none of a run that is older than fingerprints
         provenance.origin = origin(recipe.model.class_path, init_args, recipe, fingerprints)
         if recipe.trainer.get(COMPILE, False):
             compile_network(module)
@@ -165,26 +167,29 @@ def train(
 
 
 def resumable(out: Path) -> Path | None:
-    """The checkpoint from which a run that was stopped goes on; None where it had none yet."""
+    """Return the checkpoint that a stopped run goes on from; None if there is none."""
     return next((out / name for name in (LAST, BEST) if (out / name).is_file()), None)
 
 
 def _require_free(out: Path) -> None:
-    """Raise ConfigError unless a new run can be written at `out`: no file of another run, or of anybody's, is lost."""
+    """Raise ConfigError unless a new run can be written at `out`.
+
+    No file of another run, nor any other, is lost.
+    """
     require_writable(out)
     if found := next((out / name for name in (LAST, BEST) if (out / name).exists()), None):
         raise ConfigError(f"{out} holds a run already: choose another folder, or resume {found}")
-    there = sorted(entry.name for entry in out.iterdir() if entry.name[0] != ".") if out.is_dir() else []
-    if foreign := [name for name in there if name not in FILES]:
+    names = sorted(entry.name for entry in out.iterdir() if entry.name[0] != ".") if out.is_dir() else []
+    if foreign := [name for name in names if name not in FILES]:
         raise ConfigError(f"{out} is a folder with other files in it, such as {foreign[0]}: name one that is free")
 
 
 @contextlib.contextmanager
 def _writing(out: Path) -> Iterator[None]:
-    """Say of what the system refuses which run it was."""
+    """Convert refusals of the system to a ConfigError that names the run."""
     try:
         yield
-    except ConnectionError:  # nothing was refused: another process has ended
+    except ConnectionError:  # another process has ended
         raise
     except OSError as error:
         raise ConfigError(f"cannot write the run {out}: {error.strerror or error}. Name another folder") from error
@@ -195,7 +200,7 @@ def _callbacks(recipe: Recipe, data: ImageData, kind: type[LightningModule], bes
     if data.watched_outliers() and hasattr(kind, "backbone"):
         callbacks.append(OutlierMonitor(data))
     if recipe.early_stopping is not None:
-        # a loss that is no number, or that is not logged, is refused elsewhere, and in one line
+        # a loss that is not finite, or not logged, is refused elsewhere, in one line
         stop = ResumableEarlyStopping("val_loss", patience=recipe.early_stopping, check_finite=False, strict=False)
         callbacks.append(stop)
     return callbacks
@@ -219,7 +224,10 @@ def _fit(trainer: Trainer, module: LightningModule, data: ImageData, resume: Pat
 def _check_resumable(
     module: LightningModule, init_args: dict[str, Any], recipe: Recipe, data: ImageData, out: Path, resume: Path
 ) -> Checkpoint:
-    """What a checkpoint holds. Raises where it is of another run, model, or division of the images."""
+    """Read a checkpoint to resume from.
+
+    Raises ConfigError or DataError if it is of another run, model, or division of the images.
+    """
     checkpoint = read_checkpoint(resume)
     try:
         load_state(module, checkpoint.state, resume)
@@ -228,10 +236,10 @@ def _check_resumable(
     if checkpoint.recipe.seed != recipe.seed:
         raise ConfigError(f"{resume} was trained with seed {checkpoint.recipe.seed}, the recipe has {recipe.seed}")
     require_same_model(checkpoint, type(module), init_args)
-    before, now = to_tree(checkpoint.recipe)["data"], to_tree(recipe)["data"]
-    for name in now:
-        if name not in ("root", "memory") and before[name] != now[name]:
-            raise ConfigError(f"{resume} was trained with data.{name} {before[name]}, the recipe has {now[name]}")
+    trained, given = to_tree(checkpoint.recipe)["data"], to_tree(recipe)["data"]
+    for name in given:
+        if name not in ("root", "memory") and trained[name] != given[name]:
+            raise ConfigError(f"{resume} was trained with data.{name} {trained[name]}, the recipe has {given[name]}")
     require_same_images(checkpoint, data)
     if resume.resolve().parent != out.resolve():
         raise ConfigError(f"a run goes on in its own folder: give {resume.parent}, where {resume.name} lies, not {out}")
@@ -239,7 +247,7 @@ def _check_resumable(
 
 
 def _draw_samples(data: ImageData, path: Path) -> None:
-    """Draw training images as they are, and as the first step's augmentation would change them."""
+    """Draw training images before and after the first step's augmentation."""
     sources = data.sources("train")
     rows = np.unique(np.linspace(0, len(sources) - 1, min(SAMPLES, len(sources))).astype(int))
     images = load([sources[row] for row in rows], data.config.prepare)
@@ -252,7 +260,7 @@ def _draw_samples(data: ImageData, path: Path) -> None:
 
 
 def best_row(log: EpochLog) -> dict[str, float]:
-    """Figures of the epoch with the least validation loss."""
+    """Return the figures of the epoch with the least validation loss."""
     rows = {epoch: row for epoch, row in log.rows.items() if "val_loss" in row}
     if not rows:
         return {}

@@ -1,4 +1,4 @@
-"""Lightning's Trainer as a run uses it: its arguments checked, its chatter silenced, its seeds contained."""
+"""Lightning's Trainer: checked arguments, silenced chatter, contained seeds."""
 
 import contextlib
 import inspect
@@ -29,51 +29,57 @@ DEFAULTS: dict[str, Any] = {
     "num_sanity_val_steps": 0,  # validation is cheap to get right and runs after the first epoch anyway
     "log_every_n_steps": 0,  # figures are logged by epoch
 }
-OURS = frozenset(
+RESERVED = frozenset(
     "barebones callbacks default_root_dir enable_checkpointing enable_progress_bar fast_dev_run logger"
     " use_distributed_sampler".split()
 )
-"""Arguments of the Trainer that the run itself sets: without them it would not write what it promises."""
+"""Arguments of the Trainer that the run itself sets, since its files depend on them."""
 
 COMPILE, SCALING = "compile", "scale_learning_rate"
-"""Options of `trainer` that are ours: whether torch.compile makes the network faster (false), and what the
-learning rate is multiplied by where a step has more images than data.batch_size, N times as many by processes
-and gradient accumulation: "none" (the default), "sqrt" (root of N) or "linear" (N)."""
+"""Options of `trainer` beyond Lightning's: true to run torch.compile on the network (default false), and the factor of
+the learning rate where a step has more images than data.batch_size, N times as many by processes and gradient
+accumulation: "none" (the default), "sqrt" (root of N) or "linear" (N)."""
 
 _SCALES = {"none": lambda times: 1.0, "sqrt": math.sqrt, "linear": float}
 
 
-def trainer_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's `trainer` over the defaults, without the options that are ours.
+def trainer_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recipe's `trainer` over the defaults, for Lightning's Trainer.
 
     Raises:
-        ConfigError: If the Trainer has no such argument, the run sets it itself, or an option cannot be.
+        ConfigError: If the Trainer has no such argument, the run sets it itself, or an option is invalid.
     """
-    theirs = {name: value for name, value in given.items() if name not in (COMPILE, SCALING)}
-    check_accepted(Trainer, theirs, "trainer")
-    for name in theirs:
-        if name in OURS:
+    arguments = {name: value for name, value in options.items() if name not in (COMPILE, SCALING)}
+    check_accepted(Trainer, arguments, "trainer")
+    for name in arguments:
+        if name in RESERVED:
             raise ConfigError(f"trainer.{name} is set by the run itself: leave it out")
-    if not isinstance(given.get(COMPILE, False), bool):
-        raise ConfigError(f"trainer.{COMPILE} must be true or false, got {given[COMPILE]!r}")
-    if given.get(SCALING, "none") not in _SCALES:
-        raise ConfigError(f"trainer.{SCALING} must be one of {', '.join(_SCALES)}, got {given[SCALING]!r}")
-    strategy = str(given.get("strategy"))
+    if not isinstance(options.get(COMPILE, False), bool):
+        raise ConfigError(f"trainer.{COMPILE} must be true or false, got {options[COMPILE]!r}")
+    if options.get(SCALING, "none") not in _SCALES:
+        raise ConfigError(f"trainer.{SCALING} must be one of {', '.join(_SCALES)}, got {options[SCALING]!r}")
+    strategy = str(options.get("strategy"))
     if any(word in strategy for word in ("spawn", "fork", "notebook")):
         raise ConfigError(f"trainer.strategy {strategy} makes processes that cannot export: give ddp")
-    return DEFAULTS | _processes() | theirs
+    return DEFAULTS | _processes() | arguments
 
 
 def _processes() -> dict[str, Any]:
-    """One process, or those that torchrun or SLURM has started."""
-    where = place()
-    if where is None:
+    """Return arguments for one process, or for those of torchrun or SLURM."""
+    found = place()
+    if found is None:
         return {"devices": 1}
-    return {"devices": where.local_size, "num_nodes": where.size // where.local_size, "strategy": "ddp"}
+    return {"devices": found.local_size, "num_nodes": found.size // found.local_size, "strategy": "ddp"}
 
 
 def scaled(init_args: Mapping[str, Any], trainer: Trainer, kind: type[LightningModule], rule: str) -> dict[str, Any]:
-    """A module's arguments with its learning rate scaled to the images of a step, see `SCALING`.
+    """Return a module's arguments with the learning rate scaled, see `SCALING`.
+
+    Args:
+        init_args: The module's arguments.
+        trainer: The trainer, with its number of processes and of accumulated batches.
+        kind: The module's class.
+        rule: "none", "sqrt" or "linear".
 
     Raises:
         ConfigError: If the module has no learning rate to scale.
@@ -89,10 +95,12 @@ def scaled(init_args: Mapping[str, Any], trainer: Trainer, kind: type[LightningM
 
 
 def compile_network(module: LightningModule) -> None:
-    """Let torch.compile make the module's parts faster, in place: names and checkpoints stay as they are.
+    """Run torch.compile on the module's parts, in place.
+
+    Names and checkpoints do not change.
 
     Raises:
-        ConfigError: If the module trains behind a trunk whose activations are kept: it passes its parts by.
+        ConfigError: If the module trains behind a trunk whose activations are kept: it bypasses its parts.
     """
     trunk = getattr(module, "trunk", None)
     if isinstance(trunk, Trunk) and not trunk.whole:
@@ -104,15 +112,15 @@ def compile_network(module: LightningModule) -> None:
         part.compile()
 
 
-def make_trainer(arguments: Mapping[str, Any], **ours: Any) -> Trainer:
-    """A Trainer. Raises ConfigError, in one line, where Lightning refuses an argument."""
+def make_trainer(arguments: Mapping[str, Any], **reserved: Any) -> Trainer:
+    """Make a Trainer. Raises ConfigError, in one line, for arguments it refuses."""
     plugins = arguments.get("plugins") or []
     plugins = plugins if isinstance(plugins, list) else [plugins]
     known = environment(place())
     if known is not None and not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
-        ours["plugins"] = [*plugins, known]
+        reserved["plugins"] = [*plugins, known]
     try:
-        trainer = Trainer(**{**arguments, **ours})
+        trainer = Trainer(**{**arguments, **reserved})
     except (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
     kind = trainer.strategy.root_device.type
@@ -122,7 +130,7 @@ def make_trainer(arguments: Mapping[str, Any], **ours: Any) -> Trainer:
 
 
 def module_arguments(model: ModelConfig, data: ImageData) -> tuple[type[LightningModule], dict[str, Any]]:
-    """The module's class and what it is made with; what the data know is filled in where it is not given.
+    """Return the module's class and its arguments, completed by facts of the data.
 
     Raises:
         ConfigError: If the class cannot be imported, or does not take an argument.
@@ -141,29 +149,30 @@ def module_arguments(model: ModelConfig, data: ImageData) -> tuple[type[Lightnin
         raise ConfigError(f"{model.class_path} {wants}")
     if isinstance(data, TwinData):
         known["reference_classes"] = len(data.reference.class_names)
-    given = dict(model.init_args)
-    if kind.__module__.startswith("lit_od."):  # another's arguments may mean something else by these names
-        _require_true(given, known, exact=output_of(kind) == "errors")
-    return kind, {name: value for name, value in known.items() if name in names} | given
+    init_args = dict(model.init_args)
+    if kind.__module__.startswith("lit_od."):  # arguments of other classes may mean something else
+        _require_consistent(init_args, known, exact=output_of(kind) == "errors")
+    return kind, {name: value for name, value in known.items() if name in names} | init_args
 
 
-def _require_true(given: dict[str, Any], known: Mapping[str, Any], *, exact: bool) -> None:
-    """Raise ConfigError where arguments say of the images what these are not; sizes are written in one form.
+def _require_consistent(init_args: dict[str, Any], known: Mapping[str, Any], *, exact: bool) -> None:
+    """Raise ConfigError where arguments contradict the images.
 
-    A network may know more classes; grey images serve one of three channels, unless it gives images back.
+    Sizes are brought into one form. A network may know more classes; grey images serve one of three channels,
+    unless it reconstructs images.
     """
-    if isinstance(size := given.get("image_size"), int | tuple | list):
-        given["image_size"] = [size, size] if isinstance(size, int) else list(size)
-    for name in given.keys() & known.keys():
-        said, found = given[name], known[name]
-        more = name in ("classes", "reference_classes") and isinstance(said, int) and said >= found
-        grey = name == "channels" and (said, found) == (3, 1) and not exact
-        if said != found and not more and not grey:
-            raise ConfigError(f"model.init_args.{name} is {said}, the images have {found}: leave it out")
+    if isinstance(size := init_args.get("image_size"), int | tuple | list):
+        init_args["image_size"] = [size, size] if isinstance(size, int) else list(size)
+    for name in init_args.keys() & known.keys():
+        given, found = init_args[name], known[name]
+        more = name in ("classes", "reference_classes") and isinstance(given, int) and given >= found
+        grey = name == "channels" and (given, found) == (3, 1) and not exact
+        if given != found and not more and not grey:
+            raise ConfigError(f"model.init_args.{name} is {given}, the images have {found}: leave it out")
 
 
 def make_module(kind: type[LightningModule], arguments: Mapping[str, Any]) -> LightningModule:
-    """The module. Raises ConfigError, in one line, where its class refuses the arguments' types."""
+    """Make the module. Raises ConfigError, in one line, for types it refuses."""
     try:
         return kind(**arguments)
     except TypeError as error:
@@ -172,7 +181,7 @@ def make_module(kind: type[LightningModule], arguments: Mapping[str, Any]) -> Li
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch, and leave its generators as they were found."""
+    """Seed torch, and restore its generators afterwards."""
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
@@ -181,7 +190,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet(kind: type | None = None) -> Iterator[None]:
-    """Without Lightning's announcements and warnings that tell nothing; real warnings still come through."""
+    """Silence Lightning's announcements and empty warnings; real ones come through."""
     adds_up = any(base.__module__.startswith("lit_od.") for base in getattr(kind, "__mro__", ()))
     loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]

@@ -1,1 +1,1 @@
-"""Networks and the layers that their features come from."""
+"""Networks, and the layers that their features come from."""

@@ -1,7 +1,7 @@
-"""Networks that reconstruct images: the two published ones, and the user's own as a pair of modules.
+"""Networks that reconstruct images: two published ones, and pairs of modules.
 
-Both published ones are Keras networks; their weights begin as Keras' do. All are wrapped alike: uint8
-images in, scaled to [0, 1] inside, so that what is exported needs no preprocessing beside it.
+Both published ones are Keras networks, with Keras' initial weights. All are wrapped alike: uint8
+images in, scaled to [0, 1] inside, so that an exported graph needs no further preprocessing.
 """
 
 from itertools import pairwise
@@ -17,11 +17,11 @@ CODE = 1024
 """Values of the dense network's code."""
 
 KERAS_EPSILON, KERAS_MOMENTUM = 1e-3, 1 - 0.99
-"""What Keras adds to the variance in batch normalisation, and the weight of a batch in the running statistics."""
+"""Keras' addition to the variance in batch normalisation, and the weight of a batch in the running statistics."""
 
 
 class Autoencoder(nn.Module):
-    """Uint8 images to their reconstructions.
+    """Encoder and decoder: pixels to their reconstructions.
 
     Attributes:
         encoder: Pixels (n, c, h, w) in [0, 1] to a code of any shape.
@@ -34,46 +34,49 @@ class Autoencoder(nn.Module):
         self.encoder, self.decoder = encoder, decoder
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Reconstructions (n, c, h, w) of pixels (n, c, h, w) in [0, 1]."""
+        """Return reconstructions (n, c, h, w) of pixels (n, c, h, w) in [0, 1]."""
         reconstructed: Tensor = self.decoder(self.encoder(pixels))
         return reconstructed
 
 
 class SquaredErrors(nn.Module):
-    """Uint8 images (n, h, w, c) to the squared errors of their reconstructions, of the same shape.
+    """Uint8 images (n, h, w, c) to squared errors of their reconstructions.
 
     Attributes:
-        autoencoder: What reconstructs.
+        autoencoder: Pixels (n, c, h, w) in [0, 1] to their reconstructions.
     """
 
     def __init__(self, autoencoder: nn.Module) -> None:
-        """Take the network whose weights are shared."""
+        """Take the network, whose weights are shared."""
         super().__init__()
         self.autoencoder = autoencoder
 
     def forward(self, images: Tensor) -> Tensor:
-        """Squared errors (n, h, w, c), pixels in [0, 1]."""
+        """Return squared errors (n, h, w, c), pixels in [0, 1]."""
         pixels = to_pixels(images)
         return to_last((self.autoencoder(pixels) - pixels).square())
 
 
 class ErrorsAndReconstruction(SquaredErrors):
-    """The same, and the reconstruction in [0, 1]: what heat maps are drawn from."""
+    """Uint8 images to squared errors and reconstructions in [0, 1], for heat maps."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # one output more
-        """Squared errors and reconstructions, both (n, h, w, c)."""
+        """Return squared errors and reconstructions, both (n, h, w, c)."""
         pixels = to_pixels(images)
         reconstructed = self.autoencoder(pixels)
         return to_last((reconstructed - pixels).square()), to_last(reconstructed)
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """Pixels (n, c, h, w) in [0, 1], float32, of uint8 images (n, h, w, c), whose order in memory they keep."""
+    """Convert uint8 images (n, h, w, c) to pixels (n, c, h, w) in [0, 1], float32.
+
+    Their order in memory stays.
+    """
     return images.permute(0, 3, 1, 2).to(torch.float32) / 255
 
 
 def to_last(pixels: Tensor) -> Tensor:
-    """(n, c, h, w) to (n, h, w, c), float32."""
+    """Convert (n, c, h, w) to (n, h, w, c), float32."""
     return pixels.permute(0, 2, 3, 1).float()
 
 
@@ -85,16 +88,16 @@ def build_autoencoder(
     encoder: str | None = None,
     decoder: str | None = None,
 ) -> Autoencoder:
-    """The network that a recipe names.
+    """Build the autoencoder that a recipe names.
 
     Args:
         architecture: "dense" (strided convolutions around a code of 1,024 values), "conv" (convolutions
-            with batch normalisation around a feature map), or None for a pair of the user's own.
+            with batch normalisation around a feature map), or None for encoder and decoder.
         channels: 1 or 3.
         image_size: (height, width).
-        encoder: Import path of an nn.Module, `package.module:Class`, made with those of channels and
+        encoder: Import path of an nn.Module, `package.module:Class`, called with those of channels and
             image_size that it takes; pixels (n, c, h, w) in [0, 1] to a code of any shape.
-        decoder: The same from the code to (n, c, h, w).
+        decoder: Import path of an nn.Module; the code to (n, c, h, w).
 
     Raises:
         ConfigError: If there is no such network, or it does not fit the images.
@@ -133,7 +136,7 @@ def _dense(channels: int, image_size: tuple[int, int]) -> Autoencoder:
     for before, after in pairwise((128, 256, 64)):
         decoder += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.ReLU(inplace=True)]
     decoder += [nn.ConvTranspose2d(64, channels, 4, stride=2, padding=1), nn.Sigmoid()]
-    return _begun(Autoencoder(nn.Sequential(*encoder), nn.Sequential(*decoder)))
+    return _initialised(Autoencoder(nn.Sequential(*encoder), nn.Sequential(*decoder)))
 
 
 def _conv(channels: int) -> Autoencoder:
@@ -146,11 +149,14 @@ def _conv(channels: int) -> Autoencoder:
         nn.Conv2d(32, channels, 3, padding=1),
         nn.Sigmoid(),
     )
-    return _begun(Autoencoder(encoder, decoder))
+    return _initialised(Autoencoder(encoder, decoder))
 
 
 def _block(before: int, after: int) -> list[nn.Module]:
-    """Two 3x3 convolutions, each with ReLU and then batch normalisation, as the source has them."""
+    """Return two 3x3 convolutions, each with ReLU and then batch normalisation.
+
+    This is the order of the published network.
+    """
     layers: list[nn.Module] = []
     for width in (before, after):
         layers += [
@@ -161,10 +167,11 @@ def _block(before: int, after: int) -> list[nn.Module]:
     return layers
 
 
-def _begun(network: Autoencoder) -> Autoencoder:
-    """With Keras' initial values: uniform in +-sqrt(6 / (fan in + fan out)), biases zero.
+def _initialised(network: Autoencoder) -> Autoencoder:
+    """Set Keras' initial values: uniform in +-sqrt(6 / (fan in + fan out)).
 
-    Weights lie in memory as the images do, channels last, which convolutions in bfloat16 gain from.
+    Biases are zero. Weights lie in memory as the images do, channels last, which convolutions in bfloat16
+    gain from.
     """
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -183,14 +190,14 @@ def _require_divisible(name: str, image_size: tuple[int, int], stride: int) -> N
 
 
 def _require_same_shape(network: Autoencoder, channels: int, image_size: tuple[int, int]) -> None:
-    """Raise ConfigError unless a pair of the user's own gives back images of the shape that it takes."""
+    """Raise ConfigError unless a pair reconstructs images in their shape."""
     pixels = torch.zeros(1, channels, *image_size)
     modes = {part: part.training for part in network.modules()}
     network.eval()
     try:
         with torch.no_grad():
-            came = network(pixels)
-    except Exception as error:  # whatever the network's own code raises
+            output = network(pixels)
+    except Exception as error:  # the network's code may raise anything
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"encoder and decoder fail on an image of shape {tuple(pixels.shape[1:])} (c, h, w): {cause}"
@@ -198,6 +205,6 @@ def _require_same_shape(network: Autoencoder, channels: int, image_size: tuple[i
     finally:
         for part, mode in modes.items():
             part.training = mode
-    if not isinstance(came, Tensor) or came.shape != pixels.shape:
-        shape = tuple(came.shape) if isinstance(came, Tensor) else type(came).__name__
+    if not isinstance(output, Tensor) or output.shape != pixels.shape:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ConfigError(f"the decoder must give what the encoder takes, {tuple(pixels.shape)}, got {shape}")

@@ -1,7 +1,7 @@
-"""Networks that turn images into features: the small CNN, timm's, and the user's own.
+"""Networks from images to features: the small CNN, timm's, and others by path.
 
-All are wrapped alike: uint8 images in, features out, normalisation inside, so that what is exported
-needs no preprocessing beside it.
+All are wrapped alike: uint8 images in, features out, normalisation inside, so that an exported graph
+needs no further preprocessing.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,14 @@ class FeatureNetwork(nn.Module):
     shift: Tensor
 
     def __init__(self, body: nn.Module, *, num_features: int, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Wrap a body that wants (pixel / 255 - mean) / std, one mean and std a channel."""
+        """Wrap a body that takes (pixel / 255 - mean) / std.
+
+        Args:
+            body: Normalised float pixels (n, c, h, w) to features (n, d).
+            num_features: d.
+            mean: Mean of each channel, pixels in [0, 1].
+            std: Standard deviation of each channel, pixels in [0, 1].
+        """
         super().__init__()
         self.body = body
         self.num_features = num_features
@@ -40,7 +47,7 @@ class FeatureNetwork(nn.Module):
         self.register_buffer("shift", torch.tensor(mean).view(1, -1, 1, 1) / spread)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (n, d) of images (n, h, w, c), uint8."""
+        """Return features (n, d) of images (n, h, w, c), uint8."""
         pixels = images.permute(0, 3, 1, 2).contiguous().to(self.scale.dtype)
         features: Tensor = self.body(pixels * self.scale - self.shift)
         return features
@@ -56,7 +63,13 @@ class SmallCNN(nn.Module):
     num_features = 64
 
     def __init__(self, *, channels: int, image_size: tuple[int, int], dropout: float = 0.2) -> None:
-        """Lay out the layers for images of a channel count and (height, width)."""
+        """Make the layers for images of one size.
+
+        Args:
+            channels: Channels of the images.
+            image_size: (height, width).
+            dropout: Share of the inputs of the dense layer that are dropped in training.
+        """
         super().__init__()
         widths = (channels, 32, 64, 128)
         self.convolutions = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths))
@@ -67,19 +80,22 @@ class SmallCNN(nn.Module):
         self.dense = nn.Linear(widths[-1] * height * width, self.num_features)
         for layer in (*self.convolutions, self.dense):
             glorot(layer)
-        self.to(memory_format=torch.channels_last)  # images come so; a tenth to a third faster on a CPU
+        self.to(memory_format=torch.channels_last)  # the order of the images; a tenth to a third faster on a CPU
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Features (n, 64), in (0, 1), of pixels (n, c, h, w) in [-1, 1]."""
+        """Return features (n, 64), in (0, 1), of pixels (n, c, h, w) in [-1, 1]."""
         for convolution in self.convolutions:
             pixels = F.relu(convolution(pixels), inplace=True)
-            # a last odd row or column is averaged over the pixels that are there
+            # a last odd row or column is averaged over the pixels that exist
             pixels = F.avg_pool2d(pixels, 2, ceil_mode=True, count_include_pad=False)
         return torch.sigmoid(self.dense(self.dropout(pixels.flatten(1))))
 
 
 def glorot(layer: nn.Module) -> None:
-    """Uniform weights in +-sqrt(6 / (fan in + fan out)), biases zero: Keras' initial values."""
+    """Set Keras' initial values: uniform in +-sqrt(6 / (fan in + fan out)).
+
+    Biases are zero.
+    """
     if isinstance(layer, nn.Conv2d | nn.Linear):
         nn.init.xavier_uniform_(layer.weight)
         if layer.bias is not None:
@@ -95,12 +111,12 @@ def build_network(
     checkpoint_path: str | None = None,
     dropout: float = 0.2,
 ) -> FeatureNetwork:
-    """The network that a recipe names.
+    """Build the feature network that a recipe names.
 
     Args:
         name: "small-cnn"; a timm model; or the import path of an nn.Module, `package.module:Class`. That
-            class is made with those of channels, image_size and dropout that it takes, and turns pixels
-            (n, c, h, w) in [-1, 1] into features (n, d); a FeatureNetwork is used as it is.
+            class is called with those of channels, image_size and dropout that it takes, and turns pixels
+            (n, c, h, w) in [-1, 1] into features (n, d); a FeatureNetwork is not wrapped again.
         channels: 1 or 3.
         image_size: (height, width).
         pretrained: Take timm's published weights, which may have to be downloaded.
@@ -109,7 +125,7 @@ def build_network(
 
     Raises:
         ConfigError: If there is no such network, or it does not fit the images.
-        DataError: If the weights cannot be had.
+        DataError: If the weights are not available.
     """
     if name == SMALL_CNN or is_import_path(name):
         if pretrained or checkpoint_path is not None:

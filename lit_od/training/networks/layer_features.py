@@ -1,4 +1,7 @@
-"""A network cut at the last of the layers that are wanted: nothing beyond it is run, kept or exported."""
+"""A network cut at the last of the wanted layers.
+
+Nothing beyond that layer is run, kept or exported.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,12 +18,12 @@ from lit_od.errors import ConfigError
 from lit_od.training.networks.pooling import Pooling
 
 
-class _AllTaken(Exception):
-    """The last layer that is wanted has given its output: no error, but how a forward pass is left halfway."""
+class _LayersReached(Exception):
+    """Control flow: all wanted layers have run, and the forward pass ends."""
 
 
 class CutNetwork(nn.Module):
-    """Pixels (n, c, h, w) to the pooled outputs of named layers, side by side, (n, d).
+    """Pixels (n, c, h, w) to pooled outputs of named layers, side by side, (n, d).
 
     A layer's output is taken the first time that it runs, and pooled at once, so that later layers
     may work in place. The forward pass ends with the last layer taken.
@@ -28,9 +31,9 @@ class CutNetwork(nn.Module):
     Attributes:
         body: The whole network.
         layers: Names as in `body.named_modules()`.
-        pooling: How each layer's output is pooled.
-        channels_last: Whether feature maps are (n, h, w, c).
-        unit_length: Whether each layer's pooled values are divided by their length.
+        pooling: Pooling of each layer's output, by name.
+        channels_last: True for feature maps (n, h, w, c).
+        unit_length: True divides each layer's pooled values by their length.
     """
 
     def __init__(
@@ -42,7 +45,18 @@ class CutNetwork(nn.Module):
         channels_last: bool,
         unit_length: bool = False,
     ) -> None:
-        """Wrap a network, with one pooling a layer. Raises ConfigError where a layer does not exist."""
+        """Wrap a network.
+
+        Args:
+            body: The whole network.
+            layers: Names as in `body.named_modules()`.
+            pooling: One a layer.
+            channels_last: True for feature maps (n, h, w, c).
+            unit_length: True divides each layer's pooled values by their length.
+
+        Raises:
+            ConfigError: If a layer does not exist.
+        """
         super().__init__()
         _check_layers(body, layers)
         self.body = body
@@ -52,13 +66,13 @@ class CutNetwork(nn.Module):
         self.unit_length = unit_length
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Features (n, d) of pixels (n, c, h, w).
+        """Return features (n, d) of pixels (n, c, h, w).
 
         Raises:
-            ConfigError: If a layer is not run, or what it gives cannot be pooled.
+            ConfigError: If a layer is not run, or its output cannot be pooled.
         """
         taken: dict[str, Tensor] = {}
-        with self._taking(taken), _left_halfway():
+        with self._capturing(taken), _stopping_early():
             self.body(pixels)
         missing = [layer for layer in self.layers if layer not in taken]
         if missing:
@@ -66,8 +80,8 @@ class CutNetwork(nn.Module):
         return torch.cat([taken[layer] for layer in self.layers], dim=1)
 
     @contextmanager
-    def _taking(self, taken: dict[str, Tensor]) -> Iterator[None]:
-        """Hooks that fill `taken`, and end the forward pass when it is full."""
+    def _capturing(self, taken: dict[str, Tensor]) -> Iterator[None]:
+        """Register hooks that fill `taken` and end the forward pass when it is full."""
 
         def hook_of(layer: str) -> Callable[[nn.Module, Any, Any], None]:
             def hook(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -76,7 +90,7 @@ class CutNetwork(nn.Module):
                     return
                 taken[layer] = self._pooled(output, layer)
                 if len(taken) == len(self.layers):
-                    raise _AllTaken
+                    raise _LayersReached
 
             return hook
 
@@ -99,18 +113,18 @@ class CutNetwork(nn.Module):
 
 
 @contextmanager
-def _left_halfway() -> Iterator[None]:
-    """Ends at _AllTaken.
+def _stopping_early() -> Iterator[None]:
+    """End the block quietly at _LayersReached.
 
     While torch.export traces, it keeps a stack of the modules that are running, which an exception does
-    not unwind; what was put on it since is taken off here.
+    not unwind; modules that were added since are removed here.
     """
     mode = get_proxy_mode()
     running: dict[str, Any] = {} if mode is None else mode.tracer.module_stack
     depth = len(running)
     try:
         yield
-    except _AllTaken:
+    except _LayersReached:
         while len(running) > depth:
             running.popitem()
 
@@ -130,10 +144,10 @@ def _check_layers(body: nn.Module, layers: Sequence[str]) -> None:
 
 
 def weights_used(network: nn.Module, pixels: Tensor) -> list[str]:
-    """Names of the parameters and buffers that a forward pass reads, as in the network's state."""
+    """Return names of the parameters and buffers that a forward pass reads."""
     seen: set[int] = set()
 
-    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch's own
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
         def __torch_dispatch__(
             self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
         ) -> Any:
@@ -148,7 +162,13 @@ def weights_used(network: nn.Module, pixels: Tensor) -> list[str]:
 
 
 def drop_unused(network: nn.Module, used: Sequence[str], pixels: Tensor) -> None:
-    """Free the weights that a forward pass does not read, where its result stays what it was."""
+    """Free the weights that a forward pass does not read, if its result stays.
+
+    Args:
+        network: The network, changed in place.
+        used: Names of the weights that it reads, as of `weights_used`.
+        pixels: An input to compare results on, (n, c, h, w).
+    """
     kept = set(used)
     with torch.no_grad():
         before = network(pixels)

@@ -1,4 +1,4 @@
-"""From a layer's output to a fixed number of values an image."""
+"""Pooling of a layer's output to a fixed number of values an image."""
 
 from dataclasses import dataclass
 from typing import Literal, Self, cast
@@ -15,7 +15,7 @@ GEM_FLOOR = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Pooling:
-    """How a layer's output is pooled.
+    """Pooling of a layer's output.
 
     Feature maps (n, c, h, w) are pooled over their positions:
         - avg: the mean, (n, c);
@@ -25,10 +25,10 @@ class Pooling:
           row by row; cell i of side covers the rows floor(i h / side) to ceil((i + 1) h / side), as
           torch's adaptive average pooling cuts them.
     Token sequences (n, t, d) are pooled over all tokens, a class token among them, by avg or max.
-    Vectors (n, d) are taken as they are.
+    Vectors (n, d) stay unchanged.
 
     Attributes:
-        kind: One of the four.
+        kind: "avg", "max", "gem" or "grid".
         side: Cells of the grid's side; 1 for the others.
     """
 
@@ -37,7 +37,7 @@ class Pooling:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From "avg", "max", "gem" or "grid:4". Raises ConfigError on anything else."""
+        """Parse "avg", "max", "gem" or "grid:4". Raises ConfigError on other text."""
         kind, colon, side = str(text).partition(":")
         if kind in ("avg", "max", "gem") and not colon:
             return cls(cast(Literal["avg", "max", "gem"], kind))
@@ -49,14 +49,18 @@ class Pooling:
         return f"grid:{self.side}" if self.kind == "grid" else self.kind
 
     def __call__(self, output: Tensor, layer: str) -> Tensor:
-        """Pooled values (n, d) of a layer's output. Raises ConfigError where its shape cannot be pooled so."""
+        """Return pooled values (n, d) of a layer's output.
+
+        Raises:
+            ConfigError: If an output of this shape cannot be pooled so.
+        """
         if output.ndim == 2:
             return output.clone()  # a later layer may write into it
         if output.ndim == 3 and self.kind in ("avg", "max"):
             return output.mean(1) if self.kind == "avg" else output.amax(1)
         if output.ndim != 4:
-            what = "token sequences (n, t, d) are pooled by avg or max" if output.ndim == 3 else "wanted (n, c, h, w)"
-            raise ConfigError(f"layer {layer} gives shape {tuple(output.shape)}, which {self} cannot pool: {what}")
+            hint = "token sequences (n, t, d) are pooled by avg or max" if output.ndim == 3 else "wanted (n, c, h, w)"
+            raise ConfigError(f"layer {layer} gives shape {tuple(output.shape)}, which {self} cannot pool: {hint}")
         match self.kind:
             case "avg":
                 return output.mean((2, 3))
@@ -69,10 +73,10 @@ class Pooling:
 
 
 def grid_average(maps: Tensor, side: int) -> Tensor:
-    """Means of maps (n, c, h, w) over a grid of cells, (n, c * side^2).
+    """Return means of maps (n, c, h, w) over a grid of cells, (n, c * side^2).
 
     Two products with matrices of weights: adaptive pooling has no ONNX operator, and is unrolled into
-    slices, or refused, where the sides do not divide; this serves any size, a size that is left free too.
+    slices, or refused, where the sides do not divide; this serves any size, also one that is left free.
     """
     columns = maps @ _cells(maps, side, 3).T  # (n, c, h, side)
     cells = columns.transpose(2, 3) @ _cells(maps, side, 2).T  # (n, c, side of columns, side of rows)
@@ -80,7 +84,7 @@ def grid_average(maps: Tensor, side: int) -> Tensor:
 
 
 def _cells(maps: Tensor, side: int, axis: int) -> Tensor:
-    """Weights (side, length) of the positions along an axis in each cell's mean."""
+    """Return weights (side, length) of the positions along an axis in each cell."""
     length = maps.shape[axis]
     position = torch.arange(length, device=maps.device)[None, :]
     cell = torch.arange(side, device=maps.device)[:, None]

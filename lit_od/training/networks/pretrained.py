@@ -1,4 +1,4 @@
-"""Networks by name: timm's, torchvision's, and the user's own by import path."""
+"""Networks by name: timm's, torchvision's, and others by import path."""
 
 import contextlib
 import warnings
@@ -14,25 +14,25 @@ from lit_od.errors import ConfigError
 from lit_od.import_paths import accepted, imported
 
 TORCHVISION = "torchvision:"
-"""What the name of a model of torchvision's begins with."""
+"""Prefix of the names of torchvision's models."""
 
 LOCAL = "local-dir:"
 HUBS = ("hf-hub:", "hf_hub:", LOCAL)
-"""What the name of a model may begin with that timm fetches by itself."""
+"""Prefixes of the names of models that timm fetches by itself."""
 
 HUB_SECONDS = 10
-"""Time in which the hub of weights must answer."""
+"""Time in seconds in which the hub of weights must answer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WholeNetwork:
-    """A network as its makers left it, with the scaling that it was trained with.
+    """A network before it is cut, with the input scaling of its training.
 
     Attributes:
-        body: Scaled pixels (n, c, h, w) to whatever it gives.
-        mean: Of a channel of pixels in [0, 1]; it is subtracted first.
-        std: What is divided by then.
-        channels_last: Whether it states that its feature maps are (n, h, w, c).
+        body: Scaled pixels (n, c, h, w) to any output.
+        mean: Mean of each channel, pixels in [0, 1], subtracted first.
+        std: Divisor of each channel after that.
+        channels_last: True if the network states that its feature maps are (n, h, w, c).
     """
 
     body: nn.Module
@@ -42,18 +42,18 @@ class WholeNetwork:
 
 
 def whole_network(name: str, *, channels: int, image_size: tuple[int, int], pretrained: bool) -> WholeNetwork:
-    """The network that a recipe names, its classifier included.
+    """Build the network that a recipe names, its classifier included.
 
     Args:
         name: A timm model; `torchvision:NAME`, a classifier of torchvision's; or the import path of an
-            nn.Module, `package.module:Class`, which is made with those of channels and image_size that
-            it takes, and is given pixels in [-1, 1].
-        channels: Of the images; timm's and torchvision's networks take three whatever the images have.
+            nn.Module, `package.module:Class`, which is called with those of channels and image_size that
+            it takes, and gets pixels in [-1, 1].
+        channels: Channels of the images; timm's and torchvision's networks always take three.
         image_size: (height, width).
         pretrained: Take the published weights, which may have to be downloaded; else they are random.
 
     Raises:
-        ConfigError: If there is no such network, or its weights cannot be had.
+        ConfigError: If there is no such network, or its weights are not available.
     """
     if name.startswith(TORCHVISION):
         return _torchvision(name, pretrained)
@@ -66,7 +66,10 @@ def whole_network(name: str, *, channels: int, image_size: tuple[int, int], pret
 
 
 def is_import_path(name: str) -> bool:
-    """Whether a name is no model of timm's, whose tags have dots too, but a path to import."""
+    """Return True if a name is a path to import and no timm model.
+
+    Tags of timm's models have dots too.
+    """
     if ":" in name:
         return not name.startswith(HUBS)
     if "." not in name:
@@ -77,7 +80,11 @@ def is_import_path(name: str) -> bool:
 
 
 def own_module(path: str, offered: Mapping[str, Any]) -> nn.Module:
-    """A network of the user's own, made with those of the offered arguments that it takes."""
+    """Make an nn.Module by import path, with those offered arguments that it takes.
+
+    Raises:
+        ConfigError: If it cannot be imported, or needs other arguments.
+    """
     kind = imported(path, nn.Module, "network")
     names, _ = accepted(kind)
     try:
@@ -91,17 +98,17 @@ def own_module(path: str, offered: Mapping[str, Any]) -> nn.Module:
 def create_timm(
     name: str, *, pretrained: bool, image_size: tuple[int, int], options: Mapping[str, Any], others: Sequence[str]
 ) -> nn.Module:
-    """A model of timm's.
+    """Create a timm model.
 
     Args:
-        name: Its name.
+        name: Name of the model.
         pretrained: Take timm's published weights.
-        image_size: Given to those that are made for one size.
+        image_size: Height and width, for models of one fixed size.
         options: Further options of timm.create_model.
         others: Further names that the caller knows, for the refusal of one that does not exist.
 
     Raises:
-        ConfigError: If there is no such model, or it or its weights cannot be had.
+        ConfigError: If there is no such model, or it or its weights are not available.
     """
     import timm  # over a second to import, which the small CNN does not need
 
@@ -114,21 +121,22 @@ def create_timm(
     settings = timm.get_pretrained_cfg(name)
     size = {"img_size": image_size} if settings is not None and settings.fixed_input_size else {}
     with _hub() if pretrained and not name.startswith(LOCAL) else contextlib.nullcontext():
-        return _made(name, pretrained, lambda: timm.create_model(name, pretrained=pretrained, **options, **size))
+        return _created(name, pretrained, lambda: timm.create_model(name, pretrained=pretrained, **options, **size))
 
 
 @contextlib.contextmanager
 def _hub() -> Iterator[None]:
-    """Ask once whether the hub of weights can be reached; its client would try for a minute, and tell of each time.
+    """Go offline for the block if the hub of weights does not answer.
 
-    Where it cannot, weights that lie on this machine's disk are taken, and others are missed at once.
+    The hub's client would try for a minute, and print each time. Offline, weights on this machine's disk are
+    taken, and others fail at once.
     """
     from huggingface_hub import constants, get_session
 
     before = constants.HF_HUB_OFFLINE
     try:
         get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
-    except Exception:  # a proxy, a name, a certificate: each has its own, and all mean that it is out of reach
+    except Exception:  # a proxy, a name or a certificate each raise another; all mean that the hub is out of reach
         constants.HF_HUB_OFFLINE = True
     try:
         yield
@@ -148,25 +156,33 @@ def _torchvision(name: str, pretrained: bool) -> WholeNetwork:
             f"no network {name!r}: wanted a classifier of torchvision's, as in {TORCHVISION}resnet18{hint}"
         )
     weights = models.get_model_weights(model).DEFAULT
-    how = weights.transforms()
-    body = _made(name, pretrained, lambda: models.get_model(model, weights=weights if pretrained else None))
-    return WholeNetwork(body, how.mean, how.std, isinstance(body, models.SwinTransformer))
+    transforms = weights.transforms()
+    body = _created(name, pretrained, lambda: models.get_model(model, weights=weights if pretrained else None))
+    return WholeNetwork(body, transforms.mean, transforms.std, isinstance(body, models.SwinTransformer))
 
 
-def _made(name: str, pretrained: bool, make: Callable[[], nn.Module]) -> nn.Module:
+def _created(name: str, pretrained: bool, make: Callable[[], nn.Module]) -> nn.Module:
     try:
         with warnings.catch_warnings():
             # of torchvision's own call of two of its models
             warnings.filterwarnings("ignore", "The default weight initialization", FutureWarning)
             return make()
-    except Exception as error:  # the hub, the network and the model's own code each raise their own
+    except Exception as error:  # the hub, the network and the model's code each raise others
         cause = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         mend = "Give checkpoint_path, a file with its weights" if pretrained else "Choose another network"
         raise ConfigError(f"network {name!r} cannot be made: {cause}. {mend}") from error
 
 
 def feature_count(body: nn.Module, name: str, channels: int, image_size: tuple[int, int]) -> int:
-    """What the network really returns for an image: its own statement may mean another layer.
+    """Return the number of features that a network gives for an image.
+
+    Its own statement may mean another layer.
+
+    Args:
+        body: Pixels (n, c, h, w) to features (n, d).
+        name: Name of the network in messages.
+        channels: Channels of the images.
+        image_size: (height, width).
 
     Raises:
         ConfigError: If it fails on an image of that size, or does not return (n, d).
@@ -178,7 +194,7 @@ def feature_count(body: nn.Module, name: str, channels: int, image_size: tuple[i
             features = body(torch.zeros(1, channels, *image_size))
     except ConfigError:
         raise
-    except Exception as error:  # whatever the network's own code raises
+    except Exception as error:  # the network's code may raise anything
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"network {name} fails on one image of {channels} channels and {image_size[0]}x{image_size[1]} "

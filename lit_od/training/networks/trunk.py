@@ -1,7 +1,7 @@
-"""A network in two: the frozen trunk, and what is trained behind it, which one tensor joins.
+"""A network in two parts: a frozen trunk, and a trained tail behind it.
 
-The tail is the network itself with all that runs before the first trained layer passed over, so no
-weight is held twice and what is trained is what is exported.
+One tensor joins them. The tail is the network itself with all that runs before the first trained layer
+bypassed, so no weight is held twice and the trained network is the exported one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,25 +22,26 @@ TOLERANCE = 1e-5
 
 
 class _Whole(Pooling):
-    """A layer's output as it is, flattened to (n, d)."""
+    """Flattening of a layer's output to (n, d), without pooling."""
 
     def __call__(self, output: Tensor, layer: str) -> Tensor:
         return output.flatten(1)
 
 
 class Trunk:
-    """What runs before the first trained layer, and what runs from there on.
+    """The frozen part of a network before its first trained layer, and the rest.
 
     Attributes:
         trunk: Uint8 images (n, h, w, c) to the trunk's activations, flattened to (n, d).
-        shape: Of an image's activations, such as (c, h, w).
-        passed: Names of the outermost modules that the trunk consists of, in the order in which they run.
-        whole: Whether the trunk is all of the network, and the tail nothing.
-        operations: What these do to a tensor, besides their weights: two networks may share names and weights.
+        shape: Shape of an image's activations, such as (c, h, w).
+        passed: Names of the outermost modules of the trunk, in running order.
+        whole: True if the trunk is all of the network, and the tail nothing.
+        operations: Operations of these modules as text, without their weights: two networks may share names and
+            weights.
     """
 
     def __init__(self, network: FeatureNetwork, first: str | None, images: Tensor) -> None:
-        """Cut a network, with which both parts share all modules.
+        """Cut a network; both parts share all its modules.
 
         Args:
             network: Over a CutNetwork, in evaluation mode.
@@ -77,14 +78,14 @@ class Trunk:
         self._require_joined(network, first, images)
 
     def tail(self, activations: Tensor) -> Tensor:
-        """Features (n, k) of activations (n, d) of any floating type."""
+        """Return features (n, k) of activations (n, d) of any floating type."""
         if self.whole:
             return activations.to(self._dtype)
-        given = activations.to(self._dtype).reshape(-1, *self.shape)
-        if given.ndim == 4:
-            given = given.contiguous(memory_format=torch.channels_last)
-        with _passing(self._cut.body, self.passed):
-            features: Tensor = self._cut(given)
+        inputs = activations.to(self._dtype).reshape(-1, *self.shape)
+        if inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with _bypassing(self._cut.body, self.passed):
+            features: Tensor = self._cut(inputs)
         return features
 
     def _require_joined(self, network: FeatureNetwork, first: str, images: Tensor) -> None:
@@ -93,7 +94,7 @@ class Trunk:
             try:
                 gap = (self.tail(self.trunk(images)) - whole).abs().max()
                 joined = bool(gap <= TOLERANCE * whole.abs().max())
-            except Exception:  # a layer that wants more than one tensor, or another, fails in its own way
+            except Exception:  # a layer that needs other tensors may raise anything
                 joined = False
         if not joined:
             raise ConfigError(
@@ -103,21 +104,25 @@ class Trunk:
 
 
 def cut_of(network: FeatureNetwork) -> CutNetwork:
-    """The CutNetwork inside a FeatureNetwork."""
+    """Return the CutNetwork inside a FeatureNetwork.
+
+    Raises:
+        ConfigError: If there is none.
+    """
     if not isinstance(network.body, CutNetwork):
         raise ConfigError(f"wanted a network that is cut at a layer, got {type(network.body).__name__}")
     return network.body
 
 
 def layers_of(body: nn.Module, order: Sequence[str]) -> list[list[str]]:
-    """The layers of a network, in the order in which they run: names of the modules of each.
+    """Return the layers of a network in running order, each as its modules' names.
 
     A layer is a child of the network, or of one of its nn.Sequential children, that has weights. A batch
-    normalisation is no layer of its own, but belongs to the one before it.
+    normalisation is no separate layer, but belongs to the one before it.
 
     Args:
         body: The network.
-        order: Its modules in the order in which they run; those that do not run are no layers.
+        order: Its modules in running order; those that do not run are no layers.
     """
     units = []
     for name, child in body.named_children():
@@ -134,7 +139,12 @@ def layers_of(body: nn.Module, order: Sequence[str]) -> list[list[str]]:
 
 
 def running_order(body: nn.Module, forward: Callable[[], Any]) -> list[str]:
-    """Names of a network's modules in the order in which a call first begins to run them."""
+    """Return names of a network's modules in the order in which a call runs them.
+
+    Args:
+        body: The network.
+        forward: The call, which runs the network.
+    """
     order: list[str] = []
 
     def note(name: str) -> Callable[[nn.Module, Any], None]:
@@ -151,7 +161,10 @@ def running_order(body: nn.Module, forward: Callable[[], Any]) -> list[str]:
 
 
 def _passed_over(order: Sequence[str], first: str | None) -> list[str]:
-    """The outermost modules that run before a layer and do not hold it; all for None."""
+    """Return the outermost modules that run before a layer and do not hold it.
+
+    All for None.
+    """
     before = order
     if first is not None:
         before = [name for name in order[: order.index(first)] if not first.startswith(f"{name}.")]
@@ -159,7 +172,7 @@ def _passed_over(order: Sequence[str], first: str | None) -> list[str]:
 
 
 def _output_shape(layer: nn.Module, forward: Callable[[], Any]) -> tuple[int, ...]:
-    """Shape of what a layer gives for one image."""
+    """Return the shape of a layer's output for one image."""
     shapes: list[tuple[int, ...]] = []
 
     def note(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -178,8 +191,8 @@ _NOTHING = nn.Identity()
 
 
 @contextmanager
-def _passing(body: nn.Module, names: Sequence[str]) -> Iterator[None]:
-    """Modules give what they are given, until the block ends."""
+def _bypassing(body: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Replace modules by the identity until the block ends."""
     kept = []
     for name in names:
         parent, _, last = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""Weights from a file, without running anything that the file says."""
+"""Weights from files, read without running code from them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from lit_od.errors import DataError
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """What a `.safetensors` file or a torch checkpoint of tensors and plain values holds.
+    """Read a `.safetensors` file, or a torch checkpoint of tensors and plain values.
 
     Raises:
         DataError: If there is no such file, or it holds anything else.
@@ -23,7 +23,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zipfile, the unpickler and safetensors each have their own
+    except Exception as error:  # zipfile, the unpickler and safetensors each raise others
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(f"{path} is no file of weights that can be read safely: {lines[0]}") from error
     if not isinstance(found, dict):
@@ -32,7 +32,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def load_weights(module: nn.Module, path: str, *, channels: int, first: str | tuple[str, ...] | None) -> None:
-    """Load weights that bear timm's names; what the file holds beyond them is left out.
+    """Load weights under timm's names; further contents of the file are left out.
 
     Args:
         module: A timm model without a classifier.
@@ -60,12 +60,12 @@ def load_weights(module: nn.Module, path: str, *, channels: int, first: str | tu
 
 
 def load_part(module: nn.Module, path: str, names: Sequence[str]) -> None:
-    """Load the weights that are needed; what else the file or the network holds is left alone.
+    """Load some of a network's weights from a file.
 
     Args:
-        module: Any module.
+        module: Any module; its other weights stay.
         path: The file; weights may lie under "state_dict".
-        names: The weights that are needed, under the module's names.
+        names: Names of the weights in the module.
 
     Raises:
         DataError: If the file cannot be read, lacks one of them, or holds it in another shape.
@@ -78,10 +78,10 @@ def load_part(module: nn.Module, path: str, names: Sequence[str]) -> None:
             "choose earlier layers, or another file"
         )
     for name in names:
-        came = tuple(found[name].shape) if isinstance(found[name], Tensor) else type(found[name]).__name__
-        if came != tuple(wanted[name].shape):
+        shape = tuple(found[name].shape) if isinstance(found[name], Tensor) else type(found[name]).__name__
+        if shape != tuple(wanted[name].shape):
             raise DataError(
-                f"{path} is of another architecture: {name} is {came} in the file, {tuple(wanted[name].shape)} in "
+                f"{path} is of another architecture: {name} is {shape} in the file, {tuple(wanted[name].shape)} in "
                 "the network"
             )
     module.load_state_dict({name: found[name] for name in names}, strict=False)
@@ -96,7 +96,16 @@ def _read_state(path: str) -> dict[str, Any]:
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
-    """Load a whole state. Raises DataError, in one line, where it is of another architecture."""
+    """Load a whole state into a module.
+
+    Args:
+        module: The module.
+        state: Its weights by name.
+        path: The file that the state comes from, for messages.
+
+    Raises:
+        DataError: If the state is of another architecture.
+    """
     wanted = module.state_dict()
     differing = [
         name
@@ -106,8 +115,8 @@ def load_state(module: nn.Module, state: dict[str, Tensor], path: str | Path) ->
     if differing:
         name = differing[0]
         sides = [
-            f"{tuple(side[name].shape)} in the {where}" if name in side else f"not in the {where}"
-            for side, where in ((wanted, "network"), (state, "file"))
+            f"{tuple(side[name].shape)} in the {owner}" if name in side else f"not in the {owner}"
+            for side, owner in ((wanted, "network"), (state, "file"))
         ]
         raise DataError(
             f"{path} is of another architecture: {len(differing)} weights differ, the first is {name}, "
