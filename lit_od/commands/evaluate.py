@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lit_od.bundle.folder import Bundle, rewrite
-from lit_od.commands._arguments import add_session_arguments, extra, session_options
+from lit_od.commands._arguments import add_session_arguments, extra, read_bundle, session_options
 from lit_od.commands._evaluation_sets import AGAINST, add_set_arguments, chosen_sets
 from lit_od.commands._status import DONE
 from lit_od.formats.atomic import require_writable
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         from lit_od.evaluation.evaluate import evaluate
     if args.out:
         require_writable(Path(args.out))
-    bundle = Bundle.read(args.bundle)
+    bundle = read_bundle(args.bundle, args)
     scorer = Scorer.of(bundle, **session_options(args))
     images = chosen_sets(args, overrides, bundle)
     inliers = sets.score_set(scorer, images.inliers)

@@ -24,7 +24,9 @@ from lit_od.commands._arguments import (
     add_session_arguments,
     cluster_of,
     no_overrides,
+    read_bundle,
     require_engine,
+    say_imported,
     session_options,
 )
 from lit_od.commands._status import DONE, written
@@ -59,9 +61,12 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     out = Path(args.out)
     require_engine(args, "address", "workers")
     started = time.perf_counter()
-    bundle = Bundle.read(args.bundle)
+    bundle = read_bundle(args.bundle, args)
     spec, rule, paths = _options(bundle, args, overrides)
-    _require_fittable(spec, args.labels)
+    spec.check()  # its options, and that what fits it is installed, before any image is read
+    if spec.kind != bundle.detector.kind:
+        say_imported(spec.kind, args)
+    _require_labels(spec, args.labels)
     look = find_with_urls if args.engine == "ray" else find
     fit, calibration = fit_and_calibration_parts(look(args.paths), seed=args.seed)
     images = FitImages(fit, calibration, outliers=look(paths) if paths else [])
@@ -109,12 +114,11 @@ def _options(
         raise ConfigError("the bundle's threshold was set by hand and cannot be applied anew: give --calibration.rule")
     if args.outliers:
         rule["outliers"] = args.outliers
-    return DetectorSpec.parse(detector), *rule_and_outliers(rule)
+    return DetectorSpec.parse(detector, trust=args.trust), *rule_and_outliers(rule)
 
 
-def _require_fittable(spec: DetectorSpec, labels: str | None) -> None:
-    """Raise ConfigError where the detector cannot be fitted here, before any image is read."""
-    spec.check()  # the options, and that what fits it is installed
+def _require_labels(spec: DetectorSpec, labels: str | None) -> None:
+    """Raise ConfigError unless the images' classes are known where the detector wants them."""
     if spec.needs_labels and labels is None:
         raise ConfigError(
             f"{spec.kind} is class-conditional and needs the images' classes: give class folders and "

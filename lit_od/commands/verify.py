@@ -6,9 +6,9 @@ The golden images are decoded, prepared and scored again.
 import argparse
 from pathlib import Path
 
-from lit_od.bundle.folder import MANIFEST, Bundle, golden_arrays
+from lit_od.bundle.folder import MANIFEST, golden_arrays
 from lit_od.bundle.golden import differences
-from lit_od.commands._arguments import add_session_arguments, no_overrides, session_options
+from lit_od.commands._arguments import add_session_arguments, no_overrides, read_bundle, session_options
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import BundleError
 from lit_od.scoring.scorer import Scorer
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Verify; return 1 after printing a line for each difference."""
     no_overrides(overrides)
     try:
-        bundle = Bundle.read(args.bundle)
+        bundle = read_bundle(args.bundle, args)
         scorer = Scorer.of(bundle, **session_options(args))
         golden = golden_arrays(bundle)
         found = differences(golden, scorer.preparation, scorer.backbone, scorer.detector, bundle.manifest.tolerance)

@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +18,7 @@ from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import Bundle
 from lit_od.cluster.connect import cluster, provider_and_gpu
 from lit_od.cluster.engine import RayEngine
-from lit_od.cluster.ray_pool import Pool, Work
+from lit_od.cluster.ray_pool import Pool
 from lit_od.cluster.work_items import ITEMS_A_WORKER, _found, decode, items
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError, DataError
@@ -33,22 +33,13 @@ from lit_od.scoring.rows import parquet_rows
 from lit_od.scoring.scorer import Scorer
 from tests.support.bundles import local_engine, make_bundle
 from tests.support.images import GREY
+from tests.support.pools import Inline
 
 Command = Callable[..., Any]
 
 NO_RAY = SimpleNamespace(
     is_initialized=lambda: False, _private=SimpleNamespace(worker=SimpleNamespace(_worker_logs_enabled=True))
 )
-
-
-class Inline(Pool):
-    """Workers that are called here, one after the other."""
-
-    def map(
-        self, make: Callable[..., Work], given: Sequence[Any], work: Iterable[bytes], *, ordered: bool = True
-    ) -> Iterator[bytes]:
-        workers = [make(*given) for _ in range(self.workers)]
-        return (workers[number % self.workers](item) for number, item in enumerate(work))
 
 
 def arrow(module: str = "pyarrow") -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_od.detectors import Reconstruction
+from lit_od.detectors.base import PixelDetector
 from lit_od.errors import DataError
 from lit_od.evaluation.image_sets import ImageSet
 from lit_od.images.batching import load
@@ -143,7 +143,7 @@ def _cards(
     near = [[] for _ in names] if normals is None else normals.nearest(pixels, outputs, names)
     explained: list[Image.Image | None] = [None for _ in names]
     heats: list[Images | None] = [None for _ in names]
-    if isinstance(scorer.detector, Reconstruction):
+    if isinstance(scorer.detector, PixelDetector):
         explained = list(maps.pictures(pixels, outputs))
     else:
         heats = list(overlay(pixels, maps.heats(pixels))) if heated else heats
