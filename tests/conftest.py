@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,21 @@ from tests.support.bundles import make_bundle
 from tests.support.commands import Outcome
 from tests.support.graphs import features_graph
 from tests.support.images import ASSETS, GREY
+from tests.support.once import locked
+
+
+@pytest.fixture(scope="session")
+def of_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this test run share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture
+def in_turn(of_all: Path) -> Iterator[None]:
+    """One test at a time, of all processes: for those that measure time."""
+    with locked(of_all / "turn.lock"):
+        yield
 
 
 @pytest.fixture(scope="session")

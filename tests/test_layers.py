@@ -171,6 +171,19 @@ def test_every_place_has_a_layer_and_every_layer_its_places() -> None:
     assert places == {place for places in LAYERS for place in places}
 
 
+def layers_of(text: str) -> tuple[tuple[str, ...], ...]:
+    """Return the places of each layer that the module map of a text names, from the bottom layer up."""
+    rows = re.findall(r"^\| (\d+) \| (.+?) \|", text, re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(len(rows)))
+    return tuple(tuple(re.findall(r"`(\w+)`", places)) for _, places in rows)
+
+
+def test_the_module_map_shows_the_layers() -> None:
+    """CONTRIBUTING.md tells what each place is for; here only that it tells of all."""
+    assert layers_of((PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")) == LAYERS
+    assert layers_of("| layer | place |\n|---|---|\n| 0 | `a` `b` | x |\n| 1 | `c` | y |\n") == (("a", "b"), ("c",))
+
+
 def test_packages_form_no_circle() -> None:
     """What the layers already say, found once more without them: places as files."""
     arrows: dict[Path, set[Path]] = {}

@@ -9,22 +9,21 @@ import pytest
 
 from lit_od.cli import main
 from tests.support.images import ASSETS
+from tests.support.once import made_once
 from tests.support.refusals.case import Case, Run, carry_out, contents, make_shelf
 from tests.support.refusals.makers import full, nothing
 from tests.support.refusals.table import CASES
 
 
 @pytest.fixture(scope="session")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shelf(of_all: Path) -> Path:
     """A run and a bundle, and the images and the recipe that they were made from; tests copy them."""
 
     def run(words: list[str], folder: Path) -> tuple[int, str, str]:
         with contextlib.chdir(folder):
             return main(words), "", ""
 
-    folder = tmp_path_factory.mktemp("shelf")
-    make_shelf(folder, run)
-    return folder
+    return made_once(of_all / "shelf", lambda folder: make_shelf(folder, run))
 
 
 @pytest.fixture

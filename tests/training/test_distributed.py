@@ -15,7 +15,8 @@ from lit_od.bundle.folder import Bundle
 from lit_od.recipes.load import read
 from lit_od.training.data.image_data import ImageData
 from tests.support.graphs import graph_of
-from tests.support.job_server import Ranks, said
+from tests.support.job_server import said
+from tests.support.once import made_once
 
 EXPORTED = Path(__file__).parents[2] / "exported" / "mnist-digits" / "backbone.onnx"
 DETECTORS = {
@@ -37,30 +38,24 @@ DEMO = [
 CLASSIFIER = "--model.class_path=tests.support.jobs.RecordedClassifier"
 
 
-@pytest.fixture(scope="module")
-def ranks():
-    with Ranks() as server:
-        yield server
-
-
 # Fitting
 
 
 @pytest.fixture(scope="module")
-def fitted(ranks, tmp_path_factory):
+def fitted(ranks, of_all):
     """What 1, 2 and 4 processes make of 1,003 images, by detector."""
-    folder = tmp_path_factory.mktemp("fitted")
-    picture = np.linspace(0, 0.6, 28 * 28, dtype=np.float32).reshape(28, 28, 1)
-    (folder / "errors.onnx").write_bytes(graph_of(["errors"], (28, 28, 1), picture=picture))
-    models = {"features": str(EXPORTED), "errors": str(folder / "errors.onnx")}
-    for world in (1, 2, 4):
-        out = folder / str(world)
-        statuses = ranks(
-            world, out, call="tests.support.jobs:fit_all", out=str(out), models=models, detectors=DETECTORS
-        )
-        assert statuses == [0] * world, said(out)
-        assert said(out) == ("", "")
-    return folder
+
+    def fit(folder):
+        picture = np.linspace(0, 0.6, 28 * 28, dtype=np.float32).reshape(28, 28, 1)
+        (folder / "errors.onnx").write_bytes(graph_of(["errors"], (28, 28, 1), picture=picture))
+        given = {"models": {"features": str(EXPORTED), "errors": str(folder / "errors.onnx")}, "detectors": DETECTORS}
+        for world in (1, 2, 4):
+            out = folder / str(world)
+            statuses = ranks(world, out, call="tests.support.jobs:fit_all", out=str(out), **given)
+            assert statuses == [0] * world, said(out)
+            assert said(out) == ("", "")
+
+    return made_once(of_all / "fitted", fit)
 
 
 MOMENTS = ("mean", "scatter", "third_moments", "fourth_moments")

@@ -22,7 +22,7 @@ from lit_od.training.loop.checkpoints import load_module
 from lit_od.training.loop.train import train
 from lit_od.training.loop.trainer import quiet
 from lit_od.training.pipeline import fit
-from tests.support.job_server import Ranks, said
+from tests.support.job_server import said
 from tests.support.twins import options, recipe
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -247,13 +247,12 @@ def test_values_beyond_half_precision_are_refused(tmp_path):
         train(recipe(network="tests.support.twins:Large"), tmp_path / "run")
 
 
-def test_one_process_and_two_take_the_same_steps(tmp_path):
-    with Ranks() as ranks:
-        for world in (1, 2):
-            folder = tmp_path / str(world)
-            given = {"out": str(folder), "batch_size": 64 // world, "steps": 20}
-            statuses = ranks(world, folder, call="tests.support.twins:train_recorded", **given)
-            assert statuses == [0] * world, said(folder)
+def test_one_process_and_two_take_the_same_steps(ranks, tmp_path):
+    for world in (1, 2):
+        folder = tmp_path / str(world)
+        given = {"out": str(folder), "batch_size": 64 // world, "steps": 20}
+        statuses = ranks(world, folder, call="tests.support.twins:train_recorded", **given)
+        assert statuses == [0] * world, said(folder)
     (one,), two = (
         [torch.load(tmp_path / str(world) / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
         for world in (1, 2)

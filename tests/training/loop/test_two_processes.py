@@ -1,13 +1,12 @@
-import datetime
+"""Outlier metrics of two processes are those of one."""
+
 import json
 from dataclasses import asdict
 
 import numpy as np
-import torch
-from torch import distributed
 
 from lit_od.evaluation.metrics import rates, summary
-from lit_od.training.loop.outlier_metrics import OutlierMetrics
+from tests.support.job_server import said
 
 RNG = np.random.default_rng(0)
 SCORES = np.round(RNG.normal(30, 4, size=37), 1) + np.repeat([0, 5], [20, 17])
@@ -20,28 +19,9 @@ def figures_of_one_process():
     return summary(*sets) | asdict(rates(*sets, 33.0))
 
 
-def one_rank(rank, folder, shares):
-    distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meeting",
-        rank=rank,
-        world_size=2,
-        timeout=datetime.timedelta(seconds=60),
-    )
-    found = []
-    for share in shares:
-        mine = ORDER[:share] if rank == 0 else ORDER[share:]
-        metric = OutlierMetrics(threshold=33.0)
-        for start in range(0, len(mine), 4):
-            rows = mine[start : start + 4]
-            metric.update(torch.tensor(SCORES[rows]), torch.tensor(IS_OUTLIER[rows]))
-        found.append({name: value.item() for name, value in metric.compute().items()})
-    (folder / f"{rank}.json").write_text(json.dumps(found))
-    distributed.destroy_process_group()
-
-
-def test_two_processes_give_exactly_the_figures_of_one(tmp_path):
+def test_two_processes_give_exactly_the_figures_of_one(ranks, tmp_path):
     shares = [18, 5, 37]  # of 37 rows, the first process's; in the last case the second one has none
-    torch.multiprocessing.spawn(one_rank, (tmp_path, shares), nprocs=2)
+    rows = {"scores": SCORES[ORDER].tolist(), "is_outlier": IS_OUTLIER[ORDER].tolist(), "shares": shares}
+    assert ranks(2, tmp_path, call="tests.support.jobs:measure", out=str(tmp_path), **rows) == [0, 0], said(tmp_path)
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == [figures_of_one_process()] * 3
