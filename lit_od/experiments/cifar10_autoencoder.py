@@ -5,6 +5,7 @@ may hold fewer; three tenths of them calibrate, so that the 99 % threshold is no
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def _one_seed(recipe: Recipe, options: ExperimentOptions, epochs: int) -> tuple[
         "epochs": epochs,
         "training_images": len(staged.data.sources("train")),
         "threshold": threshold,
-        "flagged": {"value": flagged.value, "low": flagged.low, "high": flagged.high, "n": scores.size},
+        "flagged": {**asdict(flagged), "n": scores.size},
         "sizes": list(found.sizes),
         "means": {f"{key:g}": row.tolist() for key, row in zip(found.percentages, found.means(), strict=True)},
         "rises": found.rises(),
