@@ -39,7 +39,7 @@ class Connection(H11Protocol):
             return
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
-        self._head = self.loop.call_later(self.limits.patience, self._head_is_late)
+        self._await_head()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; a head that has begun must end in time, whatever drips in."""
@@ -47,15 +47,15 @@ class Connection(H11Protocol):
         if not self._between_requests():
             _cancel(self._head)
             self._head = None
-        elif self._head is None and not self.transport.is_closing():
-            self._head = self.loop.call_later(self.limits.patience, self._head_is_late)
+        else:
+            self._await_head()
 
     def on_response_complete(self) -> None:
         """Take up the next request; one whose head has begun behind the last one's body must end in time too."""
         super().on_response_complete()
         begun, _ = self.conn.trailing_data
-        if begun and self._head is None and self._between_requests() and not self.transport.is_closing():
-            self._head = self.loop.call_later(self.limits.patience, self._head_is_late)
+        if begun and self._between_requests():
+            self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing more."""
@@ -77,6 +77,10 @@ class Connection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP."""
         self._answer(HTTPStatus.BAD_REQUEST, "this is no HTTP request, or its head is longer than 64 KB")
+
+    def _await_head(self) -> None:
+        if self._head is None and not self.transport.is_closing():
+            self._head = self.loop.call_later(self.limits.patience, self._head_is_late)
 
     def _between_requests(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
