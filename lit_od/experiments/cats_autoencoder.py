@@ -258,8 +258,7 @@ def _labels(scorers: Mapping[str, Scorer], sources: Sequence[Source]) -> tuple[N
 
 
 def _rate(right: np.ndarray) -> dict[str, float]:
-    found: Interval = exact_binomial(int(right.sum()), right.size)
-    return {"value": found.value, "low": found.low, "high": found.high}
+    return asdict(exact_binomial(int(right.sum()), right.size))
 
 
 def _table(found: Mapping[str, Any]) -> str:

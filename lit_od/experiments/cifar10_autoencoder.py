@@ -6,6 +6,7 @@ is not a matter of luck.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def _one_seed(recipe: Recipe, options: ExperimentOptions, epochs: int) -> tuple[
         "epochs": epochs,
         "training_images": len(staged.data.sources("train")),
         "threshold": threshold,
-        "flagged": {"value": flagged.value, "low": flagged.low, "high": flagged.high, "n": scores.size},
+        "flagged": {**asdict(flagged), "n": scores.size},
         "sizes": list(found.sizes),
         "means": {f"{key:g}": row.tolist() for key, row in zip(found.percentages, found.means(), strict=True)},
         "rises": found.rises(),
