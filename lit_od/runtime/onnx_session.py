@@ -58,7 +58,7 @@ def open_session(
     chosen = [(name, {"device_id": device}) if device is not None and name in _NVIDIA else name for name in wanted]
     try:
         session = runtime.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=chosen)
-    except Exception as error:  # onnxruntime's exceptions share no base of their own
+    except Exception as error:  # onnxruntime's exceptions have no common base
         raise BackboneError(f"the graph cannot be loaded: {_first_line(error)}") from error
     if wanted[0] not in session.get_providers():
         raise ConfigError(f"provider {wanted[0]} did not start; it needs its drivers and libraries")
@@ -78,7 +78,7 @@ def run_session(session: Any, outputs: Sequence[str], inputs: dict[str, Images])
     """
     try:
         results: list[Features] = session.run(list(outputs), inputs)
-    except Exception as error:  # onnxruntime's exceptions share no base of their own
+    except Exception as error:  # onnxruntime's exceptions have no common base
         raise BackboneError(f"the graph failed: {_first_line(error)}") from error
     return results
 
