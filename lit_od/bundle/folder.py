@@ -61,8 +61,12 @@ class Bundle:
     files: Mapping[str, bytes]
 
     @classmethod
-    def read(cls, path: str | Path) -> Self:
+    def read(cls, path: str | Path, *, trust: Collection[str] = ()) -> Self:
         """Read a bundle; every file must be the one that the manifest names, byte by byte.
+
+        Args:
+            path: Its folder.
+            trust: Import paths of detectors that may be followed; importing a module runs its code.
 
         Raises:
             BundleError: If the folder is no bundle, or anything in it is missing, extra, changed,
@@ -76,11 +80,19 @@ class Bundle:
             files = {name: _file_bytes(folder / name, entry) for name, entry in manifest.files.items()}
         except OSError as error:
             raise BundleError(f"{error.filename or folder} cannot be read: {error.strerror or error}") from None
-        return cls.of_files(folder, manifest, files)
+        return cls.of_files(folder, manifest, files, trust=trust)
 
     @classmethod
-    def of_files(cls, path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Self:
-        """A bundle from a decoded manifest and the bytes of all other files; `path` is only noted.
+    def of_files(
+        cls, path: Path, manifest: Manifest, files: Mapping[str, bytes], *, trust: Collection[str] = ()
+    ) -> Self:
+        """Make a bundle from a decoded manifest and the bytes of all other files.
+
+        Args:
+            path: Its folder, which is only noted.
+            manifest: The manifest.
+            files: The bytes of all other files by name.
+            trust: As `read` takes it.
 
         Raises:
             BundleError: As `read`.
@@ -95,9 +107,8 @@ class Bundle:
         try:
             arrays = safetensors.load(files[DETECTOR])
             calibration = _read_calibration(arrays, manifest)
-            detector = detector_from_state(
-                manifest.detector.kind, manifest.detector.options, _read_state(arrays, files.get(INDEX))
-            )
+            about, state = manifest.detector, _read_state(arrays, files.get(INDEX))
+            detector = detector_from_state(about.kind, about.options, state, trust=trust)
             check_detector(detector, manifest)
         except (DataError, ConfigError) as error:
             raise BundleError(f"{DETECTOR}: {one_line(error)}") from None
@@ -136,7 +147,7 @@ def write(
     )  # a folder's name may be no Unicode
     entries = {name: _entry(data) for name, data in sorted(contents.items())}
     encoded = manifests.encode(msgspec.structs.replace(manifest, files=entries))
-    Bundle.of_files(out, manifests.decode(encoded), contents)
+    Bundle.of_files(out, manifests.decode(encoded), contents, trust=(detector.kind,))  # it is at hand already
     contents[MANIFEST] = encoded
     try:
         with atomic_folder(out, replaceable=require_replaceable) as folder:
@@ -144,7 +155,7 @@ def write(
                 (folder / name).write_bytes(data)
     except OSError as error:
         raise ConfigError(f"cannot write the bundle {out}: {error.strerror or error}") from error
-    return Bundle.read(out)
+    return Bundle.read(out, trust=(detector.kind,))
 
 
 def rewrite(bundle: Bundle, manifest: Manifest, calibration: Calibration) -> Bundle:

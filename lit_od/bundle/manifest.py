@@ -68,9 +68,9 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class DetectorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The detector's kind, the options it was fitted with, and how many images fitted it."""
+    """The detector's kind or import path, the options it was fitted with, and the number of images that fitted it."""
 
-    kind: Annotated[str, Meta(max_length=64)]
+    kind: Annotated[str, Meta(max_length=256)]
     options: dict[str, Any]
     images: _Count
 

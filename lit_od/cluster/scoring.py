@@ -37,7 +37,9 @@ class VerdictWorker:
         providers: Sequence[str] | None,
         batch_size: int,
     ) -> None:
-        bundle = Bundle.of_files(Path(os.devnull), manifests.decode(manifest), files)
+        read = manifests.decode(manifest)
+        # The driver has read it, and trusts its detector.
+        bundle = Bundle.of_files(Path(os.devnull), read, files, trust=(read.detector.kind,))
         self._scorer = Scorer.of(bundle, threads=threads, providers=providers)
         self._batch_size = batch_size
 

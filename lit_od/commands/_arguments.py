@@ -1,11 +1,14 @@
 """Arguments that commands share."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from lit_od.backbone.extractor import BATCH_SIZE
+from lit_od.bundle.folder import Bundle
 from lit_od.errors import ConfigError
 from lit_od.recipes.load import read
 from lit_od.recipes.overrides import parse_overrides
@@ -43,6 +46,31 @@ def add_session_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of every command that runs a backbone."""
     parser.add_argument("--threads", metavar="N", type=positive, help="threads (one a core)")
     parser.add_argument("--provider", metavar="NAME", help="execution provider: cpu, cuda, ...")
+    add_trust_argument(parser)
+
+
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the import paths that a bundle, a checkpoint or a recipe may name."""
+    parser.add_argument(
+        "--trust",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="import path, package.module:Class, whose code may run; may be repeated",
+    )
+
+
+def read_bundle(folder: str | Path, args: argparse.Namespace) -> Bundle:
+    """Read a bundle; say on standard error if its detector is imported by its path."""
+    bundle = Bundle.read(folder, trust=args.trust)
+    say_imported(bundle.detector.kind, args)
+    return bundle
+
+
+def say_imported(kind: str, args: argparse.Namespace) -> None:
+    """Say on standard error if a detector is imported by its path."""
+    if kind in args.trust:
+        print(f"lit-od: {kind} is imported, which --trust allows", file=sys.stderr)
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +116,7 @@ def positive(text: str) -> int:
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of every command that takes a recipe."""
     parser.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name or a YAML file")
+    add_trust_argument(parser)
     parser.add_argument("--seed", metavar="N", type=int, help="seed of every split, draw and weight")
     parser.add_argument(
         "--early-stopping",

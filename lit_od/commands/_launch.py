@@ -82,6 +82,8 @@ def words_of(name: str, args: Namespace, overrides: Sequence[str]) -> list[str]:
                 continue
             case True:
                 words.append(option)
+            case list():
+                words += [f"{option}={each}" for each in value]
             case _:
                 words.append(str(value) if key in ("recipe", "checkpoint") else f"{option}={value}")
     return [*words, *overrides]

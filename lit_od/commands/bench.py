@@ -10,13 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lit_od.bundle.folder import Bundle, golden_arrays
-from lit_od.commands._arguments import add_batch_argument, add_session_arguments, no_overrides
+from lit_od.commands._arguments import add_batch_argument, add_session_arguments, no_overrides, read_bundle
 from lit_od.commands._status import DONE
 from lit_od.errors import LitODError
 from lit_od.images.sources import EncodedImage
@@ -25,7 +24,7 @@ from lit_od.scoring.scorer import Scorer
 COLD_START = """
 import sys, time
 import lit_od, numpy
-scorer = lit_od.Scorer.load(sys.argv[1])
+scorer = lit_od.Scorer.load(sys.argv[1], trust=sys.argv[2:])
 scorer.score(numpy.zeros((1, *scorer.preparation.shape), numpy.uint8))
 try:
     lines = open("/proc/self/status").read().splitlines()
@@ -48,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Measure and print."""
     no_overrides(overrides)
-    bundle = Bundle.read(args.bundle)
+    bundle = read_bundle(args.bundle, args)
     scorer = Scorer.of(bundle, threads=args.threads, providers=[args.provider] if args.provider else None)
     figures = measure(bundle, scorer, batch_size=args.batch_size, runs=max(1, args.runs))
     print(json.dumps(figures) if args.json else _table(figures))
@@ -62,7 +61,7 @@ def measure(bundle: Bundle, scorer: Scorer, *, batch_size: int, runs: int) -> di
     one = batch[:1]
     files = [array.tobytes() for name, array in golden_arrays(bundle).items() if name.startswith("file.")]
     encoded = [EncodedImage(files[row % len(files)], f"#{row}") for row in range(batch_size)]
-    cold = [_cold_start(bundle.path) for _ in range(min(runs, 5))]
+    cold = [_cold_start(bundle) for _ in range(min(runs, 5))]
     single = [_times((lambda: scorer.score(one), lambda: scorer.backbone(one)), 20) for _ in range(runs)]
     latencies = np.sort([seconds for pair in single for seconds in pair[0]])
     batched = [
@@ -97,10 +96,11 @@ def _times(calls: tuple[Callable[[], object], ...], repeats: int) -> list[list[f
     return seconds
 
 
-def _cold_start(bundle: Path) -> tuple[float, float]:
+def _cold_start(bundle: Bundle) -> tuple[float, float]:
     """Seconds from the start of a process to its first score, and its peak memory in MB."""
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", COLD_START, str(bundle)], capture_output=True, text=True, check=False)
+    words = [sys.executable, "-c", COLD_START, str(bundle.path), bundle.detector.kind]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise LitODError(f"a fresh process could not score: {done.stderr.strip().splitlines()[-1]}")
     return time.perf_counter() - started, float(done.stdout)

@@ -22,6 +22,7 @@ from lit_od.commands._arguments import (
     add_row_arguments,
     add_session_arguments,
     no_overrides,
+    read_bundle,
     session_options,
 )
 from lit_od.commands._status import DONE, INCOMPLETE
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     named = [_named(each) for each in args.bundle]
     names = [name for name, _ in named]
     require_classes(names, args.level)
-    scorers = {name: Scorer.load(folder, **session_options(args)) for name, folder in named}
+    scorers = {name: Scorer.of(read_bundle(folder, args), **session_options(args)) for name, folder in named}
     require_reachable(scorers, args.level)  # before a row is written
     sources = find(args.paths)
     failed = 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lit_od.bundle.folder import Bundle, rewrite
-from lit_od.commands._arguments import add_session_arguments
+from lit_od.commands._arguments import add_session_arguments, read_bundle
 from lit_od.commands._evaluation_sets import AGAINST, add_set_arguments, chosen_sets
 from lit_od.commands._status import DONE
 from lit_od.errors import missing_extra
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         missing_extra(str(error.name), "train,cpu")
     if args.out:
         require_writable(Path(args.out))
-    bundle = Bundle.read(args.bundle)
+    bundle = read_bundle(args.bundle, args)
     scorer = Scorer.of(bundle, threads=args.threads, providers=[args.provider] if args.provider else None)
     images = chosen_sets(args, overrides, bundle)
     inliers = sets.score_set(scorer, images.inliers)

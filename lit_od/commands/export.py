@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from lit_od.bundle.folder import require_replaceable
-from lit_od.commands._arguments import positive
+from lit_od.commands._arguments import add_trust_argument, positive
 from lit_od.commands._launch import each_process
 from lit_od.commands._status import DONE, written
 from lit_od.errors import missing_extra
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detector", metavar="KIND", help="another detector than the recipe's, with its defaults")
     parser.add_argument("--out", metavar="BUNDLE", required=True, help="folder of the bundle; a bundle is replaced")
     parser.add_argument("--threads", metavar="N", type=positive, help="threads (one a core)")
+    add_trust_argument(parser)
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:

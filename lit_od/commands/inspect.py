@@ -2,9 +2,8 @@
 
 import argparse
 
-from lit_od.bundle.folder import Bundle
 from lit_od.bundle.model_card import model_card
-from lit_od.commands._arguments import no_overrides
+from lit_od.commands._arguments import add_trust_argument, no_overrides, read_bundle
 from lit_od.commands._status import DONE
 
 
@@ -12,12 +11,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument("--json", action="store_true", help="print the manifest as it is")
+    add_trust_argument(parser)
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Print the model card or the manifest."""
     no_overrides(overrides)
-    bundle = Bundle.read(args.bundle)
+    bundle = read_bundle(args.bundle, args)
     if args.json:
         print((bundle.path / "manifest.json").read_text(encoding="utf-8"), end="")
     else:

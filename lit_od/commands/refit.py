@@ -22,11 +22,13 @@ from lit_od.commands._arguments import (
     add_session_arguments,
     cluster_of,
     no_overrides,
+    read_bundle,
     require_engine,
+    say_imported,
     session_options,
 )
 from lit_od.commands._status import DONE, written
-from lit_od.detectors.registry import accumulator
+from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
 from lit_od.fitting.fit import Origin, fit_bundle
 from lit_od.images.find_local import find
@@ -57,9 +59,13 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     require_engine(args, "address", "workers")
     require_replaceable(out)
     started = time.perf_counter()
-    bundle = Bundle.read(args.bundle)
+    bundle = read_bundle(args.bundle, args)
     detector, rule, paths = _options(bundle, args, overrides)
-    _require_fittable(detector, args.labels)
+    spec = DetectorSpec.parse(detector, trust=args.trust)
+    spec.check()  # its options, and that what fits it is installed, before any image is read
+    if spec.kind != bundle.detector.kind:
+        say_imported(spec.kind, args)
+    _require_labels(spec, args.labels)
     look = find_with_urls if args.engine == "ray" else find
     fit, calibration = fit_and_calibration_parts(look(args.paths), seed=args.seed)
     outliers = look(paths) if paths else []
@@ -121,12 +127,10 @@ def _options(
     return detector, *rule_and_outliers(rule)
 
 
-def _require_fittable(detector: dict[str, Any], labels: str | None) -> None:
-    """Raise where the detector cannot be fitted here, before any image is read."""
-    kind, options = detector["kind"], {key: value for key, value in detector.items() if key != "kind"}
-    accumulator(kind, options)  # checks the options, and that what fits it is installed
-    if detector.get("class_conditional") and labels is None:
+def _require_labels(spec: DetectorSpec, labels: str | None) -> None:
+    """Raise ConfigError unless the images' classes are known where the detector wants them."""
+    if spec.needs_labels and labels is None:
         raise ConfigError(
-            f"{kind} is class-conditional and needs the images' classes: give class folders and "
+            f"{spec.kind} is class-conditional and needs the images' classes: give class folders and "
             "--labels folders, or --detector.class_conditional false"
         )

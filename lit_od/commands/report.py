@@ -9,8 +9,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from lit_od.bundle.folder import Bundle
-from lit_od.commands._arguments import add_session_arguments, session_options
+from lit_od.commands._arguments import add_session_arguments, read_bundle, session_options
 from lit_od.commands._evaluation_sets import add_set_arguments, chosen_sets, sets_root, torchvision_sets
 from lit_od.commands._status import DONE
 from lit_od.errors import ConfigError, missing_extra
@@ -40,7 +39,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
         raise ConfigError(f"--out names the page, FILE.html, got {args.out!r}")
     require_writable(out.parent)
-    bundle = Bundle.read(args.bundle)
+    bundle = read_bundle(args.bundle, args)
     scorer = Scorer.of(bundle, **session_options(args))
     images = chosen_sets(args, overrides, bundle)
     if not args.normal:

@@ -31,6 +31,7 @@ from lit_od.commands._arguments import (
     add_session_arguments,
     cluster_of,
     no_overrides,
+    read_bundle,
     require_engine,
     session_options,
 )
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Score; 1 if some image could not be read."""
     no_overrides(overrides)
     require_engine(args, "address", "workers", "unordered")
-    bundle = Bundle.read(args.bundle)
+    bundle = read_bundle(args.bundle, args)
     failed = 0
     with ExitStack() as stack:
         total, results = (_on_cluster if args.engine == "ray" else _here)(args, bundle, stack)

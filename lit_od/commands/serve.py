@@ -19,8 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lit_od.bundle.folder import Bundle
-from lit_od.commands._arguments import add_session_arguments, no_overrides, positive, session_options
+from lit_od.commands._arguments import add_session_arguments, no_overrides, positive, read_bundle, session_options
 from lit_od.commands._status import DONE
 from lit_od.errors import ConfigError, missing_extra
 from lit_od.images.preparation import MAX_PIXELS
@@ -61,7 +60,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     from lit_od.serving.work_queue import WorkQueue
 
     limits = _limits(args)
-    bundles = {name: Bundle.read(path) for name, path in named(args.bundles).items()}
+    bundles = {name: read_bundle(path, args) for name, path in named(args.bundles).items()}
     listener = server.listen(args.host, args.port)  # before the long work
     with listener:
         normal = NormalImages.read(args.normal) if args.normal else None

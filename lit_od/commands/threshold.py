@@ -16,7 +16,7 @@ from lit_od.bundle.folder import Bundle
 from lit_od.bundle.model_card import false_positives
 from lit_od.calibration.p_values import Calibration
 from lit_od.calibration.rules import RULES, inliers_needed, require_applicable
-from lit_od.commands._arguments import add_outliers_argument, add_session_arguments, no_overrides
+from lit_od.commands._arguments import add_outliers_argument, add_session_arguments, no_overrides, read_bundle
 from lit_od.commands._status import DONE
 from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.fit import score_all
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Show the rates, or write the bundle anew with another threshold."""
     no_overrides(overrides)
-    bundle = Bundle.read(args.bundle)
+    bundle = read_bundle(args.bundle, args)
     options = {name: getattr(args, name) for name in ("n", "q", "rate") if getattr(args, name) is not None}
     if args.value is not None:
         rule = {"rule": "value", "value": args.value, **options}

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from lit_od.bundle.folder import MANIFEST, Bundle, golden_arrays
+from lit_od.bundle.folder import MANIFEST, golden_arrays
 from lit_od.bundle.golden import differences
-from lit_od.commands._arguments import add_session_arguments, no_overrides
+from lit_od.commands._arguments import add_session_arguments, no_overrides, read_bundle
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import BundleError
 from lit_od.scoring.scorer import Scorer
@@ -21,7 +21,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Verify; 1 if something differs, with a line for each difference."""
     no_overrides(overrides)
     try:
-        bundle = Bundle.read(args.bundle)
+        bundle = read_bundle(args.bundle, args)
         scorer = Scorer.of(bundle, threads=args.threads, providers=[args.provider] if args.provider else None)
         golden = golden_arrays(bundle)
         found = differences(golden, scorer.preparation, scorer.backbone, scorer.detector, bundle.manifest.tolerance)

@@ -12,7 +12,7 @@ from lit_od.detectors.base import PixelDetector, row_blocks
 from lit_od.detectors.options import read_options, same_options
 from lit_od.detectors.state import check_names, take
 from lit_od.errors import DataError
-from lit_od.types import Arrays, Labels, Maps, Output, Outputs, Scores, Stats
+from lit_od.types import Arrays, Labels, Maps, Output, Outputs, Scores
 
 Metric: TypeAlias = Literal["mse", "rmse"]
 
@@ -226,27 +226,21 @@ def check_errors(errors: Outputs, shape: tuple[int, int, int] | None = None) -> 
     return errors
 
 
-def pixel_scores(errors: Outputs, *, metric: Metric = "mse") -> Stats:
-    """Score of every pixel, shape (n, h, w), higher is more outlying.
-
-    Args:
-        errors: Squared errors, shape (n, h, w, c); their mean over channels is the score.
-        metric: "mse", or its root, "rmse".
+def pixel_scores(errors: Outputs) -> Maps:
+    """Return the mean over channels of squared errors (n, h, w, c): the score of every pixel, shape (n, h, w).
 
     Raises:
-        ConfigError: On an unknown metric.
         DataError: On a wrong shape, or values that are negative or not finite.
     """
-    one_of("metric", metric, ("mse", "rmse"))
-    scores: Stats = check_errors(errors).mean(axis=3, dtype=np.float64)
-    return np.sqrt(scores) if metric == "rmse" else scores
+    scores: Maps = check_errors(errors).mean(axis=3, dtype=np.float64)
+    return scores
 
 
-def pixel_threshold(scores: Stats, *, q: float = PIXEL_PERCENT) -> float:
-    """The q-th percentile of inliers' pixel scores: a pixel above it is called an outlier.
+def pixel_threshold(scores: Maps, *, q: float = PIXEL_PERCENT) -> float:
+    """Return the q-th percentile of inliers' pixel scores: a pixel above it is called an outlier.
 
     Args:
-        scores: What `pixel_scores` gives for held-out inliers, shape (n, h, w).
+        scores: Scores of held-out inliers' pixels, shape (n, h, w).
         q: Percent of the inliers' pixels at or below the threshold.
 
     Raises:
@@ -259,7 +253,7 @@ def pixel_threshold(scores: Stats, *, q: float = PIXEL_PERCENT) -> float:
     return float(np.percentile(scores, q))
 
 
-def pixel_verdicts(scores: Stats, threshold: float) -> NDArray[np.bool_]:
-    """Which pixels are called outliers, shape (n, h, w)."""
+def pixel_verdicts(scores: Maps, threshold: float) -> NDArray[np.bool_]:
+    """Return True for pixels above the threshold, shape (n, h, w)."""
     verdicts: NDArray[np.bool_] = scores > threshold
     return verdicts

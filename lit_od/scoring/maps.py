@@ -19,14 +19,14 @@ from PIL import Image
 
 from lit_od.backbone.map_graph import MapGraph
 from lit_od.bundle.folder import MAPS, Bundle, golden_arrays
-from lit_od.detectors import Reconstruction
-from lit_od.detectors.reconstruction import pixel_scores, pixel_verdicts
+from lit_od.detectors import PixelDetector
+from lit_od.detectors.reconstruction import pixel_verdicts
 from lit_od.errors import BackboneError, BundleError, DataError
 from lit_od.images.batching import GRAPH_BATCH
 from lit_od.scoring.drawing import beside, enlarged, heat, in_colour, overlay
 from lit_od.scoring.occlusion import occlusion_maps
 from lit_od.scoring.scorer import Scorer
-from lit_od.types import Features, Images, Stats
+from lit_od.types import Images, Outputs, Stats
 
 
 def heat_maps(scorer: Scorer, images: Images) -> NDArray[np.float32]:
@@ -51,11 +51,12 @@ def heat_maps(scorer: Scorer, images: Images) -> NDArray[np.float32]:
         raise DataError(
             f"heat maps want prepared images, uint8 (n, {str(shape)[1:]}, got {images.dtype} {images.shape}"
         )
-    if not isinstance(scorer.detector, Reconstruction):
+    if not isinstance(scorer.detector, PixelDetector):
         return occlusion_maps(scorer, images)
     maps = np.empty(images.shape[:3], dtype=np.float32)
     for start in range(0, len(images), GRAPH_BATCH):
-        maps[start : start + GRAPH_BATCH] = pixel_scores(scorer.backbone(images[start : start + GRAPH_BATCH]))
+        rows = slice(start, start + GRAPH_BATCH)
+        _, maps[rows] = scorer.detector.score_map(scorer.backbone(images[rows]))
     return maps
 
 
@@ -102,30 +103,30 @@ class HeatMaps:
         scorer = scorer or Scorer.of(bundle, threads=threads, providers=providers)
         return cls(scorer, _threshold(scorer, bundle), graph)
 
-    def heats(self, images: Images, errors: Features | None = None) -> Stats:
-        """Heat in [0, 1] of each pixel of prepared images, (n, h, w); 0.5 is the threshold.
+    def heats(self, images: Images, outputs: Outputs | None = None) -> Stats:
+        """Return the heat in [0, 1] of each pixel of prepared images, (n, h, w); 0.5 is the threshold.
 
         Args:
             images: Prepared images, (n, h, w, c) uint8.
-            errors: Their squared errors, where they are known: the graph need not run again.
+            outputs: Their outputs, where they are known: the graph need not run again for a detector with maps.
         """
-        if errors is not None and isinstance(self.scorer.detector, Reconstruction):
-            scores = pixel_scores(errors)
+        if outputs is not None and isinstance(self.scorer.detector, PixelDetector):
+            _, scores = self.scorer.detector.score_map(outputs)
         else:
-            scores = heat_maps(self.scorer, images).astype(np.float64)
-        return heat(scores, self.threshold)
+            scores = heat_maps(self.scorer, images)
+        return heat(scores.astype(np.float64), self.threshold)
 
-    def verdicts(self, outputs: Features) -> NDArray[np.bool_] | None:
-        """Which pixels are called outliers, (n, h, w); None where the detector reads features, and calls none so.
+    def verdicts(self, outputs: Outputs) -> NDArray[np.bool_] | None:
+        """Return True for pixels that are outliers, (n, h, w); None where the detector scores no pixels.
 
         Args:
-            outputs: What the backbone gives of n images.
+            outputs: Outputs of the backbone for n images.
         """
-        if not isinstance(self.scorer.detector, Reconstruction):
+        if not isinstance(self.scorer.detector, PixelDetector):
             return None
-        return pixel_verdicts(pixel_scores(outputs), self.threshold)
+        return pixel_verdicts(self.scorer.detector.score_map(outputs)[1], self.threshold)
 
-    def pictures(self, images: Images, outputs: Features) -> Iterator[Image.Image]:
+    def pictures(self, images: Images, outputs: Outputs) -> Iterator[Image.Image]:
         """A picture of each image, made when it is asked for.
 
         Args:

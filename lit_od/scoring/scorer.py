@@ -1,6 +1,6 @@
 """A bundle and images in, verdicts out."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeAlias, overload
@@ -72,20 +72,28 @@ class Scorer:
     threads: int | None = None
 
     @classmethod
-    def load(cls, bundle: str | Path, *, threads: int | None = None, providers: Sequence[str] | None = None) -> Self:
+    def load(
+        cls,
+        bundle: str | Path,
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+        trust: Collection[str] = (),
+    ) -> Self:
         """Read a bundle, check every byte of it, and make it ready.
 
         Args:
             bundle: Its folder.
             threads: Threads for decoding, ONNX Runtime and FAISS. None takes one a core.
             providers: Execution providers, as `Backbone.load` takes them.
+            trust: Import paths of detectors that may be followed; importing a module runs its code.
 
         Raises:
             BundleError: If the folder is no bundle or anything in it is not as its manifest says.
             ConfigError: If a provider is absent.
             MissingExtra: If no ONNX Runtime is installed.
         """
-        return cls.of(Bundle.read(bundle), threads=threads, providers=providers)
+        return cls.of(Bundle.read(bundle, trust=trust), threads=threads, providers=providers)
 
     @classmethod
     def of(cls, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] | None = None) -> Self:

@@ -136,7 +136,7 @@ def test_a_refusal_is_one_line_and_status_2(
         ("tolerance.scores", 1.5, r"Expected `float` <= 1.0 - at `\$\.tolerance\.scores`"),
         ("detector.images", -1, r"Expected `int` >= 0 - at `\$\.detector\.images`"),
         ("calibration.images", -1, r"Expected `int` >= 0 - at `\$\.calibration\.images`"),
-        ("detector.kind", "k" * 65, r"Expected `str` of length <= 64"),
+        ("detector.kind", "k" * 257, r"Expected `str` of length <= 256"),
         ("calibration.threshold", None, r"Expected `float`, got `null`"),
         ("provenance.data", {"a": [[[]]] * 3}, None),
     ],

@@ -1,7 +1,8 @@
 """What every detector must keep, whatever it computes."""
 
 import json
-from dataclasses import FrozenInstanceError, dataclass, field
+from dataclasses import FrozenInstanceError, dataclass, field, is_dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -11,9 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from lit_od.detectors import Detector
-from lit_od.detectors.registry import DETECTORS, accumulator, detector_from_state
+from lit_od.detectors import Detector, PixelDetector, registry
+from lit_od.detectors.registry import DETECTORS, find
 from lit_od.errors import ConfigError, DataError
+from tests.support.detectors import MEAN_DISTANCE
+
+TRUST = (MEAN_DISTANCE,)
+accumulator = partial(registry.accumulator, trust=TRUST)
+detector_from_state = partial(registry.detector_from_state, trust=TRUST)
 
 ROWS, WIDTH = 120, 6
 SHAPE = (3, 2, 1)  # of one image's errors: WIDTH values
@@ -30,7 +36,7 @@ class Case:
 
     @property
     def errors(self):
-        return DETECTORS[self.kind].reads == "errors"
+        return find(self.kind, TRUST).reads == "errors"
 
     def rows(self, n, seed=0, spread=1.0):
         """Correlated float32 features, or squared errors, the larger the more outlying."""
@@ -81,6 +87,8 @@ CASES = [
     Case("pca_residual", {"components": 2, "whiten": False}),
     Case("reconstruction"),
     Case("reconstruction", {"metric": "rmse", "outlier_perc": 34.5}),
+    Case(MEAN_DISTANCE),  # a detector elsewhere keeps the same promises
+    Case(MEAN_DISTANCE, {"order": 1}),
 ]
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -88,6 +96,36 @@ every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 def same(scores, others, rtol=1e-9):
     np.testing.assert_allclose(scores, others, rtol=rtol, atol=1e-11)
+
+
+def test_every_detector_of_the_registry_is_tried():
+    assert {case.kind for case in CASES} == {*DETECTORS, *TRUST}
+
+
+@every_case
+def test_its_class_says_all_that_is_asked_of_it(case):
+    kind = find(case.kind, TRUST)
+    assert (kind.kind, kind.passes, type(kind.in_workers)) == (case.kind, 1, bool)
+    assert is_dataclass(kind.options_type)
+    fitted = case.fit(case.rows(ROWS))
+    assert fitted.input_shape == (SHAPE if case.errors else (WIDTH,))
+    assert isinstance(fitted, PixelDetector) == case.errors
+    if case.errors:
+        scores, maps = fitted.score_map(case.rows(5, seed=1))
+        np.testing.assert_array_equal(scores, fitted.score(case.rows(5, seed=1)))
+        assert maps.shape == (5, *SHAPE[:2])
+
+
+@every_case
+def test_an_accumulators_state_travels(case):
+    gathered = case.gather(case.rows(ROWS), first_row=7)
+    again = accumulator(case.kind, case.options, first_row=7)
+    again.restore(load(save(gathered.state())))
+    queries = case.rows(20, seed=1)
+    np.testing.assert_array_equal(again.finish().score(queries), gathered.finish().score(queries))
+    again.restore(accumulator(case.kind, case.options, first_row=7).state())  # in place of the own rows
+    with pytest.raises(DataError, match="got 0"):
+        again.finish()
 
 
 @every_case
@@ -260,6 +298,7 @@ def _changed(case):
         "gmm": case.options | {"seed": 9},
         "pca_residual": case.options | {"components": 3},
         "reconstruction": case.options | {"outlier_perc": 1},
+        MEAN_DISTANCE: case.options | {"order": 3},
     }[case.kind]
 
 

@@ -37,7 +37,6 @@ def test_pixels(errors):
     scores = pixel_scores(errors)
     assert scores.dtype == np.float64
     np.testing.assert_allclose(scores[3, 2, 1], errors[3, 2, 1].astype(float).mean(), rtol=1e-12)
-    np.testing.assert_allclose(pixel_scores(errors, metric="rmse") ** 2, scores, rtol=1e-12)
     threshold = pixel_threshold(scores, q=90)
     verdicts = pixel_verdicts(scores, threshold)
     assert verdicts.shape == (12, 5, 7)

@@ -9,10 +9,12 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from lit_od.detectors.registry import DETECTORS, accumulator
+from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.partial_state import PartialState, merged
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.types import Features
+from tests.support.detectors import DEVIATION
 
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
     *((kind, {}) for kind in DETECTORS),
@@ -54,6 +56,29 @@ def test_a_share_without_an_image_travels(kind: str) -> None:
     rows = rows_of(kind, 60)
     whole = merged([empty.to_bytes(), part(kind, {}, rows, 0, 60).to_bytes()])
     np.testing.assert_allclose(whole.finish().score(rows), part(kind, {}, rows, 0, 60).finish().score(rows), rtol=1e-9)
+
+
+def test_a_detector_elsewhere_and_its_second_pass_travel() -> None:
+    rows, edges = rows_of("knn", 90), [0, 30, 70, 90]
+    spec = DetectorSpec(DEVIATION, {"order": 1}, trust=[DEVIATION])
+
+    def shares(after: PartialState | None) -> list[bytes]:
+        found = []
+        for start, stop in pairwise(edges):
+            gathered = spec.accumulator(first_row=start, after=after and after.gathered)
+            gathered.update(rows[start:stop])
+            found.append(PartialState(spec.kind, gathered, start, stop - start).to_bytes())
+        return found
+
+    first = merged(shares(None), trust=spec.trust)
+    second = merged(shares(first), trust=spec.trust, after=first)
+    assert second.images == 90
+    fitted = second.finish()
+    wanted = np.abs(rows - rows.mean(axis=0, dtype=np.float64)).sum(axis=1)
+    np.testing.assert_allclose(fitted.score(rows), wanted / wanted.mean(), rtol=1e-9)
+    np.testing.assert_array_equal(spec.restore(fitted.state()).score(rows), fitted.score(rows))
+    with pytest.raises(ConfigError, match=f"add --trust {DEVIATION}"):
+        merged(shares(None))
 
 
 def test_merging_waits_for_no_threads() -> None:

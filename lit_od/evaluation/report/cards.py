@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_od.backbone.extractor import extract
-from lit_od.detectors import KNN, Reconstruction
+from lit_od.detectors import KNN, PixelDetector
 from lit_od.detectors.bank.options import Metric
 from lit_od.errors import DataError
 from lit_od.evaluation.image_sets import ImageSet
@@ -152,7 +152,7 @@ def _cards(
     near = [[] for _ in names] if normals is None else normals.nearest(pixels, outputs, names)
     explained: list[Image.Image | None] = [None for _ in names]
     heats: list[Images | None] = [None for _ in names]
-    if isinstance(scorer.detector, Reconstruction):
+    if isinstance(scorer.detector, PixelDetector):
         explained = list(maps.pictures(pixels, outputs))
     else:
         heats = list(overlay(pixels, maps.heats(pixels))) if heated else heats

@@ -16,7 +16,6 @@ from PIL import Image
 
 from lit_od.bundle.folder import Bundle
 from lit_od.bundle.model_card import model_facts
-from lit_od.detectors import Reconstruction
 from lit_od.evaluation import plots
 from lit_od.evaluation.counts import FIGURES
 from lit_od.evaluation.evaluate import TITLES, Evaluation, SetFigures, SetSummary, evaluate, percent
@@ -74,7 +73,6 @@ def report(bundle: Bundle, scorer: Scorer, images: ImageSets, *, normals: ImageS
     outliers = {each.name: scores[each.name] for each in images.outliers}
     threshold = bundle.calibration.threshold
     found = evaluate(inliers, outliers, threshold=threshold)
-    reads_errors = isinstance(bundle.detector, Reconstruction)
     searched = Normals(scorer, normals or images.inliers)
     maps = HeatMaps.of(bundle, scorer=scorer)
     galleries = [gallery(scorer, each, scores[each.name], maps=maps, normals=searched) for each in sets]
@@ -100,7 +98,7 @@ def report(bundle: Bundle, scorer: Scorer, images: ImageSets, *, normals: ImageS
         summaries=_summaries(images.inliers.name, found.inliers, found.outliers),
         pictures=_pictures(bundle, scores, inliers, outliers, threshold),
         galleries=[_shown(each, threshold) for each in galleries],
-        reads_errors=reads_errors,
+        reads_errors=bundle.detector.reads == "errors",
         neighbours="given as inliers" if normals is None else WHOSE.get(normals.name, "given as normal"),
         searched=SEARCHED,
         percent=lambda share: f"{100 * share:.2f}",
