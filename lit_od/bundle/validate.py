@@ -1,4 +1,4 @@
-"""A bundle's files against its manifest: the graph, the detector and the golden images must be what it says.
+"""Checks of a bundle's graph, detector and golden images against its manifest.
 
 Each check reads what a file says of itself before anything is allocated or run.
 """
@@ -20,7 +20,7 @@ _FLOATS = {FLOAT: "F32", FLOAT16: "F16", DOUBLE: "F64"}
 
 
 def check_graph(name: str, data: bytes) -> Graph:
-    """What an ONNX file of the bundle says of itself. Raises BundleError where it is refused."""
+    """Read what an ONNX file says of itself. Raises BundleError where it is refused."""
     try:
         return read_graph(data)
     except BackboneError as error:
@@ -29,6 +29,11 @@ def check_graph(name: str, data: bytes) -> Graph:
 
 def check_backbone(name: str, graph: Graph, manifest: Manifest) -> None:
     """Raise BundleError unless the graph takes and gives what the manifest says.
+
+    Args:
+        name: The file's, for messages.
+        graph: What the file says of itself.
+        manifest: The bundle's.
 
     A side that the graph leaves free is fixed by the manifest: the images are prepared to its size.
     """
@@ -66,7 +71,13 @@ def check_detector(detector: Detector, manifest: Manifest) -> None:
 
 
 def check_golden(name: str, data: bytes, manifest: Manifest) -> None:
-    """Raise BundleError unless these are golden images of the sizes that the manifest says."""
+    """Raise BundleError unless golden images have the sizes that the manifest says.
+
+    Args:
+        name: The file's, for messages.
+        data: The file.
+        manifest: The bundle's.
+    """
     try:
         found = safetensors.check_header(data)
     except DataError as error:
@@ -93,7 +104,10 @@ def check_golden(name: str, data: bytes, manifest: Manifest) -> None:
 
 
 def _fits(port: Port, shape: Sequence[int | None], *, known: bool) -> bool:
-    """Whether what a graph says of a shape agrees with the manifest; `known` asks it to say something."""
+    """Return True if a graph's shape agrees with the manifest's.
+
+    `known` asks the graph to state one.
+    """
     if port.shape is None:
         return not known
     return (

@@ -106,7 +106,14 @@ class GMM(Detector):
         reservoir: int = 50_000,
         first_row: int = 0,
     ) -> "GMMAccumulator":
-        """The same as a stream; first_row is the number of its first row among those of all accumulators.
+        """Return an empty accumulator.
+
+        Args:
+            components: As `fit` takes it.
+            covariance: As `fit` takes it.
+            seed: As `fit` takes it.
+            reservoir: As `fit` takes it.
+            first_row: Number of the first row it will see, among the rows of all accumulators.
 
         Raises:
             ConfigError: On an option out of range.
@@ -115,7 +122,7 @@ class GMM(Detector):
 
     @classmethod
     def start(cls, settings: GMMOptions, first_row: int = 0) -> "GMMAccumulator":
-        """An empty accumulator for checked options.
+        """Return an empty accumulator for checked options.
 
         Raises:
             MissingExtra: If several components are asked for without scikit-learn.
@@ -130,7 +137,9 @@ class GMM(Detector):
         return (int(self.means.shape[1]),)
 
     def score(self, features: Features) -> Scores:
-        """Negative log-likelihoods of shape (n,), in nats; negative where the density exceeds 1.
+        """Return negative log-likelihoods of shape (n,), in nats.
+
+        They are negative where the density exceeds 1.
 
         Raises:
             DataError: On a wrong width, or values that are not finite.
@@ -146,7 +155,7 @@ class GMM(Detector):
         return scores
 
     def _log_joint(self, rows: Stats) -> Stats:
-        """Log w_k N(x; m_k, L_k L_k^T) + d/2 log 2 pi for rows (n, d), shape (k, n)."""
+        """Return log w_k N(x; m_k, L_k L_k^T) + d/2 log 2 pi for rows (n, d), (k, n)."""
         covariance = self.settings.covariance
         if covariance in ("diag", "spherical"):
             return self._log_joint_of_diagonals(rows)
@@ -165,7 +174,10 @@ class GMM(Detector):
         return joint
 
     def _log_joint_of_diagonals(self, rows: Stats) -> Stats:
-        """As `_log_joint`; the expanded squares, about the middle of the means, are two products for all components."""
+        """Return `_log_joint` of diagonal covariances, by two products for them all.
+
+        The squares are expanded about the middle of the means.
+        """
         scales = np.broadcast_to(self.whiteners.reshape(len(self.means), -1), self.means.shape)
         middle = self.weights @ self.means
         rows, means, precisions = rows - middle, self.means - middle, scales**2
@@ -180,7 +192,7 @@ class GMM(Detector):
         return asdict(self.settings)
 
     def state(self) -> Arrays:
-        """Weights, means and whiteners."""
+        """Return weights, means and whiteners."""
         return {"weights": self.weights, "means": self.means, "whiteners": self.whiteners}
 
     @classmethod
@@ -239,7 +251,7 @@ class GMMAccumulator:
         self.moments.update(features)
 
     def merge(self, other: Self) -> None:
-        """Take over what an accumulator with the same options has gathered from the rows after these.
+        """Take over what an accumulator with the same options has seen of the next rows.
 
         Raises:
             ConfigError: If the options differ.
@@ -259,7 +271,11 @@ class GMMAccumulator:
         return pack({} if self.moments is None else {0: self.moments})
 
     def restore(self, state: Arrays) -> None:
-        """Take over what `state()` gave, in place of the own rows. Raises DataError where it does not fit together."""
+        """Take over what `state()` gave, in place of the own rows.
+
+        Raises:
+            DataError: If the arrays do not fit together.
+        """
         if self.settings.components > 1:
             self.store.restore(state)
         else:
@@ -285,7 +301,7 @@ class GMMAccumulator:
 
 
 def _one(covariance: Covariance, moments: Moments) -> tuple[Stats, Stats, Stats]:
-    """Weight, mean and whitener of one Gaussian with the moments' mean and covariance."""
+    """Return weight, mean and whitener of the Gaussian with these moments."""
     scatter = moments.scatter / moments.count
     if not np.trace(scatter) > 0:
         raise DataError(f"features must vary, but all {moments.count} rows are equal. Pass different images.")
@@ -302,7 +318,7 @@ def _one(covariance: Covariance, moments: Moments) -> tuple[Stats, Stats, Stats]
 
 
 def _several(settings: GMMOptions, rows: Stats) -> tuple[Stats, Stats, Stats]:
-    """Weights, means and whiteners of several Gaussians, by expectation maximisation."""
+    """Fit weights, means and whiteners of several Gaussians by EM."""
     try:
         from sklearn.mixture import GaussianMixture
     except ImportError:

@@ -1,4 +1,8 @@
-"""Mahalanobis distance, plain, class-conditional (Lee et al. 2018) and relative (Ren et al. 2021)."""
+"""Mahalanobis distance, plain, class-conditional and relative.
+
+Lee et al. 2018, A simple unified framework for detecting out-of-distribution samples; Ren et al. 2021, A simple fix to
+Mahalanobis distance for improving near-OOD detection.
+"""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self
@@ -37,7 +41,7 @@ class MahalanobisOptions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mahalanobis(Detector):
-    """Mahalanobis distance to the inliers' mean, or to the nearest of their class means.
+    """Mahalanobis distance to the inliers' mean, or to the nearest class mean.
 
     Plain: ||W (x - m)|| with W = L^-1, L L^T the shrunk covariance (divided by n). With classes: the
     least distance over the class means under one covariance, that of the rows about their own class
@@ -108,7 +112,12 @@ class Mahalanobis(Detector):
         shrinkage: Shrinkage = "ledoit-wolf",
         relative: bool = False,
     ) -> "MahalanobisAccumulator":
-        """The same as a stream; class_conditional=True wants labels with every batch.
+        """Return an empty accumulator.
+
+        Args:
+            class_conditional: True wants labels with every batch.
+            shrinkage: As `fit` takes it.
+            relative: As `fit` takes it.
 
         Raises:
             ConfigError: On an option out of range, or relative without classes.
@@ -117,7 +126,7 @@ class Mahalanobis(Detector):
 
     @classmethod
     def start(cls, settings: MahalanobisOptions, first_row: int = 0) -> "MahalanobisAccumulator":
-        """An empty accumulator for checked options; row numbers play no part in it."""
+        """Return an empty accumulator for checked options; row numbers play no part."""
         del first_row
         return MahalanobisAccumulator(settings)
 
@@ -127,7 +136,9 @@ class Mahalanobis(Detector):
         return (len(self.whitener),)
 
     def score(self, features: Features) -> Scores:
-        """Distances of shape (n,), in standard deviations; squared differences where relative.
+        """Return distances of shape (n,), in standard deviations.
+
+        Where relative, they are differences of squared distances.
 
         Raises:
             DataError: On a wrong width, or values that are not finite.
@@ -155,7 +166,10 @@ class Mahalanobis(Detector):
         return asdict(self.settings)
 
     def state(self) -> Arrays:
-        """Means (k, d) and whitener (d, d); labels and the background's where there are any."""
+        """Return means (k, d) and whitener (d, d).
+
+        The class labels and the background's mean and whitener are there where the options want them.
+        """
         arrays: Arrays = {"means": self.means, "whitener": self.whitener}
         if self.settings.class_conditional:
             arrays["classes"] = self.classes
@@ -211,7 +225,7 @@ class MahalanobisAccumulator:
         self.moments: dict[int, Moments] = {}
 
     def update(self, features: Features, labels: Labels | None = None) -> None:
-        """Take a batch of shape (n, d), with labels of shape (n,) where the detector is class-conditional.
+        """Take a batch of shape (n, d); labels of shape (n,) if class-conditional.
 
         Raises:
             DataError: On a wrong shape, values that are not finite, or missing labels.
@@ -227,7 +241,7 @@ class MahalanobisAccumulator:
             self._of(int(label), features.shape[1]).update(features[labels == label])
 
     def merge(self, other: Self) -> None:
-        """Take over what another accumulator with the same options has gathered, class by class.
+        """Take over what an accumulator with the same options has gathered, by class.
 
         Raises:
             ConfigError: If the options differ.
@@ -244,7 +258,11 @@ class MahalanobisAccumulator:
         return pack(self.moments)
 
     def restore(self, state: Arrays) -> None:
-        """Take over what `state()` gave, in place of the own sums. Raises DataError where it does not fit together."""
+        """Take over what `state()` gave, in place of the own sums.
+
+        Raises:
+            DataError: If the arrays do not fit together.
+        """
         self.moments = unpack(state)
 
     def finish(self) -> Mahalanobis:

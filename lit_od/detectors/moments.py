@@ -45,7 +45,7 @@ LAGGING = 128
 
 
 def ledoit_wolf_shrinkage(count: int, scatter: Stats, fourth_moments: float) -> float:
-    """Ledoit and Wolf's (2004) optimal weight of the scaled identity, in [0, 1].
+    """Return Ledoit and Wolf's (2004) optimal weight of the identity, in [0, 1].
 
     Args:
         count: Number of rows, n.
@@ -167,14 +167,14 @@ class Moments:
         self._absorb(other._count, other._point, other._scatter, other._cubes, other._quarts)
 
     def ledoit_wolf_shrinkage(self) -> float:
-        """Ledoit-Wolf shrinkage of the covariance of the rows so far, in [0, 1]."""
+        """Return the Ledoit-Wolf shrinkage of the rows' covariance, in [0, 1]."""
         if self.count == 0:
             raise DataError("shrinkage needs at least one row, got none")
         self._centre()
         return ledoit_wolf_shrinkage(self._count, self._scatter, self._quarts)
 
     def state(self) -> Arrays:
-        """The sums as plain arrays, for another process or a file."""
+        """Return the sums as plain arrays, for another process or a file."""
         return {
             "count": np.array([self.count], dtype=np.int64),
             "mean": self.mean,
@@ -261,7 +261,7 @@ class Moments:
         self._centre_blocks()
 
     def _centre_blocks(self) -> None:
-        """The same of the rows that are in the sums."""
+        """Take the sums of the rows that are in them about their mean."""
         if self._count == self._centred:
             return
         self._catch_up()
@@ -278,7 +278,10 @@ class Moments:
 
 
 def pack(moments: Mapping[int, Moments]) -> Arrays:
-    """Return the sums of k classes as arrays: k labels, and each sum with k in front of its shape."""
+    """Return the sums of k classes as arrays, side by side.
+
+    There are k labels, and each sum has k in front of its shape.
+    """
     if not moments:
         return {}
     states = [moments[label].state() for label in sorted(moments)]
@@ -287,7 +290,11 @@ def pack(moments: Mapping[int, Moments]) -> Arrays:
 
 
 def unpack(arrays: Arrays) -> dict[int, Moments]:
-    """Rebuild the sums of k classes from what `pack` gave. Raises DataError where they do not fit together."""
+    """Rebuild the sums of k classes from what `pack` gave.
+
+    Raises:
+        DataError: If the arrays do not fit together.
+    """
     if not arrays:
         return {}
     check_names("a share", arrays, ("labels", *_SUMS))
@@ -300,7 +307,7 @@ def unpack(arrays: Arrays) -> dict[int, Moments]:
 
 
 def _finite_square(state: Arrays, width: int) -> Stats:
-    """As `take`, the scatter, shape (d, d): a finite sum, one pass over it, tells that all of it is finite."""
+    """Take the scatter, shape (d, d); a finite sum shows that all of it is finite."""
     scatter = np.asarray(state["scatter"])
     if scatter.shape == (width, width) and scatter.dtype == np.float64:
         with np.errstate(invalid="ignore", over="ignore"):  # infinities of both signs have no sum
@@ -313,7 +320,7 @@ def _finite_square(state: Arrays, width: int) -> Stats:
 def _seen_from(
     shift: Stats, count: int, turned: Stats, trace: float, third_moments: Stats, fourth_moments: float
 ) -> tuple[Stats, float]:
-    """C' and Q' of a part whose rows are all moved by `shift` (see the module's equations).
+    """Return C' and Q' of rows that are moved by `shift` (the module's equations).
 
     Args:
         shift: s, shape (d,).

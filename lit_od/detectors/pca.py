@@ -1,4 +1,4 @@
-"""Residual of a principal component analysis: what the inliers' main directions cannot explain."""
+"""Residual of a principal component analysis."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
@@ -35,7 +35,7 @@ class PCAResidualOptions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PCAResidual(Detector):
-    """Distance between the standardised features and their projection on the principal components.
+    """Distance of standardised features to their projection on the components.
 
     With z the standardised features and C the k leading eigenvectors of their covariance as rows,
     the score is ||z - C^T C z||. What z does within the components plays no part, so scaling them to
@@ -84,7 +84,7 @@ class PCAResidual(Detector):
 
     @classmethod
     def accumulator(cls, *, components: int | float = 0.9, whiten: bool = True) -> "PCAResidualAccumulator":
-        """The same as a stream.
+        """Return an empty accumulator; options as `fit` takes them.
 
         Raises:
             ConfigError: On an option out of range.
@@ -93,7 +93,7 @@ class PCAResidual(Detector):
 
     @classmethod
     def start(cls, settings: PCAResidualOptions, first_row: int = 0) -> "PCAResidualAccumulator":
-        """An empty accumulator for checked options; row numbers play no part in it."""
+        """Return an empty accumulator for checked options; row numbers play no part."""
         del first_row
         return PCAResidualAccumulator(settings)
 
@@ -103,7 +103,9 @@ class PCAResidual(Detector):
         return (len(self.mean),)
 
     def score(self, features: Features) -> Scores:
-        """Distances of shape (n,), in units of the noise where whitened, else of standardised features.
+        """Return distances of shape (n,).
+
+        Their unit is the noise where whitened, else the standardised features'.
 
         Raises:
             DataError: On a wrong width, or values that are not finite.
@@ -122,7 +124,7 @@ class PCAResidual(Detector):
         return asdict(self.settings)
 
     def state(self) -> Arrays:
-        """Mean (d,), scale (d,), components (k, d) and noise (1,)."""
+        """Return mean (d,), scale (d,), components (k, d) and noise (1,)."""
         return {"mean": self.mean, "scale": self.scale, "components": self.components, "noise": self.noise}
 
     @classmethod
@@ -192,7 +194,11 @@ class PCAResidualAccumulator:
         return pack({} if self.moments is None else {0: self.moments})
 
     def restore(self, state: Arrays) -> None:
-        """Take over what `state()` gave, in place of the own sums. Raises DataError where it does not fit together."""
+        """Take over what `state()` gave, in place of the own sums.
+
+        Raises:
+            DataError: If the arrays do not fit together.
+        """
         self.moments = unpack(state).get(0)
 
     def finish(self) -> PCAResidual:
