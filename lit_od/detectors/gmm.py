@@ -10,9 +10,10 @@ import numpy as np
 from lit_od.checks import integer, one_of
 from lit_od.detectors.bank.row_store import RowStore
 from lit_od.detectors.base import BLOCK_VALUES, CACHED_VALUES, Detector, check_features, row_blocks
+from lit_od.detectors.class_moments import MomentsAccumulator
 from lit_od.detectors.gaussian import squared_norms, whitener
-from lit_od.detectors.moments import Moments, pack, unpack
-from lit_od.detectors.options import read_options, same_options
+from lit_od.detectors.moments import Moments
+from lit_od.detectors.options import read_options
 from lit_od.detectors.state import SMALLEST, check_names, read_only, require_triangular, take
 from lit_od.errors import DataError, missing_extra
 from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats
@@ -221,20 +222,17 @@ class GMM(Detector):
         return cls(settings, weights, means, whiteners)
 
 
-class GMMAccumulator:
+class GMMAccumulator(MomentsAccumulator[GMMOptions]):
     """Gathers moments for one component, a reservoir of rows for several.
 
     Attributes:
-        settings: The options.
-        moments: The sums; None before the first batch, and for several components.
         store: The reservoir; empty for one component.
     """
 
-    __slots__ = ("moments", "settings", "store")
+    __slots__ = ("store",)
 
     def __init__(self, settings: GMMOptions, first_row: int) -> None:
-        self.settings = settings
-        self.moments: Moments | None = None
+        super().__init__(settings)
         self.store = RowStore(first_row, seed=settings.seed, limit=settings.reservoir)
 
     def update(self, features: Features, labels: Labels | None = None) -> None:
@@ -245,10 +243,8 @@ class GMMAccumulator:
         """
         if self.settings.components > 1:
             self.store.update(features)
-            return
-        if self.moments is None:
-            self.moments = Moments(check_features(features).shape[1])
-        self.moments.update(features)
+        else:
+            super().update(features)
 
     def merge(self, other: Self) -> None:
         """Take over what an accumulator with the same options has seen of the next rows.
@@ -257,18 +253,12 @@ class GMMAccumulator:
             ConfigError: If the options differ.
             DataError: If the widths differ, or the reservoir's rows do not follow.
         """
-        same_options(self.settings, other.settings)
+        super().merge(other)
         self.store.merge(other.store)
-        if other.moments is not None:
-            if self.moments is None:
-                self.moments = Moments(other.moments.width)
-            self.moments.merge(other.moments)
 
     def state(self) -> Arrays:
         """Return the sums of one component, or the reservoir of several."""
-        if self.settings.components > 1:
-            return self.store.state()
-        return pack({} if self.moments is None else {0: self.moments})
+        return self.store.state() if self.settings.components > 1 else super().state()
 
     def restore(self, state: Arrays) -> None:
         """Take over what `state()` gave, in place of the own rows.
@@ -279,7 +269,7 @@ class GMMAccumulator:
         if self.settings.components > 1:
             self.store.restore(state)
         else:
-            self.moments = unpack(state).get(0)
+            super().restore(state)
 
     def finish(self) -> GMM:
         """Return the fitted detector.
@@ -288,7 +278,7 @@ class GMMAccumulator:
             DataError: If the rows do not suffice, or a covariance is singular.
             MissingExtra: If several components are asked for without scikit-learn.
         """
-        settings, moments = self.settings, self.moments
+        settings, moments = self.settings, self.moments.get(0)
         least = max(2, settings.components)
         count = moments.count if moments else self.store.seen
         if count < least:

@@ -11,9 +11,10 @@ import numpy as np
 
 from lit_od.checks import flag, number
 from lit_od.detectors.base import BLOCK_VALUES, Detector, check_features, check_labels
+from lit_od.detectors.class_moments import MomentsAccumulator
 from lit_od.detectors.gaussian import Shrinkage, shrunk_covariance, squared_norms, whitener
-from lit_od.detectors.moments import Moments, pack, unpack
-from lit_od.detectors.options import read_options, same_options
+from lit_od.detectors.moments import Moments
+from lit_od.detectors.options import read_options
 from lit_od.detectors.state import check_names, read_only, take, take_whitener
 from lit_od.errors import ConfigError, DataError
 from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats
@@ -210,19 +211,10 @@ class Mahalanobis(Detector):
         )
 
 
-class MahalanobisAccumulator:
-    """Gathers moments: one set of sums a class, or a single one.
+class MahalanobisAccumulator(MomentsAccumulator[MahalanobisOptions]):
+    """Gathers moments: one set of sums a class, or a single one."""
 
-    Attributes:
-        settings: The options.
-        moments: Sums by class label; the key is 0 where there are no classes.
-    """
-
-    __slots__ = ("moments", "settings")
-
-    def __init__(self, settings: MahalanobisOptions) -> None:
-        self.settings = settings
-        self.moments: dict[int, Moments] = {}
+    __slots__ = ()
 
     def update(self, features: Features, labels: Labels | None = None) -> None:
         """Take a batch of shape (n, d); labels of shape (n,) if class-conditional.
@@ -230,40 +222,15 @@ class MahalanobisAccumulator:
         Raises:
             DataError: On a wrong shape, values that are not finite, or missing labels.
         """
-        features = check_features(features, self._width())
         if not self.settings.class_conditional:
-            self._of(0, features.shape[1]).update(features)
+            super().update(features)
             return
+        features = check_features(features, self.width)
         if labels is None:
             raise DataError("a class-conditional detector needs labels with every batch, got none")
         labels = check_labels(labels, len(features))
         for label in np.unique(labels):
-            self._of(int(label), features.shape[1]).update(features[labels == label])
-
-    def merge(self, other: Self) -> None:
-        """Take over what an accumulator with the same options has gathered, by class.
-
-        Raises:
-            ConfigError: If the options differ.
-            DataError: If the widths differ.
-        """
-        same_options(self.settings, other.settings)
-        if self.moments and other.moments and self._width() != other._width():
-            raise DataError(f"accumulators to merge must have one width, got {self._width()} and {other._width()}")
-        for label, moments in other.moments.items():
-            self._of(label, moments.width).merge(moments)
-
-    def state(self) -> Arrays:
-        """Return the sums of all classes."""
-        return pack(self.moments)
-
-    def restore(self, state: Arrays) -> None:
-        """Take over what `state()` gave, in place of the own sums.
-
-        Raises:
-            DataError: If the arrays do not fit together.
-        """
-        self.moments = unpack(state)
+            self.of_class(int(label), features.shape[1]).update(features[labels == label])
 
     def finish(self) -> Mahalanobis:
         """Return the fitted detector.
@@ -296,14 +263,6 @@ class MahalanobisAccumulator:
             background_mean=background[0] if background else None,
             background_whitener=background[1] if background else None,
         )
-
-    def _width(self) -> int | None:
-        return next((moments.width for moments in self.moments.values()), None)
-
-    def _of(self, label: int, width: int) -> Moments:
-        if label not in self.moments:
-            self.moments[label] = Moments(width)
-        return self.moments[label]
 
 
 _MEND = "Pass more images than features, drop features that repeat others, or set shrinkage to a number such as 0.1."

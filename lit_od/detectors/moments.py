@@ -24,7 +24,6 @@ the number of rows.
 """
 
 import math
-from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
@@ -38,7 +37,8 @@ BLOCK_ROWS = 1024
 """Rows gathered before a matrix product. Blocks are cut by row number, not by batch, so that any
 batch size gives the same bits, and small batches cost no more than large ones."""
 
-_SUMS = ("count", "mean", "scatter", "third_moments", "fourth_moments")
+SUMS = ("count", "mean", "scatter", "third_moments", "fourth_moments")
+"""Names of the arrays of a state."""
 
 LAGGING = 128
 """Products of one vector with itself that wait to be added to the scatter: together they are one matrix product."""
@@ -190,7 +190,7 @@ class Moments:
         Raises:
             DataError: If the arrays are not those of moments, or do not fit together.
         """
-        check_names("moments", state, _SUMS)
+        check_names("moments", state, SUMS)
         mean = take(state, "mean", (None,), most=math.inf)
         moments = cls(len(mean))
         moments._count = int(take(state, "count", (1,), np.int64)[0])
@@ -275,35 +275,6 @@ class Moments:
         root = step * math.sqrt(count)
         self._scatter -= np.multiply.outer(root, root)
         self._point, self._first, self._centred = self._point + step, np.zeros(self.width), count
-
-
-def pack(moments: Mapping[int, Moments]) -> Arrays:
-    """Return the sums of k classes as arrays, side by side.
-
-    There are k labels, and each sum has k in front of its shape.
-    """
-    if not moments:
-        return {}
-    states = [moments[label].state() for label in sorted(moments)]
-    stacked: Arrays = {name: np.stack([state[name] for state in states]) for name in _SUMS}
-    return stacked | {"labels": np.array(sorted(moments), np.int64)}
-
-
-def unpack(arrays: Arrays) -> dict[int, Moments]:
-    """Rebuild the sums of k classes from what `pack` gave.
-
-    Raises:
-        DataError: If the arrays do not fit together.
-    """
-    if not arrays:
-        return {}
-    check_names("a share", arrays, ("labels", *_SUMS))
-    labels = take(arrays, "labels", (None,), np.int64)
-    if any(len(arrays[name]) != len(labels) for name in _SUMS):
-        raise DataError("the state of a share holds another number of classes than of sums")
-    return {
-        int(label): Moments.from_state({name: arrays[name][row] for name in _SUMS}) for row, label in enumerate(labels)
-    }
 
 
 def _finite_square(state: Arrays, width: int) -> Stats:

@@ -7,12 +7,12 @@ import numpy as np
 
 from lit_od.checks import flag, integer, number
 from lit_od.detectors.base import Detector, check_features, row_blocks
+from lit_od.detectors.class_moments import MomentsAccumulator
 from lit_od.detectors.gaussian import squared_norms
-from lit_od.detectors.moments import Moments, pack, unpack
-from lit_od.detectors.options import read_options, same_options
+from lit_od.detectors.options import read_options
 from lit_od.detectors.state import SMALLEST, check_names, read_only, take
 from lit_od.errors import DataError
-from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats
+from lit_od.types import Arrays, Features, Output, Scores, Stats
 
 ORTHONORMAL = 1e-6
 """How far the squared length of a component may be off 1."""
@@ -151,55 +151,10 @@ class PCAResidual(Detector):
         return cls(settings, mean, scale, components, noise)
 
 
-class PCAResidualAccumulator:
-    """Gathers moments.
+class PCAResidualAccumulator(MomentsAccumulator[PCAResidualOptions]):
+    """Gathers moments."""
 
-    Attributes:
-        settings: The options.
-        moments: The sums; None before the first batch.
-    """
-
-    __slots__ = ("moments", "settings")
-
-    def __init__(self, settings: PCAResidualOptions) -> None:
-        self.settings = settings
-        self.moments: Moments | None = None
-
-    def update(self, features: Features, labels: Labels | None = None) -> None:
-        """Take a batch of shape (n, d); labels play no part.
-
-        Raises:
-            DataError: On a wrong shape, or values that are not finite.
-        """
-        if self.moments is None:
-            self.moments = Moments(check_features(features).shape[1])
-        self.moments.update(features)
-
-    def merge(self, other: Self) -> None:
-        """Take over what another accumulator with the same options has gathered.
-
-        Raises:
-            ConfigError: If the options differ.
-            DataError: If the widths differ.
-        """
-        same_options(self.settings, other.settings)
-        if other.moments is None:
-            return
-        if self.moments is None:
-            self.moments = Moments(other.moments.width)
-        self.moments.merge(other.moments)
-
-    def state(self) -> Arrays:
-        """Return the sums."""
-        return pack({} if self.moments is None else {0: self.moments})
-
-    def restore(self, state: Arrays) -> None:
-        """Take over what `state()` gave, in place of the own sums.
-
-        Raises:
-            DataError: If the arrays do not fit together.
-        """
-        self.moments = unpack(state).get(0)
+    __slots__ = ()
 
     def finish(self) -> PCAResidual:
         """Return the fitted detector.
@@ -207,7 +162,7 @@ class PCAResidualAccumulator:
         Raises:
             DataError: If the rows do not suffice, or the components leave nothing over.
         """
-        moments, settings = self.moments, self.settings
+        moments, settings = self.moments.get(0), self.settings
         count = moments.count if moments else 0
         if moments is None or count < 2:
             raise DataError(f"PCAResidual needs at least 2 rows of features, got {count}. Pass more images.")
