@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from lit_od.bundle.folder import Bundle
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import KNN, Detector
-from lit_od.detectors.registry import accumulator
+from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
 from lit_od.evaluation.image_sets import sets_of_recipe
 from lit_od.evaluation.intervals import delong
@@ -75,9 +75,8 @@ def features_by_part(module: LitDOC, data: ImageData, recipe: Recipe, cache: Tru
 
 
 def fitted(options: Mapping[str, Any], features: Features) -> Detector:
-    """A detector of a recipe's kind and options."""
-    rest = {key: value for key, value in options.items() if key != "kind"}
-    gathered = accumulator(str(options["kind"]), rest)
+    """Fit a detector of a recipe's kind and options."""
+    gathered = DetectorSpec.parse(options).accumulator()
     gathered.update(features)
     return gathered.finish()
 
