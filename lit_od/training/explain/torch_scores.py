@@ -44,7 +44,7 @@ def torch_score(detector: Detector, *, device: torch.device | str = "cpu") -> To
 
     if detector.torch_form is None:
         raise ConfigError(
-            f"detector {detector.kind} reads {detector.reads} and has no gradient here: wanted one of features"
+            f"detector {detector.kind} reads {detector.reads} and has no gradient here: wanted one with a torch_form"
         )
     form: TorchForm = named(detector.torch_form, f"torch_form of {detector.kind}")
     return form(detector, of)
