@@ -18,7 +18,7 @@ from lightning import LightningModule
 from numpy.typing import NDArray
 
 from lit_od.backbone.packaged import backbone_file
-from lit_od.detectors.registry import accumulator
+from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError, DataError
 from lit_od.evaluation.intervals import Interval
 from lit_od.experiments.feature_cache import CachedFeatures, FeatureCache
@@ -114,7 +114,7 @@ def measure(recipe: Recipe, options: ExperimentOptions, contamination: Contamina
         ConfigError: If the recipe trains its backbone, names no test images, or is invalid.
         DataError: If images are missing, or one cannot be read.
     """
-    accumulator(str(recipe.detector["kind"]), {key: each for key, each in recipe.detector.items() if key != "kind"})
+    DetectorSpec.parse(recipe.detector).check()
     root = data_root(recipe.data.root)
     if recipe.data.test is None:
         raise ConfigError(f"recipe {recipe.name} names no data.test: give --data SET or --data.test PATH")
