@@ -33,6 +33,7 @@ from lit_od.experiments.resumable_runs import Watch, budget_line, seeds_of, trai
 from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
+from lit_od.images.split import evenly
 from lit_od.recipes.load import override, read
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import Recipe
@@ -128,7 +129,7 @@ def _one_seed(recipe: Recipe, options: ExperimentOptions, epochs: int) -> dict[s
     scorers = {name: Scorer.of(bundle, threads=options.threads) for name, bundle in bundles.items()}
     sets = {name: ImageSet(name, each, recipe.data.prepare) for name, each in sources.items()}
     scores = {name: score_set(scorers["cats"], each) for name, each in sets.items()}
-    _draw(bundles["cats"], scores, _pixels(recipe, _evenly(sources["dogs"], SHOWN), options), out)
+    _draw(bundles["cats"], scores, _pixels(recipe, evenly(sources["dogs"], SHOWN), options), out)
     return {
         "seed": recipe.seed,
         "epochs": epochs,
@@ -151,11 +152,7 @@ def _pixels(recipe: Recipe, sources: Sequence[Source], options: ExperimentOption
 def _some(path: str, root: Path, options: ExperimentOptions) -> Sequence[Source]:
     """Find the images of a folder; few of them for a smoke run."""
     found = find([path], root=root)
-    return _evenly(found, QUICK) if options.quick else found
-
-
-def _evenly(sources: Sequence[Source], count: int) -> list[Source]:
-    return [sources[row] for row in np.unique(np.linspace(0, len(sources) - 1, count).astype(int))]
+    return evenly(found, QUICK) if options.quick else found
 
 
 def _effect(own: Images, other: Images) -> Watch:
@@ -219,7 +216,7 @@ def _classified(
     truth = np.array([name for name in scorers for _ in sources[name]])
     named, strict = _labels(scorers, tests)
     garments = find(["fashion-mnist:test"], root=root, sets=open_set(root))
-    strangers = _evenly(garments, QUICK if options.quick else STRANGERS)
+    strangers = evenly(garments, QUICK if options.quick else STRANGERS)
     _, of_strangers = _labels(scorers, strangers)
     seen = [_pixels(recipe, _some(f"cats_dogs/train/{name}", root, options), options) for name in scorers]
     train, labels = np.concatenate(seen), np.repeat([0, 1], [len(each) for each in seen])

@@ -27,6 +27,7 @@ from lit_od.experiments.results import ExperimentOptions, ExperimentResult, Resu
 from lit_od.images.batching import load
 from lit_od.images.find_local import find, of_classes
 from lit_od.images.sources import Source
+from lit_od.images.split import evenly
 from lit_od.import_paths import accepted, check_accepted, imported
 from lit_od.recipes.load import portable_tree, read
 from lit_od.recipes.roots import data_root
@@ -170,8 +171,7 @@ def graph(recipe: Recipe, sources: Sequence[Source], threads: int | None) -> byt
     names, _ = accepted(kind)
     with seeded(recipe.seed):  # weights may be random
         module: Any = make_module(kind, {name: known[name] for name in known if name in names} | model.init_args)
-    rows = np.linspace(0, len(sources) - 1, min(PARITY_IMAGES, len(sources))).astype(int)
-    images = load([sources[row] for row in rows], recipe.data.prepare, threads=threads)
+    images = load(evenly(sources, PARITY_IMAGES), recipe.data.prepare, threads=threads)
     with TemporaryDirectory(prefix="lit_od-export-") as folder:
         path = Path(folder) / "backbone.onnx"
         export_backbone(
