@@ -29,12 +29,11 @@ from lit_od.evaluation.metrics import auroc
 from lit_od.evaluation.plots.reconstructions import reconstruction_grid
 from lit_od.experiments.baselines import by_brightness, by_nearest
 from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle
-from lit_od.experiments.resumable_runs import Watch, budget_line, seeds_of, train_staged
+from lit_od.experiments.resumable_runs import Watch, budget_line, recipes_of, train_staged
 from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
 from lit_od.images.split import evenly
-from lit_od.recipes.load import override, read
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import Recipe
 from lit_od.scoring.classifier import NONE, classify
@@ -68,15 +67,11 @@ as above, takes errors for normal, and the share of cats at or below a level is 
 
 
 def run(options: ExperimentOptions) -> ExperimentResult:
-    """Train an autoencoder of cats and one of dogs a seed; compare, classify, draw."""
-    overrides = [f"--data.root={options.root}"] if options.root else []
-    overrides += [SMALL] if options.budget == "small" else []
-    overrides += ["--data.limit=200"] if options.quick else []
+    """Train autoencoders of cats and of dogs for each seed; compare and classify."""
+    changes = [SMALL] if options.budget == "small" else []
+    changes += ["--data.limit=200"] if options.quick else []
     epochs = 1 if options.quick else EPOCHS[options.budget]
-    runs = []
-    for seed in seeds_of(options):
-        recipe = override(read("cats-autoencoder"), [*overrides, f"--seed={seed}"])
-        runs.append(_one_seed(recipe, options, epochs))
+    runs = [_one_seed(recipe, options, epochs) for recipe in recipes_of("cats-autoencoder", options, *changes)]
     parts = [
         budget_line(options, epochs, full=EPOCHS["full"], changes="batches of 16 instead of 32"),
         *(_table(each) for each in runs),

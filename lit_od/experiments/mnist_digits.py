@@ -27,9 +27,8 @@ from lit_od.evaluation.image_sets import ImageSet, sets_of_recipe
 from lit_od.evaluation.intervals import Interval, delong
 from lit_od.evaluation.metrics import auroc
 from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle
-from lit_od.experiments.resumable_runs import trained
+from lit_od.experiments.resumable_runs import recipes_of, trained
 from lit_od.images.batching import load
-from lit_od.recipes.load import override, read
 from lit_od.recipes.schema import Recipe
 from lit_od.training.data.augmentation import augment, step_generator
 from lit_od.training.data.torchvision_sets import open_set
@@ -49,12 +48,9 @@ BLOCK = 1024
 
 
 def run(options: ExperimentOptions) -> ExperimentResult:
-    """Train once a seed, fit the three detectors and score all sets."""
-    overrides = [f"--data.root={options.root}"] if options.root else []
-    if options.quick:
-        overrides += ["--trainer.max_epochs=1", "--data.limit=4000"]
-    seeds = options.seeds[:1] if options.quick else options.seeds
-    runs = [_one_seed(override(read("mnist-digits"), [*overrides, f"--seed={seed}"]), options) for seed in seeds]
+    """Train once a seed, fit the three detectors, score all sets."""
+    changes = ["--trainer.max_epochs=1", "--data.limit=4000"] if options.quick else []
+    runs = [_one_seed(recipe, options) for recipe in recipes_of("mnist-digits", options, *changes)]
     tables = [_notebook_table(title, runs[0][key]) for title, key in _TABLES]
     rows = _chief_rows(runs, quick=options.quick)
     return ExperimentResult("\n\n".join([_summary(runs), *tables]), {"runs": runs, "median": _median(runs)}, rows)

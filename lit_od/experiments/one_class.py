@@ -32,6 +32,7 @@ from lit_od.import_paths import accepted, check_accepted, imported
 from lit_od.recipes.load import portable_tree, read
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import Recipe
+from lit_od.runtime.threads import limited
 from lit_od.training.data.torchvision_sets import SETS, open_set
 from lit_od.training.export.backbone_graph import export_backbone
 from lit_od.training.frozen import is_frozen
@@ -133,16 +134,16 @@ def measure(recipe: Recipe, options: ExperimentOptions, contamination: Contamina
         cache.features(model, sources, recipe.data.prepare, threads=options.threads, title=title)
         for sources, title in ((train, "training images"), (test, "test images"))
     )
-    results = one_class(
-        Labelled(of_train.features, _labels(train)),
-        Labelled(of_test.features, _labels(test)),
-        recipe.detector,
-        classes=_classes(train),
-        seeds=seeds,
-        limit=recipe.data.limit,
-        contamination=contamination,
-        threads=options.threads,
-    )
+    with limited(options.threads):
+        results = one_class(
+            Labelled(of_train.features, _labels(train)),
+            Labelled(of_test.features, _labels(test)),
+            recipe.detector,
+            classes=_classes(train),
+            seeds=seeds,
+            limit=recipe.data.limit,
+            contamination=contamination,
+        )
     return Measured(recipe, results, seeds, of_train, of_test)
 
 

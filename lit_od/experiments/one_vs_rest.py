@@ -24,7 +24,6 @@ from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import DataError
 from lit_od.evaluation.intervals import Interval, delong
 from lit_od.evaluation.metrics import auroc
-from lit_od.runtime.threads import limited
 from lit_od.types import Features, Scores
 
 
@@ -109,7 +108,6 @@ def one_class(
     seeds: Sequence[int],
     limit: int | None = None,
     contamination: Contamination | None = None,
-    threads: int | None = None,
 ) -> list[ClassResult]:
     """Measure each class as the normal one, in the order of `classes`.
 
@@ -121,7 +119,6 @@ def one_class(
         seeds: A repetition each. Repetitions whose detectors turn out to be the same are scored once.
         limit: Training images of the normal class to use at most, drawn anew for each repetition.
         contamination: Also measure on contaminated test sets.
-        threads: Threads of FAISS and BLAS; None changes nothing.
 
     Raises:
         ConfigError: If the detector's options, a seed or the limit are invalid.
@@ -134,25 +131,24 @@ def one_class(
     if not seeds or not classes:
         raise DataError("the protocol needs at least one seed and one class")
     results = []
-    with limited(threads):
-        for normal in tqdm(classes, desc="classes", disable=None, leave=False):
-            fits, fit_seconds = _repetitions(train, test, detector, normal, seeds, limit)
-            inliers, outliers = test.rows(normal), test.rows(normal, other=True)
-            draws = _contaminated(train, inliers, fits, normal, contamination) if contamination else []
-            once = {id(each): each for each in fits}.values()
-            enough = min(len(inliers), len(outliers)) >= 2  # for a variance
-            intervals = {id(each): delong(each.scores[inliers], each.scores[outliers]) for each in once if enough}
-            results.append(
-                ClassResult(
-                    normal=normal,
-                    images=fits[0].images,
-                    aurocs=tuple(auroc(each.scores[inliers], each.scores[outliers]) for each in fits),
-                    intervals=tuple(intervals[id(each)] for each in fits if intervals),
-                    contaminated=tuple(draws),
-                    fit_seconds=fit_seconds,
-                    score_seconds=float(np.mean([each.score_seconds for each in once])),
-                )
+    for normal in tqdm(classes, desc="classes", disable=None, leave=False):
+        fits, fit_seconds = _repetitions(train, test, detector, normal, seeds, limit)
+        inliers, outliers = test.rows(normal), test.rows(normal, other=True)
+        draws = _contaminated(train, inliers, fits, normal, contamination) if contamination else []
+        once = {id(each): each for each in fits}.values()
+        enough = min(len(inliers), len(outliers)) >= 2  # for a variance
+        intervals = {id(each): delong(each.scores[inliers], each.scores[outliers]) for each in once if enough}
+        results.append(
+            ClassResult(
+                normal=normal,
+                images=fits[0].images,
+                aurocs=tuple(auroc(each.scores[inliers], each.scores[outliers]) for each in fits),
+                intervals=tuple(intervals[id(each)] for each in fits if intervals),
+                contaminated=tuple(draws),
+                fit_seconds=fit_seconds,
+                score_seconds=float(np.mean([each.score_seconds for each in once])),
             )
+        )
     return results
 
 

@@ -10,7 +10,7 @@ from lightning import LightningModule
 
 from lit_od.errors import ConfigError
 from lit_od.experiments.results import ExperimentOptions
-from lit_od.recipes.load import override, to_tree
+from lit_od.recipes.load import override, read, to_tree
 from lit_od.recipes.schema import Recipe
 from lit_od.training.data.image_data import ImageData
 from lit_od.training.data.trunk_cache import TrunkCache
@@ -46,6 +46,12 @@ class Staged:
 def seeds_of(options: ExperimentOptions) -> tuple[int, ...]:
     """Return the seeds of a budget; the small one, and a smoke run, have one."""
     return options.seeds if options.budget == "full" and not options.quick else options.seeds[:1]
+
+
+def recipes_of(name: str, options: ExperimentOptions, *changes: str) -> list[Recipe]:
+    """Return a shipped recipe once a seed, with the data root of the options and changes of its own."""
+    root = [f"--data.root={options.root}"] if options.root else []
+    return [override(read(name), [*root, *changes, f"--seed={seed}"]) for seed in seeds_of(options)]
 
 
 def budget_line(options: ExperimentOptions, epochs: int, *, full: int, changes: str = "") -> str:
