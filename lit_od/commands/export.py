@@ -10,10 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-from lit_od.commands._arguments import add_trust_argument, positive
+from lit_od.commands._arguments import add_trust_argument, extra, positive, say_imported
 from lit_od.commands._launch import each_process
 from lit_od.commands._status import DONE, written
-from lit_od.errors import missing_extra
 from lit_od.recipes.load import override, require_same_training
 from lit_od.runtime.processes import Group
 
@@ -35,12 +34,10 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 def _export(args: argparse.Namespace, overrides: list[str], group: Group) -> int:
     out = Path(args.out)
     started = time.perf_counter()
-    try:
+    with extra("train,cpu"):
         from lit_od.training.data.image_data import ImageData
         from lit_od.training.loop.checkpoints import read_checkpoint, rebuild, require_same_images
         from lit_od.training.pipeline import export_bundle
-    except ModuleNotFoundError as error:
-        missing_extra(str(error.name), "train,cpu")
     checkpoint = read_checkpoint(Path(args.checkpoint))
     module, recipe = rebuild(checkpoint), checkpoint.recipe
     changed = override(recipe, overrides, detector=args.detector)
@@ -54,7 +51,8 @@ def _export(args: argparse.Namespace, overrides: list[str], group: Group) -> int
             "bundle's p-values hold only if data.train is as it was then",
             file=sys.stderr,
         )
-    bundle = export_bundle(module, data, recipe, out, threads=args.threads)
+    bundle = export_bundle(module, data, recipe, out, threads=args.threads, group=group, trust=args.trust)
     if group.rank == 0:
+        say_imported(bundle.detector.kind, args)
         print(written(bundle, time.perf_counter() - started))
     return DONE

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import msgspec
 
-from lit_od.commands._arguments import add_recipe_arguments, positive, recipe_of
+from lit_od.commands._arguments import add_recipe_arguments, extra, positive, recipe_of, say_imported
 from lit_od.commands._launch import each_process, launch, wanted, words_of
 from lit_od.commands._status import DONE, written
-from lit_od.errors import ConfigError, missing_extra
+from lit_od.errors import ConfigError
 from lit_od.fitting.from_recipe import fit_onnx, require_no_run
 from lit_od.recipes.schema import Recipe
 from lit_od.runtime.processes import Group, place
@@ -55,13 +55,12 @@ def _fit(recipe: Recipe, args: argparse.Namespace, group: Group) -> int:
         require_no_run(run_folder)
         if args.early_stopping is not None:
             raise ConfigError("--early-stopping goes with training, and over an ONNX backbone nothing is trained")
-        bundle = fit_onnx(recipe, out, threads=args.threads, group=group)
+        bundle = fit_onnx(recipe, out, threads=args.threads, group=group, trust=args.trust)
     else:
-        try:
+        with extra("train,cpu"):
             from lit_od.training.pipeline import fit
-        except ModuleNotFoundError as error:
-            missing_extra(str(error.name), "train,cpu")
-        bundle = fit(recipe, out, run=run_folder, threads=args.threads, group=group)
+        bundle = fit(recipe, out, run=run_folder, threads=args.threads, group=group, trust=args.trust)
     if group.rank == 0:
+        say_imported(bundle.detector.kind, args)
         print(written(bundle, time.perf_counter() - started))
     return DONE

@@ -18,10 +18,10 @@ from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
-from lit_od.commands._arguments import add_recipe_arguments, recipe_of
+from lit_od.commands._arguments import add_recipe_arguments, extra, recipe_of
 from lit_od.commands._launch import each_process, launch, wanted, words_of
 from lit_od.commands._status import DONE
-from lit_od.errors import ConfigError, missing_extra
+from lit_od.errors import ConfigError
 from lit_od.runtime.processes import Group, is_first, place
 
 LAST = "last"
@@ -64,10 +64,8 @@ def _train(args: argparse.Namespace, overrides: list[str], group: Group) -> int:
     if args.out is None:
         raise ConfigError("give --out RUN: a run that is resumed or shared by processes needs its folder's name")
     recipe, out = recipe_of(args, overrides), Path(args.out)
-    try:
+    with extra("train,cpu"):
         from lit_od.training.loop.train import resumable, train
-    except ModuleNotFoundError as error:
-        missing_extra(str(error.name), "train,cpu")
     resume = resumable(out) if args.resume == LAST else Path(args.resume) if args.resume else None
     try:
         trained = train(recipe, out, resume=resume)

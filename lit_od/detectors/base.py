@@ -85,6 +85,11 @@ class Detector(Protocol):
         """Rebuild from `options()` and `state()`. Raises DataError where they do not fit together."""
 
     @classmethod
+    def require_installed(cls, settings: Any) -> None:
+        """Raise MissingExtra if fitting with these options needs a package that is not installed."""
+        del settings
+
+    @classmethod
     @abstractmethod
     def start(cls, settings: Any, first_row: int = 0) -> "Accumulator":
         """Return an empty accumulator.

@@ -114,14 +114,15 @@ class GMM(Detector):
         return cls.start(GMMOptions(components, covariance, seed, reservoir), first_row)
 
     @classmethod
-    def start(cls, settings: GMMOptions, first_row: int = 0) -> "GMMAccumulator":
-        """An empty accumulator for checked options.
-
-        Raises:
-            MissingExtra: If several components are asked for without scikit-learn.
-        """
-        if settings.components > 1 and find_spec("sklearn") is None:  # now, not when all rows have been gathered
+    def require_installed(cls, settings: GMMOptions) -> None:
+        """Raise MissingExtra if several components are asked for without scikit-learn."""
+        if settings.components > 1 and find_spec("sklearn") is None:
             missing_extra("scikit-learn", "train,cpu")
+
+    @classmethod
+    def start(cls, settings: GMMOptions, first_row: int = 0) -> "GMMAccumulator":
+        """Return an empty accumulator for checked options. Raises as `require_installed`."""
+        cls.require_installed(settings)  # now, not when all rows have been gathered
         return GMMAccumulator(settings, first_row)
 
     @property

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from lit_od.detectors.base import Accumulator, Detector
+from lit_od.detectors.options import read_options
 from lit_od.detectors.registry import DETECTORS, accumulator, detector_from_state, find
 from lit_od.errors import ConfigError
 from lit_od.types import Arrays, Output
@@ -52,8 +53,14 @@ class DetectorSpec:
         return find(self.kind, self.trust).passes
 
     def check(self) -> None:
-        """Raise ConfigError unless kind and options are valid, before any image is read."""
-        self.accumulator()
+        """Check kind, options and installed packages, before any image is read.
+
+        Raises:
+            ConfigError: If kind or options are invalid.
+            MissingExtra: If fitting needs a package that is not installed.
+        """
+        detector = find(self.kind, self.trust)
+        detector.require_installed(read_options(self.kind, detector.options_type, self.options))
 
     def reads(self) -> Output:
         """Return the kind of output that the detector scores."""

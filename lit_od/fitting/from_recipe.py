@@ -1,6 +1,8 @@
 """A recipe over an ONNX backbone, carried out without torch: images to bundle, nothing trained."""
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import Unpack
 
 from lit_od.backbone.packaged import read_packaged
 from lit_od.bundle.folder import Bundle
@@ -8,12 +10,11 @@ from lit_od.calibration.rules import rule_and_outliers
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
 from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
-from lit_od.fitting.process_group import open_engine
+from lit_od.fitting.process_group import HomeOptions, open_engine
 from lit_od.images.sources import SetOpener
 from lit_od.recipes.load import portable_tree, without_training
 from lit_od.recipes.partition import divided, found_images
 from lit_od.recipes.schema import Recipe
-from lit_od.runtime.processes import ALONE, Group
 
 
 def fit_onnx(
@@ -21,8 +22,8 @@ def fit_onnx(
     out: Path,
     *,
     sets: SetOpener | None = None,
-    threads: int | None = None,
-    group: Group = ALONE,
+    trust: Collection[str] = (),
+    **home: Unpack[HomeOptions],
 ) -> Bundle:
     """Fit the recipe's detector on what its ONNX file computes, calibrate, prove and write the bundle.
 
@@ -30,8 +31,8 @@ def fit_onnx(
         recipe: What to do; it has a `backbone`.
         out: The bundle's folder; free, empty, or a bundle to replace.
         sets: Opens torchvision's sets by name, where the caller may import torch.
-        threads: Threads of ONNX Runtime and of decoding; None is one a core.
-        group: The processes that do this together.
+        trust: Import paths of detectors that may be followed.
+        home: Threads, providers and process group, as `open_engine` takes them.
 
     Raises:
         BackboneError: If the file is no backbone, or does not take such images.
@@ -41,7 +42,7 @@ def fit_onnx(
     if recipe.backbone is None:
         raise ConfigError("the recipe has a `model`, not an ONNX backbone: carry it out with lit_od.training.fit")
     recipe = without_training(recipe, "over an ONNX backbone nothing is trained")
-    spec = DetectorSpec.parse(recipe.detector)
+    spec = DetectorSpec.parse(recipe.detector, trust)
     spec.check()
     rule, outliers = rule_and_outliers(recipe.calibration)
     model, opset = read_packaged(str(recipe.backbone))
@@ -49,7 +50,7 @@ def fit_onnx(
     found = found_images(outliers, recipe.data, sets) if outliers else []
     return fit_bundle(
         out,
-        open_engine(model, recipe.data.prepare, threads=threads, group=group),
+        open_engine(model, recipe.data.prepare, **home),
         GraphFile(model, opset),
         FitImages(fit, calibration, outliers=found),
         spec,

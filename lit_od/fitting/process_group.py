@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -18,6 +19,14 @@ from lit_od.images.sources import Source, class_numbers
 from lit_od.runtime.processes import ALONE, Group
 from lit_od.runtime.threads import limited
 from lit_od.types import Maps, Outputs, Scores
+
+
+class HomeOptions(TypedDict, total=False):
+    """Options of the home of a fit, as `open_engine` takes them."""
+
+    threads: int | None
+    providers: Sequence[str] | None
+    group: Group
 
 
 def open_engine(

@@ -1,9 +1,10 @@
 """The whole job from a recipe: train where there is something to train, export, and all that follows without torch."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 from torch import nn
@@ -14,14 +15,13 @@ from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
 from lit_od.fitting.from_recipe import fit_onnx, require_no_run
-from lit_od.fitting.process_group import open_engine
+from lit_od.fitting.process_group import HomeOptions, open_engine
 from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.import_paths import imported
 from lit_od.recipes.load import portable_tree, without_training
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import ModelConfig, Recipe
-from lit_od.runtime.processes import Group
 from lit_od.training.data.image_data import ImageData
 from lit_od.training.data.torchvision_sets import open_set
 from lit_od.training.distributed import process_group
@@ -42,8 +42,8 @@ def fit(
     out: Path,
     *,
     run: Path | None = None,
-    threads: int | None = None,
-    group: Group | None = None,
+    trust: Collection[str] = (),
+    **home: Unpack[HomeOptions],
 ) -> Bundle:
     """Train the recipe's model, export it, fit the detector, calibrate, prove and write the bundle.
 
@@ -54,8 +54,9 @@ def fit(
         recipe: What to do.
         out: The bundle's folder; free, empty, or a bundle to replace.
         run: Folder that keeps a training's checkpoint, log and curves. None throws them away.
-        threads: Threads of ONNX Runtime and of decoding; None is one a core.
-        group: The processes that do this together; None takes those that torch.distributed has joined.
+        trust: Import paths of detectors that may be followed.
+        home: Threads, providers and process group, as `open_engine` takes them; the group is by default that which
+            torch.distributed has joined.
 
     Raises:
         ConfigError: If the recipe cannot be carried out, or `out` is not free.
@@ -65,26 +66,28 @@ def fit(
     if recipe.model is None:
         require_no_run(run)
         sets = open_set(data_root(recipe.data.root))
-        return fit_onnx(recipe, out, sets=sets, threads=threads, group=group or process_group())
-    if (group or process_group()).rank == 0:
+        home.setdefault("group", process_group())
+        return fit_onnx(recipe, out, sets=sets, trust=trust, **home)
+    if process_group().rank == 0:
         require_replaceable(out)
-    DetectorSpec.parse(recipe.detector).check()
+    spec = DetectorSpec.parse(recipe.detector, trust)
+    spec.check()
     kind = imported(recipe.model.class_path, nn.Module, "model.class_path")
-    require_readable(kind, recipe.detector)
+    require_readable(kind, spec)
     if is_frozen(kind):
         require_no_run(run)
         model = recipe.model
         recipe = without_training(recipe, f"{model.class_path} is frozen")
         data = ImageData(recipe.data, seed=recipe.seed)
         module = _frozen_module(model, data, recipe.seed)
-        return _write_bundle(out, _Trained(module, data, recipe), threads=threads, group=group)
+        return _write_bundle(out, _Trained(module, data, recipe, trust=trust), **home)
     rule, outliers = rule_and_outliers(recipe.calibration)
     calibrating = ImageData(recipe.data, seed=recipe.seed).sources("calibration")
     require_applicable(rule, inliers=len(calibrating), outliers=len(outliers))  # before the training, not after it
     with tempfile.TemporaryDirectory(prefix="lit_od-run-") as temporary:
         trained = train(recipe, run or Path(temporary))
-        made = _Trained(trained.module, trained.data, recipe, trained.metrics)
-        return _write_bundle(out, made, threads=threads, group=group)
+        made = _Trained(trained.module, trained.data, recipe, trained.metrics, trust)
+        return _write_bundle(out, made, **home)
 
 
 def _frozen_module(model: ModelConfig, data: ImageData, seed: int) -> nn.Module:
@@ -100,8 +103,8 @@ def export_bundle(
     out: Path,
     *,
     metrics: dict[str, float] | None = None,
-    threads: int | None = None,
-    providers: Sequence[str] | None = None,
+    trust: Collection[str] = (),
+    **home: Unpack[HomeOptions],
 ) -> Bundle:
     """Export a trained module, fit the recipe's detector on what the graph computes, and write the bundle.
 
@@ -113,23 +116,23 @@ def export_bundle(
         recipe: Detector, calibration and export options.
         out: The bundle's folder.
         metrics: Figures of the training, for the provenance.
-        threads: Threads of ONNX Runtime and of decoding; None is one a core.
-        providers: Execution providers, as `Backbone.load` takes them.
+        trust: Import paths of detectors that may be followed.
+        home: As `fit` takes them.
     """
     if process_group().rank == 0:
         require_replaceable(out)
-    made = _Trained(module, data, recipe, metrics or {})
-    return _write_bundle(out, made, threads=threads, providers=providers)
+    return _write_bundle(out, _Trained(module, data, recipe, metrics or {}, trust), **home)
 
 
 @dataclass(frozen=True, slots=True)
 class _Trained:
-    """A module to export, its images and its recipe, and figures of its training."""
+    """A module to export, its images and its recipe, figures of its training, and trusted import paths."""
 
     module: nn.Module
     data: ImageData
     recipe: Recipe
     metrics: Mapping[str, float] = field(default_factory=dict)
+    trust: Collection[str] = ()
 
     def images(self, outliers: Sequence[str]) -> FitImages:
         """Return the images by their use; with a frozen module the validation part fits the detector too."""
@@ -146,27 +149,21 @@ class _Trained:
         )
 
 
-def _write_bundle(
-    out: Path,
-    made: _Trained,
-    *,
-    threads: int | None = None,
-    providers: Sequence[str] | None = None,
-    group: Group | None = None,
-) -> Bundle:
+def _write_bundle(out: Path, made: _Trained, **home: Unpack[HomeOptions]) -> Bundle:
     """Export a module, fit the recipe's detector on what the graph computes, and write the bundle."""
     module, recipe = made.module, made.recipe
-    group = group or process_group()  # Lightning may have joined processes in the training
+    group = home.setdefault("group", process_group())  # Lightning may have joined processes in the training
     backbone = getattr(module, "backbone", None)
     if not callable(backbone):
         raise ConfigError(f"{type(module).__name__} has no backbone(): wanted the module that is to be exported")
-    require_readable(module, recipe.detector)
+    spec = DetectorSpec.parse(recipe.detector, made.trust)
+    require_readable(module, spec)
     rule, outliers = rule_and_outliers(recipe.calibration)
     images = made.images(outliers)
     graph, parity = GraphFile(b"", recipe.export.opset), 0.0
     if group.rank == 0:
         rows = np.linspace(0, len(images.calibration) - 1, min(PARITY_IMAGES, len(images.calibration))).astype(int)
-        pixels = load([images.calibration[row] for row in rows], recipe.data.prepare, threads=threads)
+        pixels = load([images.calibration[row] for row in rows], recipe.data.prepare, threads=home.get("threads"))
         graph, parity = _exported(module, backbone(), pixels, opset=recipe.export.opset)
     model = group.broadcast(graph.model)
     origin = Origin(
@@ -175,8 +172,8 @@ def _write_bundle(
         seed=recipe.seed,
         metrics={**made.metrics, "export_parity": parity},
     )
-    engine = open_engine(model, recipe.data.prepare, threads=threads, providers=providers, group=group)
-    return fit_bundle(out, engine, graph, images, DetectorSpec.parse(recipe.detector), rule, origin)
+    engine = open_engine(model, recipe.data.prepare, **home)
+    return fit_bundle(out, engine, graph, images, spec, rule, origin)
 
 
 def _exported(module: nn.Module, backbone: nn.Module, images: Images, *, opset: int) -> tuple[GraphFile, float]:

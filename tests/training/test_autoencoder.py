@@ -11,6 +11,7 @@ from lit_od.backbone.map_graph import MapGraph
 from lit_od.bundle.folder import MAPS
 from lit_od.cli import main
 from lit_od.detectors.reconstruction import Reconstruction
+from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError, ExportError
 from lit_od.images.find_local import find
 from lit_od.recipes.load import read
@@ -262,7 +263,7 @@ def test_a_module_states_what_it_gives():
     with pytest.raises(
         ConfigError, match=r"Identity gives features, and detector reconstruction reads errors: choose gmm, knn"
     ):
-        require_readable(nn.Identity(), {"kind": "reconstruction"})
+        require_readable(nn.Identity(), DetectorSpec("reconstruction", {}))
 
 
 def test_the_watched_figure_is_that_of_the_mean_error():

@@ -1,11 +1,11 @@
 """Outputs of a module's exported graphs: features or errors, and heat maps."""
 
-from collections.abc import Mapping
 from typing import Any, cast, get_args
 
 from torch import nn
 
 from lit_od.detectors.registry import DETECTORS
+from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
 from lit_od.types import Output
 
@@ -34,16 +34,10 @@ def maps_of(module: nn.Module) -> nn.Module | None:
     return maps() if callable(maps) else None
 
 
-def require_readable(module: object, detector: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless a recipe's detector reads a module's output.
-
-    Args:
-        module: A module or its class.
-        detector: `kind` and options.
-    """
-    output, kind = output_of(module), str(detector["kind"])
-    reads = DETECTORS[kind].reads
+def require_readable(module: object, spec: DetectorSpec) -> None:
+    """Raise ConfigError unless a detector reads the output of a module or its class."""
+    output, reads = output_of(module), spec.reads()
     if reads != output:
         fitting = ", ".join(sorted(name for name, each in DETECTORS.items() if each.reads == output))
         name = (module if isinstance(module, type) else type(module)).__name__
-        raise ConfigError(f"{name} gives {output}, and detector {kind} reads {reads}: choose {fitting}")
+        raise ConfigError(f"{name} gives {output}, and detector {spec.kind} reads {reads}: choose {fitting}")
