@@ -18,7 +18,8 @@ from lit_od.images.preparation import MAX_PIXELS
 from lit_od.serving import connection
 from lit_od.serving.limits import Limits
 from lit_od.serving.models import Answers, Model
-from tests.support.site import Answer, Site, binary, png_of, read_all, running
+from tests.support.images import encoded
+from tests.support.site import Answer, Site, binary, read_all, running
 
 pytestmark = pytest.mark.usefixtures("in_turn")  # what takes too long here takes seconds: never two of them at once
 
@@ -362,7 +363,7 @@ def test_a_request_that_takes_too_long_is_answered_and_what_is_left_of_it_not_sc
 
 def test_an_image_with_too_many_pixels_is_a_row_with_an_error(model: Model, pictures: list[bytes]) -> None:
     """Its header suffices to know."""
-    large = png_of(Image.new("L", (50, 40)))
+    large = encoded(Image.new("L", (50, 40)))
     with running([model], limits=Limits(pixels=1000, grace=1)) as site:
         body, headers = binary([pictures[0], large, large[:50]])
         answer = site.ask(INFER, body, headers=headers)
