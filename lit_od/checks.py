@@ -1,4 +1,4 @@
-"""Checks of option values: strict types and ranges; nothing is converted or guessed."""
+"""Checks of option values: strict types and ranges, nothing converted."""
 
 import math
 from difflib import get_close_matches
@@ -7,14 +7,21 @@ from lit_od.errors import ConfigError
 
 
 def suggest(name: object, known: list[str]) -> str:
-    """The known names as half a sentence, with the closest one first where there is a close one."""
+    """Return the known names as half a sentence, a close one first."""
     close = get_close_matches(str(name), known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}Known: {', '.join(known) or 'none'}"
 
 
 def integer(name: str, value: object, *, least: int, most: int | None = None) -> None:
-    """Raise ConfigError unless value is an int from least to most."""
+    """Raise ConfigError unless value is an int from least to most.
+
+    Args:
+        name: The option's, for messages.
+        value: The value.
+        least: Least allowed value.
+        most: Largest allowed value; None for no limit.
+    """
     span = f"of at least {least}" if most is None else f"from {least} to {most}"
     if type(value) is not int or value < least or (most is not None and value > most):
         raise ConfigError(f"{name} must be an integer {span}, got {value!r}")
@@ -29,7 +36,16 @@ def number(
     most: float = math.inf,
     below: float = math.inf,
 ) -> None:
-    """Raise ConfigError unless value is a finite int or float within the given ends."""
+    """Raise ConfigError unless value is a finite int or float within the given ends.
+
+    Args:
+        name: The option's, for messages.
+        value: The value.
+        least: Least allowed value.
+        above: Largest value that is too small.
+        most: Largest allowed value.
+        below: Least value that is too large.
+    """
     if type(value) in (int, float):
         given = float(value)  # type: ignore[arg-type]  # an int or a float
         if math.isfinite(given) and least <= given <= most and above < given < below:
@@ -52,6 +68,12 @@ def flag(name: str, value: object) -> None:
 
 
 def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise ConfigError unless value is one of the choices."""
+    """Raise ConfigError unless value is one of the choices.
+
+    Args:
+        name: The option's, for messages.
+        value: The value.
+        choices: Allowed values.
+    """
     if type(value) is not str or value not in choices:
         raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

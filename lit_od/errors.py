@@ -47,6 +47,12 @@ class MissingExtra(LitODError, ImportError):
     """A package that another installation extra brings."""
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's words, else its kind."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def missing_extra(package: str, extras: str) -> NoReturn:
     """Raise MissingExtra with the pip command that installs the package."""
     raise MissingExtra(f'this needs {package}, which is not installed. Run: pip install "lit-od[{extras}]"')

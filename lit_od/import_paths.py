@@ -1,4 +1,4 @@
-"""Classes and functions named by their import path, and the arguments that they take."""
+"""Classes and functions named by import path, and their arguments."""
 
 import importlib
 import inspect
@@ -17,7 +17,9 @@ OWN = frozenset({"lit_od", "timm", "torchvision"})
 
 
 def require_trusted(path: str, trust: Collection[str], key: str) -> None:
-    """Raise ConfigError unless an import path may be followed: importing a module runs its code.
+    """Raise ConfigError unless an import path may be followed.
+
+    Importing a module runs its code.
 
     Args:
         path: "package.module:Class".
@@ -70,7 +72,7 @@ def imported(path: str, base: type[T], key: str) -> type[T]:
 
 
 def accepted(function: Any) -> tuple[list[str], bool]:
-    """Return the names that a class or function takes as keywords, and True if it takes any other besides."""
+    """Return the keywords that a class or function takes, and True if it takes any."""
     parameters = inspect.signature(function).parameters.values()
     names = [
         parameter.name
@@ -87,7 +89,13 @@ def defaults(function: Any) -> dict[str, Any]:
 
 
 def check_accepted(function: Any, given: Iterable[str], key: str) -> None:
-    """Raise ConfigError for a name that the function does not take, with the nearest that it does."""
+    """Raise ConfigError for a keyword that the function does not take.
+
+    Args:
+        function: A class or function.
+        given: Keywords.
+        key: What names them, for messages.
+    """
     names, open_ended = accepted(function)
     for name in given:
         if name not in names and not open_ended:

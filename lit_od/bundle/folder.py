@@ -15,7 +15,8 @@ from lit_od.bundle import manifest as manifests
 from lit_od.bundle.manifest import FileEntry, Manifest
 from lit_od.bundle.model_card import model_card
 from lit_od.bundle.validate import check_backbone, check_detector, check_golden, check_graph
-from lit_od.calibration.p_values import Calibration, check_rule
+from lit_od.calibration.p_values import Calibration
+from lit_od.calibration.rules import check_rule
 from lit_od.detectors import Detector
 from lit_od.detectors.registry import detector_from_state
 from lit_od.errors import BundleError, ConfigError, DataError

@@ -14,11 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.calibration.binomial import clopper_pearson
-from lit_od.calibration.rules import RULES, check_rule, require_applicable, threshold_of
+from lit_od.calibration.rules import require_applicable, threshold_of
 from lit_od.errors import DataError
 from lit_od.types import Scores
-
-__all__ = ["RULES", "Calibration", "check_rule"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,20 +2,17 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lit_od.bundle.folder import Bundle
 from lit_od.commands._arguments import extra, no_overrides, only_overrides
 from lit_od.errors import ConfigError
+from lit_od.evaluation import image_sets as sets
+from lit_od.evaluation.image_sets import ImageSets
 from lit_od.images.sources import SetOpener, Source
 from lit_od.recipes.load import override
 from lit_od.recipes.overrides import folder, parse_overrides
 from lit_od.recipes.partition import NAMED_SETS
 from lit_od.recipes.roots import data_root
-
-if TYPE_CHECKING:
-    from lit_od.evaluation.image_sets import ImageSets
-
 
 OF_SETS = ("data.root", "data.test", "data.classes", "data.outlier_classes", "evaluation")
 """Keys of a recipe that say which images a bundle is looked at with."""
@@ -34,15 +31,13 @@ def add_set_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) -> "ImageSets":
+def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) -> ImageSets:
     """The sets that the arguments name, or those of the bundle's recipe.
 
     Raises:
         ConfigError: If only one kind of set is named, or an override has no place.
         DataError: If images are missing.
     """
-    from lit_od.evaluation import image_sets as sets
-
     if bool(args.inliers) != bool(args.outliers):
         raise ConfigError("--inliers and --outliers go together: give both, or neither for the recipe's own sets")
     preparation = bundle.manifest.preparation

@@ -7,7 +7,6 @@ torchvision's sets: mnist:test:8,9, fashion-mnist:test, cifar10:all (under --dat
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,11 +14,10 @@ from lit_od.bundle.folder import Bundle, rewrite
 from lit_od.commands._arguments import add_session_arguments, extra, read_bundle, session_options
 from lit_od.commands._evaluation_sets import AGAINST, add_set_arguments, chosen_sets
 from lit_od.commands._status import DONE
+from lit_od.evaluation.evaluate import Evaluation, evaluate
+from lit_od.evaluation.image_sets import score_set
 from lit_od.formats.atomic import require_writable
 from lit_od.scoring.scorer import Scorer
-
-if TYPE_CHECKING:
-    from lit_od.evaluation.evaluate import Evaluation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,16 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Score the sets and print the table."""
     with extra():
-        from lit_od.evaluation import image_sets as sets
         from lit_od.evaluation import plots
-        from lit_od.evaluation.evaluate import evaluate
     if args.out:
         require_writable(Path(args.out))
     bundle = read_bundle(args.bundle, args)
     scorer = Scorer.of(bundle, **session_options(args))
     images = chosen_sets(args, overrides, bundle)
-    inliers = sets.score_set(scorer, images.inliers)
-    scores = {each.name: sets.score_set(scorer, each) for each in images.outliers}
+    inliers = score_set(scorer, images.inliers)
+    scores = {each.name: score_set(scorer, each) for each in images.outliers}
     found = evaluate(inliers, scores, threshold=bundle.calibration.threshold)
     print(found.table())
     if args.out:
@@ -61,7 +57,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     return DONE
 
 
-def _record(bundle: Bundle, found: "Evaluation") -> None:
+def _record(bundle: Bundle, found: Evaluation) -> None:
     """Write what does not depend on the threshold, which may be moved, into the manifest; shares of 1."""
     kept = {name: value for name, value in bundle.manifest.provenance.metrics.items() if not name.startswith(AGAINST)}
     for name, each in found.outliers.items():

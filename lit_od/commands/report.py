@@ -13,6 +13,7 @@ from lit_od.commands._arguments import add_session_arguments, extra, read_bundle
 from lit_od.commands._evaluation_sets import add_set_arguments, chosen_sets, sets_root, torchvision_sets
 from lit_od.commands._status import DONE
 from lit_od.errors import ConfigError
+from lit_od.evaluation.image_sets import ImageSet, fitted_images
 from lit_od.formats.atomic import atomic_file, require_writable
 from lit_od.images.find_local import find
 from lit_od.scoring.scorer import Scorer
@@ -31,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Score the sets, write the page and print the table."""
     with extra():
-        from lit_od.evaluation import image_sets as sets
         from lit_od.evaluation.report import report
     out = Path(args.out)
     if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
@@ -41,10 +41,10 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     scorer = Scorer.of(bundle, **session_options(args))
     images = chosen_sets(args, overrides, bundle)
     if not args.normal:
-        normals = sets.fitted_images(bundle, overrides, sets=partial(torchvision_sets, download=False))
+        normals = fitted_images(bundle, overrides, sets=partial(torchvision_sets, download=False))
     else:
         sources = find(args.normal, sets=torchvision_sets(sets_root(overrides)))
-        normals = sets.ImageSet("normal", sources, scorer.preparation)
+        normals = ImageSet("normal", sources, scorer.preparation)
     found = report(bundle, scorer, images, normals=normals)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(out) as file:

@@ -21,32 +21,17 @@ import sys
 import time
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lit_od.commands._arguments import extra, no_overrides, positive
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import ConfigError, LitODError
+from lit_od.experiments import summary_table as together
+from lit_od.experiments.results import ExperimentOptions, ExperimentResult
+from lit_od.experiments.summary_table import Finished
 from lit_od.recipes.overrides import folder, parse_overrides
 
-if TYPE_CHECKING:
-    from lit_od.experiments.results import ExperimentOptions, ExperimentResult
-    from lit_od.experiments.summary_table import Finished
-
 EXPERIMENTS = {
-    "mnist-digits": "lit_od.experiments.mnist_digits",
-    "vgg16-gmm": "lit_od.experiments.vgg16_gmm",
-    "one-class": "lit_od.experiments.one_class",
-    "cifar10-autoencoder": "lit_od.experiments.cifar10_autoencoder",
-    "cats-autoencoder": "lit_od.experiments.cats_autoencoder",
-    "doc-sneakers": "lit_od.experiments.doc_sneakers",
-}
-"""Every experiment and the module that runs it."""
-
-ALL = "all"
-UNPUBLISHED = frozenset({"one-class"})
-"""What `all` leaves out: no source has its figures."""
-
-TAKES = {
     "mnist-digits": frozenset[str](),
     "vgg16-gmm": frozenset({"overrides", "cache"}),
     "one-class": frozenset({"overrides", "cache", "recipe", "data", "contamination"}),
@@ -54,7 +39,14 @@ TAKES = {
     "cats-autoencoder": frozenset({"budget"}),
     "doc-sneakers": frozenset({"budget", "overrides"}),
 }
-"""What an experiment takes besides the data root and what all take."""
+"""What each experiment takes besides the data root and what all take; its module is `lit_od.experiments.NAME`."""
+
+ALL = "all"
+UNPUBLISHED = frozenset({"one-class"})
+"""What `all` leaves out: no source has its figures."""
+
+NOT_ALL = ("cache", "recipe", "data", "contamination")
+"""Options that `all` does not take."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,8 +80,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Run the experiment, print its tables, keep them beside its bundles."""
-    with extra():
-        from lit_od.experiments import summary_table as together
     if args.name == ALL:
         return _run_all(args, overrides)
     options = _options(args, overrides, _out(args, _title(args)))
@@ -102,15 +92,13 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 
 def _run_all(args: argparse.Namespace, overrides: list[str]) -> int:
     """Run every published experiment, one after the other; INCOMPLETE if one was refused."""
-    from lit_od.experiments import summary_table as together
-
-    for name in ("cache", "recipe", "data", "contamination"):
+    for name in NOT_ALL:
         if getattr(args, name) is not None:
             raise ConfigError(f"{ALL} takes no --{name}: leave it out")
     out = _out(args, ALL)
     wanted = {}
     for name, own in _by_experiment(overrides).items():
-        budget = args.budget if "budget" in TAKES[name] else None
+        budget = args.budget if "budget" in EXPERIMENTS[name] else None
         given = argparse.Namespace(**{**vars(args), "name": name, "budget": budget})
         wanted[name] = _options(given, own, out / name)
     for name, options in wanted.items():
@@ -138,10 +126,8 @@ def _out(args: argparse.Namespace, title: str) -> Path:
     return Path(args.out or Path("runs") / (f"{title}-quick" if args.quick else title))
 
 
-def _carried_out(name: str, options: "ExperimentOptions") -> "tuple[ExperimentResult, Finished]":
+def _carried_out(name: str, options: ExperimentOptions) -> tuple[ExperimentResult, Finished]:
     """Run an experiment and keep what it gave in its folder."""
-    from lit_od.experiments import summary_table as together
-
     started = time.perf_counter()
     report = _experiment(name).run(options)
     together.keep_report(report, options.out)
@@ -156,24 +142,22 @@ def _by_experiment(overrides: list[str]) -> dict[str, list[str]]:
         if path == "data.root":
             for own in words.values():
                 own += ["--data.root", str(value)]
-        elif name in words and rest and "overrides" in TAKES[name]:
+        elif name in words and rest and "overrides" in EXPERIMENTS[name]:
             words[name] += [f"--{rest}", str(value)]
         else:
-            takers = ", ".join(each for each in words if "overrides" in TAKES[each])
+            takers = ", ".join(each for each in words if "overrides" in EXPERIMENTS[each])
             raise ConfigError(f"--{path}: {ALL} takes --data.root, and overrides that begin with one of {takers}")
     return words
 
 
-def _options(args: argparse.Namespace, overrides: list[str], out: Path) -> "ExperimentOptions":
+def _options(args: argparse.Namespace, overrides: list[str], out: Path) -> ExperimentOptions:
     """How the experiment of this name is to be run; its folder is made.
 
     Raises:
         ConfigError: If it does not take what was given.
     """
-    from lit_od.experiments.results import ExperimentOptions
-
-    takes = TAKES[args.name]
-    for name in sorted({"budget", "cache", "recipe", "data", "contamination"} - takes):
+    takes = EXPERIMENTS[args.name]
+    for name in sorted({"budget", *NOT_ALL} - takes):
         if getattr(args, name) is not None:
             raise ConfigError(f"{args.name} takes no --{name}: leave it out")
     values = dict(parse_overrides(overrides))
@@ -185,20 +169,15 @@ def _options(args: argparse.Namespace, overrides: list[str], out: Path) -> "Expe
         root=root,
         out=out,
         seeds=tuple(args.seeds),
-        quick=args.quick,
-        threads=args.threads,
         overrides=tuple(overrides),
-        recipe=args.recipe,
-        data=args.data,
-        contamination=args.contamination,
-        cache=args.cache,
         budget=args.budget or "full",
+        **{name: getattr(args, name) for name in ("quick", "threads", *NOT_ALL)},
     )
 
 
 def _experiment(name: str) -> Any:
     with extra():
-        return import_module(EXPERIMENTS[name])
+        return import_module(f"lit_od.experiments.{name.replace('-', '_')}")
 
 
 def _title(args: argparse.Namespace) -> str:

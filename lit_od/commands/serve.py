@@ -17,16 +17,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lit_od.commands._arguments import add_session_arguments, no_overrides, positive, read_bundle, session_options
 from lit_od.commands._status import DONE
 from lit_od.errors import ConfigError, missing_extra
 from lit_od.images.preparation import MAX_PIXELS
 from lit_od.runtime.threads import thread_count
-
-if TYPE_CHECKING:
-    from lit_od.serving.limits import Limits
+from lit_od.serving.limits import MIB, MILLION, Limits
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,20 +93,17 @@ def named(bundles: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _limits(args: argparse.Namespace) -> "Limits":
-    from lit_od.serving.limits import MIB, MILLION, Limits
-
-    usual = Limits()
-    body = MIB * args.max_body if args.max_body else usual.body
-    return Limits(
-        body=body,
-        memory=max(usual.memory, 2 * body),
-        images=args.max_images or usual.images,
-        pixels=MILLION * args.max_pixels if args.max_pixels else usual.pixels,
-        time=args.max_time or usual.time,
-        queue=args.queue or usual.queue,
-        patience=args.patience or usual.patience,
-    )
+def _limits(args: argparse.Namespace) -> Limits:
+    given = {
+        "body": args.max_body and MIB * args.max_body,
+        "memory": args.max_body and max(Limits().memory, 2 * MIB * args.max_body),
+        "images": args.max_images,
+        "pixels": args.max_pixels and MILLION * args.max_pixels,
+        "time": args.max_time,
+        "queue": args.queue,
+        "patience": args.patience,
+    }
+    return Limits(**{name: value for name, value in given.items() if value})
 
 
 def _megapixels(text: str) -> int:

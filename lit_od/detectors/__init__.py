@@ -1,4 +1,6 @@
-"""Outlier detectors on numpy and FAISS. Never torch; higher scores are more outlying.
+"""Outlier detectors on numpy and FAISS, without torch.
+
+Higher scores are more outlying.
 
 Every detector is a frozen object with `fit`, `score`, `state` and `from_state`, and an accumulator
 that gathers a stream. The registry names them for recipes, manifests and the command line; a detector

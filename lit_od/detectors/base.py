@@ -1,4 +1,4 @@
-"""Detectors as the rest of the package sees them: frozen objects that score, and accumulators that gather.
+"""Protocols of detectors, which score, and of accumulators, which gather.
 
 There is no unfitted detector: `fit` is a classmethod that returns a fitted, frozen object.
 An accumulator takes a stream of feature batches, merges with the accumulators of other
@@ -66,11 +66,15 @@ class Detector(Protocol):
 
     @abstractmethod
     def score(self, outputs: Outputs, /) -> Scores:
-        """Return outlier scores of shape (n,), float64. Raises DataError on a wrong shape or NaN."""
+        """Return outlier scores of shape (n,), float64.
+
+        Raises:
+            DataError: On a wrong shape, or values that are not finite.
+        """
 
     @abstractmethod
     def options(self) -> dict[str, Any]:
-        """Return the options it was fitted with: plain JSON values, as the accumulator takes them."""
+        """Return the options it was fitted with, as plain JSON values."""
 
     @abstractmethod
     def state(self) -> Arrays:
@@ -82,7 +86,12 @@ class Detector(Protocol):
     @classmethod
     @abstractmethod
     def from_state(cls, options: dict[str, Any], state: Arrays) -> Self:
-        """Rebuild from `options()` and `state()`. Raises DataError where they do not fit together."""
+        """Rebuild from `options()` and `state()`.
+
+        Raises:
+            ConfigError: On options that do not exist or are out of range.
+            DataError: If the arrays do not fit the options or each other.
+        """
 
     @classmethod
     def require_installed(cls, settings: Any) -> None:
@@ -122,7 +131,7 @@ class PixelDetector(Detector, Protocol):
 
     @abstractmethod
     def score_map(self, outputs: Outputs, /) -> tuple[Scores, Maps]:
-        """Return scores of shape (n,) and maps of shape (n, h, w), in one pass. Raises as `score`."""
+        """Return scores of shape (n,) and maps of shape (n, h, w); raises as `score`."""
 
 
 class Accumulator(Protocol):
@@ -141,7 +150,7 @@ class Accumulator(Protocol):
         ...
 
     def merge(self, other: Self, /) -> None:
-        """Take over what another accumulator, with the same options, has gathered after this one's rows."""
+        """Take over what an accumulator with the same options has seen of the next rows."""
         ...
 
     def finish(self) -> Detector:
@@ -153,7 +162,7 @@ class Accumulator(Protocol):
         ...
 
     def restore(self, state: Arrays, /) -> None:
-        """Take over what `state()` of an accumulator with the same options gave, in place of the own.
+        """Take over what `state()` gave, in place of the own.
 
         Raises DataError where the arrays do not fit together.
         """
@@ -161,7 +170,11 @@ class Accumulator(Protocol):
 
 
 def check_features(features: Features, width: int | None = None) -> Features:
-    """Return features of shape (n, d) unchanged. Raises DataError where they are not finite, or not of this width."""
+    """Return features of shape (n, d) unchanged.
+
+    Raises:
+        DataError: If they are not finite floating-point numbers, or not of this width.
+    """
     features = np.asarray(features)
     if features.ndim != 2:
         raise DataError(f"features must have shape (n, d), got {features.shape}")
@@ -180,7 +193,11 @@ def check_features(features: Features, width: int | None = None) -> Features:
 
 
 def check_labels(labels: Labels, rows: int) -> Labels:
-    """Return labels unchanged. Raises DataError unless they are integers of shape (rows,)."""
+    """Return labels unchanged.
+
+    Raises:
+        DataError: Unless they are integers of shape (rows,).
+    """
     labels = np.asarray(labels)
     if labels.shape != (rows,):
         raise DataError(f"labels must have shape ({rows},), one a row of features, got {labels.shape}")

@@ -1,4 +1,4 @@
-"""Covariances: shrinking, and the whitener that turns a Mahalanobis distance into a Euclidean one."""
+"""Shrunk covariances, and whiteners, which make Mahalanobis distances Euclidean."""
 
 from typing import Literal, TypeAlias
 
@@ -17,7 +17,9 @@ features carry seven digits, whose squares end near here."""
 
 
 def shrunk_covariance(count: int, scatter: Stats, fourth_moments: float, shrinkage: Shrinkage) -> Stats:
-    """(1 - a) S / n + a mu I with mu the mean variance, shape (d, d) (Ledoit and Wolf 2004).
+    """Return (1 - a) S / n + a mu I, shape (d, d) (Ledoit and Wolf 2004).
+
+    mu is the mean variance.
 
     Args:
         count: Number of rows, n.
@@ -39,7 +41,7 @@ def shrunk_covariance(count: int, scatter: Stats, fourth_moments: float, shrinka
 
 
 def whitener(covariance: Stats, mend: str) -> Stats:
-    """L^-1 where L L^T is the covariance: lower triangular, shape (d, d).
+    """Return L^-1, where L L^T is the covariance: lower triangular, shape (d, d).
 
     Args:
         covariance: Shape (d, d).
@@ -61,6 +63,6 @@ def whitener(covariance: Stats, mend: str) -> Stats:
 
 
 def squared_norms(rows: Stats) -> Stats:
-    """Squared Euclidean length of each row of (..., d), shape (...)."""
+    """Return the squared Euclidean length of each row of (..., d), shape (...)."""
     squares: Stats = np.vecdot(rows, rows)
     return squares

@@ -10,9 +10,10 @@ import numpy as np
 from lit_od.checks import integer, one_of
 from lit_od.detectors.bank.row_store import RowStore
 from lit_od.detectors.base import BLOCK_VALUES, CACHED_VALUES, Detector, check_features, row_blocks
+from lit_od.detectors.class_moments import MomentsAccumulator
 from lit_od.detectors.gaussian import squared_norms, whitener
-from lit_od.detectors.moments import Moments, pack, unpack
-from lit_od.detectors.options import read_options, same_options
+from lit_od.detectors.moments import Moments
+from lit_od.detectors.options import read_options
 from lit_od.detectors.state import SMALLEST, check_names, read_only, require_triangular, take
 from lit_od.errors import DataError, missing_extra
 from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats
@@ -106,7 +107,14 @@ class GMM(Detector):
         reservoir: int = 50_000,
         first_row: int = 0,
     ) -> "GMMAccumulator":
-        """The same as a stream; first_row is the number of its first row among those of all accumulators.
+        """Return an empty accumulator.
+
+        Args:
+            components: As `fit` takes it.
+            covariance: As `fit` takes it.
+            seed: As `fit` takes it.
+            reservoir: As `fit` takes it.
+            first_row: Number of the first row it will see, among the rows of all accumulators.
 
         Raises:
             ConfigError: On an option out of range.
@@ -131,7 +139,9 @@ class GMM(Detector):
         return (int(self.means.shape[1]),)
 
     def score(self, features: Features) -> Scores:
-        """Negative log-likelihoods of shape (n,), in nats; negative where the density exceeds 1.
+        """Return negative log-likelihoods of shape (n,), in nats.
+
+        They are negative where the density exceeds 1.
 
         Raises:
             DataError: On a wrong width, or values that are not finite.
@@ -147,7 +157,7 @@ class GMM(Detector):
         return scores
 
     def _log_joint(self, rows: Stats) -> Stats:
-        """Log w_k N(x; m_k, L_k L_k^T) + d/2 log 2 pi for rows (n, d), shape (k, n)."""
+        """Return log w_k N(x; m_k, L_k L_k^T) + d/2 log 2 pi for rows (n, d), (k, n)."""
         covariance = self.settings.covariance
         if covariance in ("diag", "spherical"):
             return self._log_joint_of_diagonals(rows)
@@ -166,7 +176,10 @@ class GMM(Detector):
         return joint
 
     def _log_joint_of_diagonals(self, rows: Stats) -> Stats:
-        """As `_log_joint`; the expanded squares, about the middle of the means, are two products for all components."""
+        """Return `_log_joint` of diagonal covariances, by two products for them all.
+
+        The squares are expanded about the middle of the means.
+        """
         scales = np.broadcast_to(self.whiteners.reshape(len(self.means), -1), self.means.shape)
         middle = self.weights @ self.means
         rows, means, precisions = rows - middle, self.means - middle, scales**2
@@ -181,7 +194,7 @@ class GMM(Detector):
         return asdict(self.settings)
 
     def state(self) -> Arrays:
-        """Weights, means and whiteners."""
+        """Return weights, means and whiteners."""
         return {"weights": self.weights, "means": self.means, "whiteners": self.whiteners}
 
     @classmethod
@@ -210,20 +223,17 @@ class GMM(Detector):
         return cls(settings, weights, means, whiteners)
 
 
-class GMMAccumulator:
+class GMMAccumulator(MomentsAccumulator[GMMOptions]):
     """Gathers moments for one component, a reservoir of rows for several.
 
     Attributes:
-        settings: The options.
-        moments: The sums; None before the first batch, and for several components.
         store: The reservoir; empty for one component.
     """
 
-    __slots__ = ("moments", "settings", "store")
+    __slots__ = ("store",)
 
     def __init__(self, settings: GMMOptions, first_row: int) -> None:
-        self.settings = settings
-        self.moments: Moments | None = None
+        super().__init__(settings)
         self.store = RowStore(first_row, seed=settings.seed, limit=settings.reservoir)
 
     def update(self, features: Features, labels: Labels | None = None) -> None:
@@ -234,37 +244,33 @@ class GMMAccumulator:
         """
         if self.settings.components > 1:
             self.store.update(features)
-            return
-        if self.moments is None:
-            self.moments = Moments(check_features(features).shape[1])
-        self.moments.update(features)
+        else:
+            super().update(features)
 
     def merge(self, other: Self) -> None:
-        """Take over what an accumulator with the same options has gathered from the rows after these.
+        """Take over what an accumulator with the same options has seen of the next rows.
 
         Raises:
             ConfigError: If the options differ.
             DataError: If the widths differ, or the reservoir's rows do not follow.
         """
-        same_options(self.settings, other.settings)
+        super().merge(other)
         self.store.merge(other.store)
-        if other.moments is not None:
-            if self.moments is None:
-                self.moments = Moments(other.moments.width)
-            self.moments.merge(other.moments)
 
     def state(self) -> Arrays:
         """Return the sums of one component, or the reservoir of several."""
-        if self.settings.components > 1:
-            return self.store.state()
-        return pack({} if self.moments is None else {0: self.moments})
+        return self.store.state() if self.settings.components > 1 else super().state()
 
     def restore(self, state: Arrays) -> None:
-        """Take over what `state()` gave, in place of the own rows. Raises DataError where it does not fit together."""
+        """Take over what `state()` gave, in place of the own rows.
+
+        Raises:
+            DataError: If the arrays do not fit together.
+        """
         if self.settings.components > 1:
             self.store.restore(state)
         else:
-            self.moments = unpack(state).get(0)
+            super().restore(state)
 
     def finish(self) -> GMM:
         """Return the fitted detector.
@@ -273,7 +279,7 @@ class GMMAccumulator:
             DataError: If the rows do not suffice, or a covariance is singular.
             MissingExtra: If several components are asked for without scikit-learn.
         """
-        settings, moments = self.settings, self.moments
+        settings, moments = self.settings, self.moments.get(0)
         least = max(2, settings.components)
         count = moments.count if moments else self.store.seen
         if count < least:
@@ -286,7 +292,7 @@ class GMMAccumulator:
 
 
 def _one(covariance: Covariance, moments: Moments) -> tuple[Stats, Stats, Stats]:
-    """Weight, mean and whitener of one Gaussian with the moments' mean and covariance."""
+    """Return weight, mean and whitener of the Gaussian with these moments."""
     scatter = moments.scatter / moments.count
     if not np.trace(scatter) > 0:
         raise DataError(f"features must vary, but all {moments.count} rows are equal. Pass different images.")
@@ -303,7 +309,7 @@ def _one(covariance: Covariance, moments: Moments) -> tuple[Stats, Stats, Stats]
 
 
 def _several(settings: GMMOptions, rows: Stats) -> tuple[Stats, Stats, Stats]:
-    """Weights, means and whiteners of several Gaussians, by expectation maximisation."""
+    """Fit weights, means and whiteners of several Gaussians by EM."""
     try:
         from sklearn.mixture import GaussianMixture
     except ImportError:

@@ -43,7 +43,7 @@ class KNN(BankDetector):
     settings: KNNOptions
 
     def score(self, features: Features) -> Scores:
-        """Return distances of shape (n,), in units of the features, or 1 minus the cosine.
+        """Return distances of shape (n,), in units of the features, or 1 - cosine.
 
         Raises:
             DataError: On a wrong width, or values that are not finite.

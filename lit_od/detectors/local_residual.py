@@ -1,4 +1,7 @@
-"""Distance to the affine hull of the nearest inliers (Vincent and Bengio 2001, K-local hyperplanes)."""
+"""Distance to the affine hull of the nearest inliers.
+
+Vincent and Bengio 2001, K-local hyperplane and convex distance nearest neighbor algorithms.
+"""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -36,7 +39,7 @@ class LocalResidualOptions(BankOptions):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LocalResidual(BankDetector):
-    """Distance to the affine hull of the k nearest rows of the bank, which bends as the inliers do.
+    """Distance to the affine hull of the k nearest rows of the bank.
 
     With m the mean of the k nearest rows and N (k, d) the rows less m, the score of x is the root of
 
@@ -53,7 +56,9 @@ class LocalResidual(BankDetector):
     settings: LocalResidualOptions
 
     def score(self, features: Features) -> Scores:
-        """Return distances of shape (n,), in units of the features; of vectors of length 1 for the cosine.
+        """Return distances of shape (n,), in units of the features.
+
+        For the cosine the features have length 1.
 
         Raises:
             DataError: On a wrong width, or values that are not finite.
@@ -69,7 +74,7 @@ class LocalResidual(BankDetector):
 
 
 def _residuals(queries: NDArray[np.float32], near: NDArray[Any], ridge: float) -> Scores:
-    """Return penalised distances of queries (n, d) to the hulls of their neighbours (n, k, d), shape (n,)."""
+    """Return penalised distances of queries (n, d) to hulls (n, k, d), shape (n,)."""
     hull = near.astype(np.float64)
     mean = hull.mean(axis=1)
     hull -= mean[:, None]

@@ -1,4 +1,4 @@
-"""Local outlier factor (Breunig et al. 2000), for images that were not among the inliers."""
+"""Local outlier factor (Breunig et al. 2000) of new images."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -29,7 +29,7 @@ class LOFOptions(BankOptions):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LOF(BankDetector):
-    """Local outlier factor: density around the neighbours over density around the image.
+    """Local outlier factor: density around the neighbours over that of the image.
 
     With d_k(o) the distance of o to its k-th neighbour, N(x) the k nearest rows,
 
@@ -53,7 +53,7 @@ class LOF(BankDetector):
 
     @classmethod
     def of_bank(cls, settings: BankOptions, bank: Bank) -> Self:
-        """Make the detector of a bank of more than k rows: measure the density around each."""
+        """Make the detector of a bank of more than k rows, measuring their densities."""
         from tqdm import tqdm
 
         count = len(bank.rows)
@@ -101,7 +101,10 @@ class LOF(BankDetector):
 
 
 def _densities(distances: Stats, k_distances: Stats) -> Stats:
-    """Return local reachability densities, (n,), from distances to neighbours and their k-distances, (n, k)."""
+    """Return local reachability densities, (n,).
+
+    Both arguments have shape (n, k): distances to the neighbours, and their k-distances.
+    """
     # The small term is scikit-learn's: more than k equal rows have a finite density.
     densities: Stats = 1 / (np.maximum(distances, k_distances).mean(axis=1) + 1e-10)
     return densities

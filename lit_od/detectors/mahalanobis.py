@@ -1,4 +1,8 @@
-"""Mahalanobis distance, plain, class-conditional (Lee et al. 2018) and relative (Ren et al. 2021)."""
+"""Mahalanobis distance, plain, class-conditional and relative.
+
+Lee et al. 2018, A simple unified framework for detecting out-of-distribution samples; Ren et al. 2021, A simple fix to
+Mahalanobis distance for improving near-OOD detection.
+"""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self
@@ -7,9 +11,10 @@ import numpy as np
 
 from lit_od.checks import flag, number
 from lit_od.detectors.base import BLOCK_VALUES, Detector, check_features, check_labels
+from lit_od.detectors.class_moments import MomentsAccumulator
 from lit_od.detectors.gaussian import Shrinkage, shrunk_covariance, squared_norms, whitener
-from lit_od.detectors.moments import Moments, pack, unpack
-from lit_od.detectors.options import read_options, same_options
+from lit_od.detectors.moments import Moments
+from lit_od.detectors.options import read_options
 from lit_od.detectors.state import check_names, read_only, take, take_whitener
 from lit_od.errors import ConfigError, DataError
 from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats
@@ -37,7 +42,7 @@ class MahalanobisOptions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mahalanobis(Detector):
-    """Mahalanobis distance to the inliers' mean, or to the nearest of their class means.
+    """Mahalanobis distance to the inliers' mean, or to the nearest class mean.
 
     Plain: ||W (x - m)|| with W = L^-1, L L^T the shrunk covariance (divided by n). With classes: the
     least distance over the class means under one covariance, that of the rows about their own class
@@ -108,7 +113,12 @@ class Mahalanobis(Detector):
         shrinkage: Shrinkage = "ledoit-wolf",
         relative: bool = False,
     ) -> "MahalanobisAccumulator":
-        """The same as a stream; class_conditional=True wants labels with every batch.
+        """Return an empty accumulator.
+
+        Args:
+            class_conditional: True wants labels with every batch.
+            shrinkage: As `fit` takes it.
+            relative: As `fit` takes it.
 
         Raises:
             ConfigError: On an option out of range, or relative without classes.
@@ -117,7 +127,7 @@ class Mahalanobis(Detector):
 
     @classmethod
     def start(cls, settings: MahalanobisOptions, first_row: int = 0) -> "MahalanobisAccumulator":
-        """An empty accumulator for checked options; row numbers play no part in it."""
+        """Return an empty accumulator for checked options; row numbers play no part."""
         del first_row
         return MahalanobisAccumulator(settings)
 
@@ -127,7 +137,9 @@ class Mahalanobis(Detector):
         return (len(self.whitener),)
 
     def score(self, features: Features) -> Scores:
-        """Distances of shape (n,), in standard deviations; squared differences where relative.
+        """Return distances of shape (n,), in standard deviations.
+
+        Where relative, they are differences of squared distances.
 
         Raises:
             DataError: On a wrong width, or values that are not finite.
@@ -155,7 +167,10 @@ class Mahalanobis(Detector):
         return asdict(self.settings)
 
     def state(self) -> Arrays:
-        """Means (k, d) and whitener (d, d); labels and the background's where there are any."""
+        """Return means (k, d) and whitener (d, d).
+
+        The class labels and the background's mean and whitener are there where the options want them.
+        """
         arrays: Arrays = {"means": self.means, "whitener": self.whitener}
         if self.settings.class_conditional:
             arrays["classes"] = self.classes
@@ -196,56 +211,26 @@ class Mahalanobis(Detector):
         )
 
 
-class MahalanobisAccumulator:
-    """Gathers moments: one set of sums a class, or a single one.
+class MahalanobisAccumulator(MomentsAccumulator[MahalanobisOptions]):
+    """Gathers moments: one set of sums a class, or a single one."""
 
-    Attributes:
-        settings: The options.
-        moments: Sums by class label; the key is 0 where there are no classes.
-    """
-
-    __slots__ = ("moments", "settings")
-
-    def __init__(self, settings: MahalanobisOptions) -> None:
-        self.settings = settings
-        self.moments: dict[int, Moments] = {}
+    __slots__ = ()
 
     def update(self, features: Features, labels: Labels | None = None) -> None:
-        """Take a batch of shape (n, d), with labels of shape (n,) where the detector is class-conditional.
+        """Take a batch of shape (n, d); labels of shape (n,) if class-conditional.
 
         Raises:
             DataError: On a wrong shape, values that are not finite, or missing labels.
         """
-        features = check_features(features, self._width())
         if not self.settings.class_conditional:
-            self._of(0, features.shape[1]).update(features)
+            super().update(features)
             return
+        features = check_features(features, self.width)
         if labels is None:
             raise DataError("a class-conditional detector needs labels with every batch, got none")
         labels = check_labels(labels, len(features))
         for label in np.unique(labels):
-            self._of(int(label), features.shape[1]).update(features[labels == label])
-
-    def merge(self, other: Self) -> None:
-        """Take over what another accumulator with the same options has gathered, class by class.
-
-        Raises:
-            ConfigError: If the options differ.
-            DataError: If the widths differ.
-        """
-        same_options(self.settings, other.settings)
-        if self.moments and other.moments and self._width() != other._width():
-            raise DataError(f"accumulators to merge must have one width, got {self._width()} and {other._width()}")
-        for label, moments in other.moments.items():
-            self._of(label, moments.width).merge(moments)
-
-    def state(self) -> Arrays:
-        """Return the sums of all classes."""
-        return pack(self.moments)
-
-    def restore(self, state: Arrays) -> None:
-        """Take over what `state()` gave, in place of the own sums. Raises DataError where it does not fit together."""
-        self.moments = unpack(state)
+            self.of_class(int(label), features.shape[1]).update(features[labels == label])
 
     def finish(self) -> Mahalanobis:
         """Return the fitted detector.
@@ -278,14 +263,6 @@ class MahalanobisAccumulator:
             background_mean=background[0] if background else None,
             background_whitener=background[1] if background else None,
         )
-
-    def _width(self) -> int | None:
-        return next((moments.width for moments in self.moments.values()), None)
-
-    def _of(self, label: int, width: int) -> Moments:
-        if label not in self.moments:
-            self.moments[label] = Moments(width)
-        return self.moments[label]
 
 
 _MEND = "Pass more images than features, drop features that repeat others, or set shrinkage to a number such as 0.1."

@@ -24,7 +24,6 @@ the number of rows.
 """
 
 import math
-from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
@@ -38,14 +37,15 @@ BLOCK_ROWS = 1024
 """Rows gathered before a matrix product. Blocks are cut by row number, not by batch, so that any
 batch size gives the same bits, and small batches cost no more than large ones."""
 
-_SUMS = ("count", "mean", "scatter", "third_moments", "fourth_moments")
+SUMS = ("count", "mean", "scatter", "third_moments", "fourth_moments")
+"""Names of the arrays of a state."""
 
 LAGGING = 128
 """Products of one vector with itself that wait to be added to the scatter: together they are one matrix product."""
 
 
 def ledoit_wolf_shrinkage(count: int, scatter: Stats, fourth_moments: float) -> float:
-    """Ledoit and Wolf's (2004) optimal weight of the scaled identity, in [0, 1].
+    """Return Ledoit and Wolf's (2004) optimal weight of the identity, in [0, 1].
 
     Args:
         count: Number of rows, n.
@@ -167,14 +167,14 @@ class Moments:
         self._absorb(other._count, other._point, other._scatter, other._cubes, other._quarts)
 
     def ledoit_wolf_shrinkage(self) -> float:
-        """Ledoit-Wolf shrinkage of the covariance of the rows so far, in [0, 1]."""
+        """Return the Ledoit-Wolf shrinkage of the rows' covariance, in [0, 1]."""
         if self.count == 0:
             raise DataError("shrinkage needs at least one row, got none")
         self._centre()
         return ledoit_wolf_shrinkage(self._count, self._scatter, self._quarts)
 
     def state(self) -> Arrays:
-        """The sums as plain arrays, for another process or a file."""
+        """Return the sums as plain arrays, for another process or a file."""
         return {
             "count": np.array([self.count], dtype=np.int64),
             "mean": self.mean,
@@ -190,7 +190,7 @@ class Moments:
         Raises:
             DataError: If the arrays are not those of moments, or do not fit together.
         """
-        check_names("moments", state, _SUMS)
+        check_names("moments", state, SUMS)
         mean = take(state, "mean", (None,), most=math.inf)
         moments = cls(len(mean))
         moments._count = int(take(state, "count", (1,), np.int64)[0])
@@ -261,7 +261,7 @@ class Moments:
         self._centre_blocks()
 
     def _centre_blocks(self) -> None:
-        """The same of the rows that are in the sums."""
+        """Take the sums of the rows that are in them about their mean."""
         if self._count == self._centred:
             return
         self._catch_up()
@@ -277,30 +277,8 @@ class Moments:
         self._point, self._first, self._centred = self._point + step, np.zeros(self.width), count
 
 
-def pack(moments: Mapping[int, Moments]) -> Arrays:
-    """Return the sums of k classes as arrays: k labels, and each sum with k in front of its shape."""
-    if not moments:
-        return {}
-    states = [moments[label].state() for label in sorted(moments)]
-    stacked: Arrays = {name: np.stack([state[name] for state in states]) for name in _SUMS}
-    return stacked | {"labels": np.array(sorted(moments), np.int64)}
-
-
-def unpack(arrays: Arrays) -> dict[int, Moments]:
-    """Rebuild the sums of k classes from what `pack` gave. Raises DataError where they do not fit together."""
-    if not arrays:
-        return {}
-    check_names("a share", arrays, ("labels", *_SUMS))
-    labels = take(arrays, "labels", (None,), np.int64)
-    if any(len(arrays[name]) != len(labels) for name in _SUMS):
-        raise DataError("the state of a share holds another number of classes than of sums")
-    return {
-        int(label): Moments.from_state({name: arrays[name][row] for name in _SUMS}) for row, label in enumerate(labels)
-    }
-
-
 def _finite_square(state: Arrays, width: int) -> Stats:
-    """As `take`, the scatter, shape (d, d): a finite sum, one pass over it, tells that all of it is finite."""
+    """Take the scatter, shape (d, d); a finite sum shows that all of it is finite."""
     scatter = np.asarray(state["scatter"])
     if scatter.shape == (width, width) and scatter.dtype == np.float64:
         with np.errstate(invalid="ignore", over="ignore"):  # infinities of both signs have no sum
@@ -313,7 +291,7 @@ def _finite_square(state: Arrays, width: int) -> Stats:
 def _seen_from(
     shift: Stats, count: int, turned: Stats, trace: float, third_moments: Stats, fourth_moments: float
 ) -> tuple[Stats, float]:
-    """C' and Q' of a part whose rows are all moved by `shift` (see the module's equations).
+    """Return C' and Q' of rows that are moved by `shift` (the module's equations).
 
     Args:
         shift: s, shape (d,).

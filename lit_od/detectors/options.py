@@ -1,4 +1,4 @@
-"""Options of detectors: strict names, types and ranges; nothing is converted or guessed.
+"""Options of detectors: strict names, types and ranges, nothing converted.
 
 Each detector keeps its options in a frozen dataclass whose `__post_init__` calls these checks, so
 that Python callers, recipes and bundles all meet the same ones.
@@ -33,6 +33,6 @@ def read_options(kind: str, options_type: type[T], options: Mapping[str, Any]) -
 
 
 def same_options(mine: object, others: object) -> None:
-    """Raise ConfigError unless two accumulators that are to be merged have equal options."""
+    """Raise ConfigError unless accumulators to be merged have equal options."""
     if mine != others:
         raise ConfigError(f"accumulators to merge must have the same options, got {mine} and {others}")

@@ -1,4 +1,4 @@
-"""Residual of a principal component analysis: what the inliers' main directions cannot explain."""
+"""Residual of a principal component analysis."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
@@ -7,12 +7,12 @@ import numpy as np
 
 from lit_od.checks import flag, integer, number
 from lit_od.detectors.base import Detector, check_features, row_blocks
+from lit_od.detectors.class_moments import MomentsAccumulator
 from lit_od.detectors.gaussian import squared_norms
-from lit_od.detectors.moments import Moments, pack, unpack
-from lit_od.detectors.options import read_options, same_options
+from lit_od.detectors.options import read_options
 from lit_od.detectors.state import SMALLEST, check_names, read_only, take
 from lit_od.errors import DataError
-from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats
+from lit_od.types import Arrays, Features, Output, Scores, Stats
 
 ORTHONORMAL = 1e-6
 """How far the squared length of a component may be off 1."""
@@ -35,7 +35,7 @@ class PCAResidualOptions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PCAResidual(Detector):
-    """Distance between the standardised features and their projection on the principal components.
+    """Distance of standardised features to their projection on the components.
 
     With z the standardised features and C the k leading eigenvectors of their covariance as rows,
     the score is ||z - C^T C z||. What z does within the components plays no part, so scaling them to
@@ -84,7 +84,7 @@ class PCAResidual(Detector):
 
     @classmethod
     def accumulator(cls, *, components: int | float = 0.9, whiten: bool = True) -> "PCAResidualAccumulator":
-        """The same as a stream.
+        """Return an empty accumulator; options as `fit` takes them.
 
         Raises:
             ConfigError: On an option out of range.
@@ -93,7 +93,7 @@ class PCAResidual(Detector):
 
     @classmethod
     def start(cls, settings: PCAResidualOptions, first_row: int = 0) -> "PCAResidualAccumulator":
-        """An empty accumulator for checked options; row numbers play no part in it."""
+        """Return an empty accumulator for checked options; row numbers play no part."""
         del first_row
         return PCAResidualAccumulator(settings)
 
@@ -103,7 +103,9 @@ class PCAResidual(Detector):
         return (len(self.mean),)
 
     def score(self, features: Features) -> Scores:
-        """Distances of shape (n,), in units of the noise where whitened, else of standardised features.
+        """Return distances of shape (n,).
+
+        Their unit is the noise where whitened, else the standardised features'.
 
         Raises:
             DataError: On a wrong width, or values that are not finite.
@@ -122,7 +124,7 @@ class PCAResidual(Detector):
         return asdict(self.settings)
 
     def state(self) -> Arrays:
-        """Mean (d,), scale (d,), components (k, d) and noise (1,)."""
+        """Return mean (d,), scale (d,), components (k, d) and noise (1,)."""
         return {"mean": self.mean, "scale": self.scale, "components": self.components, "noise": self.noise}
 
     @classmethod
@@ -149,51 +151,10 @@ class PCAResidual(Detector):
         return cls(settings, mean, scale, components, noise)
 
 
-class PCAResidualAccumulator:
-    """Gathers moments.
+class PCAResidualAccumulator(MomentsAccumulator[PCAResidualOptions]):
+    """Gathers moments."""
 
-    Attributes:
-        settings: The options.
-        moments: The sums; None before the first batch.
-    """
-
-    __slots__ = ("moments", "settings")
-
-    def __init__(self, settings: PCAResidualOptions) -> None:
-        self.settings = settings
-        self.moments: Moments | None = None
-
-    def update(self, features: Features, labels: Labels | None = None) -> None:
-        """Take a batch of shape (n, d); labels play no part.
-
-        Raises:
-            DataError: On a wrong shape, or values that are not finite.
-        """
-        if self.moments is None:
-            self.moments = Moments(check_features(features).shape[1])
-        self.moments.update(features)
-
-    def merge(self, other: Self) -> None:
-        """Take over what another accumulator with the same options has gathered.
-
-        Raises:
-            ConfigError: If the options differ.
-            DataError: If the widths differ.
-        """
-        same_options(self.settings, other.settings)
-        if other.moments is None:
-            return
-        if self.moments is None:
-            self.moments = Moments(other.moments.width)
-        self.moments.merge(other.moments)
-
-    def state(self) -> Arrays:
-        """Return the sums."""
-        return pack({} if self.moments is None else {0: self.moments})
-
-    def restore(self, state: Arrays) -> None:
-        """Take over what `state()` gave, in place of the own sums. Raises DataError where it does not fit together."""
-        self.moments = unpack(state).get(0)
+    __slots__ = ()
 
     def finish(self) -> PCAResidual:
         """Return the fitted detector.
@@ -201,7 +162,7 @@ class PCAResidualAccumulator:
         Raises:
             DataError: If the rows do not suffice, or the components leave nothing over.
         """
-        moments, settings = self.moments, self.settings
+        moments, settings = self.moments.get(0), self.settings
         count = moments.count if moments else 0
         if moments is None or count < 2:
             raise DataError(f"PCAResidual needs at least 2 rows of features, got {count}. Pass more images.")

@@ -74,7 +74,7 @@ class Reconstruction(PixelDetector):
 
     @classmethod
     def accumulator(cls, *, metric: Metric = "mse", outlier_perc: float = 100) -> "ReconstructionAccumulator":
-        """The same as a stream.
+        """Return an empty accumulator; options as `fit` takes them.
 
         Raises:
             ConfigError: On an option out of range.
@@ -83,7 +83,7 @@ class Reconstruction(PixelDetector):
 
     @classmethod
     def start(cls, settings: ReconstructionOptions, first_row: int = 0) -> "ReconstructionAccumulator":
-        """An empty accumulator for checked options; row numbers play no part in it."""
+        """Return an empty accumulator for checked options; row numbers play no part."""
         del first_row
         return ReconstructionAccumulator(settings)
 
@@ -110,7 +110,7 @@ class Reconstruction(PixelDetector):
         return np.sqrt(scores) if self.settings.metric == "rmse" else scores
 
     def score_map(self, errors: Outputs) -> tuple[Scores, Maps]:
-        """Return scores of shape (n,), and the squared error of every pixel, shape (n, h, w).
+        """Return scores of shape (n,), and squared errors of pixels, shape (n, h, w).
 
         Raises:
             DataError: On a wrong shape, or values that are negative or not finite.
@@ -122,7 +122,7 @@ class Reconstruction(PixelDetector):
         return asdict(self.settings)
 
     def state(self) -> Arrays:
-        """Height, width and channels."""
+        """Return height, width and channels."""
         return {"shape": np.array(self.shape, dtype=np.int64)}
 
     @classmethod
@@ -190,7 +190,11 @@ class ReconstructionAccumulator:
         return {"shape": np.array(self.shape, np.int64), "count": np.array([self.count], np.int64)}
 
     def restore(self, state: Arrays) -> None:
-        """Take over what `state()` gave, in place of the own. Raises DataError where it does not fit together."""
+        """Take over what `state()` gave, in place of the own.
+
+        Raises:
+            DataError: If the arrays do not fit together.
+        """
         self.shape, self.count = None, 0
         if state:
             check_names("a share", state, ("shape", "count"))
@@ -209,7 +213,11 @@ class ReconstructionAccumulator:
 
 
 def check_errors(errors: Outputs, shape: tuple[int, int, int] | None = None) -> Outputs:
-    """Return squared errors of shape (n, h, w, c) unchanged. Raises DataError unless they are, of this shape."""
+    """Return squared errors of shape (n, h, w, c) unchanged.
+
+    Raises:
+        DataError: If they have another shape, or are negative or not finite.
+    """
     errors = np.asarray(errors)
     if errors.ndim != 4 or 0 in errors.shape[1:]:
         raise DataError(f"squared errors must have shape (n, h, w, c), got {errors.shape}")

@@ -1,4 +1,4 @@
-"""The registry: built-in detectors by kind, and detectors elsewhere by import path."""
+"""Registry of detectors: built-in ones by kind, others by import path."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -80,7 +80,7 @@ def accumulator(
 def detector_from_state(
     kind: str, options: Mapping[str, Any], state: Arrays, *, trust: Collection[str] = ()
 ) -> Detector:
-    """Return a fitted detector from its kind, options and arrays, as a bundle holds them.
+    """Return a fitted detector from its kind, options and arrays.
 
     Args:
         kind: As `find` takes it.
@@ -96,7 +96,7 @@ def detector_from_state(
 
 
 def _complete(kind: str, detector: type[Detector]) -> type[Detector]:
-    """Return a detector's class. Raises ConfigError unless it states and defines all that a detector must."""
+    """Return a detector's class. Raises ConfigError unless it is complete."""
     wants = sorted(detector.__abstractmethods__)
     wants += [name for name in ("reads", "options_type") if not hasattr(detector, name)]
     if wants:

@@ -79,5 +79,9 @@ class DetectorSpec:
         return accumulator(self.kind, self.options, first_row=first_row, trust=self.trust, after=after)
 
     def restore(self, state: Arrays) -> Detector:
-        """Return the fitted detector that `state` is of. Raises DataError where it does not fit the options."""
+        """Return the fitted detector of a state.
+
+        Raises:
+            DataError: If the arrays do not fit the options or each other.
+        """
         return detector_from_state(self.kind, self.options, state, trust=self.trust)

@@ -1,4 +1,4 @@
-"""Reading a detector's arrays back. They may come from strangers: nothing about them is trusted."""
+"""Checks of a detector's arrays, which may come from strangers."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -18,7 +18,13 @@ SMALLEST = 1e-60
 
 
 def check_names(kind: str, state: Arrays, names: Iterable[str]) -> None:
-    """Raise DataError unless the state holds exactly these arrays."""
+    """Raise DataError unless the state holds exactly these arrays.
+
+    Args:
+        kind: The detector's, for messages.
+        state: The arrays by name.
+        names: The wanted names.
+    """
     wanted = set(names)
     if missing := sorted(wanted - state.keys()):
         raise DataError(f"the state of {kind} lacks the array {missing[0]!r}; fit the detector anew")
@@ -34,7 +40,7 @@ def take(
     *,
     most: float = LARGEST,
 ) -> NDArray[Any]:
-    """One array of a state, read-only, after its shape, dtype and values have been checked.
+    """Return an array of a state, read-only, after checking shape, dtype and values.
 
     Args:
         state: The arrays by name.
@@ -66,7 +72,16 @@ def take(
 
 
 def take_whitener(state: Arrays, name: str, width: int) -> Stats:
-    """As `take`, the inverse of a lower Cholesky factor: triangular with a positive diagonal, shape (d, d)."""
+    """Return the inverse of a lower Cholesky factor, shape (d, d), after checking it.
+
+    Args:
+        state: The arrays by name.
+        name: Name of the array.
+        width: The wanted d.
+
+    Raises:
+        DataError: If it is not triangular with a positive diagonal.
+    """
     matrix = take(state, name, (width, width))
     if not (matrix.diagonal() >= SMALLEST).all():
         raise DataError(f"the diagonal of array {name!r} of the state must be positive; fit the detector anew")
@@ -75,14 +90,14 @@ def take_whitener(state: Arrays, name: str, width: int) -> Stats:
 
 
 def require_triangular(name: str, matrices: Stats) -> None:
-    """Raise DataError unless matrices of shape (..., d, d) hold nothing above their diagonals."""
+    """Raise DataError unless matrices of shape (..., d, d) are lower triangular."""
     for row in range(matrices.shape[-1]):
         if matrices[..., row, row + 1 :].any():
             raise DataError(f"array {name!r} of the state must be lower triangular; fit the detector anew")
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """A contiguous view that cannot be written through."""
+    """Return a contiguous view that cannot be written through."""
     view = np.ascontiguousarray(array).view()
     view.flags.writeable = False
     return view

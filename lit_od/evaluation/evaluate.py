@@ -85,19 +85,20 @@ class Evaluation:
         """Return all figures as plain dictionaries and numbers, as shares of 1."""
         return asdict(self)
 
-    def table(self) -> str:
-        """Format a table of at most `WIDTH` columns.
+    def figure_rows(self) -> list[list[str]]:
+        """Return a row a set of outliers and one for their mean: its name and its figures in percent."""
+        sets = [*((name, each.figures) for name, each in self.outliers.items()), ("mean", self.macro)]
+        return [[name, *(percent(figures[key]) for key in FIGURES)] for name, figures in sets]
 
-        Shares are in percent, with intervals in brackets.
-        """
-        figures = [
-            [name, *(percent(figures[key]) for key in FIGURES)]
-            for name, figures in (*((name, each.figures) for name, each in self.outliers.items()), ("mean", self.macro))
-        ]
-        sets = [("inliers", self.inliers), *((name, each.scores) for name, each in self.outliers.items())]
-        scores = [
+    def score_rows(self, inliers: str = "inliers") -> list[list[str]]:
+        """Return a row a set, the inliers first: name, number, mean, standard deviation and percent flagged."""
+        sets = [(inliers, self.inliers), *((name, each.scores) for name, each in self.outliers.items())]
+        return [
             [name, f"{each.n:,}", f"{each.mean:#.4g}", f"{each.sd:#.4g}", percent(each.flagged)] for name, each in sets
         ]
+
+    def table(self) -> str:
+        """A plain-text table of at most `WIDTH` columns: shares in percent, intervals in brackets."""
         decisions = [
             [
                 name,
@@ -111,10 +112,10 @@ class Evaluation:
         parts = [
             f"In percent, with {100 * self.level:g} % intervals "
             f"({self.resamples:,} bootstrap resamples, seed {self.seed})",
-            *_columns(["outliers", *(TITLES[name] for name in FIGURES)], figures, rule_before_last=True),
+            *_columns(["outliers", *(TITLES[name] for name in FIGURES)], self.figure_rows(), rule_before_last=True),
             "",
             f"Scores, and what is flagged above the threshold {self.threshold:.6g} (exact binomial intervals)",
-            *_columns(["set", "n", "mean", "sd", "flagged %"], scores),
+            *_columns(["set", "n", "mean", "sd", "flagged %"], self.score_rows()),
             "",
             "At that threshold, in percent, and at the thresholds that would have been best here",
             *_columns(["outliers", "TPR", "FPR", "prec.", "F1", "bal.acc", "best F1", "best bal.acc"], decisions),

@@ -29,11 +29,11 @@ from lit_od.evaluation.metrics import auroc
 from lit_od.evaluation.plots.reconstructions import reconstruction_grid
 from lit_od.experiments.baselines import by_brightness, by_nearest
 from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle
-from lit_od.experiments.resumable_runs import Watch, budget_line, seeds_of, train_staged
+from lit_od.experiments.resumable_runs import Watch, budget_line, recipes_of, train_staged
 from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
-from lit_od.recipes.load import override, read
+from lit_od.images.split import evenly
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import Recipe
 from lit_od.scoring.classifier import NONE, classify
@@ -67,15 +67,11 @@ as above, takes errors for normal, and the share of cats at or below a level is 
 
 
 def run(options: ExperimentOptions) -> ExperimentResult:
-    """Train an autoencoder of cats and one of dogs a seed; compare, classify, draw."""
-    overrides = [f"--data.root={options.root}"] if options.root else []
-    overrides += [SMALL] if options.budget == "small" else []
-    overrides += ["--data.limit=200"] if options.quick else []
+    """Train autoencoders of cats and of dogs for each seed; compare and classify."""
+    changes = [SMALL] if options.budget == "small" else []
+    changes += ["--data.limit=200"] if options.quick else []
     epochs = 1 if options.quick else EPOCHS[options.budget]
-    runs = []
-    for seed in seeds_of(options):
-        recipe = override(read("cats-autoencoder"), [*overrides, f"--seed={seed}"])
-        runs.append(_one_seed(recipe, options, epochs))
+    runs = [_one_seed(recipe, options, epochs) for recipe in recipes_of("cats-autoencoder", options, *changes)]
     parts = [
         budget_line(options, epochs, full=EPOCHS["full"], changes="batches of 16 instead of 32"),
         *(_table(each) for each in runs),
@@ -128,7 +124,7 @@ def _one_seed(recipe: Recipe, options: ExperimentOptions, epochs: int) -> dict[s
     scorers = {name: Scorer.of(bundle, threads=options.threads) for name, bundle in bundles.items()}
     sets = {name: ImageSet(name, each, recipe.data.prepare) for name, each in sources.items()}
     scores = {name: score_set(scorers["cats"], each) for name, each in sets.items()}
-    _draw(bundles["cats"], scores, _pixels(recipe, _evenly(sources["dogs"], SHOWN), options), out)
+    _draw(bundles["cats"], scores, _pixels(recipe, evenly(sources["dogs"], SHOWN), options), out)
     return {
         "seed": recipe.seed,
         "epochs": epochs,
@@ -151,11 +147,7 @@ def _pixels(recipe: Recipe, sources: Sequence[Source], options: ExperimentOption
 def _some(path: str, root: Path, options: ExperimentOptions) -> Sequence[Source]:
     """Find the images of a folder; few of them for a smoke run."""
     found = find([path], root=root)
-    return _evenly(found, QUICK) if options.quick else found
-
-
-def _evenly(sources: Sequence[Source], count: int) -> list[Source]:
-    return [sources[row] for row in np.unique(np.linspace(0, len(sources) - 1, count).astype(int))]
+    return evenly(found, QUICK) if options.quick else found
 
 
 def _effect(own: Images, other: Images) -> Watch:
@@ -219,7 +211,7 @@ def _classified(
     truth = np.array([name for name in scorers for _ in sources[name]])
     named, strict = _labels(scorers, tests)
     garments = find(["fashion-mnist:test"], root=root, sets=open_set(root))
-    strangers = _evenly(garments, QUICK if options.quick else STRANGERS)
+    strangers = evenly(garments, QUICK if options.quick else STRANGERS)
     _, of_strangers = _labels(scorers, strangers)
     seen = [_pixels(recipe, _some(f"cats_dogs/train/{name}", root, options), options) for name in scorers]
     train, labels = np.concatenate(seen), np.repeat([0, 1], [len(each) for each in seen])
@@ -258,8 +250,7 @@ def _labels(scorers: Mapping[str, Scorer], sources: Sequence[Source]) -> tuple[N
 
 
 def _rate(right: np.ndarray) -> dict[str, float]:
-    found: Interval = exact_binomial(int(right.sum()), right.size)
-    return {"value": found.value, "low": found.low, "high": found.high}
+    return asdict(exact_binomial(int(right.sum()), right.size))
 
 
 def _table(found: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ is not a matter of luck.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,8 @@ from lit_od.evaluation.intervals import Interval, exact_binomial
 from lit_od.evaluation.perturbation import NoiseBlock, Sensitivity, apply_mask, sensitivity
 from lit_od.evaluation.plots.reconstructions import reconstruction_grid, sensitivity_curves
 from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle
-from lit_od.experiments.resumable_runs import budget_line, seeds_of, train_staged
+from lit_od.experiments.resumable_runs import budget_line, recipes_of, train_staged
 from lit_od.images.batching import load
-from lit_od.recipes.load import override, read
 from lit_od.recipes.schema import Recipe
 from lit_od.scoring.scorer import Scorer
 from lit_od.training.pipeline import export_bundle
@@ -36,14 +36,10 @@ PUBLISHED_THRESHOLD = 0.015
 
 
 def run(options: ExperimentOptions) -> ExperimentResult:
-    """Train once a seed, export, mask and draw."""
-    overrides = [f"--data.root={options.root}"] if options.root else []
-    overrides += ["--data.limit=1000"] if options.quick else []
+    """Train once a seed, export, mask, draw."""
+    changes = ["--data.limit=1000"] if options.quick else []
     epochs = 1 if options.quick else EPOCHS[options.budget]
-    runs = []
-    for seed in seeds_of(options):
-        recipe = override(read("cifar10-autoencoder"), [*overrides, f"--seed={seed}"])
-        runs.append(_one_seed(recipe, options, epochs))
+    runs = [_one_seed(recipe, options, epochs) for recipe in recipes_of("cifar10-autoencoder", options, *changes)]
     texts = [budget_line(options, epochs, full=EPOCHS["full"]), *(text for text, _ in runs)]
     figures = [each for _, each in runs]
     return ExperimentResult("\n\n".join(texts), {"budget": options.budget, "runs": figures}, _rows(figures, epochs))
@@ -81,7 +77,7 @@ def _one_seed(recipe: Recipe, options: ExperimentOptions, epochs: int) -> tuple[
         "epochs": epochs,
         "training_images": len(staged.data.sources("train")),
         "threshold": threshold,
-        "flagged": {"value": flagged.value, "low": flagged.low, "high": flagged.high, "n": scores.size},
+        "flagged": {**asdict(flagged), "n": scores.size},
         "sizes": list(found.sizes),
         "means": {f"{key:g}": row.tolist() for key, row in zip(found.percentages, found.means(), strict=True)},
         "rises": found.rises(),

@@ -9,7 +9,6 @@ Each seed draws its own reference images, division and head. The joint training 
 network and with trainings by one loss alone; and, with the same options, on the recipe's other pairs.
 """
 
-import csv
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,21 +22,20 @@ from lit_od.errors import ConfigError
 from lit_od.evaluation import plots
 from lit_od.evaluation.image_sets import ImageSets, score_set, sets_of_recipe
 from lit_od.evaluation.intervals import Interval
-from lit_od.evaluation.metrics import auroc
 from lit_od.evaluation.plots.embeddings import embedding_maps
 from lit_od.evaluation.plots.galleries import least_outlying, most_outlying
-from lit_od.evaluation.rates import best_balanced_accuracy, rates
 from lit_od.experiments.doc_measures import (
     DETECTORS,
     decision_times,
     detectors_of,
     features_by_part,
+    figures_at,
     loss_curves,
     quality,
     templates,
 )
 from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle
-from lit_od.experiments.resumable_runs import seeds_of
+from lit_od.experiments.resumable_runs import seeds_of, trained
 from lit_od.images.batching import load
 from lit_od.images.sources import Source
 from lit_od.recipes.load import override, portable_tree, read
@@ -47,12 +45,12 @@ from lit_od.scoring.maps import heat_maps
 from lit_od.scoring.scorer import Scorer
 from lit_od.training.data.torchvision_sets import open_set
 from lit_od.training.data.trunk_cache import TrunkCache
-from lit_od.training.data.twin_data import TwinData, data_of
+from lit_od.training.data.twin_data import TwinData
 from lit_od.training.doc import LitDOC
 from lit_od.training.explain.gradients import gradient_maps, overlays
-from lit_od.training.loop.checkpoints import read_checkpoint, rebuild, require_same_images
+from lit_od.training.loop.checkpoints import read_checkpoint
 from lit_od.training.loop.epoch_log import EpochLog
-from lit_od.training.loop.train import BEST, LAST, TrainingRun, best_row, resumable, train
+from lit_od.training.loop.train import LAST, TrainingRun
 from lit_od.training.loop.trainer import make_module, module_arguments, seeded
 from lit_od.training.pipeline import export_bundle
 from lit_od.types import Features
@@ -111,16 +109,16 @@ def _rows(runs: Sequence[Mapping[str, Any]]) -> tuple[ResultRow, ...]:
 
 def _one_seed(recipe: Recipe, options: ExperimentOptions, cache: TrunkCache) -> dict[str, Any]:
     out = options.out / f"seed-{recipe.seed}"
-    both = _trained(recipe, out / "run", cache)
+    both = trained(recipe, out / "run", cache=cache)
     bundle = export_bundle(
         both.module, both.data, recipe, out / recipe.name, metrics=both.metrics, threads=options.threads
     )
     detectors = detectors_of(recipe)
     features = {"frozen": features_by_part(_untrained(recipe), both.data, recipe, cache)}
     for name, changes in ABLATION.items():
-        alone = _trained(override(recipe, changes), out / f"run-{name.replace(' ', '-')}", cache)
-        features[name] = features_by_part(_doc(alone), alone.data, recipe, cache)
-    features["both"] = features_by_part(_doc(both), both.data, recipe, cache)
+        alone = trained(override(recipe, changes), out / f"run-{name.replace(' ', '-')}", cache=cache)
+        features[name] = features_by_part(_doc(alone.module), alone.data, recipe, cache)
+    features["both"] = features_by_part(_doc(both.module), both.data, recipe, cache)
     sets = sets_of_recipe(recipe, recipe.data.prepare, sets=open_set)
     (outliers,) = sets.outliers
     if recipe.seed == options.seeds[0]:
@@ -131,7 +129,7 @@ def _one_seed(recipe: Recipe, options: ExperimentOptions, cache: TrunkCache) -> 
         "lambda": both.module.hparams["compactness"],
         "steps": read_checkpoint(out / "run" / LAST).steps,
         "images": {name: len(rows) for name, rows in features["both"].items()},
-        "bundle": _through_bundle(bundle, recipe, options, out),
+        "bundle": _through_bundle(bundle, sets, options, out),
         "ablation": {
             each: {name: quality(detector, rows, recipe.calibration) for name, detector in detectors.items()}
             for each, rows in features.items()
@@ -168,43 +166,35 @@ def _draw(
 
 
 def _explain(
-    trained: TrainingRun,
+    run: TrainingRun,
     bundle: Bundle,
     outliers: Sequence[Source],
     features: Features,
     options: ExperimentOptions,
     out: Path,
 ) -> None:
-    """Draw the most outlying images under heat maps of gradients and hidden parts."""
-    recipe = trained.data.config
+    """The most outlying of the outliers, under a heat map of gradients and under one of hidden parts."""
+    recipe = run.data.config
     rows = np.argsort(-bundle.detector.score(features), kind="stable")[:EXPLAINED]
     images = load([outliers[row] for row in rows], recipe.prepare, threads=options.threads)
-    inliers = load(trained.data.sources("calibration")[:INLIERS], recipe.prepare, threads=options.threads)
+    inliers = load(run.data.sources("calibration")[:INLIERS], recipe.prepare, threads=options.threads)
     scorer = Scorer.of(bundle, threads=options.threads)
     both = np.concatenate([images, inliers])
     shown = [in_colour(images)]
-    for maps in (gradient_maps(trained.module, bundle.detector, both), heat_maps(scorer, both)):
+    for maps in (gradient_maps(run.module, bundle.detector, both), heat_maps(scorer, both)):
         shown.append(overlays(images, maps[: len(images)], maps[len(images) :]))
     title = "most outlying; heat of gradients; heat of hidden parts"
     plots.save(plots.image_grid(np.concatenate(shown), columns=len(images), title=title), out / "overlays.png")
 
 
-def _through_bundle(bundle: Bundle, recipe: Recipe, options: ExperimentOptions, out: Path) -> dict[str, Any]:
-    """Score the test images with the written bundle, and draw the scores."""
+def _through_bundle(bundle: Bundle, sets: ImageSets, options: ExperimentOptions, out: Path) -> dict[str, Any]:
+    """What the written bundle makes of the test images, and its picture."""
     scorer = Scorer.of(bundle, threads=options.threads)
-    sets = sets_of_recipe(recipe, recipe.data.prepare, sets=open_set)
     (outliers,) = sets.outliers
     scores = {each.name: score_set(scorer, each) for each in (sets.inliers, outliers)}
     plots.save(plots.score_histograms(scores, bundle.calibration.threshold), out / "scores.png")
-    pair = scores[sets.inliers.name], scores[outliers.name]
-    at = rates(*pair, bundle.calibration.threshold)
-    return {
-        "detector": bundle.detector.kind,
-        "auroc": auroc(*pair),
-        "balanced_accuracy": at.balanced_accuracy,
-        "false_positive_rate": at.fpr,
-        "best_balanced_accuracy": best_balanced_accuracy(*pair).balanced_accuracy,
-    }
+    figures = figures_at(scores[sets.inliers.name], scores[outliers.name], bundle.calibration.threshold)
+    return {"detector": bundle.detector.kind, **figures}
 
 
 def _pairs(recipe: Recipe, seeds: Sequence[int], options: ExperimentOptions, cache: TrunkCache) -> dict[str, Any]:
@@ -214,11 +204,11 @@ def _pairs(recipe: Recipe, seeds: Sequence[int], options: ExperimentOptions, cac
         found[name] = {"frozen": {}, "both": {}}
         for seed in seeds:
             own = override(_of_pair(recipe, name, pair), [f"--seed={seed}"])
-            trained = _trained(own, options.out / "pairs" / f"{name}-{seed}", cache)
-            for state, module in (("frozen", _untrained(own)), ("both", _doc(trained))):
-                rows = features_by_part(module, trained.data, own, cache)
-                for detector, kind in detectors_of(own).items():
-                    found[name][state].setdefault(detector, []).append(quality(kind, rows, own.calibration)["auroc"])
+            run = trained(own, options.out / "pairs" / f"{name}-{seed}", cache=cache)
+            for state, module in (("frozen", _untrained(own)), ("both", _doc(run.module))):
+                rows = features_by_part(module, run.data, own, cache)
+                for detector, how in detectors_of(own).items():
+                    found[name][state].setdefault(detector, []).append(quality(how, rows, own.calibration)["auroc"])
     return found
 
 
@@ -229,24 +219,10 @@ def _of_pair(recipe: Recipe, name: str, pair: Pair) -> Recipe:
     return msgspec.structs.replace(recipe, name=name, data=data, evaluation=evaluation)
 
 
-def _trained(recipe: Recipe, folder: Path, cache: TrunkCache) -> TrainingRun:
-    """Train, resume a stopped training of this recipe, or take up a finished one."""
-    begun = resumable(folder)
-    if begun is not None and read_checkpoint(begun).recipe != recipe:
-        raise ConfigError(f"{folder} holds a run of another recipe: remove it, or name another --out")
-    if not (folder / "learning_curves.png").exists():  # the last file of a training
-        return train(recipe, folder, resume=begun, trunk_cache=cache)
-    checkpoint = read_checkpoint(folder / BEST)
-    data = data_of(recipe.data, seed=recipe.seed, cache=cache)
-    require_same_images(checkpoint, data)
-    figures = best_row(EpochLog(folder / "metrics.csv", resume=True))
-    return TrainingRun(folder / BEST, rebuild(checkpoint), data, figures)
-
-
-def _doc(trained: TrainingRun) -> LitDOC:
-    if not isinstance(trained.module, LitDOC):
-        raise ConfigError(f"this experiment trains LitDOC, got {type(trained.module).__name__}")
-    return trained.module
+def _doc(module: object) -> LitDOC:
+    if not isinstance(module, LitDOC):
+        raise ConfigError(f"this experiment trains LitDOC, got {type(module).__name__}")
+    return module
 
 
 def _untrained(recipe: Recipe) -> LitDOC:
@@ -255,20 +231,15 @@ def _untrained(recipe: Recipe) -> LitDOC:
         raise ConfigError("this experiment trains LitDOC, and the recipe's backbone is an ONNX file")
     kind, arguments = module_arguments(recipe.model, TwinData(recipe.data, seed=recipe.seed))
     with seeded(recipe.seed):
-        module = make_module(kind, arguments)
-    if not isinstance(module, LitDOC):
-        raise ConfigError(f"this experiment trains LitDOC, got {type(module).__name__}")
-    return module
+        return _doc(make_module(kind, arguments))
 
 
 def _log(folder: Path) -> dict[str, list[float]]:
-    """Return columns of a run's metrics.csv, and the steps done at each row."""
-    with (folder / "metrics.csv").open(encoding="utf-8", newline="") as lines:
-        rows = [{name: float(text) for name, text in row.items()} for row in csv.DictReader(lines)]
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    """Columns of a run's metrics.csv, and the steps done at each row."""
+    rows = EpochLog(folder / "metrics.csv", resume=True).rows
+    columns = {name: [row[name] for row in rows.values()] for name in next(iter(rows.values()))}
     ended = read_checkpoint(folder / LAST)
-    an_epoch = ended.steps / (ended.epoch + 1)
-    return columns | {"step": [an_epoch * (epoch + 1) for epoch in columns["epoch"]]}
+    return columns | {"step": [ended.steps / (ended.epoch + 1) * (epoch + 1) for epoch in rows]}
 
 
 def _tables(runs: Sequence[Mapping[str, Any]], pairs: Mapping[str, Any], options: ExperimentOptions) -> list[str]:
@@ -321,9 +292,7 @@ def _ablation_table(runs: Sequence[Mapping[str, Any]]) -> str:
     for state in runs[0]["ablation"]:
         line = f"{state:12}"
         for detector in runs[0]["ablation"][state]:
-            values = [100 * each["ablation"][state][detector]["auroc"] for each in runs]
-            seeds = " ".join(f"{value:.2f}" for value in values)
-            line += f"{f'{statistics.median(values):.2f} ({seeds})':>28}"
+            line += _cell([each["ablation"][state][detector]["auroc"] for each in runs])
         lines.append(line)
     return "\n".join([*lines, "the median, and in brackets each seed"])
 
@@ -343,8 +312,13 @@ def _pairs_table(pairs: Mapping[str, Any]) -> str:
         for state, detectors in states.items():
             line = f"{name:22}{state:10}"
             for detector in DETECTORS:
-                values = [100 * value for value in detectors[detector]]
-                seeds = " ".join(f"{value:.2f}" for value in values)
-                line += f"{f'{statistics.median(values):.2f} ({seeds})':>28}"
+                line += _cell(detectors[detector])
             lines.append(line)
     return "\n".join(lines)
+
+
+def _cell(shares: Sequence[float]) -> str:
+    """The median in percent, and in brackets each seed."""
+    values = [100 * share for share in shares]
+    seeds = " ".join(f"{value:.2f}" for value in values)
+    return f"{statistics.median(values):.2f} ({seeds})".rjust(28)

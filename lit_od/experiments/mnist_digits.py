@@ -8,12 +8,9 @@ mnist-digits). Three detectors read its features:
   Ledoit-Wolf shrinkage and calibrated on held-out inliers.
 """
 
-import csv
-import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -25,20 +22,18 @@ from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import BACKBONE
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import Detector, Mahalanobis
-from lit_od.errors import ConfigError
 from lit_od.evaluation import plots
 from lit_od.evaluation.image_sets import ImageSet, sets_of_recipe
 from lit_od.evaluation.intervals import Interval, delong
 from lit_od.evaluation.metrics import auroc
 from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle
+from lit_od.experiments.resumable_runs import recipes_of, trained
 from lit_od.images.batching import load
-from lit_od.recipes.load import override, read
 from lit_od.recipes.schema import Recipe
 from lit_od.training.data.augmentation import augment, step_generator
-from lit_od.training.data.image_data import ImageData
 from lit_od.training.data.torchvision_sets import open_set
-from lit_od.training.loop.checkpoints import read_checkpoint, rebuild, require_same_images
-from lit_od.training.loop.train import TrainingRun, train
+from lit_od.training.loop.epoch_log import EpochLog
+from lit_od.training.loop.train import TrainingRun
 from lit_od.training.pipeline import export_bundle
 from lit_od.types import Features, Scores
 
@@ -53,12 +48,9 @@ BLOCK = 1024
 
 
 def run(options: ExperimentOptions) -> ExperimentResult:
-    """Train once a seed, fit the three detectors and score all sets."""
-    overrides = [f"--data.root={options.root}"] if options.root else []
-    if options.quick:
-        overrides += ["--trainer.max_epochs=1", "--data.limit=4000"]
-    seeds = options.seeds[:1] if options.quick else options.seeds
-    runs = [_one_seed(override(read("mnist-digits"), [*overrides, f"--seed={seed}"]), options) for seed in seeds]
+    """Train once a seed, fit the three detectors, score all sets."""
+    changes = ["--trainer.max_epochs=1", "--data.limit=4000"] if options.quick else []
+    runs = [_one_seed(recipe, options) for recipe in recipes_of("mnist-digits", options, *changes)]
     tables = [_notebook_table(title, runs[0][key]) for title, key in _TABLES]
     rows = _chief_rows(runs, quick=options.quick)
     return ExperimentResult("\n\n".join([_summary(runs), *tables]), {"runs": runs, "median": _median(runs)}, rows)
@@ -89,22 +81,22 @@ _TABLES = (
 
 def _one_seed(recipe: Recipe, options: ExperimentOptions) -> dict[str, Any]:
     out = options.out / f"seed-{recipe.seed}"
-    trained = _trained(recipe, out / "run")
+    run = trained(recipe, out / "run")
     bundles = {
         name: export_bundle(
-            trained.module,
-            trained.data,
+            run.module,
+            run.data,
             msgspec.structs.replace(recipe, detector=detector),
             out / name.replace(" ", "-"),
-            metrics=trained.metrics,
+            metrics=run.metrics,
             threads=options.threads,
         )
         for name, detector in DETECTORS.items()
     }
     backbone = Backbone.load(bundles["one Gaussian"].files[BACKBONE], threads=options.threads)
     sets = sets_of_recipe(recipe, recipe.data.prepare, sets=open_set)
-    train_set = ImageSet("training", trained.data.sources("train"), recipe.data.prepare)
-    held_out = ImageSet("calibration", trained.data.sources("calibration"), recipe.data.prepare)
+    train_set = ImageSet("training", run.data.sources("train"), recipe.data.prepare)
+    held_out = ImageSet("calibration", run.data.sources("calibration"), recipe.data.prepare)
     features = {
         each.name: _features(backbone, each, options.threads)
         for each in (train_set, held_out, sets.inliers, *sets.outliers)
@@ -125,8 +117,8 @@ def _one_seed(recipe: Recipe, options: ExperimentOptions) -> dict[str, Any]:
     )
     return {
         "seed": recipe.seed,
-        "accuracy": _accuracy(trained),
-        "epochs": len(_epochs(out / "run")),
+        "accuracy": _accuracy(run),
+        "epochs": len(EpochLog(out / "run" / "metrics.csv", resume=True).rows),
         "auroc": {
             name: {each.name: auroc(found[sets.inliers.name], found[each.name]) for each in sets.outliers}
             for name, found in scores.items()
@@ -138,25 +130,6 @@ def _one_seed(recipe: Recipe, options: ExperimentOptions) -> dict[str, Any]:
         "own_threshold": _rows(scores[NOTEBOOK], own.score(augmented)),
         "held_out_threshold": _rows(scores[NOTEBOOK], scores[NOTEBOOK]["calibration"]),
     }
-
-
-def _trained(recipe: Recipe, run: Path) -> TrainingRun:
-    """Train, or take up a finished run of this recipe."""
-    curves = run / "learning_curves.png"  # the last file of a training
-    if not curves.exists():
-        shutil.rmtree(run, ignore_errors=True)
-        return train(recipe, run)
-    checkpoint = read_checkpoint(run / "best.ckpt")
-    if checkpoint.recipe != recipe:
-        raise ConfigError(f"{run} holds a run of another recipe: remove it, or name another --out")
-    data = ImageData(recipe.data, seed=recipe.seed)
-    require_same_images(checkpoint, data)
-    return TrainingRun(run / "best.ckpt", rebuild(checkpoint), data, min(_epochs(run), key=lambda row: row["val_loss"]))
-
-
-def _epochs(run: Path) -> list[dict[str, float]]:
-    with (run / "metrics.csv").open(encoding="utf-8", newline="") as table:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(table)]
 
 
 def _features(backbone: Backbone, images: ImageSet, threads: int | None) -> Features:
@@ -183,11 +156,11 @@ def _augmented_features(backbone: Backbone, images: ImageSet, recipe: Recipe, th
     return np.concatenate(chunks)
 
 
-def _accuracy(trained: TrainingRun) -> float:
-    """Return the share of the test part's images that the network classifies right."""
-    data: ImageData = trained.data
+def _accuracy(run: TrainingRun) -> float:
+    """Share of the test part's images whose class the trained network names."""
+    data = run.data
     pixels, labels = load(data.sources("test"), data.config.prepare), torch.from_numpy(data.labels("test"))
-    module, was_training = trained.module, trained.module.training
+    module, was_training = run.module, run.module.training
     module.eval()
     with torch.inference_mode():
         named = torch.cat([module(block).argmax(dim=1) for block in torch.split(torch.from_numpy(pixels), BLOCK)])

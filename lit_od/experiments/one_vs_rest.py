@@ -19,11 +19,11 @@ from tqdm import tqdm
 
 from lit_od.checks import integer, number
 from lit_od.detectors import Detector
-from lit_od.detectors.registry import DETECTORS, accumulator
+from lit_od.detectors.registry import find
+from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import DataError
 from lit_od.evaluation.intervals import Interval, delong
 from lit_od.evaluation.metrics import auroc
-from lit_od.runtime.threads import limited
 from lit_od.types import Features, Scores
 
 
@@ -108,7 +108,6 @@ def one_class(
     seeds: Sequence[int],
     limit: int | None = None,
     contamination: Contamination | None = None,
-    threads: int | None = None,
 ) -> list[ClassResult]:
     """Measure each class as the normal one, in the order of `classes`.
 
@@ -120,7 +119,6 @@ def one_class(
         seeds: A repetition each. Repetitions whose detectors turn out to be the same are scored once.
         limit: Training images of the normal class to use at most, drawn anew for each repetition.
         contamination: Also measure on contaminated test sets.
-        threads: Threads of FAISS and BLAS; None changes nothing.
 
     Raises:
         ConfigError: If the detector's options, a seed or the limit are invalid.
@@ -133,25 +131,24 @@ def one_class(
     if not seeds or not classes:
         raise DataError("the protocol needs at least one seed and one class")
     results = []
-    with limited(threads):
-        for normal in tqdm(classes, desc="classes", disable=None, leave=False):
-            fits, fit_seconds = _repetitions(train, test, detector, normal, seeds, limit)
-            inliers, outliers = test.rows(normal), test.rows(normal, other=True)
-            draws = _contaminated(train, inliers, fits, normal, contamination) if contamination else []
-            once = {id(each): each for each in fits}.values()
-            enough = min(len(inliers), len(outliers)) >= 2  # for a variance
-            intervals = {id(each): delong(each.scores[inliers], each.scores[outliers]) for each in once if enough}
-            results.append(
-                ClassResult(
-                    normal=normal,
-                    images=fits[0].images,
-                    aurocs=tuple(auroc(each.scores[inliers], each.scores[outliers]) for each in fits),
-                    intervals=tuple(intervals[id(each)] for each in fits if intervals),
-                    contaminated=tuple(draws),
-                    fit_seconds=fit_seconds,
-                    score_seconds=float(np.mean([each.score_seconds for each in once])),
-                )
+    for normal in tqdm(classes, desc="classes", disable=None, leave=False):
+        fits, fit_seconds = _repetitions(train, test, detector, normal, seeds, limit)
+        inliers, outliers = test.rows(normal), test.rows(normal, other=True)
+        draws = _contaminated(train, inliers, fits, normal, contamination) if contamination else []
+        once = {id(each): each for each in fits}.values()
+        enough = min(len(inliers), len(outliers)) >= 2  # for a variance
+        intervals = {id(each): delong(each.scores[inliers], each.scores[outliers]) for each in once if enough}
+        results.append(
+            ClassResult(
+                normal=normal,
+                images=fits[0].images,
+                aurocs=tuple(auroc(each.scores[inliers], each.scores[outliers]) for each in fits),
+                intervals=tuple(intervals[id(each)] for each in fits if intervals),
+                contaminated=tuple(draws),
+                fit_seconds=fit_seconds,
+                score_seconds=float(np.mean([each.score_seconds for each in once])),
             )
+        )
     return results
 
 
@@ -187,12 +184,10 @@ def _drawn(rows: NDArray[np.intp], limit: int | None, seed: int) -> NDArray[np.i
 
 
 def _fitted(features: Features, detector: Mapping[str, Any], seed: int) -> Detector:
-    options = dict(detector)
-    kind = str(options.pop("kind", None))
-    known = DETECTORS.get(kind)
-    if known is not None and "seed" in {each.name for each in dataclasses.fields(known.options_type)}:
-        options["seed"] = seed
-    gathered = accumulator(kind, options)
+    spec = DetectorSpec.parse(detector)
+    if "seed" in {each.name for each in dataclasses.fields(find(spec.kind).options_type)}:
+        spec = dataclasses.replace(spec, options={**spec.options, "seed": seed})
+    gathered = spec.accumulator()
     gathered.update(features)
     return gathered.finish()
 

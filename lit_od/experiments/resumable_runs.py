@@ -10,12 +10,14 @@ from lightning import LightningModule
 
 from lit_od.errors import ConfigError
 from lit_od.experiments.results import ExperimentOptions
-from lit_od.recipes.load import override, to_tree
+from lit_od.recipes.load import override, read, to_tree
 from lit_od.recipes.schema import Recipe
 from lit_od.training.data.image_data import ImageData
-from lit_od.training.loop.checkpoints import load_module, read_checkpoint, require_same_images
+from lit_od.training.data.trunk_cache import TrunkCache
+from lit_od.training.data.twin_data import data_of
+from lit_od.training.loop.checkpoints import load_module, read_checkpoint, rebuild, require_same_images
 from lit_od.training.loop.epoch_log import EpochLog
-from lit_od.training.loop.train import BEST, LAST, best_row, resumable, train
+from lit_od.training.loop.train import BEST, LAST, TrainingRun, best_row, resumable, train
 
 Watch: TypeAlias = Callable[[LightningModule], float]
 
@@ -44,6 +46,12 @@ class Staged:
 def seeds_of(options: ExperimentOptions) -> tuple[int, ...]:
     """Return the seeds of a budget; the small one, and a smoke run, have one."""
     return options.seeds if options.budget == "full" and not options.quick else options.seeds[:1]
+
+
+def recipes_of(name: str, options: ExperimentOptions, *changes: str) -> list[Recipe]:
+    """Return a shipped recipe once a seed, with the data root of the options and changes of its own."""
+    root = [f"--data.root={options.root}"] if options.root else []
+    return [override(read(name), [*root, *changes, f"--seed={seed}"]) for seed in seeds_of(options)]
 
 
 def budget_line(options: ExperimentOptions, epochs: int, *, full: int, changes: str = "") -> str:
@@ -95,6 +103,31 @@ def train_staged(recipe: Recipe, folder: Path, *, epochs: int, watch: Watch | No
     whole = override(recipe, [f"--trainer.max_epochs={epochs}"])
     metrics = best_row(EpochLog(folder / "metrics.csv", resume=True))
     return Staged(load_module(folder / BEST), data, whole, metrics, watched, folder)
+
+
+def trained(recipe: Recipe, folder: Path, *, cache: TrunkCache | None = None) -> TrainingRun:
+    """Train, go on with a training of this recipe that was stopped, or take up one that has come to its end.
+
+    Args:
+        recipe: What to train on what.
+        folder: The run's folder.
+        cache: Activations of a trunk that runs share.
+
+    Raises:
+        ConfigError: If the folder holds a run of another recipe.
+        DataError: If the images are not those that the run in the folder was trained on.
+    """
+    begun = resumable(folder)
+    if begun is not None and read_checkpoint(begun).recipe != recipe:
+        raise ConfigError(f"{folder} holds a run of another recipe: remove it, or name another --out")
+    if not (folder / "learning_curves.png").exists():  # the last thing that a training writes
+        return train(recipe, folder, resume=begun, trunk_cache=cache)
+    checkpoint = read_checkpoint(folder / BEST)
+    data = data_of(recipe.data, seed=recipe.seed, cache=cache)
+    require_same_images(checkpoint, data)
+    return TrainingRun(
+        folder / BEST, rebuild(checkpoint), data, best_row(EpochLog(folder / "metrics.csv", resume=True))
+    )
 
 
 def _epochs_done(recipe: Recipe, folder: Path, epochs: int) -> int:

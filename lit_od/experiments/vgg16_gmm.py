@@ -17,46 +17,16 @@ from lit_od.experiments.one_vs_rest import Contamination
 from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent
 from lit_od.recipes.load import read
 
-PUBLISHED = (
-    96.20028056,
-    99.84886364,
-    93.31845917,
-    97.67303605,
-    94.1653579,
-    94.98334387,
-    96.00957536,
-    94.9202751,
-    92.79636378,
-    94.81276233,
-)
+PUBLISHED = (96.20028056, 99.84886364, 93.31845917, 97.67303605, 94.1653579,
+    94.98334387, 96.00957536, 94.9202751, 92.79636378, 94.81276233)  # fmt: skip
 """AUROC on all test images by digit, percent."""
 
-CONTAMINATED = (
-    96.14129529,
-    99.87727027,
-    93.46722197,
-    97.52573277,
-    94.23491534,
-    94.86596911,
-    96.03362039,
-    95.15025877,
-    93.00559443,
-    94.41344729,
-)
+CONTAMINATED = (96.14129529, 99.87727027, 93.46722197, 97.52573277, 94.23491534,
+    94.86596911, 96.03362039, 95.15025877, 93.00559443, 94.41344729)  # fmt: skip
 """Mean AUROC on ten contaminated sets by digit, percent."""
 
-DEVIATIONS = (
-    0.43916812,
-    0.0121405,
-    0.75379022,
-    0.43829715,
-    0.77865682,
-    0.80762442,
-    0.85058976,
-    0.9132351,
-    0.58300007,
-    0.78740569,
-)
+DEVIATIONS = (0.43916812, 0.0121405, 0.75379022, 0.43829715, 0.77865682,
+    0.80762442, 0.85058976, 0.9132351, 0.58300007, 0.78740569)  # fmt: skip
 """Their standard deviations, divided by n, percent."""
 
 SECONDS = (116.921875, 204.03125)

@@ -83,14 +83,12 @@ class FitImages:
         calibration: Inliers that calibrate it, used for nothing else.
         validation: Inliers that tell what a smaller bank costs, as the provenance's metrics state.
         outliers: Labelled outliers, which rule max_f1 needs and no other takes.
-        scale: Inliers that bring the members of a combined detector to one scale.
     """
 
     fit: Sequence[Source]
     calibration: Sequence[Source]
     validation: Sequence[Source] = ()
     outliers: Sequence[Source] = ()
-    scale: Sequence[Source] = ()
 
     def used(self) -> dict[str, Sequence[Source]]:
         """Return the parts that decide scores and threshold, by name."""

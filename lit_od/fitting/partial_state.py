@@ -1,4 +1,4 @@
-"""Partial states: a detector's accumulator over one share of the images, which travels and merges.
+"""Partial states: a detector's accumulator over one share of the images.
 
 The map and the merge of every fit over many processes or machines. A state travels as the bytes of a
 safetensors file; sums and rows of any number of shares merge into what one process would have gathered.

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 
-from lit_od.errors import DataError
+from lit_od.errors import DataError, first_line
 from lit_od.images.find_local import EXTENSIONS, find
-from lit_od.images.object_store import StoredImage, arrow, cause, filesystem
+from lit_od.images.object_store import StoredImage, arrow, filesystem
 from lit_od.images.parquet import RowGroup, row_groups
 from lit_od.images.sources import LazySequence, Source
 
@@ -85,7 +85,7 @@ def _at_url(url: str) -> Iterator[Sequence[Source]]:
         below = listing.FileSelector(path, recursive=True)
         found = files.get_file_info(below) if kind == listing.FileType.Directory else []
     except (OSError, ValueError) as error:
-        raise DataError(f"{url} cannot be listed: {cause(error)}") from error
+        raise DataError(f"{url} cannot be listed: {first_line(error)}") from error
     if kind == listing.FileType.File:
         yield from row_groups(url) if url.lower().endswith(PARQUET) else [[StoredImage(url)]]
         return

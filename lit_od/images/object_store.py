@@ -4,7 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lit_od.errors import ImageError, missing_extra
+from lit_od.errors import ImageError, first_line, missing_extra
 from lit_od.images.sources import EncodedImage, Unreadable
 
 
@@ -28,7 +28,7 @@ class StoredImage(EncodedImage):
         except FileNotFoundError:
             raise ImageError("no such file") from None
         except (OSError, ValueError) as error:
-            raise ImageError(f"cannot be fetched: {cause(error)}") from error
+            raise ImageError(f"cannot be fetched: {first_line(error)}") from error
         return data
 
     def fetched(self) -> EncodedImage | Unreadable:
@@ -73,9 +73,3 @@ def arrow() -> Any:
     except ModuleNotFoundError:
         missing_extra("PyArrow", "ray,cpu")
     return pyarrow.fs
-
-
-def cause(error: Exception) -> str:
-    """Return the first line of an error's message, or its type if it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

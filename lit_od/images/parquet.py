@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lit_od.errors import DataError, ImageError
-from lit_od.images.object_store import arrow, cause, filesystem
+from lit_od.errors import DataError, ImageError, first_line
+from lit_od.images.object_store import arrow, filesystem
 from lit_od.images.sources import EncodedImage, LazySequence, Source, Unreadable
 
 _COLUMNS = ("bytes", "image")
@@ -73,7 +73,7 @@ class PackedImage(EncodedImage):
         try:
             return _row(self.url, self.group, self.row)
         except _errors() as error:
-            raise ImageError(f"row group {self.group} cannot be read: {cause(error)}") from error
+            raise ImageError(f"row group {self.group} cannot be read: {first_line(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def row_groups(url: str) -> Iterator[RowGroup]:
         about = parquet.read_metadata(path, filesystem=files)
         schema = about.schema.to_arrow_schema()
     except _errors() as error:
-        raise DataError(f"{url} cannot be read as Parquet: {cause(error)}") from error
+        raise DataError(f"{url} cannot be read as Parquet: {first_line(error)}") from error
     _columns(url, schema)  # refused here, not by a worker
     first = 0
     for group in range(about.num_row_groups):

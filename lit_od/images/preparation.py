@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lit_od.errors import ConfigError, DataError, ImageError
+from lit_od.errors import ConfigError, DataError, ImageError, first_line
 from lit_od.types import Images
 
 MAX_PIXELS = 89_478_485
@@ -157,8 +157,7 @@ def _cause(error: Exception, most: int) -> str:
         return f"its pixels exceed the limit of {most:,}"
     if isinstance(error, OSError) and error.strerror:  # from the system, not from a decoder
         return error.strerror.lower()
-    lines = str(error).strip().splitlines()
-    return f"damaged image: {lines[0] if lines else type(error).__name__}"
+    return f"damaged image: {first_line(error)}"
 
 
 def _file_size(file: Path) -> int:

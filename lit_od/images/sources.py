@@ -5,7 +5,7 @@ only when it is read; one that turns out to be missing or broken is an error the
 """
 
 import threading
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,25 +23,35 @@ _OPEN_LOCKS = tuple(threading.Lock() for _ in range(32))
 """Locks by image: a list may name an open image twice, and Pillow must not decode it on two threads."""
 
 
+class _Image(ABC):
+    """An image that can be decoded."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def decode(self) -> Image.Image:
+        """Return the image, upright. Raises ImageError where it cannot be read."""
+
+    def prepare(self, preparation: Preparation) -> Images:
+        """Return pixels of shape (h, w, c). Raises ImageError where the image cannot be read."""
+        return prepare(self.decode(), preparation)
+
+
 @dataclass(frozen=True, slots=True)
-class ImageFile:
-    """An image file."""
+class ImageFile(_Image):
+    """An image in a file of its own."""
 
     path: Path
     name: str
     label: str | None = None
 
-    def prepare(self, preparation: Preparation) -> Images:
-        """Return pixels of shape (h, w, c). Raises ImageError if the file is unreadable."""
-        return prepare(self.decode(), preparation)
-
     def decode(self) -> Image.Image:
-        """Decode the file, upright. Raises ImageError if it is unreadable."""
+        """Return the image, upright. Raises ImageError where the file cannot be read."""
         return open_image(self.path)
 
 
 @dataclass(frozen=True, slots=True)
-class ImageArray:
+class ImageArray(_Image):
     """An image that is already decoded."""
 
     pixels: NDArray[np.uint8] = field(repr=False)
@@ -53,56 +63,44 @@ class ImageArray:
         return prepare(self.pixels, preparation)
 
     def decode(self) -> Image.Image:
-        """Return the pixels as an image."""
+        """Return the image."""
         return from_array(self.pixels)
 
 
 @dataclass(frozen=True, slots=True)
-class OpenImage:
+class OpenImage(_Image):
     """An image that Pillow has open."""
 
     image: Image.Image = field(repr=False)
     name: str
     label: str | None = None
 
-    def prepare(self, preparation: Preparation) -> Images:
-        """Return pixels of shape (h, w, c). Raises ImageError if the image is unreadable."""
-        return prepare(self.decode(), preparation)
-
     def decode(self) -> Image.Image:
-        """Decode the image, upright. Raises ImageError if it is unreadable."""
+        """Return the image, upright. Raises ImageError where it cannot be read."""
         with _OPEN_LOCKS[id(self.image) // 64 % len(_OPEN_LOCKS)]:
             return loaded(self.image)
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedImage:
-    """An image file's bytes."""
+class EncodedImage(_Image):
+    """The bytes of an image file."""
 
     data: bytes = field(repr=False)
     name: str
     label: str | None = None
 
-    def prepare(self, preparation: Preparation) -> Images:
-        """Return pixels of shape (h, w, c). Raises ImageError if they are unreadable."""
-        return prepare(self.decode(), preparation)
-
     def decode(self) -> Image.Image:
-        """Decode the bytes, upright. Raises ImageError if they are unreadable."""
+        """Return the image, upright. Raises ImageError where the bytes cannot be read."""
         return open_image(self.data)
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(_Image):
     """An image that is known to be missing or broken before it is opened."""
 
     name: str
     cause: str
     label: str | None = None
-
-    def prepare(self, preparation: Preparation) -> Images:
-        """Raise ImageError with the cause."""
-        raise ImageError(self.cause)
 
     def decode(self) -> Image.Image:
         """Raise ImageError with the cause."""
@@ -137,7 +135,7 @@ SetOpener: TypeAlias = Callable[[str], "list[Source] | None"]
 
 
 def class_numbers(sources: Sequence[Source]) -> Labels:
-    """Number the sources' classes, sorted by name; return a number each, shape (n,).
+    """Return the class of each source as a number, classes in the order of their names, shape (n,).
 
     Raises:
         DataError: If a source has no label.

@@ -44,6 +44,12 @@ class Subset(Sequence[T]):
         return self.whole[int(self.rows[row])]
 
 
+def evenly(sequence: Sequence[T], most: int) -> list[T]:
+    """Return at most so many elements of a sequence of at least one, evenly spread, in their order."""
+    rows = np.unique(np.linspace(0, len(sequence) - 1, most).astype(int))
+    return [sequence[row] for row in rows.tolist()]
+
+
 def fit_and_calibration(
     sources: Sequence[T], *, seed: int, share: float = CALIBRATION_SHARE
 ) -> tuple[list[T], list[T]]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_od.errors import BackboneError, ConfigError, missing_extra
+from lit_od.errors import BackboneError, ConfigError, first_line, missing_extra
 from lit_od.runtime.threads import thread_count
 from lit_od.types import Features, Images
 
@@ -58,8 +58,8 @@ def open_session(
     chosen = [(name, {"device_id": device}) if device is not None and name in _NVIDIA else name for name in wanted]
     try:
         session = runtime.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=chosen)
-    except Exception as error:  # onnxruntime's exceptions share no base of their own
-        raise BackboneError(f"the graph cannot be loaded: {_first_line(error)}") from error
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        raise BackboneError(f"the graph cannot be loaded: {first_line(error)}") from error
     if wanted[0] not in session.get_providers():
         raise ConfigError(f"provider {wanted[0]} did not start; it needs its drivers and libraries")
     return session, wanted[0], count
@@ -78,8 +78,8 @@ def run_session(session: Any, outputs: Sequence[str], inputs: dict[str, Images])
     """
     try:
         results: list[Features] = session.run(list(outputs), inputs)
-    except Exception as error:  # onnxruntime's exceptions share no base of their own
-        raise BackboneError(f"the graph failed: {_first_line(error)}") from error
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        raise BackboneError(f"the graph failed: {first_line(error)}") from error
     return results
 
 
@@ -105,8 +105,3 @@ def _providers(wanted: Sequence[str] | None, present: Sequence[str]) -> list[str
             mend = '. Run: pip install "lit-od[gpu]"' if "CUDA" in name or "Tensorrt" in name else ""
             raise ConfigError(f"provider {name} is not in this ONNX Runtime; here are {here}{mend}")
     return names
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -9,9 +9,10 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from lit_od.errors import ConfigError, missing_extra
+from lit_od.errors import ConfigError
 from lit_od.formats.atomic import atomic_file
 from lit_od.formats.text import csv_row
+from lit_od.images.object_store import arrow
 from lit_od.scoring.scorer import Result
 
 ROWS_A_GROUP = 1 << 16
@@ -30,11 +31,10 @@ def parquet_rows(file: Path) -> Iterator[Callable[[Result], None]]:
         ConfigError: If the file cannot be written.
         MissingExtra: If PyArrow is not installed.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-    except ModuleNotFoundError:
-        missing_extra("PyArrow", "ray,cpu")
+    arrow()
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
     schema = pa.schema(
         {
             "path": pa.string(),

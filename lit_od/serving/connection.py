@@ -40,7 +40,7 @@ class Connection(H11Protocol):
             return
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
-        self._head = self.loop.call_later(self.limits.patience, self._head_is_late)
+        self._await_head()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; a head that has begun must be complete in time."""
@@ -48,15 +48,15 @@ class Connection(H11Protocol):
         if not self._between_requests():
             _cancel(self._head)
             self._head = None
-        elif self._head is None and not self.transport.is_closing():
-            self._head = self.loop.call_later(self.limits.patience, self._head_is_late)
+        else:
+            self._await_head()
 
     def on_response_complete(self) -> None:
         """Start the next request; if its head has begun already, it must end in time."""
         super().on_response_complete()
         begun, _ = self.conn.trailing_data
-        if begun and self._head is None and self._between_requests() and not self.transport.is_closing():
-            self._head = self.loop.call_later(self.limits.patience, self._head_is_late)
+        if begun and self._between_requests():
+            self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the timers."""
@@ -78,6 +78,10 @@ class Connection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answer 400 to bytes that are no HTTP request."""
         self._answer(HTTPStatus.BAD_REQUEST, "this is no HTTP request, or its head is longer than 64 KB")
+
+    def _await_head(self) -> None:
+        if self._head is None and not self.transport.is_closing():
+            self._head = self.loop.call_later(self.limits.patience, self._head_is_late)
 
     def _between_requests(self) -> bool:
         return self.cycle is None or self.cycle.response_complete

@@ -2,8 +2,9 @@
 
 import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Self
 
 import numpy as np
@@ -79,27 +80,23 @@ def joined(parts: Sequence[Answers]) -> dict[str, Column]:
     return whole
 
 
-class Maps:
-    """Heat maps of a bundle, loaded on first use: golden images set their scale."""
+def maps_of(bundle: Bundle, scorer: Scorer) -> Callable[[], HeatMaps]:
+    """Return a function that makes the heat maps of a bundle once, when somebody first asks: golden images are mapped.
 
-    def __init__(self, bundle: Bundle, scorer: Scorer) -> None:
-        self._bundle, self._scorer = bundle, scorer
-        self._lock = threading.Lock()
-        self._made: HeatMaps | None = None
+    It raises BundleError if the bundle's graph of maps gives none.
+    """
+    lock = threading.Lock()
 
-    def __call__(self) -> HeatMaps:
-        """Return the maps, loaded if need be.
+    @cache
+    def made() -> HeatMaps:
+        backbone = scorer.backbone
+        return HeatMaps.of(bundle, scorer=scorer, threads=backbone.threads, providers=[backbone.provider])
 
-        Raises:
-            BundleError: If the bundle's graph of maps is invalid.
-        """
-        with self._lock:
-            if self._made is None:
-                backbone = self._scorer.backbone
-                self._made = HeatMaps.of(
-                    self._bundle, scorer=self._scorer, threads=backbone.threads, providers=[backbone.provider]
-                )
-            return self._made
+    def maps() -> HeatMaps:
+        with lock:
+            return made()
+
+    return maps
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,7 +116,7 @@ class Model:
     bundle: Bundle
     whole: Scorer
     single: Scorer
-    maps: "Maps"
+    maps: Callable[[], HeatMaps]
     nearest: SimilarImages | None
 
     @classmethod
@@ -150,7 +147,7 @@ class Model:
         if whole.backbone.provider == PROVIDERS["cpu"]:  # elsewhere the device runs one batch after the other
             single = replace(whole, extractor=replace(whole.extractor, backbone=whole.backbone.single(), threads=1))
         nearest = None if normal is None else similar_images(normal, whole)
-        return cls(name, bundle, whole, single, Maps(bundle, single), nearest)
+        return cls(name, bundle, whole, single, maps_of(bundle, single), nearest)
 
     @property
     def outputs(self) -> dict[str, tuple[str, list[int]]]:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
 from PIL import Image
 
 from lit_od.errors import DataError, ImageError
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation, prepare
 from lit_od.images.sources import Source
+from lit_od.images.split import evenly
 from lit_od.scoring.scorer import Scorer
 from lit_od.scoring.similar_images import SimilarImages
 
@@ -44,10 +44,8 @@ class NormalImages:
         Raises:
             DataError: If fewer than NEAREST can be read.
         """
-        found = find(paths)
-        chosen = [found[row] for row in np.unique(np.linspace(0, len(found) - 1, min(len(found), MOST)).astype(int))]
         kept, pictures = [], []
-        for source in chosen:
+        for source in evenly(find(paths), MOST):
             try:
                 pictures.append(_small(source))
             except ImageError:

@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from sklearn.mixture import GaussianMixture
 
+from lit_od.detectors.registry import DETECTORS
 from lit_od.errors import ConfigError, DataError
-from lit_od.experiments import one_vs_rest as protocol
 from lit_od.experiments.one_vs_rest import ClassResult, Contamination, Labelled, one_class
 
 CLASSES = ["0", "1", "2"]
@@ -89,8 +89,8 @@ def test_draws_take_the_repetitions_in_turn():
 
 def test_equal_detectors_score_once(monkeypatch: pytest.MonkeyPatch):
     scored = []
-    score = protocol.DETECTORS["gmm"].score
-    monkeypatch.setattr(protocol.DETECTORS["gmm"], "score", lambda self, rows: scored.append(1) or score(self, rows))
+    score = DETECTORS["gmm"].score
+    monkeypatch.setattr(DETECTORS["gmm"], "score", lambda self, rows: scored.append(1) or score(self, rows))
     run(GMM, (0, 1, 2))
     assert len(scored) == 3  # once a class
     run(GMM, (0, 1, 2), limit=20)

@@ -50,7 +50,7 @@ def test_one_table_of_those_that_ended(experiments, command, tmp_path):
     for name, fake in experiments.items():
         (options,) = fake.given
         assert (options.root, options.quick, options.out) == ("images", True, tmp_path / "out" / name)
-        assert options.budget == ("small" if "budget" in reproduce.TAKES[name] else "full")
+        assert options.budget == ("small" if "budget" in reproduce.EXPERIMENTS[name] else "full")
 
 
 def test_what_has_ended_is_not_run_again_unless_it_is_asked_for_otherwise(experiments, command, tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lit_od.calibration.p_values import check_rule
+from lit_od.calibration.rules import check_rule
 from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError
 from lit_od.images.preparation import Preparation

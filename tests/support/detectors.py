@@ -8,8 +8,8 @@ import numpy as np
 from lit_od.checks import number
 from lit_od.detectors import Accumulator, Detector
 from lit_od.detectors.base import check_features
-from lit_od.detectors.moments import Moments, pack, unpack
-from lit_od.detectors.options import read_options, same_options
+from lit_od.detectors.class_moments import MomentsAccumulator
+from lit_od.detectors.options import read_options
 from lit_od.detectors.state import check_names, take
 from lit_od.errors import DataError
 from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats
@@ -64,35 +64,14 @@ class MeanDistance(Detector):
         return cls(settings, take(state, "mean", (None,)))
 
 
-class Means:
+class Means(MomentsAccumulator[MeanDistanceOptions]):
     """Gathers the mean."""
 
-    def __init__(self, settings: MeanDistanceOptions) -> None:
-        self.settings = settings
-        self.moments: Moments | None = None
-
-    def update(self, features: Features, labels: Labels | None = None) -> None:
-        if self.moments is None:
-            self.moments = Moments(check_features(features).shape[1])
-        self.moments.update(features)
-
-    def merge(self, other: Self) -> None:
-        same_options(self.settings, other.settings)
-        if other.moments is not None:
-            if self.moments is None:
-                self.moments = Moments(other.moments.width)
-            self.moments.merge(other.moments)
-
-    def state(self) -> Arrays:
-        return pack({} if self.moments is None else {0: self.moments})
-
-    def restore(self, state: Arrays) -> None:
-        self.moments = unpack(state).get(0)
-
     def finish(self) -> MeanDistance:
-        if self.moments is None or self.moments.count == 0:
+        moments = self.moments.get(0)
+        if moments is None or moments.count == 0:
             raise DataError("MeanDistance needs at least 1 row of features, got 0")
-        return MeanDistance(self.settings, self.moments.mean)
+        return MeanDistance(self.settings, moments.mean)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

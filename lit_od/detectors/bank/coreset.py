@@ -1,4 +1,4 @@
-"""Smaller memory banks: greedy k-centre, budgets in bytes, and what the missing rows cost."""
+"""Smaller memory banks: greedy k-centre, budgets in bytes, rank agreement."""
 
 import re
 
@@ -20,7 +20,7 @@ UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size such as "20MB" or "1.5GiB".
+    """Return the bytes of a size such as "20MB" or "1.5GiB".
 
     Raises:
         ConfigError: On anything else.
@@ -32,7 +32,9 @@ def parse_size(text: str) -> int:
 
 
 def greedy_k_centre(rows: NDArray[np.float32], count: int, seed: int) -> NDArray[np.intp]:
-    """Rows that cover all others: each next one is the farthest from those chosen (Gonzalez 1985).
+    """Choose rows that cover all others (Gonzalez 1985).
+
+    Each next row is the farthest from those chosen.
 
     Distances are those of a seeded random projection where rows are wider than `PROJECTED`. Rows far
     from every centre are few, so centres are chosen within a pool of the farthest as long as none
@@ -91,7 +93,7 @@ def _bring_up_to_date(
     centres: NDArray[np.intp],
     farness: NDArray[np.float32],
 ) -> None:
-    """Lower `farness`, (m,), to the squared distance to the nearest of the new centres."""
+    """Lower `farness`, (m,), to the squared distance to the nearest new centre."""
     for start in range(0, len(points), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
         distances = points[block] @ points[centres].T
@@ -102,7 +104,13 @@ def _bring_up_to_date(
 
 
 def rank_agreement(scores: Scores, others: Scores) -> float:
-    """Spearman's rank correlation of two sets of scores of the same images, in [-1, 1]; ties averaged.
+    """Return Spearman's rank correlation of two sets of scores, in [-1, 1].
+
+    Ranks of ties are averaged.
+
+    Args:
+        scores: Shape (n,).
+        others: Scores of the same images, shape (n,).
 
     Raises:
         DataError: If the shapes differ, or a set holds fewer than two different scores.
@@ -119,7 +127,7 @@ def rank_agreement(scores: Scores, others: Scores) -> float:
 
 
 def _ranks(scores: Scores) -> Stats:
-    """Ranks from 0, ties averaged, shape (n,)."""
+    """Return ranks from 0, ties averaged, shape (n,)."""
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts + 1) / 2)[inverse]

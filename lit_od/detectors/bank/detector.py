@@ -1,4 +1,4 @@
-"""The base of detectors that search a memory bank, and the accumulator that gathers its rows."""
+"""The base of detectors that search a memory bank, and its accumulator."""
 
 from abc import abstractmethod
 from dataclasses import asdict, dataclass, replace
@@ -80,7 +80,11 @@ class BankDetector(Detector):
 
     @abstractmethod
     def score(self, outputs: Outputs, /) -> Scores:
-        """Return outlier scores of shape (n,). Raises DataError on a wrong width, or values that are not finite."""
+        """Return outlier scores of shape (n,).
+
+        Raises:
+            DataError: On a wrong width, or values that are not finite.
+        """
 
     def options(self) -> dict[str, Any]:
         """Return the options it was fitted with."""
@@ -102,7 +106,17 @@ class BankDetector(Detector):
 
     @classmethod
     def bank_from_state(cls, options: dict[str, Any], state: Arrays, *further: str) -> tuple[BankOptions, Bank]:
-        """Rebuild options and bank; `further` names the arrays that the state holds besides. Raises as `from_state`."""
+        """Rebuild options and bank.
+
+        Args:
+            options: As `options()` gives them.
+            state: As `state()` gives it.
+            further: Names of the arrays that the state holds besides the bank's.
+
+        Raises:
+            ConfigError: On options that do not exist or are out of range.
+            DataError: If the arrays do not fit the options or each other.
+        """
         settings = read_options(cls.kind, cls.options_type, options)
         check_names(cls.kind, state, [*Bank.names(settings), *further])
         bank = Bank.from_state(settings, state)
@@ -117,7 +131,7 @@ AnyBankDetector = TypeVar("AnyBankDetector", bound=BankDetector)
 
 @dataclass(frozen=True, slots=True)
 class BankCost:
-    """Size of a bank that is smaller than the rows it was chosen from, and its agreement with all of them.
+    """Size of a smaller bank, and agreement of its scores with the whole bank's.
 
     Attributes:
         rows: Rows in the bank.
@@ -133,7 +147,7 @@ class BankCost:
 
 
 class BankAccumulator(Generic[AnyBankDetector]):
-    """Gathers rows for a bank: all of them for k-centre, else the seeded sample alone.
+    """Gathers rows for a bank: all for k-centre, else the seeded sample alone.
 
     Attributes:
         detector: The detector's class.
@@ -171,7 +185,7 @@ class BankAccumulator(Generic[AnyBankDetector]):
         self.store.update(features)
 
     def merge(self, other: Self) -> None:
-        """Take over the rows of an accumulator with the same options that has seen the rows after these.
+        """Take over an accumulator with the same options that has seen the next rows.
 
         Raises:
             ConfigError: If the options differ.
@@ -187,7 +201,11 @@ class BankAccumulator(Generic[AnyBankDetector]):
         return self.store.state()
 
     def restore(self, state: Arrays) -> None:
-        """Take over what `state()` gave, in place of the own rows. Raises DataError where it does not fit together."""
+        """Take over what `state()` gave, in place of the own rows.
+
+        Raises:
+            DataError: If the arrays do not fit together.
+        """
         self.store.restore(state)
 
     def finish(self) -> AnyBankDetector:

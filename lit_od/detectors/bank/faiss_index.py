@@ -1,4 +1,4 @@
-"""FAISS: the one home of its calls. Candidates come from here; their distances are decided elsewhere.
+"""The home of FAISS: it proposes candidates; distances are decided elsewhere.
 
 FAISS is imported when it is first used, since importing it costs a fifth of a second.
 """
@@ -30,12 +30,18 @@ _SWITCHES = threading.Lock()
 
 
 def is_flat(factory: str) -> bool:
-    """Whether a factory string asks for exhaustive search, which needs no index."""
+    """Return True if a factory string asks for exhaustive search, without index."""
     return factory.lower() == "flat"
 
 
 def check_factory(factory: str, width: int, search: Mapping[str, float] | None) -> None:
-    """Raise ConfigError unless FAISS can make this index for rows of this width, with these settings."""
+    """Raise ConfigError unless FAISS can make this index.
+
+    Args:
+        factory: FAISS' factory string.
+        width: Features a row.
+        search: Search settings by name.
+    """
     import faiss
 
     if is_flat(factory):
@@ -50,7 +56,12 @@ def check_factory(factory: str, width: int, search: Mapping[str, float] | None) 
 
 
 def build(factory: str, rows: NDArray[np.float32], search: Mapping[str, float] | None) -> Any:
-    """A trained index over rows of shape (m, d).
+    """Return a trained index.
+
+    Args:
+        factory: FAISS' factory string.
+        rows: Shape (m, d).
+        search: Search settings by name.
 
     Raises:
         ConfigError: If the factory string or a search setting does not exist.
@@ -79,7 +90,7 @@ def build(factory: str, rows: NDArray[np.float32], search: Mapping[str, float] |
 
 
 def to_bytes(index: Any) -> NDArray[np.uint8]:
-    """FAISS' own serialisation, shape (bytes,)."""
+    """Return FAISS' own serialisation, shape (bytes,)."""
     import faiss
 
     serialised: NDArray[np.uint8] = faiss.serialize_index(index)
@@ -89,7 +100,14 @@ def to_bytes(index: Any) -> NDArray[np.uint8]:
 def from_bytes(
     serialised: NDArray[np.uint8], factory: str, rows: int, width: int, search: Mapping[str, float] | None
 ) -> Any:
-    """The index of a bank of shape (rows, width), after it has been checked against the bank.
+    """Return the index of a bank, after checking it against the bank.
+
+    Args:
+        serialised: FAISS' own serialisation, shape (bytes,).
+        factory: FAISS' factory string.
+        rows: Rows in the bank.
+        width: Features a row.
+        search: Search settings by name.
 
     Raises:
         ConfigError: If the factory string or a search setting does not exist.
@@ -125,7 +143,7 @@ def from_bytes(
 
 
 def half_index(rows: NDArray[np.float16]) -> tuple[Any, NDArray[np.float16]]:
-    """An index that holds the rows in half precision, and the rows as a view of its memory."""
+    """Return an index of half-precision rows, and the rows as a view of its memory."""
     import faiss
 
     index = faiss.IndexScalarQuantizer(rows.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2)
@@ -140,7 +158,16 @@ def half_index(rows: NDArray[np.float16]) -> tuple[Any, NDArray[np.float16]]:
 
 
 def propose(index: Any, queries: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Row numbers of candidates from a trained index, shape (n, count); -1 where it found no more."""
+    """Return row numbers of candidates from a trained index, shape (n, count).
+
+    Args:
+        index: The index.
+        queries: Shape (n, d).
+        count: Candidates a query; -1 stands where the index finds no more.
+
+    Raises:
+        DataError: If FAISS cannot search the index.
+    """
     try:
         ids: NDArray[np.int64] = index.search(queries, count)[1]
     except (RuntimeError, MemoryError) as error:
@@ -151,7 +178,9 @@ def propose(index: Any, queries: NDArray[np.float32], count: int) -> NDArray[np.
 def propose_all(
     rows: NDArray[Any], half: Any, queries: NDArray[np.float32], count: int, *, direct: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The nearest rows by exhaustive search: squared distances, ascending, and row numbers, (n, count).
+    """Return the nearest rows by exhaustive search.
+
+    Both results have shape (n, count): squared distances, ascending, and row numbers.
 
     Args:
         rows: Bank of shape (m, d), float32 or float16.
@@ -222,5 +251,5 @@ def _set(index: Any, factory: str, search: Mapping[str, float] | None) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """FAISS' own words without the place in its source, in one line."""
+    """Return FAISS' own words in one line, without the place in its source."""
     return " ".join(str(error).rsplit(": ", 1)[-1].split()).rstrip(".") or type(error).__name__

@@ -1,4 +1,4 @@
-"""FAISS indexes that come from strangers: nothing is read, allocated or searched for on their word alone.
+"""Checks of FAISS indexes that come from strangers, before they are searched.
 
 FAISS' reader checks most of what it reads, and not all. Without limits it allocates whatever size a few
 bytes name; it takes over search settings that make a search last for ever; a random hyperplane index
@@ -42,7 +42,7 @@ _INNER = ("index", "quantizer", "base_index", "refine_index", "storage")
 
 
 def check_modest(factory: str, rows: int, width: int) -> None:
-    """Raise DataError if making an empty index by this string could take more memory than the bank's size explains.
+    """Raise DataError if an empty index of this kind is too large for the bank.
 
     Args:
         factory: FAISS' factory string.
@@ -60,7 +60,7 @@ def check_modest(factory: str, rows: int, width: int) -> None:
 
 
 def check_settings(search: Any, rows: int) -> None:
-    """Raise DataError if a search would visit far more than the bank holds, or nothing."""
+    """Raise DataError if a search would visit far more than the bank, or nothing."""
     most = max(rows, 4096)
     for name, value in (search or {}).items():
         if not 1 <= value <= most:
@@ -69,7 +69,10 @@ def check_settings(search: Any, rows: int) -> None:
 
 @contextmanager
 def bounded_by(size: int) -> Iterator[None]:
-    """FAISS' reader allocates no more at once than bytes of this size can fill; the caller holds FAISS' switches."""
+    """Bound what FAISS' reader allocates at once by the size of its input.
+
+    The caller holds FAISS' switches.
+    """
     import faiss
 
     limits = {"vector_byte_limit": 2 * size + 4096, "loop_limit": size + 64}
@@ -84,7 +87,9 @@ def bounded_by(size: int) -> Iterator[None]:
 
 
 def check_like(index: Any, wanted: Any, rows: int, factory: str) -> None:
-    """Raise DataError unless an index is what its factory string makes, and names rows of the bank, none twice.
+    """Raise DataError unless an index is as its factory string makes it.
+
+    Its lists must name rows of the bank, none twice.
 
     Args:
         index: The index that was read.
@@ -128,7 +133,7 @@ def check_like(index: Any, wanted: Any, rows: int, factory: str) -> None:
 
 
 def _kind(index: Any) -> type[Any]:
-    """The class of an index; flat ones change theirs when they are written and read."""
+    """Return the class of an index; flat ones change theirs on the way to bytes."""
     import faiss
 
     return faiss.IndexFlat if type(index) in (faiss.IndexFlatL2, faiss.IndexFlatIP) else type(index)
@@ -150,7 +155,7 @@ def _check_searched_alike(index: Any, wanted: Any, factory: str) -> None:
 
 
 def _check_codes(index: Any, wanted: Any, factory: str) -> None:
-    """Raise DataError unless the codes, and what decodes them, have the sizes that they are read with."""
+    """Raise DataError unless codes and their decoders have the sizes they need."""
     for quantizer, names in _QUANTIZERS.items():
         if hasattr(wanted, quantizer):
             mine, other = getattr(index, quantizer), getattr(wanted, quantizer)
@@ -164,7 +169,7 @@ def _check_codes(index: Any, wanted: Any, factory: str) -> None:
 
 
 def _check_chain(index: Any, wanted: Any, factory: str) -> None:
-    """Raise DataError unless the transforms before an index lead from width to width as they should."""
+    """Raise DataError unless the transforms before an index have the right widths."""
     import faiss
 
     mine, others = (

@@ -49,7 +49,7 @@ class Bank:
 
     @classmethod
     def build(cls, settings: BankOptions, kept: NDArray[np.float32]) -> Self:
-        """The bank of rows of shape (n, d), reduced to the coreset where one is asked for.
+        """Build the bank of rows of shape (n, d), reduced to the coreset if there is one.
 
         Raises:
             DataError: If the rows do not suit the precision or the index.
@@ -90,7 +90,7 @@ class Bank:
         return len(self.centre)
 
     def prepare(self, features: Features) -> NDArray[np.float32]:
-        """Features of shape (n, d) as the bank's rows are, in float32.
+        """Prepare features of shape (n, d) as the bank's rows are, in float32.
 
         Raises:
             DataError: On a wrong width, or values that are not finite.
@@ -98,7 +98,7 @@ class Bank:
         return _prepare(check_features(features, self.width), self.centre, self.scale, self.settings.metric)
 
     def nearest(self, queries: NDArray[np.float32], k: int, skip: Ids | None = None) -> tuple[Stats, Ids]:
-        """Distances, ascending, and row numbers of the k nearest rows, each of shape (n, k).
+        """Return distances, ascending, and numbers of the k nearest rows, each (n, k).
 
         Args:
             queries: Prepared features, shape (n, d).
@@ -122,7 +122,7 @@ class Bank:
         return np.take_along_axis(distances, order, axis=1), np.take_along_axis(ids, order, axis=1)
 
     def _propose(self, queries: NDArray[np.float32], wanted: int, count: int) -> Ids:
-        """Row numbers of candidates, shape (n, count), for the nearest `wanted`."""
+        """Return row numbers of candidates for the nearest `wanted`, shape (n, count)."""
         if faiss_index.is_flat(self.settings.index):
             return self._propose_flat(queries, wanted, count)
         ids = faiss_index.propose(self.index, queries, count)
@@ -159,7 +159,9 @@ class Bank:
         return ids
 
     def _propose_few(self, queries: NDArray[np.float32], count: int) -> tuple[Stats, Ids]:
-        """Squared distances, ascending, and row numbers by one product with the bank, each (n, count).
+        """Return squared distances, ascending, and row numbers, each (n, count).
+
+        They come from one product with the bank.
 
         For a few queries a quarter of the time of FAISS, which takes differences or measures the rows anew.
         """
@@ -176,7 +178,7 @@ class Bank:
         return near, np.take_along_axis(ids, order, axis=1)
 
     def _distances(self, queries: NDArray[np.float32], ids: Ids) -> Stats:
-        """Exact distances of queries (n, d) to the rows named by ids (n, c), shape (n, c)."""
+        """Return exact distances of queries (n, d) to rows ids (n, c), shape (n, c)."""
         rows = self.rows[ids].astype(np.float64)  # (n, c, d)
         points = queries.astype(np.float64)[:, None]  # (n, 1, d)
         if self.settings.metric == "l2":
@@ -193,7 +195,7 @@ class Bank:
         return np.where(zero, 1.0, halves)
 
     def state(self) -> Arrays:
-        """The bank, its standardisation, and the index unless flat."""
+        """Return the bank, its standardisation, and the index unless flat."""
         arrays: Arrays = {"bank": self.rows, "centre": self.centre, "scale": self.scale}
         if not faiss_index.is_flat(self.settings.index):
             arrays["index"] = faiss_index.to_bytes(self.index)
@@ -201,7 +203,7 @@ class Bank:
 
     @staticmethod
     def names(settings: BankOptions) -> list[str]:
-        """The arrays of a bank's state."""
+        """Return the names of the arrays of a bank's state."""
         return ["bank", "centre", "scale"] + ([] if faiss_index.is_flat(settings.index) else ["index"])
 
     @classmethod
@@ -234,7 +236,10 @@ def _single(rows: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _standard(rows: NDArray[np.float32]) -> tuple[Stats, Stats]:
-    """Mean and standard deviation, 1 for constant features, in two passes over blocks cut by row number."""
+    """Return mean and standard deviation, each (d,); 1 for constant features.
+
+    Two passes over blocks that are cut by row number.
+    """
     first = rows[0].astype(np.float64)
     mean = sum((block - first).sum(axis=0) for block in _blocks(rows)) / len(rows) + first
     variance = sum(((block - mean) ** 2).sum(axis=0) for block in _blocks(rows)) / len(rows)

@@ -15,7 +15,10 @@ Reduce: TypeAlias = Literal["mean", "kth"]
 
 
 class BankKeywords(TypedDict, total=False):
-    """Types of all options of all memory banks; each detector takes those of its own dataclass, and no other."""
+    """Types of the options of memory banks, for callers.
+
+    Each detector takes those of its own dataclass, and no other.
+    """
 
     metric: Metric
     index: str
@@ -33,7 +36,7 @@ class BankKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BankOptions:
-    """Options of a memory bank, checked: rows are kept, searched and compared as they say.
+    """Options of a memory bank, checked.
 
     Attributes:
         metric: "l2", or "cosine": 1 minus the cosine; a row of zeros is at 1 from every other.

@@ -1,4 +1,4 @@
-"""Rows kept from a stream: all of them in the order of the data, or a seeded sample.
+"""Rows kept from a stream: all in the order of the data, or a seeded sample.
 
 Whether a row belongs to the sample depends on the seed and the row's number among all rows alone, so
 that batches, processes and machines draw the same one, each holding its own part.
@@ -17,7 +17,10 @@ from lit_od.types import Arrays, Features
 
 
 def row_ranks(seed: int, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A pseudo-random 64-bit rank for each row number (SplitMix64, Steele et al. 2014)."""
+    """Return a pseudo-random 64-bit rank for each row number (SplitMix64).
+
+    Steele, Lea and Flood 2014, Fast splittable pseudorandom number generators.
+    """
     golden = 0x9E3779B97F4A7C15
     start = (seed * 0xD1342543DE82EF95 + golden) % 2**64
     z = numbers * np.uint64(golden) + np.uint64(start)
@@ -57,7 +60,7 @@ class RowStore:
 
     @property
     def samples(self) -> bool:
-        """Whether only some rows are kept."""
+        """True if only some rows are kept."""
         return self.limit is not None or self.share is not None
 
     def update(self, batch: Features) -> None:
@@ -105,7 +108,7 @@ class RowStore:
             self._append(rows, ranks)
 
     def rows(self) -> NDArray[np.float32]:
-        """The kept rows in the order of the data, shape (m, d)."""
+        """Return the kept rows in the order of the data, shape (m, d)."""
         if not self._chunks:
             return np.empty((0, self.width or 0), dtype=np.float32)
         self._prune(slack=1)
@@ -114,7 +117,7 @@ class RowStore:
         return self._chunks[0]
 
     def state(self) -> Arrays:
-        """The rows and their numbers or ranks as plain arrays, for another process."""
+        """Return the rows and their numbers or ranks, for another process."""
         rows = self.rows()
         ranks = self._ranks[0] if self._ranks else np.empty(0, dtype=np.uint64)
         limit = -1 if self.limit is None else self.limit
@@ -122,7 +125,9 @@ class RowStore:
         return {"numbers": numbers, "rows": rows.reshape(-1), "ranks": ranks.view(np.int64)}
 
     def restore(self, state: Arrays) -> None:
-        """Take over what `state()` of a store with the same seed and share has given, in place of the own.
+        """Take over what `state()` gave, in place of the own rows.
+
+        The other store has the same seed and share.
 
         Raises:
             DataError: If the arrays do not fit together.
@@ -147,7 +152,7 @@ class RowStore:
             self._prune(slack=2)
 
     def _prune(self, slack: int) -> None:
-        """Drop all but the `limit` lowest ranks, once there are more than `slack` times as many."""
+        """Drop all but the `limit` lowest ranks, if more than `slack` times as many."""
         if self.limit is None or self._kept <= slack * self.limit:
             return
         rows, ranks = np.concatenate(self._chunks), np.concatenate(self._ranks)

@@ -1,7 +1,8 @@
 """Plot curves: ROC, precision-recall, p-value reliability and learning curves."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,10 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lit_od.errors import DataError
-from lit_od.evaluation.counts import Curve, Tally, aupr_of, auroc_of
-from lit_od.evaluation.counts import check_sets as _checked
+from lit_od.evaluation.counts import Curve, Tally, aupr_of, auroc_of, check_sets
 from lit_od.evaluation.plots.style import colour, dash, named, styled
-from lit_od.evaluation.rates import rates
+from lit_od.evaluation.rates import Rates, rates
 from lit_od.types import Scores, Stats
 
 
@@ -77,22 +77,11 @@ def roc_curves(inliers: Scores, outliers: Mapping[str, Scores], threshold: float
     figure = Figure(figsize=(5.5, 5.5))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#888888", linewidth=0.8)
-    for number, (name, scores) in enumerate(_checked(outliers).items(), start=1):
-        tally = Tally.of(inliers, scores)
-        curve = Curve.of(tally.inliers, tally.outliers)
+    for name, curve, style, at in _curves(inliers, outliers, threshold):
         false, found = curve.false / curve.false[-1], curve.found / curve.found[-1]
-        label = f"{named(name)}, AUROC {auroc_of(curve):.2%}"
-        axes.plot(
-            np.append(0, false),
-            np.append(0, found),
-            color=colour(number),
-            linestyle=dash(number),
-            linewidth=_width(number, len(outliers)),
-            label=label,
-        )
-        if threshold is not None:
-            at = rates(inliers, scores, threshold)
-            axes.plot(at.fpr, at.tpr, "o", color=colour(number), clip_on=False)
+        axes.plot(np.append(0, false), np.append(0, found), label=f"{name}, AUROC {auroc_of(curve):.2%}", **style)
+        if at is not None:
+            axes.plot(at.fpr, at.tpr, "o", color=style["color"], clip_on=False)
     _unit_square(
         axes, "false-positive rate (share of inliers flagged)", "true-positive rate (share of outliers flagged)"
     )
@@ -115,23 +104,13 @@ def precision_recall(inliers: Scores, outliers: Mapping[str, Scores], threshold:
     """
     figure = Figure(figsize=(5.5, 5.5))
     axes = figure.subplots()
-    for number, (name, scores) in enumerate(_checked(outliers).items(), start=1):
-        tally = Tally.of(inliers, scores)
-        curve = Curve.of(tally.inliers, tally.outliers)
+    for name, curve, style, at in _curves(inliers, outliers, threshold):
         recall, precision = curve.found / curve.found[-1], curve.found / (curve.found + curve.false)
-        axes.axhline(float(precision[-1]), color=colour(number), linewidth=0.7, linestyle=":")
-        axes.plot(
-            np.append(0, recall),
-            np.append(precision[0], precision),
-            drawstyle="steps-pre",
-            color=colour(number),
-            linestyle=dash(number),
-            linewidth=_width(number, len(outliers)),
-            label=f"{named(name)}, AUPR {aupr_of(curve):.2%}",
-        )
-        if threshold is not None:
-            at = rates(inliers, scores, threshold)
-            axes.plot(at.tpr, at.precision, "o", color=colour(number), clip_on=False)
+        axes.axhline(float(precision[-1]), color=style["color"], linewidth=0.7, linestyle=":")
+        places, heights = np.append(0, recall), np.append(precision[0], precision)
+        axes.plot(places, heights, drawstyle="steps-pre", label=f"{name}, AUPR {aupr_of(curve):.2%}", **style)
+        if at is not None:
+            axes.plot(at.tpr, at.precision, "o", color=style["color"], clip_on=False)
     _unit_square(axes, "recall (share of outliers flagged)", "precision (share of the flagged)")
     return figure
 
@@ -155,7 +134,7 @@ def p_value_reliability(p_values: Mapping[str, Stats], *, calibration: int) -> F
     """
     if calibration < 1:
         raise DataError(f"p-values come from at least 1 calibration image, got {calibration}")
-    sets = _checked(p_values)
+    sets = check_sets(p_values)
     for name, each in sets.items():
         if each.min() <= 0 or each.max() > 1:
             raise DataError(f"p-values of {name} must lie in (0, 1], got {each.min():g} to {each.max():g}")
@@ -178,12 +157,19 @@ def p_value_reliability(p_values: Mapping[str, Stats], *, calibration: int) -> F
     return figure
 
 
-def _width(number: int, count: int) -> float:
-    """Return the line width of a curve, thinner from one to the next.
+def _curves(
+    inliers: Scores, outliers: Mapping[str, Scores], threshold: float | None
+) -> Iterator[tuple[str, Curve, dict[str, Any], Rates | None]]:
+    """Yield name, curve and style of each set, and its rates at the threshold, if there is one.
 
-    So none hides the one beneath it.
+    Lines are thinner from one to the next, so that none hides the one beneath it.
     """
-    return 1.4 + 2.0 * (count - number) / count
+    for number, (name, scores) in enumerate(check_sets(outliers).items(), start=1):
+        tally = Tally.of(inliers, scores)
+        width = 1.4 + 2.0 * (len(outliers) - number) / len(outliers)
+        style = {"color": colour(number), "linestyle": dash(number), "linewidth": width}
+        at = None if threshold is None else rates(inliers, scores, threshold)
+        yield named(name), Curve.of(tally.inliers, tally.outliers), style, at
 
 
 def _reach(images: int, calibration: int) -> float:

@@ -13,6 +13,7 @@ from lit_od.evaluation.image_sets import ImageSet
 from lit_od.images.batching import load
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source
+from lit_od.images.split import evenly
 from lit_od.scoring.drawing import overlay
 from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.scorer import Scorer
@@ -72,8 +73,7 @@ class Normals:
         """
         if not images.sources:
             raise DataError("nearest normal images need normal images, got none")
-        rows = np.unique(np.linspace(0, len(images.sources) - 1, SEARCHED).astype(int))
-        self.sources = [images.sources[row] for row in rows]
+        self.sources = evenly(images.sources, SEARCHED)
         self.preparation = images.preparation
         self._similar = SimilarImages.of(scorer, self.sources, images.preparation, cosine=True, readable=True)
 

@@ -18,10 +18,10 @@ from lit_od.bundle.folder import Bundle
 from lit_od.bundle.model_card import model_facts
 from lit_od.evaluation import plots
 from lit_od.evaluation.counts import FIGURES
-from lit_od.evaluation.evaluate import TITLES, Evaluation, SetFigures, SetSummary, evaluate, percent
+from lit_od.evaluation.evaluate import TITLES, Evaluation, evaluate
 from lit_od.evaluation.image_sets import FITTED, ImageSet, ImageSets, score_set
 from lit_od.evaluation.plots.style import COLOURS, ScoreAxis, drawing
-from lit_od.evaluation.report.cards import SEARCHED, Card, Gallery, Normals, gallery
+from lit_od.evaluation.report.cards import SEARCHED, Normals, gallery
 from lit_od.formats.text import one_line
 from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.scorer import Scorer
@@ -88,20 +88,17 @@ def report(bundle: Bundle, scorer: Scorer, images: ImageSets, *, normals: ImageS
         inliers=images.inliers.name,
         evaluation=found,
         titles=[TITLES[name] for name in FIGURES],
-        figures=[
-            (name, [percent(values[key]) for key in FIGURES])
-            for name, values in (
-                *((name, each.figures) for name, each in found.outliers.items()),
-                ("mean", found.macro),
-            )
+        figures=found.figure_rows(),
+        summaries=[
+            [*row, best] for row, best in zip(found.score_rows(images.inliers.name), ["", *_best(found)], strict=True)
         ],
-        summaries=_summaries(images.inliers.name, found.inliers, found.outliers),
         pictures=_pictures(bundle, scores, inliers, outliers, threshold),
-        galleries=[_shown(each, threshold) for each in galleries],
+        galleries=galleries,
         reads_errors=bundle.detector.reads == "errors",
         neighbours="given as inliers" if normals is None else NORMAL_SETS.get(normals.name, "given as normal"),
         searched=SEARCHED,
-        percent=lambda share: f"{100 * share:.2f}",
+        exact=EXACT,
+        wide=3 * THUMBNAIL,
     )
     return Report(page, found)
 
@@ -110,6 +107,7 @@ def _template() -> Any:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable
     )
+    environment.filters["uri"] = _uri
     return environment.from_string(_packaged("page.html"))
 
 
@@ -142,21 +140,10 @@ def _data(scores: Mapping[str, Scores], threshold: float) -> dict[str, Any]:
     }
 
 
-def _summaries(
-    name: str, inliers: SetSummary, outliers: Mapping[str, SetFigures]
-) -> list[tuple[str, str, str, str, str, str]]:
-    rows = [(name, inliers, None), *((key, each.scores, each.best_balanced_accuracy) for key, each in outliers.items())]
-    return [
-        (
-            key,
-            f"{each.n:,}",
-            f"{each.mean:#.4g}",
-            f"{each.sd:#.4g}",
-            percent(each.flagged),
-            f"{100 * best.balanced_accuracy:.2f} above {best.threshold:#.4g}" if best else "",
-        )
-        for key, each, best in rows
-    ]
+def _best(found: Evaluation) -> list[str]:
+    """The best balanced accuracy of each set of outliers, and its threshold."""
+    best = [each.best_balanced_accuracy for each in found.outliers.values()]
+    return [f"{100 * each.balanced_accuracy:.2f} above {each.threshold:#.4g}" for each in best]
 
 
 def _pictures(
@@ -193,36 +180,10 @@ def _svg(figure: Figure, number: int, title: str) -> Markup:
     return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))  # Matplotlib escapes
 
 
-def _shown(each: Gallery, threshold: float) -> dict[str, Any]:
-    return {
-        "name": each.name,
-        "halves": [
-            ("Most outlying", [_card(card, threshold) for card in each.most]),
-            ("Least outlying", [_card(card, threshold) for card in each.least]),
-        ],
-    }
-
-
-def _card(card: Card, threshold: float) -> dict[str, Any]:
-    return {
-        "name": card.name,
-        "score": card.score,
-        "p_value": card.p_value,
-        "is_outlier": card.score > threshold,
-        "image": _uri(_picture(card.image)),
-        "pixelated": max(card.image.shape[:2]) <= EXACT,
-        "heat": None if card.heat is None else _uri(_picture(card.heat)),
-        "neighbours": [(name, _uri(_picture(pixels))) for name, pixels in card.neighbours],
-        "explained": None if card.explained is None else _uri(card.explained, limit=3 * THUMBNAIL),
-    }
-
-
-def _picture(pixels: Images) -> Image.Image:
-    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-
-
-def _uri(picture: Image.Image, *, limit: int = THUMBNAIL) -> str:
-    """Encode a picture as a data URI, reduced where it is larger than the limit."""
+def _uri(picture: Image.Image | Images, limit: int = THUMBNAIL) -> str:
+    """A picture, reduced where it is larger than the limit, within the page's own text."""
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
     exact = max(picture.size) <= EXACT
     picture.thumbnail((limit, limit))
     file = io.BytesIO()

@@ -45,7 +45,7 @@ class MemoryLoader:
 
 
 class DecodingLoader:
-    """Batches of images that are decoded as they are needed: as of `MemoryLoader`."""
+    """Batches as of `MemoryLoader`, from images that are decoded on demand."""
 
     batch_sampler: None = None
 

@@ -1,4 +1,4 @@
-"""Scores of fitted detectors as torch computes them, so that a gradient runs through them.
+"""Torch forms of fitted detectors, through which gradients run.
 
 The statistics are the frozen detector's own, in float64. Which rows of a bank are the neighbours is
 asked of the detector; the distances to them are taken anew.
@@ -44,7 +44,7 @@ def torch_score(detector: Detector, *, device: torch.device | str = "cpu") -> To
 
     if detector.torch_form is None:
         raise ConfigError(
-            f"detector {detector.kind} reads {detector.reads} and has no gradient here: wanted one of features"
+            f"detector {detector.kind} reads {detector.reads} and has no gradient here: wanted one with a torch_form"
         )
     form: TorchForm = named(detector.torch_form, f"torch_form of {detector.kind}")
     return form(detector, of)
@@ -96,7 +96,7 @@ def lof(detector: LOF, of: ToTorch) -> TorchScore:
 
 
 def local_residual(detector: LocalResidual, of: ToTorch) -> TorchScore:
-    """Return `LocalResidual.score` in torch: distances to the hull of the nearest rows."""
+    """Return `LocalResidual.score` in torch: distances to the neighbours' hull."""
     bank, settings = detector.bank, detector.settings
     prepare = _preparation(bank, of)
 
@@ -154,7 +154,7 @@ def gmm(detector: GMM, of: ToTorch) -> TorchScore:
 
 
 def _neighbours(bank: Bank, k: int, of: ToTorch) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Distances, ascending, to the k nearest rows of a bank, and the rows' numbers, each (n, k)."""
+    """Return a function to distances, ascending, and numbers of the k nearest rows."""
     prepare, cosine = _preparation(bank, of), bank.settings.metric == "cosine"
 
     def neighbours(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,7 +173,7 @@ def _neighbours(bank: Bank, k: int, of: ToTorch) -> Callable[[Tensor], tuple[Ten
 
 
 def _preparation(bank: Bank, of: ToTorch) -> TorchScore:
-    """Features as the bank's rows are: standardised, and of length 1 for the cosine."""
+    """Return a function that prepares features as the bank's rows are."""
     centre, scale, cosine = of(bank.centre), of(bank.scale), bank.settings.metric == "cosine"
 
     def prepare(features: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from lit_od.detectors import GMM, KNN, LOF, LocalResidual, Mahalanobis, PCAResidual, Reconstruction
 from lit_od.errors import ConfigError
 from lit_od.training.explain.torch_scores import torch_score
+from tests.support.detectors import MeanDistance, MeanDistanceOptions
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat([0, 1, 2], 60)
@@ -62,6 +63,27 @@ def test_a_row_of_the_bank_itself_has_a_gradient_without_nan():
         rows = torch.from_numpy(INLIERS[:5]).requires_grad_(True)
         (gradient,) = torch.autograd.grad(torch_score(DETECTORS[name])(rows).sum(), rows)
         assert gradient.isfinite().all()
+
+
+class WithForm(MeanDistance):
+    """A detector elsewhere that names its own torch form."""
+
+    torch_form = f"{__name__}:mean_distance"
+
+
+def mean_distance(detector, of):
+    mean = of(detector.mean)
+    return lambda features: torch.linalg.vector_norm(features.double() - mean, ord=detector.settings.order, dim=1)
+
+
+def test_a_detector_elsewhere_may_name_its_own_form():
+    gathered = MeanDistance.start(MeanDistanceOptions(3.0))
+    gathered.update(INLIERS)
+    plain = gathered.finish()
+    named = WithForm(plain.settings, plain.mean)
+    np.testing.assert_allclose(torch_score(named)(torch.from_numpy(QUERIES)).numpy(), plain.score(QUERIES), rtol=1e-9)
+    with pytest.raises(ConfigError, match="MeanDistance reads features and has no gradient here: wanted one with a"):
+        torch_score(plain)
 
 
 def test_a_detector_of_errors_is_refused():

@@ -1,0 +1,130 @@
+"""Connecting to a cluster: extras, providers and GPUs. No Ray is started."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lit_od.bundle.folder import Bundle
+from lit_od.cluster.connect import cluster, provider_and_gpu
+from lit_od.cluster.ray_pool import Pool
+from lit_od.errors import ConfigError
+from lit_od.images import object_store as stores
+
+Command = Callable[..., Any]
+
+
+NO_RAY = SimpleNamespace(
+    is_initialized=lambda: False, _private=SimpleNamespace(worker=SimpleNamespace(_worker_logs_enabled=True))
+)
+
+
+def test_a_missing_extra_is_one_line(
+    own_bundle: Path, digit_files: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    mend = 'which is not installed. Run: pip install "lit-od[ray,cpu]"\n'
+    for words in (["score", own_bundle, digit_files], ["refit", own_bundle, digit_files, "--out", tmp_path / "new"]):
+        status, out, err = command(*words, "--engine", "ray")
+        assert (status, out, err) == (2, "", f"lit-od: this needs Ray (ray), {mend}")
+    for name in [each for each in sys.modules if each.partition(".")[0] == "pyarrow"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    stores._local.cache_clear()
+    table = ["score", own_bundle, digit_files, "--format", "parquet", "--out", tmp_path / "rows"]
+    for words in (["score", own_bundle, "s3://bucket/a.png", "--engine", "ray"], table):
+        status, out, err = command(*words)
+        assert (status, out, err) == (2, "", f"lit-od: this needs PyArrow, {mend}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--workers", "2"], "--workers goes with --engine ray"),
+        (["--address", "auto"], "--address goes with --engine ray"),
+        (["--unordered"], "--unordered goes with --engine ray"),
+        (["--engine", "ray", "--maps", "x"], "--maps are drawn by this process alone: leave out --engine ray"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    made_bundle: Bundle, digit_files: Path, command: Command, words: list[str], message: str
+) -> None:
+    status, out, err = command("score", made_bundle.path, digit_files, *words)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:port"])
+def test_no_cluster_at_an_address(
+    made_bundle: Bundle, digit_files: Path, command: Command, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """Ray is not even asked."""
+    monkeypatch.setattr("lit_od.cluster.connect._ray", lambda: NO_RAY)
+    words = ["score", made_bundle.path, digit_files, "--engine", "ray", "--address", address]
+    status, out, err = command(*words)
+    assert (status, out) == (2, "")
+    assert f"lit-od: no Ray cluster at {address}: " in err
+    assert err.endswith("Leave --address out to start one on this machine\n")
+
+
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "beside_gpus", "chosen"),
+    [
+        (None, [], ("cpu", False)),
+        (None, [[CPU]], ("cpu", False)),
+        (None, [[]], ("cpu", False)),
+        (None, [[CUDA, CPU]], ("cuda", True)),
+        (None, [[CUDA, CPU], [CUDA, CPU]], ("cuda", True)),
+        ("cpu", [[CUDA, CPU]], ("cpu", False)),
+        ("CPU", [], ("CPU", False)),
+        (CPU, [], (CPU, False)),
+        ("openvino", [], ("openvino", False)),
+        ("cuda", [], ("cuda", True)),
+        ("TensorrtExecutionProvider", [], ("TensorrtExecutionProvider", True)),
+    ],
+)
+def test_workers_are_told_their_provider(
+    wanted: str | None, beside_gpus: list[list[str]], chosen: tuple[str, bool]
+) -> None:
+    assert provider_and_gpu(wanted, beside_gpus) == chosen
+
+
+def test_machines_that_differ_are_refused() -> None:
+    with pytest.raises(ConfigError, match="of 3 machines with GPUs 1 have an ONNX Runtime without CUDA"):
+        provider_and_gpu(None, [[CUDA, CPU], [CPU], [CUDA, CPU]])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "present", "pool"),
+    [
+        (None, [CUDA, CPU], Pool(2, 1, 1, ("cuda",))),
+        (None, [CPU], Pool(8, 1, 0, ("cpu",))),
+        ("cpu", [CUDA, CPU], Pool(8, 1, 0, ("cpu",))),
+        ("cuda", [CPU], Pool(2, 1, 1, ("cuda",))),  # whose workers refuse it
+    ],
+)
+def test_a_cluster_with_gpus(
+    monkeypatch: pytest.MonkeyPatch, wanted: str | None, present: list[str], pool: Pool
+) -> None:
+    """No GPU is here, nor Ray: eight cores and two GPUs are what a stand-in says."""
+    there = SimpleNamespace(
+        cluster_resources=lambda: {"CPU": 8.0, "GPU": 2.0},
+        is_initialized=lambda: True,
+        _private=NO_RAY._private,
+    )
+    monkeypatch.setattr("lit_od.cluster.connect._ray", lambda: there)
+    monkeypatch.setattr("lit_od.cluster.connect._on_gpu_machines", lambda ray: [present])
+    with cluster(provider=wanted) as found:
+        assert found == pool
+    if pool.gpus:
+        with (
+            pytest.raises(ConfigError, match="too few for 3 workers of 1 threads and a GPU"),
+            cluster(provider=wanted, workers=3),
+        ):
+            pass
