@@ -1,21 +1,19 @@
 """Fixtures that everybody shares: real images that ship with the package, and a small graph that needs no torch."""
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lit_od import cli
-from lit_od.bundle.folder import MANIFEST, Bundle
+from lit_od.bundle.folder import Bundle
 from lit_od.fitting.fit import Origin
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
 from lit_od.recipes.load import shipped
+from tests.support import sealing
 from tests.support.bundles import make_bundle
 from tests.support.commands import Outcome
 from tests.support.graphs import features_graph
@@ -95,19 +93,7 @@ def own_bundle(made_bundle: Bundle, tmp_path: Path) -> Path:
 @pytest.fixture
 def seal() -> Callable[..., None]:
     """Writes a bundle's manifest anew after its files were changed, with hashes that match."""
-
-    def seal_folder(folder: Path, change: Callable[[dict[str, Any]], None] = lambda tree: None) -> None:
-        tree = json.loads((folder / MANIFEST).read_bytes())
-        for name in tree["files"]:
-            data = (folder / name).read_bytes()
-            tree["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-        change(tree)
-        tree.pop("sha256", None)
-        canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
-        tree["sha256"] = hashlib.sha256(canonical.encode()).hexdigest()
-        (folder / MANIFEST).write_text(json.dumps(tree))
-
-    return seal_folder
+    return sealing.seal
 
 
 @pytest.fixture

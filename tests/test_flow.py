@@ -138,7 +138,7 @@ def test_refit_needs_labels_for_classes(trained: Path, tmp_path: Path, capsys: p
 
 def test_the_demo_runs_twice_in_the_same_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for _ in range(2):
-        assert main(["demo", "--out", str(tmp_path), *QUICK]) == 0
+        assert main(["demo", "--out", str(tmp_path), *QUICK, "--data.limit", "300"]) == 0
         assert "garments" in capsys.readouterr().out
     assert (tmp_path / "histogram.png").stat().st_size > 1000
     assert main(["verify", str(tmp_path / "bundle")]) == 0

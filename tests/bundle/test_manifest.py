@@ -1,6 +1,5 @@
 """The manifest: what goes out comes back, and nothing else is taken."""
 
-import hashlib
 import json
 from typing import Any
 
@@ -12,15 +11,9 @@ from hypothesis import strategies as st
 from lit_od.bundle.folder import Bundle
 from lit_od.bundle.manifest import MAX_NESTING, SCHEMA_VERSION, Manifest, decode, encode
 from lit_od.errors import BundleError
+from tests.support.sealing import signed
 
 Tree = dict[str, Any]
-
-
-def signed(tree: Tree) -> bytes:
-    """A manifest of this tree whose own hash is right: canonical JSON without the key, as the format says."""
-    rest = {key: value for key, value in tree.items() if key != "sha256"}
-    canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return json.dumps({**rest, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}).encode()
 
 
 @pytest.fixture

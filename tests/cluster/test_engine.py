@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import Bundle
@@ -19,6 +18,7 @@ from lit_od.images.find_remote import ImageList
 from lit_od.images.sources import Source
 from lit_od.images.split import Subset
 from tests.support.bundles import local_engine, make_bundle
+from tests.support.graphs import graph_of
 from tests.support.images import GREY
 from tests.support.pools import Inline
 from tests.support.tables import write_table
@@ -91,34 +91,13 @@ DETECTORS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def errors_graph() -> bytes:
-    """A backbone that reconstructs every image as mid grey."""
-    nodes = [
-        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["floats", "scale"], ["pixels"]),
-        helper.make_node("Sub", ["pixels", "grey"], ["gaps"]),
-        helper.make_node("Mul", ["gaps", "gaps"], ["errors"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "errors",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 28, 28, 1])],
-        [helper.make_tensor_value_info("errors", TensorProto.FLOAT, ["n", 28, 28, 1])],
-        [numpy_helper.from_array(np.float32(value), name) for name, value in (("scale", 1 / 255), ("grey", 0.5))],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    data: bytes = model.SerializeToString()
-    return data
-
-
 @pytest.mark.parametrize("detector", DETECTORS, ids=lambda each: "-".join(map(str, each.values())))
 def test_what_workers_gather_and_score_is_what_one_process_does(
-    small_graph: bytes, errors_graph: bytes, digits: list[Source], tmp_path: Path, detector: dict[str, Any]
+    small_graph: bytes, digits: list[Source], tmp_path: Path, detector: dict[str, Any]
 ) -> None:
     """The work of four workers, done here."""
     fit, calibration = digits[:700], digits[700:900]
-    model = errors_graph if detector["kind"] == "reconstruction" else small_graph
+    model = graph_of(["errors"], (28, 28, 1)) if detector["kind"] == "reconstruction" else small_graph
     given: dict[str, Any] = {"model": model, "preparation": GREY, "detector": detector, "fit": fit}
     given |= {"calibration": calibration}
     same: dict[str, Any] = {"rule": {"rule": "percentile", "q": 90}, "origin": Origin(name="x", seed=0), "threads": 1}

@@ -17,6 +17,7 @@ from PIL import Image
 from lit_od.errors import ImageError
 from lit_od.images.preparation import MAX_PIXELS, Preparation, loaded, open_image, prepare
 from lit_od.images.sources import Source
+from tests.support.images import encoded
 
 Pixels = NDArray[np.uint8]
 
@@ -25,12 +26,6 @@ Pixels = NDArray[np.uint8]
 def digit(digits: list[Source]) -> Pixels:
     """A real digit, cut so that height and width differ: (24, 28)."""
     return np.asarray(digits[0].decode())[2:26]
-
-
-def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
 
 
 def bomb(width: int, height: int) -> bytes:

@@ -14,6 +14,7 @@ from lit_od.errors import ConfigError, DataError, ImageError
 from lit_od.images.find_local import EXTENSIONS
 from lit_od.images.preparation import FORMATS, Preparation, from_array, open_image, prepare
 from lit_od.images.sources import Source
+from tests.support.images import encoded
 
 Pixels = NDArray[np.uint8]
 
@@ -36,12 +37,6 @@ def grey(pixels: NDArray[np.generic], **options: object) -> Preparation:
 
 def rgb(pixels: NDArray[np.generic]) -> Preparation:
     return Preparation(size=pixels.shape[:2], mode="rgb")  # type: ignore[arg-type]  # as above
-
-
-def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
 
 
 def over_white(colour: NDArray[np.generic], alpha: NDArray[np.generic]) -> NDArray[np.float64]:

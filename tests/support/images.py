@@ -1,14 +1,23 @@
 """Images that ship with the package, the preparation that most tests use, and MNIST's format."""
 
+import io
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 import lit_od
 from lit_od import Preparation
 
 ASSETS = Path(lit_od.__file__).parent / "assets"
 GREY = Preparation(size=(28, 28), mode="grey")
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    """Return an image as a file's bytes; the options are Pillow's."""
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
 
 
 def write_idx(file: Path, array: np.ndarray) -> None:

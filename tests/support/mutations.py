@@ -26,6 +26,7 @@ from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import GMM, KNN, LOF, Detector, LocalResidual, Mahalanobis, PCAResidual, Reconstruction
 from lit_od.errors import BundleError, DataError, LitODError
 from lit_od.images.preparation import Preparation
+from tests.support.sealing import signed
 
 WIDTH, SIDE, ROWS = 6, 4, 48
 
@@ -175,15 +176,6 @@ def sealed(tree: Any, files: Files) -> bytes:
             if isinstance(tree["files"][name], dict):
                 tree["files"][name].update(entry)
     return signed(tree)
-
-
-def signed(tree: Any) -> bytes:
-    """A manifest of this tree whose own hash is right."""
-    if isinstance(tree, dict):
-        tree.pop("sha256", None)
-        canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
-        tree["sha256"] = hashlib.sha256(canonical.encode()).hexdigest()
-    return json.dumps(tree).encode()
 
 
 def read(tampered: Tampered) -> Bundle:

@@ -1,7 +1,6 @@
 """A server in this process for the tests, and a plain client."""
 
 import http.client
-import io
 import json
 import socket
 import threading
@@ -11,8 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from PIL import Image
-
 from lit_od.images.sources import Source
 from lit_od.serving.app import application
 from lit_od.serving.limits import Limits
@@ -20,6 +17,7 @@ from lit_od.serving.models import Model
 from lit_od.serving.normal_images import NormalImages
 from lit_od.serving.server import Server, address, listen
 from lit_od.serving.work_queue import WorkQueue
+from tests.support.images import encoded
 
 
 @dataclass(frozen=True)
@@ -118,15 +116,7 @@ def running(
 
 def png(source: Source) -> bytes:
     """A source as the bytes of a PNG file."""
-    file = io.BytesIO()
-    source.decode().save(file, "PNG")
-    return file.getvalue()
-
-
-def png_of(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
+    return encoded(source.decode())
 
 
 def binary(files: Sequence[bytes], **request: Any) -> tuple[bytes, dict[str, str]]:

@@ -1,5 +1,7 @@
 """Recipes that train in a second or two on the packaged digits, and a stand-in for Lightning's trainer."""
 
+import csv
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,6 +43,12 @@ class Stretch(nn.Sequential):
 def demo(*overrides: str) -> Recipe:
     """Return the recipe `demo` with the small classifier and further changes."""
     return read("demo", [*CLASSIFIER, *overrides])
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    """Return the rows of a run's metrics.csv."""
+    with (run / "metrics.csv").open(newline="") as lines:
+        return list(csv.DictReader(lines))
 
 
 def trainer(**state: Any) -> Any:

@@ -1,6 +1,5 @@
 """Several processes give what one gives: fitted, trained, evaluated; and what stops one of them stops all."""
 
-import csv
 import json
 import re
 import subprocess
@@ -17,6 +16,7 @@ from lit_od.training.data.image_data import ImageData
 from tests.support.graphs import graph_of
 from tests.support.job_server import said
 from tests.support.once import made_once
+from tests.support.small_training import rows_of
 
 EXPORTED = Path(__file__).parents[2] / "exported" / "mnist-digits" / "backbone.onnx"
 DETECTORS = {
@@ -320,11 +320,6 @@ def test_an_image_that_one_process_cannot_read_stops_both(ranks, tmp_path, digit
 
 
 # Stop and go
-
-
-def rows_of(run):
-    with (run / "metrics.csv").open(newline="") as lines:
-        return list(csv.DictReader(lines))
 
 
 STEPS = [

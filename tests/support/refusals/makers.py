@@ -1,8 +1,6 @@
 """What makes something wrong in the folder of a case."""
 
 import contextlib
-import hashlib
-import json
 import os
 import resource
 import shutil
@@ -18,6 +16,7 @@ import torch
 
 from tests.support.refusals.case import Make
 from tests.support.refusals.odd_images import digit, saved
+from tests.support.sealing import seal
 
 
 @contextlib.contextmanager
@@ -131,16 +130,7 @@ def one_broken(folder: Path) -> None:
 
 
 def sealed(folder: Path, change: Callable[[dict[str, Any]], None] = lambda tree: None) -> None:
-    """The bundle's manifest written anew, with hashes that match what the files hold now."""
-    manifest = folder / "bundle" / "manifest.json"
-    tree = json.loads(manifest.read_bytes())
-    for name in tree["files"]:
-        data = (manifest.parent / name).read_bytes()
-        tree["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-    change(tree)
-    tree.pop("sha256", None)
-    canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
-    manifest.write_text(json.dumps(tree | {"sha256": hashlib.sha256(canonical.encode()).hexdigest()}))
+    seal(folder / "bundle", change)
 
 
 def flipped(folder: Path) -> None:

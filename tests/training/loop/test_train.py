@@ -1,4 +1,3 @@
-import csv
 import logging
 import math
 import signal
@@ -18,6 +17,7 @@ from lit_od.training.distributed import environment
 from lit_od.training.loop.checkpoints import load_module, read_checkpoint
 from lit_od.training.loop.train import _fit, train
 from lit_od.training.loop.trainer import make_trainer, trainer_arguments
+from tests.support.small_training import rows_of
 from tests.support.twins import recipe as twins
 
 SMALL = [
@@ -65,11 +65,6 @@ def run(tmp_path_factory):
     assert torch.equal(torch.random.get_rng_state(), state)
     assert logging.getLogger("lightning.pytorch").level == level
     return result
-
-
-def rows_of(run_folder):
-    with (run_folder / "metrics.csv").open(newline="") as lines:
-        return list(csv.DictReader(lines))
 
 
 def same_weights(one, other):
