@@ -14,7 +14,7 @@ from PIL import Image
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.manifest import Tolerance
 from lit_od.detectors import Detector
-from lit_od.errors import BundleError, LitODError
+from lit_od.errors import LitODError
 from lit_od.images.preparation import Preparation, eight_bits, open_image, prepare
 from lit_od.images.sources import Source
 from lit_od.types import Arrays
@@ -60,10 +60,15 @@ def differences(
     Returns:
         A line for each difference.
 
-    Raises:
-        BundleError: If the arrays are not golden images.
+    Args:
+        golden: What `make` returned, as a bundle that has been read holds it.
+        preparation: Of the bundle.
+        backbone: Of the bundle.
+        detector: Of the bundle.
+        allowed: Differences that are none.
     """
-    files, pixels, outputs, scores = _checked(golden, preparation)
+    pixels, outputs = golden["pixels"], golden["outputs"]
+    files = [golden[f"{_FILE}{row}"].tobytes() for row in range(len(pixels))]
     found = []
     for row, file in enumerate(files):
         try:
@@ -75,7 +80,7 @@ def differences(
             found.append(f"golden image {row}: pixels differ by {off} of 255, allowed {allowed.pixels}")
     for name, limit, want, compute in (
         ("outputs", allowed.outputs, outputs, lambda: backbone(pixels)),
-        ("scores", allowed.scores, scores, lambda: detector.score(outputs)),
+        ("scores", allowed.scores, golden["scores"], lambda: detector.score(outputs)),
     ):
         gap = relative_difference(want, compute())
         if not gap <= limit:
@@ -93,24 +98,6 @@ def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
     with np.errstate(invalid="ignore", over="ignore"):  # infinity and NaN differ from everything, without a warning
         gap = float(np.abs(a - b).max(initial=0.0))
     return 0.0 if gap == 0 else gap / float(np.abs(a).max() or np.finfo(float).tiny)
-
-
-def _checked(golden: Arrays, preparation: Preparation) -> tuple[list[bytes], np.ndarray, np.ndarray, np.ndarray]:
-    try:
-        pixels, outputs, scores = golden["pixels"], golden["outputs"], golden["scores"]
-        files = [golden[f"{_FILE}{row}"].tobytes() for row in range(len(golden) - 3)]
-    except KeyError as error:
-        raise BundleError(f"golden.safetensors lacks the array {error}") from None
-    rows = len(files)
-    if (
-        rows == 0
-        or pixels.shape != (rows, *preparation.shape)
-        or pixels.dtype != np.uint8
-        or scores.shape != (rows,)
-        or outputs.shape[:1] != (rows,)
-    ):
-        raise BundleError("golden.safetensors: its arrays do not fit each other")
-    return files, pixels, outputs, scores
 
 
 def _small(image: Image.Image, preparation: Preparation) -> Image.Image:

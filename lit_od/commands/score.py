@@ -75,10 +75,9 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _here(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> tuple[int, Iterator[Result]]:
-    """Number of images, and verdicts on them by this process."""
-    session = session_options(args)
-    scorer = Scorer.of(bundle, **session)
-    maps = HeatMaps.of(bundle, scorer=scorer, **session) if args.maps else None
+    """Return the number of images, and verdicts on them by this process."""
+    scorer = Scorer.of(bundle, **session_options(args))
+    maps = HeatMaps.of(bundle, scorer) if args.maps else None
     sources = find(args.paths)
     drawn = stack.enter_context(MapFolder(Path(args.maps), maps, total=len(sources))) if maps else None
 

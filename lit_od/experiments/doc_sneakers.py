@@ -23,7 +23,7 @@ from lit_od.evaluation import plots
 from lit_od.evaluation.image_sets import ImageSets, score_set, sets_of_recipe
 from lit_od.evaluation.intervals import Interval
 from lit_od.evaluation.plots.embeddings import embedding_maps
-from lit_od.evaluation.plots.galleries import least_outlying, most_outlying
+from lit_od.evaluation.plots.galleries import gallery
 from lit_od.experiments.doc_measures import (
     DETECTORS,
     decision_times,
@@ -161,8 +161,8 @@ def _draw(
     scores = bundle.detector.score(np.concatenate([features["both"][name] for name in both]))
     names = [named[part] for part, rows in pixels.items() for _ in range(len(rows))]
     p_values = bundle.calibration.p_values(scores)
-    plots.save(most_outlying(images, scores, p_values, names), out / "most.png")
-    plots.save(least_outlying(images, scores, p_values, names), out / "least.png")
+    plots.save(gallery(images, scores, p_values, names), out / "most.png")
+    plots.save(gallery(images, scores, p_values, names, least=True), out / "least.png")
 
 
 def _explain(

@@ -9,7 +9,7 @@ for all images of a bundle: half of it is the pixel threshold, which 99 % of the
 inliers do not exceed; for hidden parts, 99 % of the pixels of the median golden image.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -75,23 +75,14 @@ class HeatMaps:
     graph: MapGraph | None
 
     @classmethod
-    def of(
-        cls,
-        bundle: Bundle,
-        *,
-        threads: int | None = None,
-        providers: Sequence[str] | None = None,
-        scorer: Scorer | None = None,
-    ) -> Self:
-        """Load the heat maps of a bundle.
+    def of(cls, bundle: Bundle, scorer: Scorer) -> Self:
+        """Make the maps of a bundle ready.
 
         Where the bundle gives features, its golden images are mapped first, to set the scale.
 
         Args:
-            bundle: The bundle.
-            threads: As `Scorer.load` takes them.
-            providers: As `Scorer.load` takes them.
-            scorer: The same bundle, if it is loaded already, with its own threads and providers.
+            bundle: Which has been read.
+            scorer: The same bundle, ready; its threads and its provider are used.
 
         Raises:
             BundleError: If its `maps.onnx` gives no heat maps.
@@ -99,10 +90,11 @@ class HeatMaps:
         graph = None
         if MAPS in bundle.files:
             try:
-                graph = MapGraph.load(bundle.files[MAPS], threads=threads, providers=providers)
+                graph = MapGraph.load(
+                    bundle.files[MAPS], threads=scorer.backbone.threads, providers=[scorer.backbone.provider]
+                )
             except BackboneError as error:
                 raise BundleError(f"{MAPS}: {error}") from error
-        scorer = scorer or Scorer.of(bundle, threads=threads, providers=providers)
         return cls(scorer, _threshold(scorer, bundle), graph)
 
     def heats(self, images: Images, outputs: Outputs | None = None) -> Stats:

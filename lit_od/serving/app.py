@@ -57,8 +57,7 @@ class Site:
         """Score the images of a request."""
         model = self.model(request)
         require_type(request)
-        with self.intake.room() as room:
-            body = await room.read(request)
+        async with self.intake.body(request) as body:
             asked = await asyncio.to_thread(
                 protocol.read,
                 body,

@@ -1,8 +1,8 @@
 """Intake of request bodies, within limits of size, time and memory."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
@@ -35,66 +35,45 @@ class Intake:
     limits: Limits
     held: int = field(default=0, init=False)
 
-    @contextmanager
-    def room(self) -> Iterator["_Room"]:
-        """Reserve room for one body until the end of the block."""
-        room = _Room(self)
-        try:
-            yield room
-        finally:
-            self.held -= room.size
-
-
-@dataclass(slots=True)
-class _Room:
-    """Room for one body.
-
-    Attributes:
-        intake: The intake that it belongs to.
-        size: Bytes of the body so far.
-    """
-
-    intake: Intake
-    size: int = 0
-
-    async def read(self, request: Request) -> bytearray:
-        """Read the body.
+    @asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[bytearray]:
+        """Read a body, which holds its room in memory until the block ends.
 
         Raises:
             Refused: 413 if it is too large, 408 if it comes too slowly, 503 if memory is full.
             ClientGone: If the client leaves.
         """
-        limits = self.intake.limits
+        limits = self.limits
         if int(request.headers.get("content-length", "0")) > limits.body:
             raise _too_large(limits)
         body = bytearray()
         now = asyncio.get_running_loop().time
         begun = now()
         deadline = begun + limits.patience
-        while True:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await request.receive()
-            except TimeoutError:
-                took = now() - begun
-                raise Refused(408, f"the body came too slowly: {len(body)} bytes in {took:.0f} s") from None
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            self._take(len(message["body"]))
-            body += message["body"]
-            # Bytes buy time, but never more than the patience at once: the body holds memory.
-            deadline = min(deadline + len(message["body"]) / limits.rate, now() + limits.patience)
-            if not message["more_body"]:
-                return body
-
-    def _take(self, size: int) -> None:
-        limits = self.intake.limits
-        if self.size + size > limits.body:
-            raise _too_large(limits)
-        if self.intake.held + size > limits.memory:
-            raise Refused(503, "the server is full: try again", retry_after=RETRY_AFTER)
-        self.size += size
-        self.intake.held += size
+        more = True
+        try:
+            while more:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        message = await request.receive()
+                except TimeoutError:
+                    took = now() - begun
+                    raise Refused(408, f"the body came too slowly: {len(body)} bytes in {took:.0f} s") from None
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                size = len(message["body"])
+                if len(body) + size > limits.body:
+                    raise _too_large(limits)
+                if self.held + size > limits.memory:
+                    raise Refused(503, "the server is full: try again", retry_after=RETRY_AFTER)
+                body += message["body"]
+                self.held += size
+                # Bytes buy time, yet who has sent many at once may not be silent for long: the body holds memory.
+                deadline = min(deadline + size / limits.rate, now() + limits.patience)
+                more = message["more_body"]
+            yield body
+        finally:
+            self.held -= len(body)
 
 
 def _too_large(limits: Limits) -> Refused:

@@ -86,11 +86,7 @@ def maps_of(bundle: Bundle, scorer: Scorer) -> Callable[[], HeatMaps]:
     It raises BundleError if the bundle's graph of maps gives none.
     """
     lock = threading.Lock()
-
-    @cache
-    def made() -> HeatMaps:
-        backbone = scorer.backbone
-        return HeatMaps.of(bundle, scorer=scorer, threads=backbone.threads, providers=[backbone.provider])
+    made = cache(lambda: HeatMaps.of(bundle, scorer))
 
     def maps() -> HeatMaps:
         with lock:

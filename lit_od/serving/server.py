@@ -76,19 +76,12 @@ def listen(host: str, port: int) -> socket.socket:
         ConfigError: If the address cannot be used.
     """
     try:
-        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, number)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(BACKLOG)
-        except BaseException:
-            listener.close()
-            raise
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+        return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except (OSError, OverflowError) as error:
         cause = getattr(error, "strerror", None) or error
         raise ConfigError(f"cannot listen at {host}:{port}: {cause}. Name another --host or --port") from None
-    return listener
 
 
 def address(listener: socket.socket) -> str:

@@ -16,7 +16,6 @@ from lit_od.bundle.folder import BACKBONE, GOLDEN, Bundle, golden_arrays
 from lit_od.bundle.golden import MAX_SIDE, differences, make, relative_difference
 from lit_od.bundle.manifest import Tolerance
 from lit_od.detectors import Mahalanobis
-from lit_od.errors import BundleError
 from lit_od.fitting.fit import Origin
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import ImageArray, ImageFile, OpenImage, Source
@@ -103,28 +102,6 @@ def test_values_that_are_not_finite_never_pass(made_bundle: Bundle, name: str, v
         assert not relative_difference(spoiled, backbone(golden["pixels"])) <= Tolerance().outputs
     else:
         assert any(line.startswith("golden scores differ") for line in found(made_bundle, {**golden, name: spoiled}))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"pixels": None}, "lacks the array 'pixels'"),
-        ({"file.3": None}, "do not fit|lacks the array"),
-        ({"file.6": None, "more": np.zeros(1)}, r"lacks the array 'file\.6'"),
-        ({"pixels": np.zeros((7, 28, 28), np.uint8)}, "its arrays do not fit each other"),
-        ({"pixels": np.zeros((7, 28, 28, 1), np.int8)}, "its arrays do not fit each other"),
-        ({"scores": np.zeros(6)}, "its arrays do not fit each other"),
-        ({"outputs": np.zeros((6, 16), np.float32)}, "its arrays do not fit each other"),
-        ({"outputs": np.float32(1)}, "its arrays do not fit each other"),
-        ({f"file.{row}": None for row in range(7)}, "its arrays do not fit each other"),
-    ],
-)
-def test_arrays_that_are_no_golden_images_are_refused(
-    made_bundle: Bundle, changes: dict[str, np.ndarray | None], message: str
-) -> None:
-    golden = {**golden_arrays(made_bundle), **changes}
-    with pytest.raises(BundleError, match=rf"^golden\.safetensors.*({message})"):
-        found(made_bundle, {name: np.asarray(array) for name, array in golden.items() if array is not None})
 
 
 def test_the_bundle_of_changed_golden_images_is_read_but_differs(own_bundle: Path, seal: Callable[..., None]) -> None:

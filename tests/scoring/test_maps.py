@@ -68,7 +68,7 @@ def test_without_heat_an_image_stays_as_it_is(channels):
 
 
 def test_a_picture_shows_image_reconstruction_and_heat(bundle, digits):
-    maps = HeatMaps.of(bundle)
+    maps = HeatMaps.of(bundle, Scorer.of(bundle))
     images = np.stack([each.prepare(GREY) for each in digits[:20]])
     errors = Backbone.load(bundle.files["backbone.onnx"])(images)
     pictures = list(maps.pictures(images, errors))
@@ -87,7 +87,7 @@ def test_a_picture_shows_image_reconstruction_and_heat(bundle, digits):
 def test_the_threshold_is_the_99th_percentile_of_the_calibration_inliers_pixels(bundle, digits):
     images = np.stack([each.prepare(GREY) for each in digits[20:120]])
     scores = (images / 255.0 - 0.5) ** 2  # what the graph computes
-    found = HeatMaps.of(bundle).threshold
+    found = HeatMaps.of(bundle, Scorer.of(bundle)).threshold
     assert found == bundle.manifest.calibration.pixel_threshold
     assert found == pytest.approx(np.percentile(scores, 99), rel=1e-6)
 
@@ -114,7 +114,7 @@ def test_without_maps_the_reconstruction_is_left_out(digits, tmp_path):
     bundle = bundle_at(tmp_path / "plain", digits, None)
     assert MAPS not in bundle.files
     image = digits[0].prepare(GREY)[None]
-    (picture,) = HeatMaps.of(bundle).pictures(image, np.zeros(image.shape, np.float32))
+    (picture,) = HeatMaps.of(bundle, Scorer.of(bundle)).pictures(image, np.zeros(image.shape, np.float32))
     assert picture.size == ((2 * 28 + GAP) * 5, 140)
 
 
@@ -131,7 +131,7 @@ def test_heat_maps_of_features_come_from_occlusion(made_bundle, digits, garments
     images = np.stack([each.prepare(GREY) for each in garments[:3]])
     maps = heat_maps(scorer, images)
     np.testing.assert_array_equal(maps, occlusion_maps(scorer, images))
-    drawn = HeatMaps.of(made_bundle, scorer=scorer)
+    drawn = HeatMaps.of(made_bundle, scorer)
     assert drawn.scorer is scorer
     np.testing.assert_allclose(drawn.heats(images), heat(maps.astype(np.float64), drawn.threshold))
     assert drawn.heats(images).max() > 0.5  # hotter than 99 % of the golden images' pixels
@@ -142,7 +142,7 @@ def test_the_scale_of_features_is_that_of_the_median_golden_image(made_bundle):
     maps = heat_maps(scorer, golden_arrays(made_bundle)["pixels"])
     hottest = sorted(np.percentile(one, 99) for one in maps)
     assert len(hottest) == 7
-    assert HeatMaps.of(made_bundle, threads=1).threshold == pytest.approx(hottest[3], rel=1e-4)
+    assert HeatMaps.of(made_bundle, Scorer.of(made_bundle, threads=1)).threshold == pytest.approx(hottest[3], rel=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(2, 28, 28), (2, 28, 27, 1), (2, 28, 28, 3)])
@@ -166,7 +166,7 @@ def test_score_draws_images_and_heat_for_a_bundle_of_features(made_bundle, digit
         pixels = np.asarray(picture)[::5, ::5]
     image = np.asarray(Image.open(files[1]))[None, ..., None]
     np.testing.assert_array_equal(pixels[:, :28, 0], image[0, ..., 0])
-    wanted = overlay(image, HeatMaps.of(made_bundle, threads=1).heats(image))[0]
+    wanted = overlay(image, HeatMaps.of(made_bundle, Scorer.of(made_bundle, threads=1)).heats(image))[0]
     assert np.abs(pixels[:, -28:].astype(int) - wanted).max() <= 1
 
 
@@ -175,7 +175,7 @@ def test_a_graph_that_gives_something_else_is_refused(bundle, digits, tmp_path):
         MapGraph.load(graph_of(["errors"]))
     wrong = bundle_at(tmp_path / "wrong", digits, graph_of(["reconstruction", "errors"]))
     with pytest.raises(BundleError, match=r"maps\.onnx: a graph of heat maps turns"):
-        HeatMaps.of(wrong)
+        HeatMaps.of(wrong, Scorer.of(wrong))
     graph = MapGraph.load(graph_of(["errors", "reconstruction"], (28, 28, 1)))
     with pytest.raises(BackboneError, match="the graph failed"):
         graph(np.zeros((1, 5, 5, 1), dtype=np.uint8))
@@ -199,7 +199,7 @@ def test_score_draws_each_image_and_gives_the_same_rows(bundle, digit_files, tmp
 def test_masks_are_white_where_a_pixels_error_is_above_the_threshold(bundle, digits, tmp_path):
     (batch,) = batches(digits[:3], GREY, batch_size=3)
     errors = np.random.default_rng(0).random((3, 28, 28, 1), dtype=np.float32)
-    maps = replace(HeatMaps.of(bundle), threshold=0.7)
+    maps = replace(HeatMaps.of(bundle, Scorer.of(bundle)), threshold=0.7)
     with MapFolder(tmp_path / "maps", maps, total=3) as folder:
         folder.add(batch, errors)
     with (tmp_path / "maps" / INDEX).open(newline="") as table:
@@ -256,7 +256,7 @@ def test_file_names_do_not_collide():
 def test_drawing_holds_one_picture_at_a_time(bundle, tmp_path):
     """Memory does not grow with the batch: pictures are written as they are made."""
     rng = np.random.default_rng(0)
-    maps, peaks = HeatMaps.of(bundle), []
+    maps, peaks = HeatMaps.of(bundle, Scorer.of(bundle)), []
     for count in (8, 64):
         sources = [ImageArray(rng.integers(0, 256, (28, 28), dtype=np.uint8), f"#{row}") for row in range(count)]
         (batch,) = batches(sources, GREY, batch_size=count)
@@ -273,7 +273,7 @@ def test_errors_that_are_no_number_are_not_drawn(bundle, digits, tmp_path):
     (batch,) = batches([*digits[:2], EncodedImage(b"", "broken"), digits[2]], GREY, batch_size=4)
     errors = np.zeros((3, 28, 28, 1), np.float32)
     errors[1, 4, 5] = np.nan
-    with MapFolder(tmp_path / "maps", HeatMaps.of(bundle), total=4) as folder:
+    with MapFolder(tmp_path / "maps", HeatMaps.of(bundle, Scorer.of(bundle)), total=4) as folder:
         folder.add(batch, errors)
     assert [path.name[0] for path in sorted((tmp_path / "maps").glob("*.png"))] == ["0", "0", "3", "3"]
 
@@ -290,6 +290,6 @@ def test_stream_outputs_goes_with_the_verdicts(bundle, digit_files):
 
 def test_a_batch_of_which_nothing_can_be_read_has_no_picture(bundle, tmp_path):
     (batch,) = batches([EncodedImage(b"", "broken")], GREY, batch_size=4)
-    with MapFolder(tmp_path / "maps", HeatMaps.of(bundle, threads=1), total=1) as folder:
+    with MapFolder(tmp_path / "maps", HeatMaps.of(bundle, Scorer.of(bundle, threads=1)), total=1) as folder:
         folder.add(batch, np.empty((0, 0), dtype=np.float32))
     assert [each.name for each in (tmp_path / "maps").iterdir()] == [INDEX]

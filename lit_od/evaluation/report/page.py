@@ -74,7 +74,7 @@ def report(bundle: Bundle, scorer: Scorer, images: ImageSets, *, normals: ImageS
     threshold = bundle.calibration.threshold
     found = evaluate(inliers, outliers, threshold=threshold)
     searched = Normals(scorer, normals or images.inliers)
-    maps = HeatMaps.of(bundle, scorer=scorer)
+    maps = HeatMaps.of(bundle, scorer)
     galleries = [gallery(scorer, each, scores[each.name], maps=maps, normals=searched) for each in sets]
     page = _template().render(
         name=bundle.manifest.name,

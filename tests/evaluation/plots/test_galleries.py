@@ -6,7 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lit_od.errors import DataError
 from lit_od.evaluation.plots.embeddings import embedding_maps, tsne
-from lit_od.evaluation.plots.galleries import least_outlying, most_outlying
+from lit_od.evaluation.plots.galleries import gallery
 
 RNG = np.random.default_rng(0)
 PIXELS = {"inliers": RNG.integers(0, 99, (40, 6, 5, 1)), "garments": RNG.integers(0, 99, (25, 6, 5, 1))}
@@ -77,12 +77,12 @@ def numbered(count):
     return np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 4, 4, 1))
 
 
-@pytest.mark.parametrize(("gallery", "wanted"), [(most_outlying, [3, 1, 4]), (least_outlying, [0, 2, 4])])
-def test_galleries_are_in_order(gallery, wanted):
+@pytest.mark.parametrize(("least", "wanted"), [(False, [3, 1, 4]), (True, [0, 2, 4])])
+def test_galleries_are_in_order(least, wanted):
     scores = np.array([-1.0, 7, 0.5, 8, 2])
     p_values = np.array([1, 0.02, 0.9, 0.01, 0.5])
     names = [f"set {row}" for row in range(5)]
-    figure = gallery(numbered(5), scores, p_values, names, count=3)
+    figure = gallery(numbered(5), scores, p_values, names, least=least, count=3)
     assert rendered(figure).std() > 5
     (axes,) = figure.axes
     texts = [text.get_text() for text in axes.texts]
@@ -96,15 +96,15 @@ def test_galleries_are_in_order(gallery, wanted):
 def test_a_gallery_takes_any_name():
     images = RNG.integers(0, 99, (2, 6, 5, 1)).astype(np.uint8)
     names = ["$\\frac$", "a\nb"]
-    figure = most_outlying(images, np.array([2.0, 1.0]), np.array([0.1, 0.2]), names)
+    figure = gallery(images, np.array([2.0, 1.0]), np.array([0.1, 0.2]), names)
     assert rendered(figure).std() > 5
     assert [text.get_text().split("\n")[0] for text in figure.axes[0].texts] == ["$\\frac$", "a\\nb"]
 
 
 def test_a_gallery_of_what_does_not_fit_is_refused():
     with pytest.raises(DataError, match=r"a score and a p-value for each image, got lengths \[4, 5\]"):
-        most_outlying(numbered(5), np.zeros(5), np.ones(4))
+        gallery(numbered(5), np.zeros(5), np.ones(4))
     with pytest.raises(DataError, match="got lengths"):
-        least_outlying(numbered(5), np.zeros(5), np.ones(5), ["a"])
+        gallery(numbered(5), np.zeros(5), np.ones(5), ["a"], least=True)
     with pytest.raises(DataError, match="gallery scores are empty"):
-        most_outlying(numbered(0), np.zeros(0), np.zeros(0))
+        gallery(numbered(0), np.zeros(0), np.zeros(0))

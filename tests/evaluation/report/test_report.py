@@ -88,7 +88,7 @@ def test_a_gallery_holds_the_extremes_from_the_outside_inwards(made_bundle, sets
     scorer = Scorer.of(made_bundle, threads=1)
     scores = score_set(scorer, sets.inliers)
     normals = Normals(scorer, ImageSet("n", digits[:50], GREY))
-    maps = HeatMaps.of(made_bundle, scorer=scorer)
+    maps = HeatMaps.of(made_bundle, scorer)
     found = gallery(scorer, sets.inliers, scores, maps=maps, normals=normals)
     ordered = np.sort(scores)
     assert [card.score for card in found.most] == ordered[::-1][:SHOWN].tolist()
@@ -107,7 +107,7 @@ def test_a_gallery_holds_the_extremes_from_the_outside_inwards(made_bundle, sets
 def test_small_sets_show_each_image_once(made_bundle, digits):
     scorer = Scorer.of(made_bundle, threads=1)
     images = ImageSet("few", digits[1200:1203], GREY)
-    found = gallery(scorer, images, score_set(scorer, images), maps=HeatMaps.of(made_bundle, scorer=scorer))
+    found = gallery(scorer, images, score_set(scorer, images), maps=HeatMaps.of(made_bundle, scorer))
     names = [card.name for card in (*found.most, *found.least)]
     assert sorted(names) == sorted(source.name for source in images.sources)
 
