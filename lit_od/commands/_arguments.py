@@ -115,6 +115,12 @@ def extra(name: str = "train,cpu") -> Iterator[None]:
         missing_extra(str(error.name), name)
 
 
+def named_folder(word: str) -> tuple[str, str]:
+    """Return name and folder of `NAME=FOLDER`; a word that is a folder is taken for that, under its own name."""
+    name, equals, folder = word.partition("=")
+    return (name, folder) if equals and not Path(word).is_dir() else (Path(word).resolve().name, word)
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1, from the command line."""
     if not text.isdecimal() or int(text) < 1:

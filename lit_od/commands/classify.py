@@ -14,11 +14,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lit_od.bundle.folder import MANIFEST
 from lit_od.commands._arguments import (
     add_batch_argument,
     add_row_arguments,
     add_session_arguments,
+    named_folder,
     no_overrides,
     read_bundle,
     session_options,
@@ -26,7 +26,7 @@ from lit_od.commands._arguments import (
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import ConfigError
 from lit_od.images.find_local import find
-from lit_od.scoring.classifier import NONE, Classification, classify, require_classes, require_reachable
+from lit_od.scoring.classifier import NONE, Classification, classify, require_classes
 from lit_od.scoring.rows import output, row_writer
 from lit_od.scoring.scorer import Scorer
 
@@ -54,13 +54,13 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     names = [name for name, _ in named]
     require_classes(names, args.level)
     scorers = {name: Scorer.of(read_bundle(folder, args), **session_options(args)) for name, folder in named}
-    require_reachable(scorers, args.level)  # before a row is written
     sources = find(args.paths)
+    found = classify(scorers, sources, level=args.level, batch_size=args.batch_size)
     failed = 0
     with output(args.out) as out, tqdm(total=len(sources), unit="img", disable=None, leave=False) as bar:
         columns = ("path", "class", "p_value", *(f"p_value.{name}" for name in names), "error")
         write = row_writer(out, args.format, columns)
-        for classes in classify(scorers, sources, level=args.level, batch_size=args.batch_size):
+        for classes in found:
             for row in _rows(classes, names):
                 write(row)
             failed += sum(error is not None for error in classes.error)
@@ -69,10 +69,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _named(word: str) -> tuple[str, Path]:
-    """Name and folder of a class; a word that is a bundle's folder as it stands is taken for that."""
-    name, equals, folder = word.partition("=")
-    if not equals or (Path(word) / MANIFEST).exists():
-        return Path(word).resolve().name, Path(word)
+    name, folder = named_folder(word)
     if not name or not folder:
         raise ConfigError(f"--bundle {word}: wanted BUNDLE or NAME=BUNDLE")
     return name, Path(folder)

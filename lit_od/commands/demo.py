@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -72,10 +71,6 @@ def _score(bundle: Path, path: str, rows: Path) -> Scores:
     if done.returncode:
         raise LitODError(f"scoring {path} failed: {done.stderr.strip()}")
     with rows.open(encoding="utf-8", newline="") as table:
-        scores = _column(csv.DictReader(table))
+        scores = np.array([float(row["score"]) for row in csv.DictReader(table)])
     print(f"   {rows}: {len(scores):,} images, {time.perf_counter() - started:.1f} s from start to end")
     return scores
-
-
-def _column(rows: Iterable[dict[str, str]]) -> Scores:
-    return np.array([float(row["score"]) for row in rows])

@@ -16,9 +16,15 @@ or of their pixels where a bundle's graph gives errors.
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from lit_od.commands._arguments import add_session_arguments, no_overrides, positive, read_bundle, session_options
+from lit_od.commands._arguments import (
+    add_session_arguments,
+    named_folder,
+    no_overrides,
+    positive,
+    read_bundle,
+    session_options,
+)
 from lit_od.commands._status import DONE
 from lit_od.errors import ConfigError, missing_extra
 from lit_od.images.preparation import MAX_PIXELS
@@ -82,9 +88,7 @@ def named(bundles: Sequence[str]) -> dict[str, str]:
     """Folders of bundles by the names that they are served under. Raises ConfigError where two have one name."""
     found: dict[str, str] = {}
     for given in bundles:
-        name, equals, path = given.partition("=")
-        if not equals or Path(given).is_dir():
-            name, path = Path(given).resolve().name, given
+        name, path = named_folder(given)
         if not name or "/" in name or not name.isprintable():
             raise ConfigError(f"{given} has no name to serve it under: give it one, as NAME={path}")
         if name in found:

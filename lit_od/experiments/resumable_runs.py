@@ -32,7 +32,6 @@ class Staged:
         recipe: Its recipe, the number of epochs included.
         metrics: Figures of the best epoch by name, and its number, counted from 0.
         watched: Values of the watch, by number of epochs.
-        folder: The run's folder.
     """
 
     module: LightningModule
@@ -40,7 +39,6 @@ class Staged:
     recipe: Recipe
     metrics: dict[str, float]
     watched: dict[int, float]
-    folder: Path
 
 
 def seeds_of(options: ExperimentOptions) -> tuple[int, ...]:
@@ -80,7 +78,6 @@ def train_staged(recipe: Recipe, folder: Path, *, epochs: int, watch: Watch | No
 
     Args:
         recipe: A recipe with a model that is trained.
-        folder: The run's folder.
         epochs: Total number of epochs.
         watch: Called with the module after each epoch, on the CPU; nothing is chosen by it.
 
@@ -102,7 +99,7 @@ def train_staged(recipe: Recipe, folder: Path, *, epochs: int, watch: Watch | No
     require_same_images(read_checkpoint(folder / BEST), data)
     whole = override(recipe, [f"--trainer.max_epochs={epochs}"])
     metrics = best_row(EpochLog(folder / "metrics.csv", resume=True))
-    return Staged(load_module(folder / BEST), data, whole, metrics, watched, folder)
+    return Staged(load_module(folder / BEST), data, whole, metrics, watched)
 
 
 def trained(recipe: Recipe, folder: Path, *, cache: TrunkCache | None = None) -> TrainingRun:
@@ -110,7 +107,6 @@ def trained(recipe: Recipe, folder: Path, *, cache: TrunkCache | None = None) ->
 
     Args:
         recipe: What to train on what.
-        folder: The run's folder.
         cache: Activations of a trunk that runs share.
 
     Raises:

@@ -59,7 +59,9 @@ def classify(
     """
     require_classes(list(scorers), level)
     require_reachable(scorers, level)
-    return _classified(scorers, sources, level, batch_size)
+    names = list(scorers)
+    streams = [scorer.stream(sources, batch_size=batch_size) for scorer in scorers.values()]
+    return (_decided(dict(zip(names, results, strict=True)), scorers, level) for results in zip(*streams, strict=True))
 
 
 def require_classes(names: Sequence[str], level: float) -> None:
@@ -123,15 +125,6 @@ def largest(p_values: Stats, z_scores: Stats) -> NDArray[np.intp]:
     ranked = np.where(tied, z_scores, np.inf)
     lowest = tied & (ranked == ranked.min(axis=0))
     return np.asarray(lowest.argmax(axis=0))
-
-
-def _classified(
-    scorers: Mapping[str, Scorer], sources: Sequence[Source], level: float, batch_size: int
-) -> Iterator[Classification]:
-    names = list(scorers)
-    streams = [scorer.stream(sources, batch_size=batch_size) for scorer in scorers.values()]
-    for results in zip(*streams, strict=True):
-        yield _decided(dict(zip(names, results, strict=True)), scorers, level)
 
 
 def _decided(results: Mapping[str, Result], scorers: Mapping[str, Scorer], level: float) -> Classification:

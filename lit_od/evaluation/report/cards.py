@@ -141,12 +141,9 @@ def _cards(
     outputs = np.concatenate([each for _, each in parts])
     names = [source.name for source in sources]
     near = [[] for _ in names] if normals is None else normals.nearest(pixels, outputs, names)
-    explained: list[Image.Image | None] = [None for _ in names]
-    heats: list[Images | None] = [None for _ in names]
-    if isinstance(scorer.detector, PixelDetector):
-        explained = list(maps.pictures(pixels, outputs))
-    else:
-        heats = list(overlay(pixels, maps.heats(pixels))) if heated else heats
+    has_maps, nothing = isinstance(scorer.detector, PixelDetector), [None] * len(names)
+    explained = list(maps.pictures(pixels, outputs)) if has_maps else nothing
+    heats = list(overlay(pixels, maps.heats(pixels))) if heated and not has_maps else nothing
     p_values = scorer.calibration.p_values(scores[rows])
     return [
         Card(names[at], float(scores[row]), float(p_values[at]), pixels[at], near[at], explained[at], heats[at])
