@@ -78,6 +78,7 @@ def train_staged(recipe: Recipe, folder: Path, *, epochs: int, watch: Watch | No
 
     Args:
         recipe: A recipe with a model that is trained.
+        folder: The run's folder.
         epochs: Total number of epochs.
         watch: Called with the module after each epoch, on the CPU; nothing is chosen by it.
 
@@ -106,7 +107,8 @@ def trained(recipe: Recipe, folder: Path, *, cache: TrunkCache | None = None) ->
     """Train, go on with a training of this recipe that was stopped, or take up one that has come to its end.
 
     Args:
-        recipe: What to train on what.
+        recipe: The recipe.
+        folder: The run's folder.
         cache: Activations of a trunk that runs share.
 
     Raises:
