@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lit_od.checks import one_of
-from lit_od.detectors.bank.detector import BankAccumulator, BankDetector
+from lit_od.detectors.bank.detector import BankDetector
 from lit_od.detectors.bank.options import BankOptions, Method, Reduce
 from lit_od.types import Features, Scores
 
@@ -50,6 +50,3 @@ class KNN(BankDetector):
         """
         distances, _ = self.bank.nearest(self.bank.prepare(features), self.settings.k)
         return distances[:, -1].copy() if self.settings.reduce == "kth" else distances.mean(axis=1)
-
-
-KNNAccumulator = BankAccumulator

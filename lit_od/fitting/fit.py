@@ -138,7 +138,7 @@ def fit_bundle(
     calibration = Calibration.from_inliers(scores, rule, outliers=outliers)
     for_pixels = _pixel_threshold(engine, detector, images.calibration)
     if not engine.leads:
-        return _received(out, engine)
+        return _received(out, engine, detector)
     extractor = engine.extractor
     golden = make(images.calibration, extractor.preparation, extractor.backbone, detector)
     if found := differences(golden, extractor.preparation, extractor.backbone, detector, Tolerance()):
@@ -210,8 +210,8 @@ def _pixel_threshold(engine: Engine, detector: Detector, calibration: Sequence[S
     return pixel_threshold(np.concatenate(maps), q=PIXEL_PERCENT) if maps else None
 
 
-def _received(out: Path, engine: Engine) -> Bundle:
+def _received(out: Path, engine: Engine, detector: Detector) -> Bundle:
     """Return the bundle that the leading process has written."""
     files = {name: data.tobytes() for name, data in safetensors.load(engine.share(b"")).items()}
     manifest = manifests.decode(files.pop(bundles.MANIFEST))
-    return Bundle.of_files(out, manifest, files)
+    return Bundle.of_files(out, manifest, files, trust=(detector.kind,))

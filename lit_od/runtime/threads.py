@@ -40,7 +40,8 @@ def limited(threads: int | None) -> Iterator[None]:
         yield
         return
     # FAISS has loaded its OpenMP once its import has ended
-    openmp, blas = _pools(hasattr(sys.modules.get("faiss"), "knn"))
+    loaded = (hasattr(sys.modules.get("faiss"), "knn"), *(name in sys.modules for name in ("scipy.linalg", "torch")))
+    openmp, blas = _pools(loaded)
     with openmp.limit(limits=threads):
         _enter(blas, threads)
         try:
@@ -50,11 +51,11 @@ def limited(threads: int | None) -> Iterator[None]:
 
 
 @cache
-def _pools(faiss: bool) -> "tuple[ThreadpoolController, ThreadpoolController]":
-    """Find the loaded OpenMP and BLAS libraries; FAISS loads its own on first use."""
+def _pools(loaded: tuple[bool, ...]) -> "tuple[ThreadpoolController, ThreadpoolController]":
+    """Find the loaded OpenMP and BLAS libraries; FAISS, SciPy and torch bring their own."""
     from threadpoolctl import ThreadpoolController  # imported late: only needed with a limit
 
-    del faiss  # only the cache's key: the libraries differ once FAISS is loaded
+    del loaded  # only the cache's key: the libraries differ once one of the packages is loaded
     found = ThreadpoolController()
     return found.select(user_api="openmp"), found.select(user_api="blas")
 

@@ -5,26 +5,23 @@ import io
 import re
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
 from lit_od import Bundle, Scorer
-from lit_od.backbone.extractor import extract
-from lit_od.backbone.model import Backbone
 from lit_od.bundle import folder as bundles
-from lit_od.bundle.golden import make
-from lit_od.bundle.manifest import DetectorEntry
-from lit_od.calibration.p_values import Calibration
 from lit_od.commands._launch import words_of
-from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import BundleError
+from lit_od.fitting.fit import Origin
 from lit_od.images.sources import Source
+from tests.support.bundles import make_bundle
 from tests.support.detectors import MEAN_DISTANCE, MeanDistance
-from tests.support.images import ASSETS, GREY
+from tests.support.images import ASSETS
+from tests.support.pools import Inline
 
 Command = Callable[..., Any]
 IMAGES = f"{ASSETS}/garments.npz:images"
@@ -32,26 +29,18 @@ IMAGES = f"{ASSETS}/garments.npz:images"
 
 @pytest.fixture(scope="module")
 def foreign(made_bundle: Bundle, digits: list[Source], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The small graph's bundle, with a detector that the package does not know."""
-    backbone = Backbone.load(made_bundle.files[bundles.BACKBONE], threads=1)
-
-    def outputs(sources: list[Source]) -> np.ndarray:
-        return np.concatenate([found for _, found in extract(backbone, sources, GREY, threads=1)])
-
-    gathered = DetectorSpec.parse({"kind": MEAN_DISTANCE, "order": 1}, trust=[MEAN_DISTANCE]).accumulator()
-    gathered.update(outputs(digits[:200]))
-    detector = gathered.finish()
-    calibration = Calibration.from_inliers(detector.score(outputs(digits[800:1000])), {"rule": "percentile", "q": 99})
-    manifest = msgspec.structs.replace(
-        made_bundle.manifest,
-        detector=DetectorEntry(kind=detector.kind, options=detector.options(), images=200),
-        calibration=msgspec.structs.replace(
-            made_bundle.manifest.calibration, threshold=calibration.threshold, images=200
-        ),
+    """A bundle over the small graph, with a detector that the package does not know."""
+    return make_bundle(
+        tmp_path_factory.mktemp("foreign") / "digits",
+        model=made_bundle.files[bundles.BACKBONE],
+        fit=digits[:200],
+        calibration=digits[800:1000],
+        detector={"kind": MEAN_DISTANCE, "order": 1},
+        rule={"rule": "percentile", "q": 99},
+        origin=Origin(name="digits"),
+        threads=1,
+        trust=(MEAN_DISTANCE,),
     )
-    golden = bundles.golden_bytes(make(digits[800:1000], GREY, backbone, detector))
-    files = {bundles.BACKBONE: made_bundle.files[bundles.BACKBONE], bundles.GOLDEN: golden}
-    return bundles.write(tmp_path_factory.mktemp("foreign") / "digits", manifest, detector, calibration, files)
 
 
 def test_a_bundle_is_read_and_scores_in_python(foreign: Bundle, garments: list[Source]) -> None:
@@ -118,6 +107,45 @@ def test_a_refit_says_what_it_imports_for_another_detector(own_bundle: Path, tmp
     assert re.fullmatch(r"lit-od: detector: .* add --trust no_such_package:Detector\n", refused.err)
     refused = command(*words, "no_such_package:Detector", "--trust", "no_such_package:Detector")
     assert "no_such_package:Detector cannot be imported" in refused.err
+
+
+RECIPE = """\
+name: mine
+backbone: {graph}
+data:
+  train: ""
+  prepare: {{size: [28, 28], mode: grey}}
+detector: {{kind: "tests.support.detectors:MeanDistance", order: 1}}
+calibration: {{rule: percentile, q: 90}}
+"""
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_recipe_names_it_and_a_refit_keeps_it(
+    engine: str,
+    small_graph: bytes,
+    digit_files: Path,
+    tmp_path: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Fitted by the command, refitted by it, here and by the workers of a cluster."""
+    (tmp_path / "graph.onnx").write_bytes(small_graph)
+    (tmp_path / "mine.yaml").write_text(RECIPE.format(graph=tmp_path / "graph.onnx"))
+    words = ["fit", tmp_path / "mine.yaml", f"--data.root={digit_files}", "--out", tmp_path / "mine", "--threads", 1]
+    refused = command(*words)
+    assert refused.status == 2
+    assert refused.err.endswith(f"add --trust {MEAN_DISTANCE}\n")
+    assert not (tmp_path / "mine").exists()
+    fitted = command(*words, "--trust", MEAN_DISTANCE)
+    assert fitted.status == 0, fitted.err
+    assert f"{MEAN_DISTANCE} is imported" in fitted.err
+    monkeypatch.setattr("lit_od.commands.refit.cluster_of", lambda args: nullcontext(Inline(2, 1)))
+    again = ["refit", tmp_path / "mine", digit_files, "--out", tmp_path / "again", "--engine", engine]
+    assert command(*again, "--threads", 1, "--trust", MEAN_DISTANCE).status == 0
+    for name in ("mine", "again"):
+        detector = Bundle.read(tmp_path / name, trust=[MEAN_DISTANCE]).detector
+        assert (type(detector), detector.options()["order"]) == (MeanDistance, 1)
 
 
 def test_processes_that_a_command_starts_are_told() -> None:

@@ -20,11 +20,11 @@ from lit_od.images.sources import Source, Unreadable
 from tests.support.bundles import local_engine
 from tests.support.graphs import graph_of
 from tests.support.images import GREY
+from tests.support.pixel_detectors import PixelDeviation
 from tests.support.pools import Inline
-from tests.support.two_passes import Deviation
 
 T = TypeVar("T")
-SPEC = DetectorSpec(Deviation.kind, {"floor": 0.01}, (Deviation.kind,))
+SPEC = DetectorSpec(PixelDeviation.kind, {"floor": 0.01}, (PixelDeviation.kind,))
 
 
 @dataclass
@@ -129,7 +129,9 @@ def test_an_unreadable_image_is_named_by_every_engine(model: bytes, digits: list
 
 
 def test_processes_without_images_change_nothing(model: bytes, digits: list[Source]) -> None:
-    found = on_every_engine(model, lambda engine: engine.score(Deviation.from_state({}, STATE), digits[:2], task="x"))
+    found = on_every_engine(
+        model, lambda engine: engine.score(PixelDeviation.from_state({}, STATE), digits[:2], task="x")
+    )
     for answers in found.values():
         for scores in answers:
             np.testing.assert_allclose(scores, found["local"][0])

@@ -1,6 +1,6 @@
 """Bundles for tests, made in one call."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def make_bundle(
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     group: Group = ALONE,
+    trust: Collection[str] = (),
 ) -> Bundle:
     """Fit a bundle in this process, or in a process group."""
     return fit_bundle(
@@ -40,7 +41,7 @@ def make_bundle(
         open_engine(model, preparation, threads=threads, providers=providers, group=group),
         GraphFile(model, opset, maps),
         FitImages(fit, calibration, validation, outliers),
-        DetectorSpec.parse(detector),
+        DetectorSpec.parse(detector, trust),
         rule,
         origin,
     )

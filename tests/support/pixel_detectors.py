@@ -12,7 +12,7 @@ from lit_od.types import Arrays, Labels, Maps, Output, Outputs, Scores, Stats
 
 
 @dataclass(frozen=True)
-class DeviationOptions:
+class PixelDeviationOptions:
     """Options.
 
     Attributes:
@@ -23,17 +23,17 @@ class DeviationOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class Deviation(PixelDetector):
+class PixelDeviation(PixelDetector):
     """Squared errors less their mean, over the mean absolute deviation from it, pixel by pixel.
 
     The first pass sums the errors, and the second the deviations from the first's mean.
     """
 
     reads: ClassVar[Output] = "errors"
-    options_type: ClassVar[type[DeviationOptions]] = DeviationOptions
+    options_type: ClassVar[type[PixelDeviationOptions]] = PixelDeviationOptions
     passes: ClassVar[int] = 2
 
-    settings: DeviationOptions
+    settings: PixelDeviationOptions
     mean: Stats
     deviation: Stats
 
@@ -58,7 +58,7 @@ class Deviation(PixelDetector):
 
     @classmethod
     def from_state(cls, options: dict[str, Any], state: Arrays) -> Self:
-        return cls(read_options(cls.kind, DeviationOptions, options), state["mean"], state["deviation"])
+        return cls(read_options(cls.kind, PixelDeviationOptions, options), state["mean"], state["deviation"])
 
     @classmethod
     def start(cls, settings: Any, first_row: int = 0) -> "Sums":
@@ -72,7 +72,7 @@ class Deviation(PixelDetector):
 class Sums:
     """Sums of errors, or of their deviations from the first pass' mean."""
 
-    def __init__(self, settings: DeviationOptions, mean: Stats | None) -> None:
+    def __init__(self, settings: PixelDeviationOptions, mean: Stats | None) -> None:
         self.settings, self.mean, self.total, self.count = settings, mean, np.zeros(()), 0
 
     def update(self, outputs: Outputs, labels: Labels | None = None, /) -> None:
@@ -91,7 +91,7 @@ class Sums:
     def restore(self, state: Arrays, /) -> None:
         self.total, self.count = np.array(state["total"]), int(state["count"][0])
 
-    def finish(self) -> Deviation:
+    def finish(self) -> PixelDeviation:
         if self.mean is None:
             raise DataError("the second pass is missing")
-        return Deviation(self.settings, self.mean, self.total / self.count)
+        return PixelDeviation(self.settings, self.mean, self.total / self.count)
