@@ -30,7 +30,7 @@ def test_a_missing_extra_is_one_line(
     for words in (["score", own_bundle, digit_files], ["refit", own_bundle, digit_files, "--out", tmp_path / "new"]):
         status, out, err = command(*words, "--engine", "ray")
         assert (status, out, err) == (2, "", f"lit-od: this needs Ray (ray), {mend}")
-    for name in [each for each in sys.modules if each.partition(".")[0] == "pyarrow"]:
+    for name in {"pyarrow", *(each for each in sys.modules if each.startswith("pyarrow."))}:
         monkeypatch.setitem(sys.modules, name, None)
     stores._local.cache_clear()
     table = ["score", own_bundle, digit_files, "--format", "parquet", "--out", tmp_path / "rows"]
