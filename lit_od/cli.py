@@ -1,6 +1,7 @@
-"""The program `lit-od`: parse, call, print. Each command is a module of `lit_od.commands`.
+"""The program `lit-od`: parse, call, print.
 
-Only the command that is called is imported, so that scoring starts without waiting for training.
+Each command is a module of `lit_od.commands`. Only the command that is called is imported, so that scoring starts
+without waiting for training.
 """
 
 import argparse
@@ -37,7 +38,7 @@ COMMANDS = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are ours: one line, exit status 2."""
+    """A parser whose errors are one line with exit status 2."""
 
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError instead of printing usage."""
@@ -45,7 +46,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `lit-od` with the given words, by default those of the command line; the exit status."""
+    """Run `lit-od` and return its exit status.
+
+    Args:
+        argv: Words of the command line; None takes those of this process.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -110,7 +115,10 @@ def _run(words: list[str], *, debug: bool) -> int:
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate overrides of a recipe, `--part.key VALUE` or `--part.key=VALUE`, from all other words."""
+    """Separate overrides of a recipe from all other words.
+
+    An override is `--part.key VALUE` or `--part.key=VALUE`.
+    """
     plain: list[str] = []
     overrides: list[str] = []
     rest = list(words)

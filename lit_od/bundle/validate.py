@@ -32,7 +32,7 @@ def check_graph(name: str, data: bytes) -> Graph:
 
 
 def check_backbone(name: str, graph: Graph, manifest: Manifest) -> None:
-    """Raise BundleError unless the graph's input and output match the manifest.
+    """Check that the graph's input and output match the manifest.
 
     A side that the graph leaves free is fixed by the manifest: the images are prepared to its size.
 
@@ -40,6 +40,9 @@ def check_backbone(name: str, graph: Graph, manifest: Manifest) -> None:
         name: Name of the file, for messages.
         graph: The graph's interface.
         manifest: The bundle's manifest.
+
+    Raises:
+        BundleError: If they do not.
     """
     model = manifest.model
     for what, ports, wanted, shape, elements in (
@@ -75,12 +78,15 @@ def check_detector(detector: Detector, manifest: Manifest) -> None:
 
 
 def check_golden(name: str, data: bytes, manifest: Manifest) -> None:
-    """Raise BundleError unless the golden images' arrays match the manifest.
+    """Check that the golden images' arrays match the manifest.
 
     Args:
         name: Name of the file, for messages.
         data: Its contents.
         manifest: The bundle's manifest.
+
+    Raises:
+        BundleError: If they do not.
     """
     try:
         found = safetensors.check_header(data)

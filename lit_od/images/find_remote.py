@@ -36,7 +36,7 @@ class ImageList(LazySequence[Source]):
         return self.parts[part][row - self.ends[part]]
 
     def group_start(self, row: int) -> int:
-        """Return the first row of the row group that a row lies in; the row itself where it lies in none."""
+        """Return the first row of the row group of a row; the row itself if it has none."""
         number = bisect_right(self.ends, row)
         part = self.parts[number]
         return self.ends[number] - len(part) if isinstance(part, RowGroup) else row
