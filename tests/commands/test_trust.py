@@ -19,7 +19,7 @@ from lit_od.bundle import folder as bundles
 from lit_od.bundle.golden import make
 from lit_od.bundle.manifest import DetectorEntry
 from lit_od.calibration.p_values import Calibration
-from lit_od.commands._launch import words_of
+from lit_od.commands._launch import command_line
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import BundleError
 from lit_od.images.sources import Source
@@ -121,6 +121,6 @@ def test_a_refit_says_what_it_imports_for_another_detector(own_bundle: Path, tmp
 
 
 def test_processes_that_a_command_starts_are_told() -> None:
-    assert words_of("fit", Namespace(recipe="demo", trust=["a:B", "c:D"]), []) == [
+    assert command_line("fit", Namespace(recipe="demo", trust=["a:B", "c:D"]), []) == [
         "fit", "demo", "--trust=a:B", "--trust=c:D",
     ]  # fmt: skip
