@@ -137,7 +137,7 @@ def _on_one_thread(backbone: Backbone, score: Score | None) -> Callable[[Images]
 def finite_scores(outputs: Outputs, score: Score) -> tuple[NDArray[np.bool_], Scores]:
     """Score the images whose outputs are finite.
 
-    Detectors refuse what is not finite, so that outputs are looked at one by one only where there is cause.
+    Detectors refuse outputs that are not finite, so outputs are checked one by one only after a refusal.
 
     Args:
         outputs: Shape (m, ...).

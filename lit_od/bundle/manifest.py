@@ -123,7 +123,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A bundle's manifest; its parts are described in their own classes."""
+    """A bundle's manifest; its parts are described in their classes."""
 
     schema_version: int
     name: str

@@ -43,7 +43,7 @@ def cluster(
         workers: Number of workers. None is as many as the cluster has cores for, or GPUs.
         threads: Threads of each worker; None is one.
         provider: Execution provider of each worker. None takes CUDA, and a GPU a worker, where the cluster has
-            GPUs and the ONNX Runtime beside them can use them, else the CPU.
+            GPUs and its machines' ONNX Runtime can use them, else the CPU.
 
     Yields:
         The workers.
@@ -54,11 +54,11 @@ def cluster(
         MissingExtra: If Ray is not installed.
     """
     ray = _ray()
-    own = not ray.is_initialized()
+    started = not ray.is_initialized()
     inside = ray._private.worker
     # Ray reports dead workers on standard output, where our rows go
     logs_enabled, inside._worker_logs_enabled = inside._worker_logs_enabled, False
-    if own:
+    if started:
         _connect(ray, address or os.environ.get("RAY_ADDRESS") or "local")
     try:
         resources = ray.cluster_resources()
@@ -76,7 +76,7 @@ def cluster(
             )
         yield Pool(workers or room, each, int(gpu), (chosen,))
     finally:
-        if own:
+        if started:
             ray.shutdown()
         inside._worker_logs_enabled = logs_enabled
 

@@ -2,7 +2,7 @@
 
 An engine is this process (`LocalEngine`), a process group (`process_group.GroupEngine`) or a Ray cluster
 (`cluster.engine.RayEngine`). Each process or worker of the latter two runs a LocalEngine over its shard of
-the images; what they find is merged in the order of the images, so that all engines give the same bundle.
+the images; their states are merged in the order of the images, so that all engines give the same bundle.
 """
 
 from collections.abc import Iterator, Sequence

@@ -100,10 +100,10 @@ class GroupEngine:
             ConfigError: If an option is invalid.
             DataError: If an image cannot be read, or has outputs that are not finite.
         """
-        own = own_shard(len(images), self.group)
-        labels = class_numbers(images)[own.start : own.stop] if spec.needs_labels else None
-        shard = images[own.start : own.stop]
-        part = self.local.gather_shard(spec, shard, first_row=own.start, labels=labels, after=after).to_bytes()
+        rows = own_shard(len(images), self.group)
+        labels = class_numbers(images)[rows.start : rows.stop] if spec.needs_labels else None
+        shard = images[rows.start : rows.stop]
+        part = self.local.gather_shard(spec, shard, first_row=rows.start, labels=labels, after=after).to_bytes()
         with limited(self.extractor.threads):
             if self.leads:
                 return merged(self.group.gather(part), trust=spec.trust, after=first_pass(spec, after))
@@ -125,8 +125,8 @@ class GroupEngine:
 
     def maps(self, detector: PixelDetector, images: Sequence[Source]) -> Iterator[Maps]:
         """Yield the maps of images in order, a shard at a time; none except on rank 0."""
-        own = list(self.local.maps(detector, self._own(images)))
-        packed = safetensors.save({"maps": np.concatenate(own)} if own else {})
+        maps = list(self.local.maps(detector, self._own(images)))
+        packed = safetensors.save({"maps": np.concatenate(maps)} if maps else {})
         for part in self.group.gather(packed):
             yield from safetensors.load(part).values()
 
@@ -148,5 +148,5 @@ class GroupEngine:
         return self.group.broadcast(data)
 
     def _own(self, images: Sequence[Source]) -> Sequence[Source]:
-        own = own_shard(len(images), self.group)
-        return images[own.start : own.stop]
+        rows = own_shard(len(images), self.group)
+        return images[rows.start : rows.stop]

@@ -16,7 +16,7 @@ PARQUET = ".parquet"
 
 
 class ImageList(LazySequence[Source]):
-    """Parts laid end to end; what a part makes when it is asked for stays so.
+    """A sequence of parts, one after the other; parts make their images on request.
 
     Attributes:
         parts: The parts that hold an image.

@@ -165,9 +165,9 @@ def _columns(url: str, schema: Any) -> _Columns:
     fields = _fields(kinds[image]) or ()
     names = [("column path", kinds["path"])] if "path" in kinds else []
     names += [(f"field path of column {image}", kinds[image].field("path").type)] if "path" in fields else []
-    for what, kind in names:
+    for name, kind in names:
         if not (_is_text(kind) or _is_binary(kind)):
-            raise DataError(f"{url} has a {what} of type {_type_text(kind)}: wanted names, as string or binary")
+            raise DataError(f"{url} has a {name} of type {_type_text(kind)}: wanted names, as string or binary")
     return _Columns(image, fields, "path" in kinds)
 
 
