@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; say nothing at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone: no message at exit
         return DONE
     except KeyboardInterrupt as stop:
         if debug:
@@ -107,10 +107,10 @@ def _run(words: list[str], *, debug: bool) -> int:
     except ConfigError:
         from lit_od.runtime.processes import is_first
 
-        if not is_first():  # every process of a job finds the same, and the first one says so
+        if not is_first():  # every process of a job finds the same, and the first one reports it
             return REFUSED
         raise
-    args.debug = debug  # processes that a command starts are told
+    args.debug = debug  # for the processes that a command starts
     return command.run(args, overrides)
 
 

@@ -34,7 +34,7 @@ def require_trusted(path: str, trust: Collection[str], key: str) -> None:
 
 
 def named(path: str, key: str) -> Any:
-    """Import what `package.module.NAME` or `package.module:NAME` names.
+    """Import the object that `package.module.NAME` or `package.module:NAME` names.
 
     Args:
         path: The import path.

@@ -1,4 +1,4 @@
-"""List the shipped recipes, or print one, to start a recipe of your own."""
+"""List the shipped recipes, or print one to start another from it."""
 
 import argparse
 

@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Run the experiment, print its tables, keep them beside its bundles."""
+    """Run the experiment, print its tables and keep them with its bundles."""
     if args.name == ALL:
         return _run_all(args, overrides)
     options = _options(args, overrides, _out(args, _title(args)))

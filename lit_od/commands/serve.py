@@ -6,7 +6,7 @@ Inference Protocol, version 2, with binary tensors: POST /v2/models/NAME/infer t
 p_value, is_outlier and error; clients written for it work unchanged. NAME is the bundle's folder, or
 what stands before it: NAME=BUNDLE.
 
-There is no password and no encryption: whoever reaches the address may ask. --host 0.0.0.0 opens it to the
+There is no password and no encryption: anybody who reaches the address may ask. --host 0.0.0.0 opens it to the
 network; --allow-host names the server where it is asked under a name other than localhost.
 
 --normal PATH... shows the normal images that a picture resembles most, by the distance of their features,
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Serve until told to stop."""
+    """Serve until a signal stops it."""
     no_overrides(overrides)
     try:
         from lit_od.serving import server

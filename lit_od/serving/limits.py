@@ -56,4 +56,4 @@ class Refused(Exception):
 
 
 class ClientGone(Exception):
-    """Signal that the client has left: nobody waits for the answer."""
+    """Signal that the client has left, so that no answer is needed."""

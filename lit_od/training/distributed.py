@@ -44,7 +44,13 @@ class Processes:
     """
 
     def __init__(self, where: Place) -> None:
-        """Join the others, who do the same; torch.distributed has been initialised."""
+        """Join the other processes, which do the same.
+
+        torch.distributed must have been initialised.
+
+        Args:
+            where: Place of this process.
+        """
         self.rank, self.size = where.rank, where.size
         self.device, self.local_size = where.local_rank, where.local_size
         group = distributed.new_group(backend="gloo", timeout=WORK_TIMEOUT)
