@@ -1,4 +1,4 @@
-"""Detect outlier images: train with Lightning, export to ONNX, score anywhere without torch.
+"""Detect outlier images: train with Lightning, score with ONNX Runtime.
 
 The way of an image:
 
@@ -9,7 +9,8 @@ The way of an image:
     result = scorer.score(["a.png", "b.png"])
     result.score, result.p_value, result.is_outlier      # higher scores are more outlying
 
-`lit_od.training` trains and exports, `lit_od.evaluation` measures; nothing else imports torch.
+`lit_od.training` trains and exports, `lit_od.evaluation` measures, `lit_od.experiments` runs published experiments
+again. Only `training` and `experiments` import torch.
 """
 
 from lit_od.bundle.folder import Bundle

@@ -14,13 +14,16 @@ def suggest(name: object, known: list[str]) -> str:
 
 
 def integer(name: str, value: object, *, least: int, most: int | None = None) -> None:
-    """Raise ConfigError unless value is an int from least to most.
+    """Check that a value is an int from least to most.
 
     Args:
         name: The option's, for messages.
         value: The value.
         least: Least allowed value.
         most: Largest allowed value; None for no limit.
+
+    Raises:
+        ConfigError: If it is not.
     """
     span = f"of at least {least}" if most is None else f"from {least} to {most}"
     if type(value) is not int or value < least or (most is not None and value > most):
@@ -36,7 +39,7 @@ def number(
     most: float = math.inf,
     below: float = math.inf,
 ) -> None:
-    """Raise ConfigError unless value is a finite int or float within the given ends.
+    """Check that a value is a finite int or float within the given ends.
 
     Args:
         name: The option's, for messages.
@@ -45,10 +48,13 @@ def number(
         above: Largest value that is too small.
         most: Largest allowed value.
         below: Least value that is too large.
+
+    Raises:
+        ConfigError: If it is not.
     """
     if type(value) in (int, float):
-        given = float(value)  # type: ignore[arg-type]  # an int or a float
-        if math.isfinite(given) and least <= given <= most and above < given < below:
+        real = float(value)  # type: ignore[arg-type]  # an int or a float
+        if math.isfinite(real) and least <= real <= most and above < real < below:
             return
     start = f"({above:g}" if above > least else f"[{least:g}"
     stop = f"{below:g})" if below < most else f"{most:g}]"
@@ -68,12 +74,15 @@ def flag(name: str, value: object) -> None:
 
 
 def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise ConfigError unless value is one of the choices.
+    """Check that a value is one of the choices.
 
     Args:
         name: The option's, for messages.
         value: The value.
         choices: Allowed values.
+
+    Raises:
+        ConfigError: If it is not.
     """
     if type(value) is not str or value not in choices:
         raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

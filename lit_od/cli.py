@@ -1,6 +1,7 @@
-"""The program `lit-od`: parse, call, print. Each command is a module of `lit_od.commands`.
+"""The program `lit-od`: parse, call, print.
 
-Only the command that is called is imported, so that scoring starts without waiting for training.
+Each command is a module of `lit_od.commands`. Only the command that is called is imported, so that scoring starts
+without waiting for training.
 """
 
 import argparse
@@ -37,7 +38,7 @@ COMMANDS = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are ours: one line, exit status 2."""
+    """A parser whose errors are one line with exit status 2."""
 
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError instead of printing usage."""
@@ -45,7 +46,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `lit-od` with the given words, by default those of the command line; the exit status."""
+    """Run `lit-od` and return its exit status.
+
+    Args:
+        argv: Words of the command line; None takes those of this process.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -54,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; say nothing at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone: no message at exit
         return DONE
     except KeyboardInterrupt as stop:
         if debug:
@@ -102,15 +107,18 @@ def _run(words: list[str], *, debug: bool) -> int:
     except ConfigError:
         from lit_od.runtime.processes import is_first
 
-        if not is_first():  # every process of a job finds the same, and the first one says so
+        if not is_first():  # every process of a job finds the same, and the first one reports it
             return REFUSED
         raise
-    args.debug = debug  # processes that a command starts are told
+    args.debug = debug  # for the processes that a command starts
     return command.run(args, overrides)
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate overrides of a recipe, `--part.key VALUE` or `--part.key=VALUE`, from all other words."""
+    """Separate overrides of a recipe from all other words.
+
+    An override is `--part.key VALUE` or `--part.key=VALUE`.
+    """
     plain: list[str] = []
     overrides: list[str] = []
     rest = list(words)

@@ -9,7 +9,7 @@
     │   └── ExportError                the exported graph differs from the torch module
     └── MissingExtra   (ImportError)   a package that another installation extra brings
 
-Each message says what was wanted, what came, and the mend, in one line.
+Each message says in one line what was wanted, what was found, and the remedy.
 """
 
 from typing import NoReturn

@@ -17,25 +17,28 @@ OWN = frozenset({"lit_od", "timm", "torchvision"})
 
 
 def require_trusted(path: str, trust: Collection[str], key: str) -> None:
-    """Raise ConfigError unless an import path may be followed.
+    """Check that an import path may be followed.
 
     Importing a module runs its code.
 
     Args:
         path: "package.module:Class".
         trust: Paths that the caller trusts.
-        key: What names it, for messages.
+        key: The key or option that names it, for messages.
+
+    Raises:
+        ConfigError: If its code lies outside lit_od and the caller does not trust it.
     """
     if path not in trust and re.split("[.:]", path)[0] not in OWN:
         raise ConfigError(f"{key}: {path} runs code from outside lit_od when it is imported: add --trust {path}")
 
 
 def named(path: str, key: str) -> Any:
-    """Import what `package.module.NAME` or `package.module:NAME` names.
+    """Import the object that `package.module.NAME` or `package.module:NAME` names.
 
     Args:
         path: The import path.
-        key: What names it, for messages.
+        key: The key or option that names it, for messages.
 
     Raises:
         ConfigError: If it cannot be imported, or there is no such name.
@@ -59,7 +62,7 @@ def imported(path: str, base: type[T], key: str) -> type[T]:
 
     Args:
         path: The import path.
-        base: What the class must be derived from; nothing else is ever called.
+        base: Class from which it must be derived; nothing else is ever called.
         key: The recipe's key, for messages.
 
     Raises:
@@ -88,16 +91,19 @@ def defaults(function: Any) -> dict[str, Any]:
     return {each.name: each.default for each in parameters if each.default is not each.empty}
 
 
-def check_accepted(function: Any, given: Iterable[str], key: str) -> None:
-    """Raise ConfigError for a keyword that the function does not take.
+def check_accepted(function: Any, keywords: Iterable[str], key: str) -> None:
+    """Check that a function takes all of some keywords.
 
     Args:
         function: A class or function.
-        given: Keywords.
-        key: What names them, for messages.
+        keywords: The keywords.
+        key: The key or option that names them, for messages.
+
+    Raises:
+        ConfigError: If it does not take one of them.
     """
     names, open_ended = accepted(function)
-    for name in given:
+    for name in keywords:
         if name not in names and not open_ended:
             near = get_close_matches(name, names, n=1)
             known = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"

@@ -20,7 +20,7 @@ VERSIONED = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the distributions that a result may depend on."""
+    """Return the versions of Python and of the distributions in `VERSIONED`."""
     found = {"python": ".".join(str(part) for part in sys.version_info[:3])}
     for name in VERSIONED:
         try:

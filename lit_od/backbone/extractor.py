@@ -1,4 +1,4 @@
-"""Images through a backbone, batch by batch, while the next ones are decoded."""
+"""The extractor: a backbone that runs images batch by batch."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lit_od.backbone.model import Backbone, shape_text
 from lit_od.errors import BackboneError, DataError
-from lit_od.images.batching import GRAPH_BATCH, Batch, Made, batches
+from lit_od.images.batching import GRAPH_BATCH, Batch, Computed, batches
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source
 from lit_od.runtime.onnx_session import PROVIDERS
@@ -22,7 +22,7 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """A batch of images, and what was computed of its m readable ones.
+    """A batch of images with the outputs of its m readable ones.
 
     Attributes:
         batch: The sources, and the pixels of those that could be read.
@@ -37,7 +37,11 @@ class Extracted:
     scores: Scores = field(default_factory=lambda: np.empty(0))
 
     def require_sound(self) -> None:
-        """Raise DataError if an image could not be read or has outputs that are not finite, naming the first."""
+        """Check that all images could be read and have finite outputs.
+
+        Raises:
+            DataError: Otherwise; it names the first such image.
+        """
         self.batch.require_readable()
         if not self.finite.all():
             raise DataError(
@@ -48,7 +52,7 @@ class Extracted:
 
 @dataclass(frozen=True, slots=True)
 class Extractor:
-    """A backbone with all that it takes to run images through it.
+    """A backbone with the preparation and the threads of its images.
 
     Attributes:
         backbone: The loaded graph.
@@ -101,13 +105,13 @@ class Extractor:
         stream = iter(images)
         first = list(islice(stream, GRAPH_BATCH + 1))
         many = len(first) > GRAPH_BATCH and self.backbone.provider == PROVIDERS["cpu"]
-        then = _on_one_thread(self.backbone.single(), score if in_workers else None) if many else None
+        compute = _on_one_thread(self.backbone.single(), score if in_workers else None) if many else None
         every = chain(first, stream)
-        for batch in batches(every, self.preparation, batch_size=batch_size, threads=self.threads, then=then):
+        for batch in batches(every, self.preparation, batch_size=batch_size, threads=self.threads, compute=compute):
             if not len(batch.images):  # a graph need not know what to do with no image
                 yield Extracted(batch, np.empty((0, 0), np.float32), np.empty(0, bool), np.empty(0))
                 continue
-            outputs, *scored = batch.made or (self.backbone(batch.images),)
+            outputs, *scored = batch.computed or (self.backbone(batch.images),)
             if score is None:
                 yield Extracted(batch, outputs, _finite(outputs))
                 continue
@@ -117,10 +121,10 @@ class Extractor:
             yield Extracted(batch, outputs, *scored)
 
 
-def _on_one_thread(backbone: Backbone, score: Score | None) -> Callable[[Images], Made]:
-    """Return a function of images to outputs, and to `finite` and scores where the same thread scores."""
+def _on_one_thread(backbone: Backbone, score: Score | None) -> Callable[[Images], Computed]:
+    """Return a function that runs images, and scores them if a score is given."""
 
-    def run(images: Images) -> Made:
+    def run(images: Images) -> Computed:
         outputs = backbone(images)
         if score is None:
             return (outputs,)
@@ -133,7 +137,7 @@ def _on_one_thread(backbone: Backbone, score: Score | None) -> Callable[[Images]
 def finite_scores(outputs: Outputs, score: Score) -> tuple[NDArray[np.bool_], Scores]:
     """Score the images whose outputs are finite.
 
-    Detectors refuse what is not finite, so that outputs are looked at one by one only where there is cause.
+    Detectors refuse outputs that are not finite, so outputs are checked one by one only after a refusal.
 
     Args:
         outputs: Shape (m, ...).

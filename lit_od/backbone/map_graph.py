@@ -9,7 +9,7 @@ from lit_od.runtime.onnx_session import open_session, run_session
 from lit_od.types import Features, Images
 
 OUTPUTS = ("errors", "reconstruction")
-"""What a graph of heat maps gives, each float32 (n, h, w, c): squared errors, and pixels in [0, 1]."""
+"""Outputs of a graph of heat maps, float32 (n, h, w, c): squared errors, and pixels in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,7 +26,12 @@ class MapGraph:
 
     @classmethod
     def load(cls, model: bytes, *, threads: int | None = None, providers: Sequence[str] | None = None) -> Self:
-        """Open a graph; arguments as `Backbone.load` takes them.
+        """Open a graph.
+
+        Args:
+            model: The ONNX file's bytes.
+            threads: Threads of the session. None takes one a core.
+            providers: Execution providers in order of preference, as `Backbone.load` takes them.
 
         Raises:
             BackboneError: If the graph cannot be loaded, or gives no heat maps.
@@ -43,7 +48,10 @@ class MapGraph:
         return cls(session, inputs[0].name)
 
     def __call__(self, images: Images) -> tuple[Features, Features]:
-        """Squared errors and reconstructions of images (n, h, w, c), uint8, in their shape.
+        """Return squared errors and reconstructions of images, each in their shape.
+
+        Args:
+            images: Prepared images, (n, h, w, c) uint8.
 
         Raises:
             BackboneError: If the graph fails, or gives another shape.

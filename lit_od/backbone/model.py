@@ -1,4 +1,4 @@
-"""The ONNX Runtime session: uint8 images in, features or squared errors out. Its only home.
+"""The backbone: an ONNX graph from uint8 images to features or squared errors.
 
 A backbone is an ONNX graph with one input, uint8 (n, h, w, c), and one output, floating point:
 "features" (n, d) or "errors" (n, h, w, c). Scaling and normalisation are inside the graph.
@@ -26,7 +26,7 @@ class Backbone:
     Attributes:
         session: The onnxruntime.InferenceSession.
         input: Name of its input.
-        output: What it computes: "features" or "errors".
+        output: Name of its output: "features" or "errors".
         image_shape: (h, w, c) that it takes; None where it takes any.
         provider: The execution provider that runs it.
         threads: Threads of a run.
@@ -69,10 +69,11 @@ class Backbone:
         return cls(session, *_interface(session), provider=provider, threads=count, model=model)
 
     def single(self) -> Self:
-        """The same graph with one thread a run, for callers that run several batches at once.
+        """Return the same graph with one thread a run.
 
-        Two batches on a core each take less time than one after the other on two cores: a convolution's
-        parts wait for each other. The session is made when it is first wanted.
+        It is for callers that run several batches at once: two batches on a core each take less time than one after
+        the other on two cores, where a convolution's parts wait for each other. The session is opened by the first
+        call.
         """
         if self.threads == 1:
             return self
@@ -106,14 +107,18 @@ class Backbone:
 def _interface(
     session: Any,
 ) -> tuple[str, Output, tuple[int | None, int | None, int | None]]:
-    """Input name, output and image shape. Raises BackboneError where the graph is no backbone."""
+    """Read input name, output and image shape.
+
+    Raises:
+        BackboneError: If the graph is no backbone.
+    """
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or inputs[0].type != "tensor(uint8)" or len(inputs[0].shape) != 4:
-        came = ", ".join(f"{each.type} {each.shape}" for each in inputs)
-        raise BackboneError(f"a backbone takes one input, uint8 (n, h, w, c); this graph takes {came}")
+        found = ", ".join(f"{each.type} {each.shape}" for each in inputs)
+        raise BackboneError(f"a backbone takes one input, uint8 (n, h, w, c); this graph takes {found}")
     if len(outputs) != 1 or outputs[0].name not in ("features", "errors"):
-        came = ", ".join(each.name for each in outputs)
-        raise BackboneError(f'a backbone gives one output, "features" or "errors"; this graph gives {came}')
+        found = ", ".join(each.name for each in outputs)
+        raise BackboneError(f'a backbone gives one output, "features" or "errors"; this graph gives {found}')
     height, width, channels = (side if isinstance(side, int) else None for side in inputs[0].shape[1:])
     if isinstance(inputs[0].shape[0], int):
         raise BackboneError(f"a backbone takes any number of images; this graph takes {inputs[0].shape[0]}")
@@ -121,5 +126,5 @@ def _interface(
 
 
 def shape_text(shape: Sequence[int | None]) -> str:
-    """A shape for a person; None is any length."""
+    """Format a shape for a message; None is any length."""
     return ", ".join("any" if side is None else str(side) for side in shape)

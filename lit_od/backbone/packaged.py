@@ -9,13 +9,17 @@ from lit_od.formats.onnx_file import read_graph
 
 
 def shipped_backbones() -> dict[str, Path]:
-    """The ONNX backbones that ship with the package, by the name that a recipe gives them."""
+    """Return the files of the shipped backbones, by the names that recipes use."""
     folder = Path(str(resources.files("lit_od") / "assets"))
     return {f"{PACKAGED_BACKBONE}{path.stem}": path for path in sorted(folder.glob("*.onnx"))}
 
 
 def backbone_file(name: str) -> Path:
-    """The file that a recipe's `backbone` names. Raises ConfigError where there is none."""
+    """Return the file that a recipe's `backbone` names.
+
+    Raises:
+        ConfigError: If there is none.
+    """
     if name.startswith(PACKAGED_BACKBONE):
         known = shipped_backbones()
         if name not in known:
@@ -32,7 +36,12 @@ def backbone_file(name: str) -> Path:
 
 
 def read_packaged(name: str) -> tuple[bytes, int | None]:
-    """The ONNX file that a recipe's `backbone` names, and its opset."""
+    """Read the ONNX file that a recipe's `backbone` names, and its opset.
+
+    Raises:
+        BackboneError: If the file is no ONNX graph.
+        ConfigError: If there is no such file.
+    """
     model = backbone_file(name).read_bytes()
     try:
         return model, read_graph(model).opset
@@ -41,4 +50,4 @@ def read_packaged(name: str) -> tuple[bytes, int | None]:
 
 
 PACKAGED_BACKBONE = "lit_od:"
-"""What the name of a backbone begins with that ships with the package, as in lit_od:tf_efficientnet_lite0."""
+"""Prefix of the names of shipped backbones, as in lit_od:tf_efficientnet_lite0."""

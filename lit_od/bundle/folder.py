@@ -182,9 +182,9 @@ def rewrite(bundle: Bundle, manifest: Manifest, calibration: Calibration) -> Bun
 
 def require_replaceable(out: Path) -> None:
     """Raise ConfigError unless `out` is free, an empty folder or a bundle."""
-    there = os.path.lexists(out)
-    require_writable(out.resolve().parent if there else out)
-    if not there:
+    exists = os.path.lexists(out)
+    require_writable(out.resolve().parent if exists else out)
+    if not exists:
         return
     if out.is_dir():
         names = {entry.name for entry in out.iterdir()}
@@ -226,16 +226,16 @@ def _manifest_bytes(folder: Path) -> bytes:
     return _read(file)
 
 
-def _check_names(manifest: Manifest, there: Collection[str]) -> None:
+def _check_names(manifest: Manifest, present: Collection[str]) -> None:
     """Raise BundleError unless manifest and folder hold the same files of a bundle."""
     named = manifest.files.keys()
     if missing := sorted(_REQUIRED - named):
         raise BundleError(f"{MANIFEST} does not name {missing[0]}")
     if foreign := sorted(named - _REQUIRED - _OPTIONAL):
         raise BundleError(f"{MANIFEST} names a file that no bundle has: {one_line(repr(foreign[0]))}")
-    if missing := sorted(named - set(there)):
+    if missing := sorted(named - set(present)):
         raise BundleError(f"{missing[0]} is missing")
-    if extra := sorted(set(there) - named):
+    if extra := sorted(set(present) - named):
         raise BundleError(
             f"extra file {one_line(repr(extra[0]))}: a bundle holds what its manifest names and nothing else"
         )

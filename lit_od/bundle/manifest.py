@@ -74,7 +74,10 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class DetectorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The detector's kind or import path, the options it was fitted with, and the number of images that fitted it."""
+    """The detector: its kind or import path, its options, and the number of images.
+
+    The images are those that it was fitted on.
+    """
 
     kind: Annotated[str, Meta(max_length=256)]
     options: dict[str, Any]
@@ -120,7 +123,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A bundle's manifest; its parts are described in their own classes."""
+    """A bundle's manifest; its parts are described in their classes."""
 
     schema_version: int
     name: str

@@ -45,13 +45,13 @@ def model_card(manifest: Manifest, calibration: Calibration) -> str:
 
 def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str, str]]:
     """List facts about a bundle, each a name and a text."""
-    how, model, made = manifest.preparation, manifest.model, manifest.provenance
-    crop = f"centre crop {how.crop[0]}x{how.crop[1]}, then " if how.crop else ""
-    if how.crop_fraction is not None:
-        crop = f"centre crop of {how.crop_fraction:.0%}, then "
+    preparation, model, provenance = manifest.preparation, manifest.model, manifest.provenance
+    crop = f"centre crop {preparation.crop[0]}x{preparation.crop[1]}, then " if preparation.crop else ""
+    if preparation.crop_fraction is not None:
+        crop = f"centre crop of {preparation.crop_fraction:.0%}, then "
     rule = {key: value for key, value in calibration.rule.items() if key != "rule"}
     facts = [
-        ("images", f"{crop}{how.size[0]}x{how.size[1]} {how.mode}, {how.resize}"),
+        ("images", f"{crop}{preparation.size[0]}x{preparation.size[1]} {preparation.mode}, {preparation.resize}"),
         (
             "backbone",
             f"{_shape(model.input_shape)} uint8 to {model.output} {_shape(model.output_shape)}"
@@ -72,17 +72,21 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
             f"{calibration.scores.size:,} inliers, scores {calibration.scores[0]:.6g} to "
             f"{calibration.scores[-1]:.6g}, {calibration.flagged_share():.2%} above the threshold",
         ),
-        ("made", _value(made.created) + (f", seed {made.seed}" if made.seed is not None else "")),
+        ("made", _value(provenance.created) + (f", seed {provenance.seed}" if provenance.seed is not None else "")),
     ]
     pixels = manifest.calibration.pixel_threshold
     if pixels is not None:
         text = f"a squared error above {pixels:.6g} stands out: 1 % of the inliers' pixels have one"
         facts.insert(-1, ("pixels", text))
-    if made.recipe and made.recipe.get("description"):
-        facts.insert(0, ("made for", _value(made.recipe["description"], limit=400)))
+    if provenance.recipe and provenance.recipe.get("description"):
+        facts.insert(0, ("made for", _value(provenance.recipe["description"], limit=400)))
     facts += [
         (name, _pairs(pairs))
-        for name, pairs in (("data", made.data), ("metrics", made.metrics), ("versions", made.versions))
+        for name, pairs in (
+            ("data", provenance.data),
+            ("metrics", provenance.metrics),
+            ("versions", provenance.versions),
+        )
         if pairs
     ]
     return facts

@@ -32,7 +32,7 @@ def check_graph(name: str, data: bytes) -> Graph:
 
 
 def check_backbone(name: str, graph: Graph, manifest: Manifest) -> None:
-    """Raise BundleError unless the graph's input and output match the manifest.
+    """Check that the graph's input and output match the manifest.
 
     A side that the graph leaves free is fixed by the manifest: the images are prepared to its size.
 
@@ -40,25 +40,30 @@ def check_backbone(name: str, graph: Graph, manifest: Manifest) -> None:
         name: Name of the file, for messages.
         graph: The graph's interface.
         manifest: The bundle's manifest.
+
+    Raises:
+        BundleError: If they do not.
     """
     model = manifest.model
-    for what, ports, wanted, shape, elements in (
+    for direction, ports, wanted, shape, elements in (
         ("input", graph.inputs, model.input, model.input_shape, {UINT8}),
         ("output", graph.outputs, model.output, model.output_shape, set(_FLOATS)),
     ):
         if len(ports) != 1:
-            came = ", ".join(port.name for port in ports[:4]) or "none"
-            raise BundleError(f"{name} must have one {what}, {one_line(repr(wanted))}, got {one_line(came)}")
+            found = ", ".join(port.name for port in ports[:4]) or "none"
+            raise BundleError(f"{name} must have one {direction}, {one_line(repr(wanted))}, got {one_line(found)}")
         port = ports[0]
         if port.name != wanted:
             raise BundleError(
-                f"{name} has the {what} {one_line(repr(port.name))}, its manifest says {one_line(repr(wanted))}"
+                f"{name} has the {direction} {one_line(repr(port.name))}, its manifest says {one_line(repr(wanted))}"
             )
         if port.element not in elements:
-            kind = "uint8" if what == "input" else "floating point"
-            raise BundleError(f"{name}: {what} {wanted!r} must be {kind}, got ONNX' element type {port.element}")
-        if not _fits(port, shape, known=what == "input"):
-            raise BundleError(f"{name} has the {what} shape {_shown(port.shape)}, its manifest says {_shown(shape)}")
+            kind = "uint8" if direction == "input" else "floating point"
+            raise BundleError(f"{name}: {direction} {wanted!r} must be {kind}, got ONNX' element type {port.element}")
+        if not _fits(port, shape, known=direction == "input"):
+            raise BundleError(
+                f"{name} has the {direction} shape {_shown(port.shape)}, its manifest says {_shown(shape)}"
+            )
     if model.opset is not None and model.opset != graph.opset:
         raise BundleError(f"{name} is of opset {graph.opset or 'none'}, its manifest says {model.opset}")
 
@@ -75,12 +80,15 @@ def check_detector(detector: Detector, manifest: Manifest) -> None:
 
 
 def check_golden(name: str, data: bytes, manifest: Manifest) -> None:
-    """Raise BundleError unless the golden images' arrays match the manifest.
+    """Check that the golden images' arrays match the manifest.
 
     Args:
         name: Name of the file, for messages.
         data: Its contents.
         manifest: The bundle's manifest.
+
+    Raises:
+        BundleError: If they do not.
     """
     try:
         found = safetensors.check_header(data)

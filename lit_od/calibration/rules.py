@@ -200,7 +200,7 @@ def best_f1(inliers: Scores, outliers: Scores) -> float:
 
 
 def best_f1_cut(inliers: Scores, outliers: Scores) -> float:
-    """Return the highest score that is not flagged where F1 is best; -inf where every image is to be flagged.
+    """Return the cut of the best F1: images that score higher are flagged.
 
     Of equally good cuts it is the one that flags the fewest images.
 

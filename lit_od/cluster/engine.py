@@ -1,4 +1,4 @@
-"""Fit on a Ray cluster: workers send what they find in their share of the images, the driver merges it."""
+"""Fit on a Ray cluster: workers gather items of images, the driver merges them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,15 +20,21 @@ from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source, class_numbers
 from lit_od.types import Labels, Maps, Outputs, Scores
 
-Home: TypeAlias = tuple[bytes, Preparation, int, Sequence[str] | None]
-"""What a worker loads its engine from: the ONNX file, the preparation, its threads and its providers."""
+EngineSource: TypeAlias = tuple[bytes, Preparation, int, Sequence[str] | None]
+"""A worker's engine before it is loaded: the ONNX file, the preparation, threads and providers."""
 
 
 class FitWorker:
-    """A worker that turns an item into the partial state of its images, as bytes."""
+    """A worker that turns an item into the partial state of its images, as bytes.
 
-    def __init__(self, home: Home, spec: DetectorSpec, after: bytes | None) -> None:
-        self._engine, self._spec, self._after = _opened(home), spec, after
+    Args:
+        source: The engine to load.
+        spec: The detector.
+        after: State of the first pass, for the second of detectors that need two.
+    """
+
+    def __init__(self, source: EngineSource, spec: DetectorSpec, after: bytes | None) -> None:
+        self._engine, self._spec, self._after = _loaded(source), spec, after
 
     def __call__(self, data: bytes) -> bytes:
         """Return the state of an item's images."""
@@ -40,10 +46,10 @@ class FitWorker:
 
 
 class OutputWorker:
-    """A worker that turns an item into the outputs of its images, as a safetensors file."""
+    """A worker that turns an item into the outputs of its images, as safetensors."""
 
-    def __init__(self, home: Home) -> None:
-        self._engine = _opened(home)
+    def __init__(self, source: EngineSource) -> None:
+        self._engine = _loaded(source)
 
     def __call__(self, data: bytes) -> bytes:
         """Return the outputs of an item's images."""
@@ -51,10 +57,17 @@ class OutputWorker:
 
 
 class ScoreWorker:
-    """A worker that turns an item into the scores of its images, or into their maps."""
+    """A worker that turns an item into the scores of its images, or into their maps.
 
-    def __init__(self, home: Home, spec: DetectorSpec, state: bytes, maps: bool = False) -> None:
-        self._engine, self._detector, self._maps = _opened(home), spec.restore(safetensors.load(state)), maps
+    Args:
+        source: The engine to load.
+        spec: The detector.
+        state: Its state, as safetensors.
+        maps: Give maps instead of scores, where the detector has them.
+    """
+
+    def __init__(self, source: EngineSource, spec: DetectorSpec, state: bytes, maps: bool = False) -> None:
+        self._engine, self._detector, self._maps = _loaded(source), spec.restore(safetensors.load(state)), maps
 
     def __call__(self, data: bytes) -> bytes:
         """Return the scores of an item's images, or their maps."""
@@ -66,15 +79,17 @@ class ScoreWorker:
         return safetensors.save({"rows": rows})
 
 
-def _opened(home: Home) -> LocalEngine:
-    model, preparation, threads, providers = home
+def _loaded(source: EngineSource) -> LocalEngine:
+    model, preparation, threads, providers = source
     backbone = Backbone.load(model, threads=threads, providers=providers)
     return LocalEngine(Extractor(backbone, preparation, threads), quiet=True)
 
 
 @dataclass(frozen=True, slots=True)
 class RayEngine:
-    """The workers of a cluster, led by this process, which runs no image but the golden ones.
+    """The workers of a cluster, led by this process.
+
+    This process itself runs only the golden images.
 
     Attributes:
         extractor: The backbone of this process.
@@ -95,7 +110,20 @@ class RayEngine:
         return 1
 
     def gather(self, spec: DetectorSpec, images: Sequence[Source], *, after: bytes | None = None) -> PartialState:
-        """Accumulate the outputs of all images."""
+        """Accumulate the outputs of all images.
+
+        Args:
+            spec: The detector.
+            images: Inliers, at least one.
+            after: State of the first pass, for the second of detectors that need two.
+
+        Returns:
+            The merged states of all items.
+
+        Raises:
+            ConfigError: If an option is invalid.
+            DataError: If an image cannot be read, or has outputs that are not finite.
+        """
         labels = class_numbers(images) if spec.needs_labels else None
         parts = self._answers(FitWorker, (spec, after), images, "fitting", labels)
         return merged(parts, trust=spec.trust, after=first_pass(spec, after))
@@ -114,7 +142,16 @@ class RayEngine:
             yield safetensors.load(answer)["rows"]
 
     def score(self, detector: Detector, images: Sequence[Source], *, task: str) -> Scores:
-        """Return the scores of images in their order, shape (n,)."""
+        """Score images.
+
+        Args:
+            detector: The fitted detector.
+            images: The images, all readable.
+            task: Title of the progress bar.
+
+        Returns:
+            Scores in the order of the images, shape (n,).
+        """
         scores = self._rows(ScoreWorker, _sent(detector), images, task) if images else np.empty(0)
         return np.asarray(scores, np.float64)
 
@@ -126,14 +163,14 @@ class RayEngine:
     def _local(self) -> LocalEngine:
         return LocalEngine(self.extractor)
 
-    def _rows(self, worker: type[Any], given: tuple[Any, ...], images: Sequence[Source], task: str) -> Outputs:
-        answers = self._answers(worker, given, images, task)
+    def _rows(self, worker: type[Any], arguments: tuple[Any, ...], images: Sequence[Source], task: str) -> Outputs:
+        answers = self._answers(worker, arguments, images, task)
         return np.concatenate([safetensors.load(each)["rows"] for each in answers])
 
     def _answers(
         self,
         worker: type[Any],
-        given: tuple[Any, ...],
+        arguments: tuple[Any, ...],
         images: Sequence[Source],
         task: str,
         labels: Labels | None = None,
@@ -141,10 +178,10 @@ class RayEngine:
         """Yield the workers' answers in the order of the images."""
         model = self.extractor.backbone.model
         data = model if isinstance(model, bytes) else model.read_bytes()
-        home: Home = (data, self.extractor.preparation, self.pool.threads, self.pool.providers)
+        source: EngineSource = (data, self.extractor.preparation, self.pool.threads, self.pool.providers)
         work_items = list(items(images, workers=self.pool.workers, labels=labels))
         with tqdm(total=len(work_items), desc=task, unit="item", disable=None, leave=False) as bar:
-            for answer in self.pool.map(worker, (home, *given), work_items):
+            for answer in self.pool.map(worker, (source, *arguments), work_items):
                 bar.update()
                 yield answer
 

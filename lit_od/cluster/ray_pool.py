@@ -1,4 +1,4 @@
-"""Items through workers on a Ray cluster: the only home of Ray.
+"""A pool of workers on a Ray cluster, which answer items of work.
 
 Workers are actors of Ray Data. An item is bytes, and so is its answer. The items lie in the object store before
 the job begins: no task reads for the workers, which may therefore take every core (a task that waited for a
@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 from lit_od.errors import DataError, LitODError
 
 Work: TypeAlias = Callable[[bytes], bytes]
-"""From an item to its answer."""
+"""Function from an item to its answer."""
 
 RETRIES = 5
-"""Workers that may die over one item before the job is given up: an image may be what kills them."""
+"""Workers that may die over one item before the job is given up: its images may kill them."""
 
 
 _GOOD, _REFUSED = b"+", b"-"
@@ -28,7 +28,7 @@ class Pool:
     """Workers on a cluster that this process is connected to.
 
     Attributes:
-        workers: How many.
+        workers: Number of workers.
         threads: Threads, and cores, of each.
         gpus: GPUs of each, 0 or 1.
         providers: Execution providers of each, as `Backbone.load` takes them.
@@ -40,15 +40,18 @@ class Pool:
     providers: tuple[str, ...] = ("cpu",)
 
     def map(
-        self, make: Callable[..., Work], given: Sequence[Any], items: Iterable[bytes], *, ordered: bool = True
+        self, make: Callable[..., Work], arguments: Sequence[Any], items: Iterable[bytes], *, ordered: bool = True
     ) -> Iterator[bytes]:
-        """What the workers answer to each item, once each.
+        """Have the workers answer each item once.
 
         Args:
             make: Makes the work of one worker; called once in each.
-            given: Its arguments, sent to every worker.
-            items: What is to be done.
-            ordered: Whether answers come in the order of the items, or as they are ready.
+            arguments: Its arguments, sent to every worker.
+            items: The items.
+            ordered: Yield answers in the order of the items, not as they are ready.
+
+        Yields:
+            The answers.
 
         Raises:
             DataError: Where the work raises an error of this package; the message is the worker's.
@@ -61,18 +64,18 @@ class Pool:
         if not tables:
             return
         try:
-            for batch in _quietly(lambda: self._started(ray, make, given, tables, ordered)):
+            for batch in _without_warnings(lambda: self._start(ray, make, arguments, tables, ordered)):
                 for answer in batch["answer"]:
-                    yield _opened(answer.as_py())
+                    yield _unwrapped(answer.as_py())
         except LitODError:
             raise
         except Exception as error:  # Ray's own, of several kinds
             raise LitODError(f"the cluster gave the job up: {cause(error)}") from error
 
-    def _started(
-        self, ray: Any, make: Callable[..., Work], given: Sequence[Any], tables: list[Any], ordered: bool
+    def _start(
+        self, ray: Any, make: Callable[..., Work], arguments: Sequence[Any], tables: list[Any], ordered: bool
     ) -> Iterator[Any]:
-        """Tables of answers, as the workers give them."""
+        """Start the job; return an iterator over tables of answers."""
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         here = ray.data.DataContext.get_current()
         size = min(self.workers, len(tables))
@@ -84,7 +87,7 @@ class Pool:
             tables.clear()  # they are in the object store
             done = work.map_batches(
                 _Actor,
-                fn_constructor_args=(make, ray.put(list(given))),
+                fn_constructor_args=(make, ray.put(list(arguments))),
                 batch_size=1,  # a table has one row; of workers with GPUs Ray wants a number
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=size),
@@ -99,10 +102,10 @@ class Pool:
 
 
 class _Actor:
-    """What Ray Data runs in each worker."""
+    """The class that Ray Data runs in each worker."""
 
-    def __init__(self, make: Callable[..., Work], given: Any) -> None:
-        self._make, self._given = make, given
+    def __init__(self, make: Callable[..., Work], arguments: Any) -> None:
+        self._make, self._arguments = make, arguments
         self._work: Work | None = None
 
     def __call__(self, table: Any) -> Any:
@@ -117,14 +120,14 @@ class _Actor:
             if self._work is None:  # here, where its error is a message
                 import ray
 
-                self._work = self._make(*ray.get(self._given))
+                self._work = self._make(*ray.get(self._arguments))
             return _GOOD + self._work(item)
         except LitODError as error:
             return _REFUSED + str(error).encode(errors="surrogateescape")
 
 
-def _quietly(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-    """What an iterator of Ray's gives, without its warnings about its own parts."""
+def _without_warnings(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    """Iterate without the warnings that Ray gives about itself."""
     running: Iterator[Any] | None = None
     while True:
         with warnings.catch_warnings():
@@ -136,13 +139,13 @@ def _quietly(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         yield found
 
 
-def _opened(answer: bytes) -> bytes:
+def _unwrapped(answer: bytes) -> bytes:
     if answer[:1] == _REFUSED:
         raise DataError(answer[1:].decode(errors="surrogateescape"))
     return answer[1:]
 
 
 def cause(error: BaseException) -> str:
-    """Return the last line of one of Ray's errors, which is the one that tells."""
+    """Return the last line of one of Ray's errors, which names the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1][:300]}" if lines else type(error).__name__

@@ -17,7 +17,7 @@ from lit_od.scoring.scorer import Result, Scorer
 
 
 class _Verdicts(msgspec.Struct, frozen=True):
-    """A `Result` on its way; names and errors as the bytes of the file system, arrays as little-endian bytes."""
+    """An encoded `Result`: names as the file system's bytes, arrays little-endian."""
 
     name: list[bytes]
     score: bytes
@@ -27,7 +27,15 @@ class _Verdicts(msgspec.Struct, frozen=True):
 
 
 class VerdictWorker:
-    """The work of one worker: from an item to the verdicts on its images."""
+    """A worker that turns an item into the verdicts on its images.
+
+    Args:
+        manifest: The bundle's encoded manifest.
+        files: The bundle's other files.
+        threads: Threads of the worker.
+        providers: Execution providers, as `Backbone.load` takes them.
+        batch_size: Images a run.
+    """
 
     def __init__(
         self,
@@ -38,13 +46,13 @@ class VerdictWorker:
         batch_size: int,
     ) -> None:
         read = manifests.decode(manifest)
-        # The driver has read it, and trusts its detector.
+        # the driver has read it, and trusts its detector
         bundle = Bundle.of_files(Path(os.devnull), read, files, trust=(read.detector.kind,))
         self._scorer = Scorer.of(bundle, threads=threads, providers=providers)
         self._batch_size = batch_size
 
     def __call__(self, item: bytes) -> bytes:
-        """Verdicts on the images of an item, encoded."""
+        """Return the encoded verdicts on the images of an item."""
         results = self._scorer.stream(decode(item).sources(), batch_size=self._batch_size)
         return encoded(Result.joined(list(results)))
 
@@ -57,20 +65,20 @@ def score_images(
     batch_size: int = BATCH_SIZE,
     ordered: bool = True,
 ) -> Iterator[Result]:
-    """Verdicts on all images, once each, as `Scorer.stream` gives them.
+    """Score all images, once each, as `Scorer.stream` does.
 
     Args:
         pool: Workers.
-        bundle: What scores; its files are sent to the workers.
+        bundle: The bundle that scores; its files are sent to the workers.
         sources: Images that the workers can reach.
         batch_size: Images a run.
-        ordered: Whether verdicts come in the order of the images, or as items are done.
+        ordered: Yield verdicts in the order of the images, not as items are done.
 
     Yields:
         Verdicts on the next images.
     """
-    given = (manifests.encode(bundle.manifest), dict(bundle.files), pool.threads, pool.providers, batch_size)
-    for answer in pool.map(VerdictWorker, given, items(sources, workers=pool.workers), ordered=ordered):
+    arguments = (manifests.encode(bundle.manifest), dict(bundle.files), pool.threads, pool.providers, batch_size)
+    for answer in pool.map(VerdictWorker, arguments, items(sources, workers=pool.workers), ordered=ordered):
         yield decoded(answer)
 
 

@@ -1,9 +1,8 @@
-"""Items of work: runs of consecutive images, told in so few bytes that a worker finds them.
+"""Items of work: runs of consecutive images, as the few bytes that name them.
 
 Items begin and end where one process would begin and end a batch, as in `fitting.shards`, so the graph is given the
-batches that one process would give it, and a score does not depend on how many workers there are. Of these places
-they take those where row groups begin, if there are such: a worker that begins in the middle of a group reads what
-is before it too.
+batches that one process would give it, and a score does not depend on the number of workers. They begin at the start
+of a row group where they can: a worker that begins in the middle of a group reads the rows before it too.
 """
 
 import os
@@ -28,13 +27,13 @@ from lit_od.images.split import Subset
 from lit_od.runtime.threads import threads_of_a_generator
 
 ITEMS_A_WORKER = 64
-"""Items are made so large that each worker gets about so many: fewer are uneven at the end, more cost more."""
+"""Items that each worker gets, about: with fewer some workers end late, more cost more."""
 
 MOST_ITEMS = 1 << 16
-"""More items than this the driver does not hand out, however many workers there are: each takes it milliseconds."""
+"""Most items of a job, whatever the number of workers: each costs the driver milliseconds."""
 
 FETCHERS = 16
-"""Threads that wait for object stores, in each worker: they wait, and take no core."""
+"""Threads that fetch from object stores, in each worker: they wait, and take no core."""
 
 _AHEAD = 4 * FETCHERS
 
@@ -49,9 +48,9 @@ class _Url(msgspec.Struct, frozen=True, tag="url"):
 
 
 class _Rows(msgspec.Struct, frozen=True, tag="rows", omit_defaults=True):
-    """Rows of a row group: `count` that follow each other, of which a bit each in `chosen` says whether it is meant.
+    """Rows among `count` consecutive ones of a row group.
 
-    The first of them is called `shown`#`number`. Without `chosen` all are meant.
+    Rows whose bit in `chosen` is set are taken; without `chosen` all are. The first row is called `shown`#`number`.
     """
 
     url: str
@@ -87,8 +86,8 @@ class Item(msgspec.Struct, frozen=True):
 
     Attributes:
         first: Number of the first among all.
-        count: How many.
-        places: Where they are.
+        count: Number of images.
+        places: Files, URLs, rows or pixels from which a worker reads them.
         labels: Their class numbers as int64, or nothing.
     """
 
@@ -98,7 +97,10 @@ class Item(msgspec.Struct, frozen=True):
     labels: bytes = b""
 
     def sources(self) -> Sequence[Source]:
-        """The images; who goes through them has those of object stores and tables fetched a little ahead."""
+        """Return the images.
+
+        Iterating over them fetches those of object stores and tables a little ahead.
+        """
         return _Run(self)
 
 
@@ -110,14 +112,23 @@ class _Run(LazySequence[Source]):
         return self._item.count
 
     def __iter__(self) -> Iterator[Source]:
-        return _fetched(source for place in self._item.places for source in _found(place))
+        return _fetched(source for place in self._item.places for source in _sources(place))
 
     def at(self, row: int) -> Source:
         return next(islice(self, row, None))
 
 
 def items(sources: Sequence[Source], *, workers: int, labels: np.ndarray | None = None) -> Iterator[bytes]:
-    """All images in items, encoded, in their order."""
+    """Cut all images into items.
+
+    Args:
+        sources: The images.
+        workers: Number of workers.
+        labels: Class numbers of the images, shape (n,), where they have classes.
+
+    Yields:
+        The encoded items in the order of the images.
+    """
     start = 0
     for stop in _ends(sources, item_count(workers)):
         numbers = b"" if labels is None else np.ascontiguousarray(labels[start:stop], np.int64)
@@ -127,17 +138,20 @@ def items(sources: Sequence[Source], *, workers: int, labels: np.ndarray | None 
 
 
 def item_count(workers: int) -> int:
-    """Into how many items a long job is cut; a short one makes fewer."""
+    """Return the number of items that a long job is cut into; a short one has fewer."""
     return min(ITEMS_A_WORKER * workers, max(MOST_ITEMS, 4 * workers))
 
 
 def decode(data: bytes) -> Item:
-    """An item that `items` has encoded."""
+    """Decode an item that `items` has encoded."""
     return msgspec.msgpack.decode(data, type=Item)
 
 
 def _ends(sources: Sequence[Source], parts: int) -> Iterator[int]:
-    """Where items end: with the shares of so many parts, or a little before, where a row group begins."""
+    """Yield the rows where items end.
+
+    They end with the shards of so many parts, or a little before, where a row group begins.
+    """
     last = 0
     for part in range(parts):
         rows = shard(len(sources), part, parts)
@@ -152,7 +166,7 @@ def _ends(sources: Sequence[Source], parts: int) -> Iterator[int]:
 
 
 def _group_start(sources: Sequence[Source], row: int) -> int:
-    """The first row that lies in the same row group; the row itself where there are no groups."""
+    """Return the first row of a row's group; the row itself if it has none."""
     match sources:
         case ImageList():
             return sources.group_start(row)
@@ -163,17 +177,20 @@ def _group_start(sources: Sequence[Source], row: int) -> int:
 
 
 def _places(sources: Sequence[Source], rows: range) -> Iterator[_Place]:
-    """Where images of consecutive numbers lie; those of a row group of an `ImageList` are one place."""
+    """Yield the places of consecutive images.
+
+    Those of a row group of an `ImageList` are one place.
+    """
     if isinstance(sources, ImageList):
-        yield from _in_parts(sources, np.arange(rows.start, rows.stop))
+        yield from _places_of_rows(sources, np.arange(rows.start, rows.stop))
     elif isinstance(sources, Subset) and isinstance(sources.whole, ImageList):
-        yield from _in_parts(sources.whole, sources.rows[rows.start : rows.stop])
+        yield from _places_of_rows(sources.whole, sources.rows[rows.start : rows.stop])
     else:
         yield from map(_place, sources[rows.start : rows.stop])
 
 
-def _in_parts(images: ImageList, rows: NDArray[np.intp]) -> Iterator[_Place]:
-    """Where the images of some ascending rows lie."""
+def _places_of_rows(images: ImageList, rows: NDArray[np.intp]) -> Iterator[_Place]:
+    """Yield the places of the images of some ascending rows."""
     for number in range(bisect_right(images.ends, rows[0]), bisect_right(images.ends, rows[-1]) + 1):
         part, end = images.parts[number], images.ends[number]
         inner = rows[slice(*np.searchsorted(rows, (end - len(part), end)))] - (end - len(part))
@@ -186,7 +203,7 @@ def _in_parts(images: ImageList, rows: NDArray[np.intp]) -> Iterator[_Place]:
         chosen = np.zeros(count, bool)
         chosen[inner - first] = True
         bits = b"" if chosen.all() else np.packbits(chosen).tobytes()
-        yield _Rows(_everywhere(part.url), part.url, part.group, first, part.first + first, count, bits)
+        yield _Rows(_absolute(part.url), part.url, part.group, first, part.first + first, count, bits)
 
 
 def _place(source: Source) -> _Place:
@@ -194,7 +211,7 @@ def _place(source: Source) -> _Place:
     match source:
         case PackedImage():
             shown, _, number = source.name.rpartition("#")
-            return _Rows(_everywhere(source.url), shown, source.group, source.row, int(number), 1)
+            return _Rows(_absolute(source.url), shown, source.group, source.row, int(number), 1)
         case StoredImage():
             return _Url(source.url)
         case ImageFile():
@@ -210,11 +227,11 @@ def _place(source: Source) -> _Place:
             raise TypeError("an image that is open in this process cannot be sent to another")
 
 
-def _everywhere(url: str) -> str:
+def _absolute(url: str) -> str:
     return url if "://" in url else str(Path(url).absolute())
 
 
-def _found(place: _Place) -> Iterator[Source]:
+def _sources(place: _Place) -> Iterator[Source]:
     match place:
         case _File(path, name):
             yield ImageFile(Path(os.fsdecode(path)), os.fsdecode(name or path))
@@ -233,7 +250,7 @@ def _found(place: _Place) -> Iterator[Source]:
 
 
 def _fetched(sources: Iterator[Source]) -> Iterator[Source]:
-    """The same images in the same order; what lies elsewhere is fetched by threads, a window ahead."""
+    """Yield the images in order; threads fetch those of object stores and tables."""
     with (
         threads_of_a_generator(FETCHERS, "lit_od-fetch") as pool,
         threads_of_a_generator(1, "lit_od-table") as reader,  # a table is read in order

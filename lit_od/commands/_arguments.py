@@ -19,20 +19,29 @@ if TYPE_CHECKING:
 
 
 def no_overrides(overrides: list[str]) -> None:
-    """Raise ConfigError if a command that takes no recipe was given an override of one."""
+    """Raise ConfigError if there are overrides, in a command that takes no recipe."""
     if overrides:
         raise ConfigError(f"unknown option {overrides[0]}: overrides go with recipes (fit, train, export)")
 
 
 def only_overrides(overrides: list[str], *names: str, why: str) -> None:
-    """Raise ConfigError if an override is neither one of these keys nor within one; `why` says what the rest is."""
+    """Check that overrides change only some keys.
+
+    Args:
+        overrides: Overrides of the command line.
+        names: Keys that may change, with all keys within them.
+        why: Predicate of the message, for any other key.
+
+    Raises:
+        ConfigError: If another key is changed.
+    """
     for path, _ in parse_overrides(overrides):
         if not any(path == name or path.startswith(f"{name}.") for name in names):
             raise ConfigError(f"--{path} {why}: leave it out. What can be changed is {', '.join(names)}")
 
 
 def add_row_arguments(parser: argparse.ArgumentParser, *, forms: Sequence[str] = ("csv", "jsonl")) -> None:
-    """Declare where the rows of a command go, and their form."""
+    """Declare file and form of a command's rows."""
     parser.add_argument("--out", metavar="FILE", help="write the rows there instead of standard output")
     parser.add_argument("--format", choices=forms, default="csv", help="form of the rows (csv)")
 
@@ -61,14 +70,14 @@ def add_trust_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def read_bundle(folder: str | Path, args: argparse.Namespace) -> Bundle:
-    """Read a bundle; say on standard error if its detector is imported by its path."""
+    """Read a bundle; report on standard error if its detector is imported."""
     bundle = Bundle.read(folder, trust=args.trust)
     say_imported(bundle.detector.kind, args)
     return bundle
 
 
 def say_imported(kind: str, args: argparse.Namespace) -> None:
-    """Say on standard error if a detector is imported by its path."""
+    """Report on standard error if a detector is imported by its path."""
     if kind in args.trust:
         print(f"lit-od: {kind} is imported, which --trust allows", file=sys.stderr)
 
@@ -80,8 +89,8 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", metavar="N", type=positive, help="--engine ray: workers (one a core or GPU)")
 
 
-def cluster_of(args: argparse.Namespace) -> "AbstractContextManager[Pool]":
-    """The cluster that `add_engine_arguments` and `add_session_arguments` have declared."""
+def open_cluster(args: argparse.Namespace) -> "AbstractContextManager[Pool]":
+    """Open the cluster that the arguments of engine and session name."""
     from lit_od.cluster.connect import cluster
 
     return cluster(args.address, workers=args.workers, threads=args.threads, provider=args.provider)
@@ -95,20 +104,24 @@ def require_engine(args: argparse.Namespace, *options: str) -> None:
 
 
 class Session(TypedDict):
-    """How a backbone is to be run, as `Scorer.of` takes it."""
+    """Options of a backbone's session, as `Scorer.of` takes them."""
 
     threads: int | None
     providers: list[str] | None
 
 
 def session_options(args: argparse.Namespace) -> Session:
-    """What `add_session_arguments` has declared."""
+    """Return the options that `add_session_arguments` declares."""
     return {"threads": args.threads, "providers": [args.provider] if args.provider else None}
 
 
 @contextmanager
 def extra(name: str = "train,cpu") -> Iterator[None]:
-    """Raise MissingExtra, which names the extra to install, where an import inside the block finds no module."""
+    """Raise MissingExtra where an import inside the block finds no module.
+
+    Args:
+        name: Extra to install, for the message.
+    """
     try:
         yield
     except ModuleNotFoundError as error:
@@ -122,7 +135,11 @@ def named_folder(word: str) -> tuple[str, str]:
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1, from the command line."""
+    """Parse a whole number of at least 1 from the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is none.
+    """
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)
@@ -141,10 +158,10 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def recipe_of(args: argparse.Namespace, overrides: list[str]) -> Recipe:
-    """The recipe with the command line's overrides."""
-    own = {"seed": args.seed, "early_stopping": args.early_stopping}
-    return read(args.recipe, [*overrides, *(f"--{key}={value}" for key, value in own.items() if value is not None)])
+def read_recipe(args: argparse.Namespace, overrides: list[str]) -> Recipe:
+    """Read the recipe with the command line's overrides."""
+    options = {"seed": args.seed, "early_stopping": args.early_stopping}
+    return read(args.recipe, [*overrides, *(f"--{key}={value}" for key, value in options.items() if value is not None)])
 
 
 def add_outliers_argument(parser: argparse.ArgumentParser) -> None:

@@ -14,16 +14,16 @@ from lit_od.recipes.overrides import folder, parse_overrides
 from lit_od.recipes.partition import NAMED_SETS
 from lit_od.recipes.roots import data_root
 
-OF_SETS = ("data.root", "data.test", "data.classes", "data.outlier_classes", "evaluation")
-"""Keys of a recipe that say which images a bundle is looked at with."""
+SET_KEYS = ("data.root", "data.test", "data.classes", "data.outlier_classes", "evaluation")
+"""Keys of a recipe that choose the images by which a bundle is evaluated."""
 
 
 AGAINST = "against "
-"""Begins the names of recorded figures, by set of outliers."""
+"""Prefix of the names of recorded figures, by set of outliers."""
 
 
 def add_set_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the bundle and the sets that it is looked at with."""
+    """Declare the bundle and the sets by which it is evaluated."""
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument("--inliers", metavar="PATH", action="append", default=[], help="inliers; may be repeated")
     parser.add_argument(
@@ -32,7 +32,12 @@ def add_set_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) -> ImageSets:
-    """The sets that the arguments name, or those of the bundle's recipe.
+    """Find the sets that the arguments name, or those of the bundle's recipe.
+
+    Args:
+        args: The command's arguments.
+        overrides: Overrides of the bundle's recipe.
+        bundle: The bundle.
 
     Raises:
         ConfigError: If only one kind of set is named, or an override has no place.
@@ -42,7 +47,7 @@ def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) 
         raise ConfigError("--inliers and --outliers go together: give both, or neither for the recipe's own sets")
     preparation = bundle.manifest.preparation
     if not args.inliers:
-        only_overrides(overrides, *OF_SETS, why="changes nothing of a finished bundle")
+        only_overrides(overrides, *SET_KEYS, why="changes nothing of a finished bundle")
         recipe = override(sets.recipe_of(bundle), overrides)
         return sets.sets_of_recipe(recipe, preparation, sets=torchvision_sets, of=bundle)
     no_overrides([f"--{path}" for path, _ in parse_overrides(overrides) if path != "data.root"])
@@ -51,7 +56,9 @@ def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) 
 
 
 def torchvision_sets(root: Path, *, download: bool = True) -> SetOpener:
-    """Return an opener of torchvision's sets, which imports torch only once one of them is named.
+    """Return an opener of torchvision's sets.
+
+    It imports torch only if one of them is named.
 
     Args:
         root: Folder that torchvision's classes read.
@@ -69,7 +76,7 @@ def torchvision_sets(root: Path, *, download: bool = True) -> SetOpener:
 
 
 def sets_root(overrides: list[str]) -> Path:
-    """Where the sets lie that a command line names: --data.root, else LIT_OD_DATA, else the working folder."""
+    """Return --data.root, else LIT_OD_DATA, else the working folder."""
     return data_root(folder("data.root", dict(parse_overrides(overrides)).get("data.root")))
 
 

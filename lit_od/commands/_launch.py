@@ -1,8 +1,8 @@
-"""The processes of one job: those that torchrun or SLURM has started, or those that a command starts itself.
+"""Run a command in the processes of one job, or start them.
 
-Torch is loaded where there are several, and by them alone. Torch's own launcher does not serve: it puts each process
-into a session of its own, where Ctrl-C does not reach it and where it outlives a launcher that is killed, ends the
-others before they can end by themselves, and tells of a failure at length.
+The processes are started by torchrun, by SLURM or by a command. Torch is loaded only where there are several. Torch's
+launcher does not serve: it gives each process a new session, where Ctrl-C does not reach it and where it outlives a
+launcher that is killed; it ends the others before they can end by themselves, and reports a failure at length.
 """
 
 import os
@@ -24,33 +24,42 @@ from lit_od.runtime.processes import ALONE, Group, place
 from lit_od.runtime.threads import available_threads
 
 GRACE = 10.0
-"""Seconds that the others have to end by themselves once one has failed, and again once they are asked to."""
+"""Seconds that others have to end by themselves once one has failed, and again after SIGTERM."""
 
 _POLL = 0.05
 
 _HELD = "LIT_OD_HELD"
-"""Set where standard input is a pipe that whoever has started this process holds open."""
+"""Variable that is set where standard input is a pipe that the starter holds open."""
 
 
 def each_process(work: Callable[[Group], int]) -> int:
-    """Do a command's work, in each of the processes that have been started for it; the exit status.
+    """Do a command's work in each process that was started for it.
 
-    What stops one of them stops all; one says why.
+    A process that stops stops all; one reports why.
+
+    Args:
+        work: The work, given the processes; it returns an exit status.
+
+    Returns:
+        The exit status.
     """
     if os.environ.pop(_HELD, None) is not None:
         _end_with_starter()
     where = place()
     if where is None:
         return work(ALONE)
-    # torch would tell at length, from its inside, that another process has ended
+    # else torch reports at length that another process has ended
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with extra():
         from lit_od.training.distributed import run_distributed
     return run_distributed(where, work)
 
 
-def wanted(trainer: Mapping[str, Any]) -> int:
-    """How many processes a recipe's trainer asks this command to start: one a device.
+def process_count(trainer: Mapping[str, Any]) -> int:
+    """Return the number of processes that this command starts: one a device.
+
+    Args:
+        trainer: Options of the recipe's trainer.
 
     Raises:
         ConfigError: If several machines are asked for, which no process can start.
@@ -73,8 +82,17 @@ def wanted(trainer: Mapping[str, Any]) -> int:
     return max(1, gpus())
 
 
-def words_of(name: str, args: Namespace, overrides: Sequence[str]) -> list[str]:
-    """The command line that a command's arguments were parsed from, its own program name left out."""
+def command_line(name: str, args: Namespace, overrides: Sequence[str]) -> list[str]:
+    """Return the words from which a command's arguments were parsed.
+
+    Args:
+        name: The command.
+        args: Its arguments.
+        overrides: Its overrides.
+
+    Returns:
+        The words without the program's name.
+    """
     words = [name]
     for key, value in vars(args).items():
         option = f"--{key.replace('_', '-')}"
@@ -91,7 +109,15 @@ def words_of(name: str, args: Namespace, overrides: Sequence[str]) -> list[str]:
 
 
 def launch(count: int, words: Sequence[str]) -> int:
-    """Run `lit-od` with the given words in so many processes of this machine; the exit status of the first to fail."""
+    """Run `lit-od` in several processes of this machine.
+
+    Args:
+        count: Number of processes.
+        words: Words of the command line.
+
+    Returns:
+        The exit status of the first process that fails, else 0.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -114,10 +140,10 @@ def launch(count: int, words: Sequence[str]) -> int:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         for rank in range(count):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            running.append(subprocess.Popen(command, env=shared | own, stdin=subprocess.PIPE))
+            ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            running.append(subprocess.Popen(command, env=shared | ranks, stdin=subprocess.PIPE))
         return _watch(running)
-    except KeyboardInterrupt:  # a terminal interrupts all of them, and one says so
+    except KeyboardInterrupt:  # a terminal interrupts all of them, and one reports it
         _end(running)
         if INTERRUPTED in (process.poll() for process in running):
             return INTERRUPTED
@@ -131,7 +157,11 @@ def launch(count: int, words: Sequence[str]) -> int:
 
 
 def _watch(running: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for all; after the first failure end the others. The first failure's status, else 0."""
+    """Wait for all processes; end them after the first failure.
+
+    Returns:
+        The status of the first failure, else 0.
+    """
     while True:
         codes = [process.poll() for process in running]
         failed = next((code for code in codes if code), 0)
@@ -139,14 +169,14 @@ def _watch(running: Sequence[subprocess.Popen[bytes]]) -> int:
             break
         time.sleep(_POLL)
     if failed == -signal.SIGKILL:
-        # it cannot say so itself
+        # it cannot report that itself
         print(f"lit-od: process {codes.index(failed)} of {len(codes)} was killed", file=sys.stderr)
     _end(running)
     return 128 - failed if failed < 0 else failed
 
 
 def _end(running: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Wait until all have ended: by themselves, else asked to, else killed."""
+    """Wait until all have ended: by themselves, else by SIGTERM, else by SIGKILL."""
     for force in (subprocess.Popen.terminate, subprocess.Popen.kill):
         deadline = time.monotonic() + GRACE
         while any(process.poll() is None for process in running):
@@ -158,9 +188,9 @@ def _end(running: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _end_with_starter() -> None:
-    """End this process at once when the one that has started it is gone, even if that was killed.
+    """End this process at once when its starter ends, even if that was killed.
 
-    Else it would go on, and the job started again would write into the same run.
+    Otherwise it would go on while the job, started again, writes into the same run.
     """
     held = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -9,17 +9,17 @@ DONE, INCOMPLETE, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 
 class Command(Protocol):
-    """What a module of `lit_od.commands` holds."""
+    """Interface of a module of `lit_od.commands`."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
 
     def run(self, args: argparse.Namespace, overrides: list[str]) -> int:
-        """Carry the command out; the exit status."""
+        """Carry the command out and return the exit status."""
 
 
 def written(bundle: Bundle, seconds: float) -> str:
-    """What was written, in two lines."""
+    """Describe a written bundle in two lines, and a smaller bank in one more."""
     detector, calibration = bundle.manifest.detector, bundle.calibration
     size = sum(entry.size for entry in bundle.manifest.files.values()) / 2**20
     return (
@@ -32,7 +32,7 @@ def written(bundle: Bundle, seconds: float) -> str:
 
 
 def _bank(bundle: Bundle) -> str:
-    """What a smaller bank keeps and costs, a line; nothing where the bank is whole or was not compared."""
+    """Describe a bank smaller than its rows in a line; empty without such a bank."""
     bank = bundle.manifest.provenance.metrics.get("bank")
     if not isinstance(bank, dict):
         return ""

@@ -1,4 +1,6 @@
-"""Classify images by bundles, one a class: the class whose p-value is largest, or none below --level.
+"""Classify images by bundles, one a class, or as none of them.
+
+The class is the one whose p-value is largest; none if that lies below --level.
 
 --bundle takes a bundle, which is called by its folder's name, or NAME=BUNDLE. A PATH is what lit-od score
 takes. Columns: path, class, p_value (the class'), one p_value.NAME for each class, error. Of equal
@@ -48,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Classify; 1 if some image could not be read."""
+    """Classify; return 1 if some image could not be read."""
     no_overrides(overrides)
     named = [_named(each) for each in args.bundle]
     names = [name for name, _ in named]
@@ -69,6 +71,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _named(word: str) -> tuple[str, Path]:
+    """Parse name and folder of a class from BUNDLE or NAME=BUNDLE."""
     name, folder = named_folder(word)
     if not name or not folder:
         raise ConfigError(f"--bundle {word}: wanted BUNDLE or NAME=BUNDLE")
@@ -76,7 +79,7 @@ def _named(word: str) -> tuple[str, Path]:
 
 
 def _rows(classes: Classification, names: Sequence[str]) -> Iterator[tuple[object, ...]]:
-    """The rows of some images: path, class, its p-value, the p-values of all, error."""
+    """Yield rows of path, class, its p-value, the p-values of all classes and error."""
     for row, (path, label, error) in enumerate(zip(classes.name, classes.label, classes.error, strict=True)):
         by_class = [float(classes.p_values[name][row]) for name in names]
         known = [None if math.isnan(each) else each for each in by_class]

@@ -1,4 +1,6 @@
-"""How well a bundle tells inliers from outliers: AUROC, AUPR, FPR at 95 % TPR with confidence intervals.
+"""Measure how well a bundle tells inliers from outliers.
+
+It prints AUROC, AUPR and FPR at 95 % TPR with confidence intervals.
 
 Without --inliers and --outliers, the sets of the bundle's own recipe. PATHs as in lit-od score, and
 torchvision's sets: mnist:test:8,9, fashion-mnist:test, cifar10:all (under --data.root or LIT_OD_DATA).
@@ -58,7 +60,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _record(bundle: Bundle, found: Evaluation) -> None:
-    """Write what does not depend on the threshold, which may be moved, into the manifest; shares of 1."""
+    """Write figures that do not depend on the threshold into the manifest."""
     kept = {name: value for name, value in bundle.manifest.provenance.metrics.items() if not name.startswith(AGAINST)}
     for name, each in found.outliers.items():
         area = each.figures["auroc"]

@@ -1,6 +1,6 @@
-"""A bundle from a checkpoint: export, fit a detector, calibrate, prove and write; nothing is trained.
+"""Make a bundle of a checkpoint: export, fit a detector, calibrate, write.
 
-The checkpoint holds the recipe that it was trained by; --detector KIND and overrides change it:
+Nothing is trained. The checkpoint holds the recipe that it was trained by; --detector KIND and overrides change it:
 --detector.shrinkage 0.1, --calibration.rule mean_std, --data.root DIR ...
 Several processes, started by torchrun or srun, share the work; the bundle does not depend on how many they are.
 """
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Write the bundle and say what it is."""
+    """Write the bundle and describe it."""
     return each_process(lambda group: _export(args, overrides, group))
 
 

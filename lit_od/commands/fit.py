@@ -1,4 +1,4 @@
-"""The whole job from a recipe: train, export, fit the detector, calibrate, prove and write the bundle.
+"""Carry out a recipe: train, export, fit the detector, calibrate, write.
 
 RECIPE is a shipped recipe's bare name (lit-od recipes) or a YAML file. `folder` needs no more than a
 folder of normal images, and no torch: lit-od fit folder --data.root NORMAL_IMAGES --out BUNDLE.
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import msgspec
 
-from lit_od.commands._arguments import add_recipe_arguments, extra, positive, recipe_of, say_imported
-from lit_od.commands._launch import each_process, launch, wanted, words_of
+from lit_od.commands._arguments import add_recipe_arguments, extra, positive, read_recipe, say_imported
+from lit_od.commands._launch import command_line, each_process, launch, process_count
 from lit_od.commands._status import DONE, written
 from lit_od.errors import ConfigError
 from lit_od.fitting.from_recipe import fit_onnx, require_no_run
@@ -35,15 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Write the bundle and say what it is."""
+    """Write the bundle and describe it."""
     recipe = cache(lambda: _recipe(args, overrides))
-    if place() is None and (count := wanted(recipe().trainer)) > 1:
-        return launch(count, words_of("fit", args, overrides))
+    if place() is None and (count := process_count(recipe().trainer)) > 1:
+        return launch(count, command_line("fit", args, overrides))
     return each_process(lambda group: _fit(recipe(), args, group))
 
 
 def _recipe(args: argparse.Namespace, overrides: list[str]) -> Recipe:
-    recipe = recipe_of(args, overrides)
+    recipe = read_recipe(args, overrides)
     return recipe if args.backbone is None else msgspec.structs.replace(recipe, backbone=args.backbone)
 
 

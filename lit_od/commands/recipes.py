@@ -1,4 +1,4 @@
-"""List the shipped recipes, or print one, to start a recipe of your own."""
+"""List the shipped recipes, or print one to start another from it."""
 
 import argparse
 
@@ -14,7 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Print names and descriptions, or one recipe's YAML."""
+    """Print names and descriptions, or one recipe's YAML.
+
+    Raises:
+        ConfigError: If there is no such recipe.
+    """
     no_overrides(overrides)
     known = shipped()
     if args.name is None:

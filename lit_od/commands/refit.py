@@ -1,10 +1,10 @@
-"""New statistics from new normal images, on the same backbone, without torch.
+"""Fit the statistics of a bundle anew on new normal images, without torch.
 
 The images are split into a part that fits (80 %) and one that calibrates (20 %), by seed; the bundle's
 threshold rule is applied anew (max_f1 with --outliers) and its golden images are renewed. Options of the
 detector and of the rule: --detector.k 5, --calibration.rule percentile --calibration.q 99.5 ...
 
---engine ray has the graph run on a Ray cluster, and merges what its workers have found; PATHs as in lit-od score.
+--engine ray runs the graph on a Ray cluster and merges its workers' statistics; PATHs as in lit-od score.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from lit_od.commands._arguments import (
     add_engine_arguments,
     add_outliers_argument,
     add_session_arguments,
-    cluster_of,
     no_overrides,
+    open_cluster,
     read_bundle,
     require_engine,
     say_imported,
@@ -57,24 +57,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Write the new bundle and say what it is."""
+    """Write the new bundle and describe it."""
     out = Path(args.out)
     require_engine(args, "address", "workers")
     started = time.perf_counter()
     bundle = read_bundle(args.bundle, args)
     spec, rule, paths = _options(bundle, args, overrides)
-    spec.check()  # its options, and that what fits it is installed, before any image is read
+    spec.check()  # options and installed packages, before any image is read
     if spec.kind != bundle.detector.kind:
         say_imported(spec.kind, args)
     _require_labels(spec, args.labels)
-    look = find_with_urls if args.engine == "ray" else find
-    fit, calibration = fit_and_calibration_parts(look(args.paths), seed=args.seed)
-    images = FitImages(fit, calibration, outliers=look(paths) if paths else [])
+    find_images = find_with_urls if args.engine == "ray" else find
+    fit, calibration = fit_and_calibration_parts(find_images(args.paths), seed=args.seed)
+    images = FitImages(fit, calibration, outliers=find_images(paths) if paths else [])
     model, old = bundle.files[BACKBONE], bundle.manifest
     with ExitStack() as stack:
         engine: Engine
         if args.engine == "ray":
-            pool = stack.enter_context(cluster_of(args))
+            pool = stack.enter_context(open_cluster(args))
             # this process runs a few golden images: the GPUs are the workers'
             backbone = Backbone.load(model, threads=args.threads, providers=["cpu"])
             engine = RayEngine(Extractor(backbone, old.preparation, args.threads), pool)
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 def _options(
     bundle: Bundle, args: argparse.Namespace, overrides: list[str]
 ) -> tuple[DetectorSpec, dict[str, Any], list[str]]:
-    """Detector and rule of the bundle, changed as the command line says, and PATHs of outliers."""
+    """Return the detector, the rule and PATHs of outliers, as the command line says."""
     entry, kind = bundle.manifest.detector, args.detector
     detector = {"kind": entry.kind, **entry.options} if kind is None else {"kind": kind}
     rule = {key: value for key, value in bundle.calibration.rule.items() if key != "outliers"}  # their number alone
@@ -118,7 +118,7 @@ def _options(
 
 
 def _require_labels(spec: DetectorSpec, labels: str | None) -> None:
-    """Raise ConfigError unless the images' classes are known where the detector wants them."""
+    """Raise ConfigError if the detector needs the images' classes and none are given."""
     if spec.needs_labels and labels is None:
         raise ConfigError(
             f"{spec.kind} is class-conditional and needs the images' classes: give class folders and "

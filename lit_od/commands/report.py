@@ -30,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Score the sets, write the page and print the table."""
+    """Score the sets, write the page and print the table.
+
+    Raises:
+        ConfigError: If --out names no page, or an option is invalid.
+    """
     with extra():
         from lit_od.evaluation.report import report
     out = Path(args.out)

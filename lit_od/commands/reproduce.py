@@ -1,4 +1,4 @@
-"""Run a published experiment from end to end and print its figures; or all of them, in one table.
+"""Run a published experiment, or all, from end to end and print its figures.
 
 NAME is one of:
   mnist-digits  the Mahalanobis notebook
@@ -13,7 +13,7 @@ The data are looked for under --data.root or LIT_OD_DATA; where they are missing
 them. vgg16-gmm, one-class and doc-sneakers take overrides of their recipe, as fit does: a file with weights, for
 instance, by --model.init_args.checkpoint_path FILE. With all, such an override begins with the experiment:
 --vgg16-gmm.model.init_args.checkpoint_path FILE; and what came to its end in --out before is not run again.
-A smoke run (--quick) has a folder of its own, runs/NAME-quick; in one folder neither takes the other's place.
+A smoke run (--quick) is kept in another folder, runs/NAME-quick; in one folder neither replaces the other.
 """
 
 import argparse
@@ -39,11 +39,11 @@ EXPERIMENTS = {
     "cats-autoencoder": frozenset({"budget"}),
     "doc-sneakers": frozenset({"budget", "overrides"}),
 }
-"""What each experiment takes besides the data root and what all take; its module is `lit_od.experiments.NAME`."""
+"""Options of each experiment besides those of all; its module is `lit_od.experiments.NAME`."""
 
 ALL = "all"
 UNPUBLISHED = frozenset({"one-class"})
-"""What `all` leaves out: no source has its figures."""
+"""Experiments that `all` leaves out: no source has their figures."""
 
 NOT_ALL = ("cache", "recipe", "data", "contamination")
 """Options that `all` does not take."""
@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Run the experiment, print its tables, keep them beside its bundles."""
+    """Run the experiment, print its tables and keep them with its bundles."""
     if args.name == ALL:
         return _run_all(args, overrides)
     options = _options(args, overrides, _out(args, _title(args)))
@@ -91,20 +91,20 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _run_all(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Run every published experiment, one after the other; INCOMPLETE if one was refused."""
+    """Run every published experiment in turn; return INCOMPLETE if one was refused."""
     for name in NOT_ALL:
         if getattr(args, name) is not None:
             raise ConfigError(f"{ALL} takes no --{name}: leave it out")
     out = _out(args, ALL)
-    wanted = {}
-    for name, own in _by_experiment(overrides).items():
+    experiments = {}
+    for name, words in _by_experiment(overrides).items():
         budget = args.budget if "budget" in EXPERIMENTS[name] else None
-        given = argparse.Namespace(**{**vars(args), "name": name, "budget": budget})
-        wanted[name] = _options(given, own, out / name)
-    for name, options in wanted.items():
+        arguments = argparse.Namespace(**{**vars(args), "name": name, "budget": budget})
+        experiments[name] = _options(arguments, words, out / name)
+    for name, options in experiments.items():
         together.require_own_folder(name, options)
     finished, refused = [], 0
-    for name, options in wanted.items():
+    for name, options in experiments.items():
         ended = together.take_up(name, options)
         if ended is None:
             print(f"{name} ...", file=sys.stderr, flush=True)
@@ -122,12 +122,12 @@ def _run_all(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _out(args: argparse.Namespace, title: str) -> Path:
-    """The folder that was named, or the one that runs of this title have; a smoke run's own is another."""
+    """Return the named folder, else that of this title; smoke runs have another."""
     return Path(args.out or Path("runs") / (f"{title}-quick" if args.quick else title))
 
 
 def _carried_out(name: str, options: ExperimentOptions) -> tuple[ExperimentResult, Finished]:
-    """Run an experiment and keep what it gave in its folder."""
+    """Run an experiment and keep its result in its folder."""
     started = time.perf_counter()
     report = _experiment(name).run(options)
     together.keep_report(report, options.out)
@@ -135,13 +135,16 @@ def _carried_out(name: str, options: ExperimentOptions) -> tuple[ExperimentResul
 
 
 def _by_experiment(overrides: list[str]) -> dict[str, list[str]]:
-    """The overrides of each published experiment: those that begin with its name, and the data root."""
+    """Divide overrides between the published experiments.
+
+    Each gets those that begin with its name, and the data root.
+    """
     words: dict[str, list[str]] = {name: [] for name in EXPERIMENTS if name not in UNPUBLISHED}
     for path, value in parse_overrides(overrides):
         name, _, rest = path.partition(".")
         if path == "data.root":
-            for own in words.values():
-                own += ["--data.root", str(value)]
+            for each in words.values():
+                each += ["--data.root", str(value)]
         elif name in words and rest and "overrides" in EXPERIMENTS[name]:
             words[name] += [f"--{rest}", str(value)]
         else:
@@ -151,10 +154,10 @@ def _by_experiment(overrides: list[str]) -> dict[str, list[str]]:
 
 
 def _options(args: argparse.Namespace, overrides: list[str], out: Path) -> ExperimentOptions:
-    """How the experiment of this name is to be run; its folder is made.
+    """Return the options of an experiment; make its folder.
 
     Raises:
-        ConfigError: If it does not take what was given.
+        ConfigError: If the experiment does not take an option.
     """
     takes = EXPERIMENTS[args.name]
     for name in sorted({"budget", *NOT_ALL} - takes):
@@ -181,6 +184,6 @@ def _experiment(name: str) -> Any:
 
 
 def _title(args: argparse.Namespace) -> str:
-    """The experiment, or the recipe and the set that it is carried out on."""
+    """Return the name of the experiment, or of its recipe and set."""
     recipe = Path(args.recipe or args.name).stem
     return f"{recipe}-on-{Path(args.data).name}" if args.data else recipe

@@ -28,8 +28,8 @@ from lit_od.commands._arguments import (
     add_engine_arguments,
     add_row_arguments,
     add_session_arguments,
-    cluster_of,
     no_overrides,
+    open_cluster,
     read_bundle,
     require_engine,
     session_options,
@@ -91,13 +91,13 @@ def _here(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> tuple[i
 
 
 def _on_cluster(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> tuple[int, Iterator[Result]]:
-    """Number of images, and verdicts on them by workers."""
+    """Return the number of images, and verdicts on them by workers."""
     if args.maps:
         raise ConfigError("--maps are drawn by this process alone: leave out --engine ray")
     from lit_od.cluster.scoring import score_images
     from lit_od.images.find_remote import find_with_urls
 
     sources = find_with_urls(args.paths)
-    pool = stack.enter_context(cluster_of(args))
+    pool = stack.enter_context(open_cluster(args))
     results = score_images(pool, bundle, sources, batch_size=args.batch_size, ordered=not args.unordered)
     return len(sources), results

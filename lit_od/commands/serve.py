@@ -3,10 +3,10 @@
 Both are at the address that is printed, by default for this machine alone. The interface is the Open
 Inference Protocol, version 2, with binary tensors: POST /v2/models/NAME/infer takes `images`, UINT8
 (n, h, w, c), or `encoded`, BYTES (n), image files (base64 where they are in the JSON), and gives score,
-p_value, is_outlier and error; clients written for it work as they are. NAME is the bundle's folder, or
+p_value, is_outlier and error; clients written for it work unchanged. NAME is the bundle's folder, or
 what stands before it: NAME=BUNDLE.
 
-There is no password and no encryption: whoever reaches the address may ask. --host 0.0.0.0 opens it to the
+There is no password and no encryption: anybody who reaches the address may ask. --host 0.0.0.0 opens it to the
 network; --allow-host names the server where it is asked under a name other than localhost.
 
 --normal PATH... shows the normal images that a picture resembles most, by the distance of their features,
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Serve until told to stop."""
+    """Serve until a signal stops it."""
     no_overrides(overrides)
     try:
         from lit_od.serving import server
@@ -70,8 +70,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         models = {
             name: Model.load(name, bundle, normal=normal, **session_options(args)) for name, bundle in bundles.items()
         }
-        engine = WorkQueue(workers=thread_count(args.threads), queue=limits.queue)
-        app = application(models, engine, limits=limits, normal=normal, hosts=[args.host, *args.allow_host])
+        queue = WorkQueue(workers=thread_count(args.threads), capacity=limits.queue)
+        app = application(models, queue, limits=limits, normal=normal, hosts=[args.host, *args.allow_host])
         where = server.address(listener)
 
         def ready() -> None:
@@ -80,17 +80,24 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         try:
             server.serve(app, listener, limits=limits, ready=ready)
         finally:
-            engine.close()
+            queue.close()
     return DONE
 
 
 def named(bundles: Sequence[str]) -> dict[str, str]:
-    """Folders of bundles by the names that they are served under. Raises ConfigError where two have one name."""
+    """Return the folders of bundles by the names under which they are served.
+
+    Args:
+        bundles: Each BUNDLE or NAME=BUNDLE.
+
+    Raises:
+        ConfigError: If a bundle has no name, or two have the same.
+    """
     found: dict[str, str] = {}
-    for given in bundles:
-        name, path = named_folder(given)
+    for word in bundles:
+        name, path = named_folder(word)
         if not name or "/" in name or not name.isprintable():
-            raise ConfigError(f"{given} has no name to serve it under: give it one, as NAME={path}")
+            raise ConfigError(f"{word} has no name to serve it under: give it one, as NAME={path}")
         if name in found:
             raise ConfigError(f"{found[name]} and {path} are both named {name}: give one another, as NAME={path}")
         found[name] = path
@@ -98,7 +105,7 @@ def named(bundles: Sequence[str]) -> dict[str, str]:
 
 
 def _limits(args: argparse.Namespace) -> Limits:
-    given = {
+    values = {
         "body": args.max_body and MIB * args.max_body,
         "memory": args.max_body and max(Limits().memory, 2 * MIB * args.max_body),
         "images": args.max_images,
@@ -107,7 +114,7 @@ def _limits(args: argparse.Namespace) -> Limits:
         "queue": args.queue,
         "patience": args.patience,
     }
-    return Limits(**{name: value for name, value in given.items() if value})
+    return Limits(**{name: value for name, value in values.items() if value})
 
 
 def _megapixels(text: str) -> int:

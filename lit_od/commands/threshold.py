@@ -1,8 +1,8 @@
-"""Show or set the threshold of a bundle; the model and the detector stay as they are.
+"""Show or set the threshold of a bundle.
 
-Without --value or --rule it shows what share of the calibration inliers each threshold flags, the
-interval of the false-positive rate that this promises on new inliers and, with --outliers, what share
-of the outliers it finds. Rule max_f1 takes its threshold from the calibration inliers and --outliers.
+Model and detector stay unchanged. Without --value or --rule it shows the share of the calibration inliers that each
+threshold flags, the interval of the false-positive rate that this promises on new inliers and, with --outliers, the
+share of the outliers that it finds. Rule max_f1 takes its threshold from the calibration inliers and --outliers.
 """
 
 import argparse
@@ -49,7 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Show the rates, or write the bundle anew with another threshold."""
+    """Show the rates, or write the bundle anew with another threshold.
+
+    Raises:
+        ConfigError: If options do not go together.
+    """
     no_overrides(overrides)
     bundle = read_bundle(args.bundle, args)
     options = {name: getattr(args, name) for name in ("n", "q", "rate") if getattr(args, name) is not None}
@@ -85,7 +89,9 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def rates(calibration: Calibration, outliers: Scores | None = None) -> str:
-    """A table of thresholds: the inliers above each, the interval of that rate, and the outliers above it.
+    """Format a table of thresholds with the rates of images above each.
+
+    It has the share of inliers, the interval of that rate and the share of outliers.
 
     Args:
         calibration: Calibration scores and the rule in force.
@@ -122,6 +128,6 @@ def rates(calibration: Calibration, outliers: Scores | None = None) -> str:
 
 
 def _scores(bundle: Bundle, sources: Sequence[Source], args: argparse.Namespace) -> Scores:
-    """Scores of images that must all be readable, shape (n,)."""
+    """Score images that must all be readable, shape (n,)."""
     scorer = Scorer.of(bundle, **session_options(args))
     return LocalEngine(scorer.extractor).score(scorer.detector, sources, task="scoring")

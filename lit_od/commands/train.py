@@ -1,9 +1,10 @@
-"""Only the training: a run folder with best.ckpt, metrics.csv, config.yaml and learning curves.
+"""Train only: no bundle is made.
 
-RECIPE and overrides as in lit-od fit; lit-od export makes a bundle of the checkpoint.
+The run folder gets best.ckpt, metrics.csv, config.yaml and learning curves. RECIPE and overrides as in lit-od fit;
+lit-od export makes a bundle of the checkpoint.
 
 --trainer.devices N trains in N processes of this machine; torchrun and srun start them on several. Each takes
-data.batch_size images a step, and the learning rate stays as it is: --trainer.scale_learning_rate linear or sqrt
+data.batch_size images a step, and the learning rate stays the recipe's: --trainer.scale_learning_rate linear or sqrt
 multiplies it by their number or its root. --trainer.accumulate_grad_batches N, --trainer.precision bf16-mixed,
 --trainer.compile true and, on GPUs, --trainer.sync_batchnorm true.
 
@@ -18,14 +19,14 @@ from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
-from lit_od.commands._arguments import add_recipe_arguments, extra, recipe_of
-from lit_od.commands._launch import each_process, launch, wanted, words_of
+from lit_od.commands._arguments import add_recipe_arguments, extra, read_recipe
+from lit_od.commands._launch import command_line, each_process, launch, process_count
 from lit_od.commands._status import DONE
 from lit_od.errors import ConfigError
 from lit_od.runtime.processes import Group, is_first, place
 
 LAST = "last"
-"""What --resume alone stands for."""
+"""Value of --resume without a checkpoint."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,13 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Train and say where the checkpoint is."""
+    """Train and print the checkpoint's path."""
     if place() is None:
-        recipe = recipe_of(args, overrides)
+        recipe = read_recipe(args, overrides)
         if args.out is None and args.resume is None:
             args.out = str(Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}")
-        if (count := wanted(recipe.trainer)) > 1:
-            return launch(count, words_of("train", args, overrides))
+        if (count := process_count(recipe.trainer)) > 1:
+            return launch(count, command_line("train", args, overrides))
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         return each_process(lambda group: _train(args, overrides, group))
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 def _train(args: argparse.Namespace, overrides: list[str], group: Group) -> int:
     if args.out is None:
         raise ConfigError("give --out RUN: a run that is resumed or shared by processes needs its folder's name")
-    recipe, out = recipe_of(args, overrides), Path(args.out)
+    recipe, out = read_recipe(args, overrides), Path(args.out)
     with extra("train,cpu"):
         from lit_od.training.loop.train import resumable, train
     resume = resumable(out) if args.resume == LAST else Path(args.resume) if args.resume else None

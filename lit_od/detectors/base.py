@@ -26,7 +26,7 @@ CACHED_VALUES = 1 << 16
 class Detector(Protocol):
     """A fitted detector. Higher scores are more outlying.
 
-    A detector derives from this class and gives what is abstract here. It is registered in
+    A detector derives from this class and implements its abstract members. It is registered in
     `lit_od.detectors.registry`, or goes by its import path, which then is its kind.
 
     Attributes:
@@ -95,7 +95,7 @@ class Detector(Protocol):
 
     @classmethod
     def require_installed(cls, settings: Any) -> None:
-        """Raise MissingExtra if fitting with these options needs a package that is not installed."""
+        """Raise MissingExtra if fitting with these options needs a missing package."""
         del settings
 
     @classmethod
@@ -113,7 +113,7 @@ class Detector(Protocol):
         """Return an empty accumulator for the second pass of a detector that takes two.
 
         Args:
-            after: What the first pass gathered from all images.
+            after: Accumulator of the first pass over all images.
             first_row: Number of the first row it will see, among the rows of all accumulators.
 
         Raises:
@@ -135,7 +135,7 @@ class PixelDetector(Detector, Protocol):
 
 
 class Accumulator(Protocol):
-    """Gathers a stream of outputs, batch by batch, and freezes into a detector."""
+    """An accumulator of outputs, batch by batch, that becomes a detector."""
 
     @property
     def settings(self) -> Any:
@@ -150,11 +150,15 @@ class Accumulator(Protocol):
         ...
 
     def merge(self, other: Self, /) -> None:
-        """Take over what an accumulator with the same options has seen of the next rows."""
+        """Merge an accumulator with the same options that has seen the next rows."""
         ...
 
     def finish(self) -> Detector:
-        """Return the fitted detector. Raises DataError where the rows do not suffice."""
+        """Return the fitted detector.
+
+        Raises:
+            DataError: If the rows do not suffice.
+        """
         ...
 
     def state(self) -> Arrays:
@@ -162,7 +166,7 @@ class Accumulator(Protocol):
         ...
 
     def restore(self, state: Arrays, /) -> None:
-        """Take over what `state()` gave, in place of the own.
+        """Replace all that was gathered by a `state()`.
 
         Raises DataError where the arrays do not fit together.
         """

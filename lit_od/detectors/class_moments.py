@@ -1,4 +1,4 @@
-"""Moments of features, class by class: gathered, merged and sent to other processes."""
+"""An accumulator of moments of features, class by class."""
 
 from typing import Generic, Self, TypeVar
 
@@ -15,7 +15,7 @@ Options = TypeVar("Options")
 
 
 class MomentsAccumulator(Generic[Options]):
-    """Gathers moments: one set of sums, or one a class where a subclass tells classes apart.
+    """An accumulator of moments: one set of sums, or in subclasses one a class.
 
     Attributes:
         settings: The detector's options.
@@ -43,7 +43,7 @@ class MomentsAccumulator(Generic[Options]):
         self.of_class(0, width).update(features)
 
     def merge(self, other: Self) -> None:
-        """Take over what an accumulator with the same options has gathered, by class.
+        """Merge an accumulator with the same options, class by class.
 
         Raises:
             ConfigError: If the options differ.
@@ -62,7 +62,7 @@ class MomentsAccumulator(Generic[Options]):
         return self.moments[label]
 
     def state(self) -> Arrays:
-        """Return the sums of k classes side by side: k labels, and each sum with k in front of its shape."""
+        """Return the sums of k classes: k labels, and each sum stacked to (k, ...)."""
         if not self.moments:
             return {}
         labels = sorted(self.moments)
@@ -72,7 +72,7 @@ class MomentsAccumulator(Generic[Options]):
         }
 
     def restore(self, state: Arrays) -> None:
-        """Take over what `state()` gave, in place of the own sums.
+        """Replace the sums by those of a `state()`.
 
         Raises:
             DataError: If the arrays do not fit together.

@@ -45,7 +45,7 @@ def whitener(covariance: Stats, mend: str) -> Stats:
 
     Args:
         covariance: Shape (d, d).
-        mend: What the user can do if the covariance is singular, one sentence.
+        mend: One sentence of the message: the remedy for a singular covariance.
 
     Raises:
         DataError: If the covariance is singular to working precision.
@@ -55,7 +55,7 @@ def whitener(covariance: Stats, mend: str) -> Stats:
     except np.linalg.LinAlgError:
         singular = True
     else:
-        # The squared pivot is the variance that the features before it leave unexplained.
+        # the squared pivot is the variance that the features before it leave unexplained
         singular = bool((factor.diagonal() ** 2 < SINGULAR * covariance.diagonal()).any())
     if singular:
         raise DataError(f"the covariance of {len(covariance)} features is singular. {mend}")

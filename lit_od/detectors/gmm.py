@@ -224,7 +224,7 @@ class GMM(Detector):
 
 
 class GMMAccumulator(MomentsAccumulator[GMMOptions]):
-    """Gathers moments for one component, a reservoir of rows for several.
+    """An accumulator of moments for one component, of sampled rows for several.
 
     Attributes:
         store: The reservoir; empty for one component.
@@ -248,7 +248,7 @@ class GMMAccumulator(MomentsAccumulator[GMMOptions]):
             super().update(features)
 
     def merge(self, other: Self) -> None:
-        """Take over what an accumulator with the same options has seen of the next rows.
+        """Merge an accumulator with the same options that has seen the next rows.
 
         Raises:
             ConfigError: If the options differ.
@@ -262,7 +262,7 @@ class GMMAccumulator(MomentsAccumulator[GMMOptions]):
         return self.store.state() if self.settings.components > 1 else super().state()
 
     def restore(self, state: Arrays) -> None:
-        """Take over what `state()` gave, in place of the own rows.
+        """Replace the sums and rows by those of a `state()`.
 
         Raises:
             DataError: If the arrays do not fit together.

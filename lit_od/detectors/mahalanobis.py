@@ -212,7 +212,7 @@ class Mahalanobis(Detector):
 
 
 class MahalanobisAccumulator(MomentsAccumulator[MahalanobisOptions]):
-    """Gathers moments: one set of sums a class, or a single one."""
+    """An accumulator of moments: one set of sums a class, or a single one."""
 
     __slots__ = ()
 

@@ -63,7 +63,7 @@ def ledoit_wolf_shrinkage(count: int, scatter: Stats, fourth_moments: float) -> 
 
 
 class Moments:
-    """Accumulates count, mean and the sums above over batches of rows.
+    """Count, mean and the sums above, accumulated over batches of rows.
 
     Args:
         width: Values a row, d.
@@ -72,26 +72,26 @@ class Moments:
     __slots__ = (
         "_centred",
         "_count",
-        "_cubes",
         "_filled",
         "_first",
+        "_fourth_moments",
         "_lag",
         "_pending",
         "_point",
-        "_quarts",
         "_scatter",
+        "_third_moments",
         "width",
     )
 
     def __init__(self, width: int) -> None:
         self.width = width
         self._count = 0
-        self._point = np.zeros(width)  # where the sums are taken about: the mean of so many rows
+        self._point = np.zeros(width)  # the sums are taken about it: the mean of `_centred` rows
         self._centred = 0
         self._first = np.zeros(width)  # sum y, shape (d,)
         self._scatter = np.broadcast_to(0.0, (width, width))  # takes no memory; copied when it changes
-        self._cubes = np.zeros(width)
-        self._quarts = 0.0
+        self._third_moments = np.zeros(width)
+        self._fourth_moments = 0.0
         self._lag: list[Stats] = []
         self._pending = np.empty((0, width))
         self._filled = 0
@@ -128,13 +128,13 @@ class Moments:
     def third_moments(self) -> Stats:
         """Sum of ||y||^2 y about the mean, shape (d,)."""
         self._centre()
-        return self._cubes.copy()
+        return self._third_moments.copy()
 
     @property
     def fourth_moments(self) -> float:
         """Sum of ||y||^4 about the mean."""
         self._centre()
-        return self._quarts
+        return self._fourth_moments
 
     def update(self, batch: Features) -> None:
         """Take rows of shape (n, d); n may be 0.
@@ -164,14 +164,18 @@ class Moments:
             raise DataError(f"moments to merge must have one width, got {self.width} and {other.width}")
         self._flush()
         other._centre()
-        self._absorb(other._count, other._point, other._scatter, other._cubes, other._quarts)
+        self._absorb(other._count, other._point, other._scatter, other._third_moments, other._fourth_moments)
 
     def ledoit_wolf_shrinkage(self) -> float:
-        """Return the Ledoit-Wolf shrinkage of the rows' covariance, in [0, 1]."""
+        """Return the Ledoit-Wolf shrinkage of the rows' covariance, in [0, 1].
+
+        Raises:
+            DataError: If there are no rows.
+        """
         if self.count == 0:
             raise DataError("shrinkage needs at least one row, got none")
         self._centre()
-        return ledoit_wolf_shrinkage(self._count, self._scatter, self._quarts)
+        return ledoit_wolf_shrinkage(self._count, self._scatter, self._fourth_moments)
 
     def state(self) -> Arrays:
         """Return the sums as plain arrays, for another process or a file."""
@@ -198,8 +202,8 @@ class Moments:
             raise DataError(f"array 'count' of the state must not be negative, got {moments._count}")
         moments._centred, moments._point = moments._count, mean
         moments._scatter = _finite_square(state, len(mean))  # copied when it changes
-        moments._cubes = take(state, "third_moments", (len(mean),), most=math.inf)
-        moments._quarts = float(take(state, "fourth_moments", (1,), most=math.inf)[0])
+        moments._third_moments = take(state, "third_moments", (len(mean),), most=math.inf)
+        moments._fourth_moments = float(take(state, "fourth_moments", (1,), most=math.inf)[0])
         return moments
 
     def _flush(self) -> None:
@@ -207,8 +211,8 @@ class Moments:
             return
         rows = self._pending[: self._filled]
         self._filled = 0
-        # Taking the first row off first keeps every digit of the mean of rows far from the origin,
-        # and makes the scatter of a constant column exactly zero.
+        # subtracting the first row keeps every digit of the mean of rows far from the origin, and makes
+        # the scatter of a constant column exactly zero
         first = rows[0].copy()
         rows -= first
         mean = rows.mean(axis=0)
@@ -217,24 +221,24 @@ class Moments:
         self._absorb(len(rows), first + mean, rows.T @ rows, squares @ rows, float(squares @ squares))
 
     def _absorb(self, count: int, mean: Stats, scatter: Stats, third_moments: Stats, fourth_moments: float) -> None:
-        """Add another part's sums about its own mean, which stay as they are."""
+        """Add another part's sums about its mean, without changing them."""
         if count == 0:
             return
         if self._count + count > 2 * self._centred:
             self._centre_blocks()
             if count > self._count:  # the larger part's mean is the nearer one to that of all
-                mine = self._count, self._point, self._scatter, self._cubes, self._quarts
+                smaller = self._count, self._point, self._scatter, self._third_moments, self._fourth_moments
                 self._count = self._centred = count
-                self._point, self._scatter, self._cubes, self._quarts = (
+                self._point, self._scatter, self._third_moments, self._fourth_moments = (
                     mean,
                     scatter.copy(),
                     third_moments,
                     fourth_moments,
                 )
-                self._absorb(*mine)
+                self._absorb(*smaller)
                 return
         shift = mean - self._point
-        third_moments, fourth_moments = _seen_from(
+        third_moments, fourth_moments = _moved(
             shift, count, scatter @ shift, float(np.trace(scatter)), third_moments, fourth_moments
         )
         if not self._scatter.flags.writeable:
@@ -242,14 +246,14 @@ class Moments:
         self._scatter += scatter
         self._lag.append(shift * math.sqrt(count))
         if len(self._lag) == LAGGING:
-            self._catch_up()
+            self._add_lagging()
         self._first = self._first + shift * count
-        self._cubes = self._cubes + third_moments
-        self._quarts += fourth_moments
+        self._third_moments = self._third_moments + third_moments
+        self._fourth_moments += fourth_moments
         self._count += count
 
-    def _catch_up(self) -> None:
-        """Add the products that wait."""
+    def _add_lagging(self) -> None:
+        """Add the products that were put off to the scatter."""
         if self._lag:
             lag = np.stack(self._lag)
             self._scatter += lag.T @ lag
@@ -261,17 +265,17 @@ class Moments:
         self._centre_blocks()
 
     def _centre_blocks(self) -> None:
-        """Take the sums of the rows that are in them about their mean."""
+        """Take the sums about the mean of the rows in them."""
         if self._count == self._centred:
             return
-        self._catch_up()
+        self._add_lagging()
         count, step = self._count, self._first / self._count
         turned, trace, square = self._scatter @ step, float(np.trace(self._scatter)), float(step @ step)
-        self._quarts += (
+        self._fourth_moments += (
             4.0 * float(step @ turned) - 3.0 * count * square**2
-            - 4.0 * float(step @ self._cubes) + 2.0 * square * trace
+            - 4.0 * float(step @ self._third_moments) + 2.0 * square * trace
         )  # fmt: skip
-        self._cubes = self._cubes + step * (2.0 * count * square - trace) - 2.0 * turned
+        self._third_moments = self._third_moments + step * (2.0 * count * square - trace) - 2.0 * turned
         root = step * math.sqrt(count)
         self._scatter -= np.multiply.outer(root, root)
         self._point, self._first, self._centred = self._point + step, np.zeros(self.width), count
@@ -285,10 +289,10 @@ def _finite_square(state: Arrays, width: int) -> Stats:
             total = np.add.reduce(scatter, axis=None)
         if math.isfinite(total):
             return read_only(scatter)
-    return take(state, "scatter", (width, width), most=math.inf)  # says what is wrong, where it is not the sum alone
+    return take(state, "scatter", (width, width), most=math.inf)  # raises, unless only the sum is not finite
 
 
-def _seen_from(
+def _moved(
     shift: Stats, count: int, turned: Stats, trace: float, third_moments: Stats, fourth_moments: float
 ) -> tuple[Stats, float]:
     """Return C' and Q' of rows that are moved by `shift` (the module's equations).
@@ -302,9 +306,9 @@ def _seen_from(
         fourth_moments: Q.
     """
     square = float(shift @ shift)
-    moved_cubes = third_moments + shift * (trace + count * square) + 2.0 * turned
-    moved_quarts = (
+    moved_third = third_moments + shift * (trace + count * square) + 2.0 * turned
+    moved_fourth = (
         fourth_moments + 4.0 * float(shift @ turned) + count * square**2
         + 4.0 * float(shift @ third_moments) + 2.0 * square * trace
     )  # fmt: skip
-    return moved_cubes, moved_quarts
+    return moved_third, moved_fourth

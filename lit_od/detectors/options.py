@@ -20,7 +20,7 @@ def read_options(kind: str, options_type: type[T], options: Mapping[str, Any]) -
     Args:
         kind: The detector's, for messages.
         options_type: The dataclass, which checks its values.
-        options: Plain values by name; what is left out takes its default.
+        options: Plain values by name; others have their defaults.
 
     Raises:
         ConfigError: On an unknown name, a wrong type or a value out of range.

@@ -15,7 +15,7 @@ from lit_od.errors import DataError
 from lit_od.types import Arrays, Features, Output, Scores, Stats
 
 ORTHONORMAL = 1e-6
-"""How far the squared length of a component may be off 1."""
+"""Largest difference of a component's squared length from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class PCAResidual(Detector):
 
 
 class PCAResidualAccumulator(MomentsAccumulator[PCAResidualOptions]):
-    """Gathers moments."""
+    """An accumulator of moments."""
 
     __slots__ = ()
 

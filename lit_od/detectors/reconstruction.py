@@ -145,7 +145,7 @@ class Reconstruction(PixelDetector):
 
 
 class ReconstructionAccumulator:
-    """Checks batches of errors and remembers their shape.
+    """An accumulator that checks errors and keeps nothing but their shape.
 
     Attributes:
         settings: The options.
@@ -171,7 +171,7 @@ class ReconstructionAccumulator:
         self.count += len(errors)
 
     def merge(self, other: Self) -> None:
-        """Take over what another accumulator with the same options has gathered.
+        """Merge an accumulator with the same options.
 
         Raises:
             ConfigError: If the options differ.
@@ -190,7 +190,7 @@ class ReconstructionAccumulator:
         return {"shape": np.array(self.shape, np.int64), "count": np.array([self.count], np.int64)}
 
     def restore(self, state: Arrays) -> None:
-        """Take over what `state()` gave, in place of the own.
+        """Replace shape and count by those of a `state()`.
 
         Raises:
             DataError: If the arrays do not fit together.
@@ -235,7 +235,13 @@ def check_errors(errors: Outputs, shape: tuple[int, int, int] | None = None) -> 
 
 
 def pixel_scores(errors: Outputs) -> Maps:
-    """Return the mean over channels of squared errors (n, h, w, c): the score of every pixel, shape (n, h, w).
+    """Return the score of every pixel: the mean of its errors over channels.
+
+    Args:
+        errors: Squared errors, shape (n, h, w, c).
+
+    Returns:
+        Shape (n, h, w).
 
     Raises:
         DataError: On a wrong shape, or values that are negative or not finite.
@@ -245,7 +251,9 @@ def pixel_scores(errors: Outputs) -> Maps:
 
 
 def pixel_threshold(scores: Maps, *, q: float = PIXEL_PERCENT) -> float:
-    """Return the q-th percentile of inliers' pixel scores: a pixel above it is called an outlier.
+    """Return the q-th percentile of inliers' pixel scores.
+
+    Pixels above it are outliers.
 
     Args:
         scores: Scores of held-out inliers' pixels, shape (n, h, w).

@@ -61,12 +61,12 @@ def accumulator(
     """Return an empty accumulator for a detector named in a recipe.
 
     Args:
-        kind: As `find` takes it.
-        options: Plain values by name; what is left out takes its default.
+        kind: Built-in name or import path, as `find` takes it.
+        options: Plain values by name; others have their defaults.
         first_row: Number of the first row it will see, among the rows of all accumulators that
             are to be merged. Detectors that draw a sample of the rows draw it by row number.
-        trust: As `find` takes it.
-        after: What the first pass gathered from all images, for the second pass of a detector that takes two.
+        trust: Import paths of detectors that may be followed.
+        after: Accumulator of the first pass over all images, for the second pass of a detector that takes two.
 
     Raises:
         ConfigError: As `find`; on an unknown option, a wrong type or a value out of range, or a second pass

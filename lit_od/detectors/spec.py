@@ -17,7 +17,7 @@ class DetectorSpec:
 
     Attributes:
         kind: A key of the registry, or an import path "package.module:Class".
-        options: Plain values by name; what is left out takes its default.
+        options: Plain values by name; others have their defaults.
         trust: Import paths that may be followed.
     """
 
@@ -27,7 +27,7 @@ class DetectorSpec:
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any], trust: Collection[str] = ()) -> Self:
-        """Read what a recipe writes: `{"kind": KIND, **options}`.
+        """Parse the form of a recipe, `{"kind": KIND, **options}`.
 
         Args:
             tree: A recipe's `detector`.
@@ -71,7 +71,7 @@ class DetectorSpec:
 
         Args:
             first_row: Number of the first row it will see, among the rows of all accumulators.
-            after: What the first pass gathered from all images, for the second pass.
+            after: Accumulator of the first pass over all images, for the second pass.
 
         Raises:
             ConfigError: If kind or options are invalid, or there is no second pass.

@@ -10,20 +10,23 @@ from lit_od.errors import DataError
 from lit_od.types import Arrays, Stats
 
 LARGEST = 1e60
-"""Statistics lie within, so that squares of their products are numbers: those of float32 features,
-which reach 3.4e38, and of what differs between them, do."""
+"""Largest absolute value of statistics: squares of their products are finite. Float32 features reach 3.4e38, so their
+statistics and differences lie within."""
 
 SMALLEST = 1e-60
-"""What is divided by, or taken the logarithm of, is at least this."""
+"""Least value of statistics that are divided by, or whose logarithm is taken."""
 
 
 def check_names(kind: str, state: Arrays, names: Iterable[str]) -> None:
-    """Raise DataError unless the state holds exactly these arrays.
+    """Check that a state holds exactly these arrays.
 
     Args:
-        kind: The detector's, for messages.
+        kind: The detector's kind, for messages.
         state: The arrays by name.
         names: The wanted names.
+
+    Raises:
+        DataError: If it lacks one, or holds another.
     """
     wanted = set(names)
     if missing := sorted(wanted - state.keys()):
@@ -44,13 +47,13 @@ def take(
 
     Args:
         state: The arrays by name.
-        name: Which of them; `check_names` has found it there.
+        name: Name of the array; `check_names` has found it.
         shape: The wanted shape; None stands for any length of at least 1.
         dtype: The wanted dtype, native byte order.
         most: Largest absolute value of floating-point numbers.
 
     Raises:
-        DataError: If the array is not what is wanted.
+        DataError: If the array has another shape or dtype, or values that are too large or not finite.
     """
     array = np.asarray(state[name])
     fits = array.ndim == len(shape) and all(

@@ -109,6 +109,9 @@ def normal_ratio(inliers: SampleMoments, scores: Scores) -> NDArray[np.float64]:
     The distribution has the inliers' mean and standard deviation. The ratio is exp(-z^2 / 2), in (0, 1], and no
     probability: it assumes normally distributed scores, falls below the mean as it does above, and the share of
     inliers at or below a level is not that level.
+
+    Raises:
+        DataError: If all of the inliers' scores are equal.
     """
     if inliers.sd == 0:
         raise DataError("a normal distribution needs scores that differ, and all of the inliers' are equal")

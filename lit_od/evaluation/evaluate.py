@@ -86,19 +86,28 @@ class Evaluation:
         return asdict(self)
 
     def figure_rows(self) -> list[list[str]]:
-        """Return a row a set of outliers and one for their mean: its name and its figures in percent."""
+        """Return rows of name and percentages: one a set of outliers, and their mean."""
         sets = [*((name, each.figures) for name, each in self.outliers.items()), ("mean", self.macro)]
         return [[name, *(percent(figures[key]) for key in FIGURES)] for name, figures in sets]
 
     def score_rows(self, inliers: str = "inliers") -> list[list[str]]:
-        """Return a row a set, the inliers first: name, number, mean, standard deviation and percent flagged."""
+        """Return a row a set, the inliers first.
+
+        It holds name, number, mean, standard deviation and percent flagged.
+
+        Args:
+            inliers: Name of the inliers.
+        """
         sets = [(inliers, self.inliers), *((name, each.scores) for name, each in self.outliers.items())]
         return [
             [name, f"{each.n:,}", f"{each.mean:#.4g}", f"{each.sd:#.4g}", percent(each.flagged)] for name, each in sets
         ]
 
     def table(self) -> str:
-        """A plain-text table of at most `WIDTH` columns: shares in percent, intervals in brackets."""
+        """Format a plain-text table of at most `WIDTH` columns.
+
+        Shares are in percent, intervals in brackets.
+        """
         decisions = [
             [
                 name,

@@ -113,8 +113,8 @@ def apply_mask(
         raise ConfigError(f"a patch of {size[0]}x{size[1]} (h x w) does not fit around its centre in {height}x{width}")
     for row, (top, left) in enumerate(starts.tolist()):
         where[row, top : top + size[0], left : left + size[1], list(chosen)] = True
-    given = np.repeat(images, count, axis=0)
-    pixels = given / np.float32(255)
+    repeated = np.repeat(images, count, axis=0)
+    pixels = repeated / np.float32(255)
     match patch.noise:
         case "uniform":
             pixels += rng.uniform(*patch.low_high, size=pixels.shape)
@@ -123,7 +123,7 @@ def apply_mask(
         case "zero":
             pixels[:] = 0
     changed = np.rint(np.clip(pixels, *patch.clip) * 255).astype(np.uint8)
-    return Masked(np.where(where, changed, given), where)
+    return Masked(np.where(where, changed, repeated), where)
 
 
 def draw_centres(
@@ -167,7 +167,7 @@ class Sensitivity:
     scores: Stats
 
     def means(self) -> Stats:
-        """Average the scores over the images, shape (p, s)."""
+        """Return the means of the scores over the images, shape (p, s)."""
         means: Stats = self.scores.mean(axis=2)
         return means
 

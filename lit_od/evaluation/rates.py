@@ -1,4 +1,4 @@
-"""Rates at a threshold, and the thresholds with the best F1 and the best balanced accuracy."""
+"""Rates at a threshold, and at those of the best F1 and balanced accuracy."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,9 @@ from lit_od.types import Scores
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Rates where every score above a threshold is flagged. Outliers are the positives.
+    """Rates where every score above a threshold is flagged.
+
+    Outliers are the positives.
 
     Attributes:
         threshold: An image is flagged if `score > threshold`.
@@ -84,14 +86,16 @@ def best_balanced_accuracy(inlier_scores: Scores, outlier_scores: Scores) -> Rat
     found, false = np.cumsum(tally.outliers), np.cumsum(tally.inliers)
     gain = found * false[-1] - false * found[-1]  # whole numbers, so that ties are exact
     best = int(np.argmax(gain))
-    cuts = np.append(
-        tally.scores, -np.inf
-    )  # the highest score that is not flagged, for 0, 1, ... distinct ones flagged
+    # the highest score that is not flagged, for 0, 1, ... distinct ones flagged
+    cuts = np.append(tally.scores, -np.inf)
     return _at_cut(inlier_scores, outlier_scores, float(cuts[best + 1 if gain[best] > 0 else 0]))
 
 
 def _at_cut(inlier_scores: Scores, outlier_scores: Scores, cut: float) -> Rates:
-    """Rates where the scores above a cut are flagged; -inf flags all, and becomes a finite threshold."""
+    """Compute the rates where scores above a cut are flagged.
+
+    A cut of -inf flags all, and becomes a finite threshold.
+    """
     if cut == -np.inf:
         cut = float(np.nextafter(min(np.min(inlier_scores), np.min(outlier_scores)), -np.inf))
     return rates(inlier_scores, outlier_scores, cut)

@@ -1,8 +1,8 @@
-"""Engines: the homes of fitting. Images go through the backbone into a detector, or into scores.
+"""Engines run images through the backbone into a detector, or into scores.
 
 An engine is this process (`LocalEngine`), a process group (`process_group.GroupEngine`) or a Ray cluster
 (`cluster.engine.RayEngine`). Each process or worker of the latter two runs a LocalEngine over its shard of
-the images; what they find is merged in the order of the images, so that all engines give the same bundle.
+the images; their states are merged in the order of the images, so that all engines give the same bundle.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,9 +22,10 @@ from lit_od.types import Labels, Maps, Outputs, Scores
 
 
 class Engine(Protocol):
-    """Processes or workers that fit and score together; the processes among them call the same methods in order.
+    """Processes or workers that fit and score together.
 
-    Images are given whole; the engine divides them. All of them must be readable, and have finite outputs.
+    The processes among them call the same methods in the same order. Images are given whole; the engine divides them.
+    All of them must be readable, and have finite outputs.
     """
 
     @property
@@ -45,12 +46,15 @@ class Engine(Protocol):
     def gather(
         self, spec: DetectorSpec, images: Sequence[Source], *, after: bytes | None = None
     ) -> PartialState | None:
-        """Accumulate the outputs of all images; None unless this process leads.
+        """Accumulate the outputs of all images.
 
         Args:
             spec: The detector.
             images: Inliers, at least one.
-            after: State of the pass before, in detectors of two passes.
+            after: State of the first pass, for the second of detectors that need two.
+
+        Returns:
+            The accumulated state; None unless this process leads.
 
         Raises:
             ConfigError: If an option is invalid.
@@ -59,7 +63,11 @@ class Engine(Protocol):
         ...
 
     def finish(self, spec: DetectorSpec, gathered: PartialState | None) -> Detector:
-        """Return the fitted detector in every process. Raises DataError where the images do not suffice."""
+        """Return the fitted detector in every process.
+
+        Raises:
+            DataError: If the images do not suffice.
+        """
         ...
 
     def outputs(self, images: Sequence[Source]) -> Outputs:
@@ -67,15 +75,24 @@ class Engine(Protocol):
         ...
 
     def maps(self, detector: PixelDetector, images: Sequence[Source]) -> Iterator[Maps]:
-        """Yield the maps of images batch by batch, in their order; none unless this process leads."""
+        """Yield the maps of images in batches, in order; none unless this process leads."""
         ...
 
     def score(self, detector: Detector, images: Sequence[Source], *, task: str) -> Scores:
-        """Return the scores of images in their order, shape (n,), in every process; `task` titles the progress bar."""
+        """Score images.
+
+        Args:
+            detector: The fitted detector.
+            images: The images, all readable.
+            task: Title of the progress bar.
+
+        Returns:
+            Scores in the order of the images, shape (n,), in every process.
+        """
         ...
 
     def share(self, data: bytes) -> bytes:
-        """Return the leading process' bytes in every process; those of the others are ignored."""
+        """Return the leading process' bytes in every process; other bytes are ignored."""
         ...
 
 
@@ -83,12 +100,12 @@ def fit_detector(engine: Engine, spec: DetectorSpec, images: Sequence[Source]) -
     """Fit a detector, in as many passes as it needs.
 
     Args:
-        engine: The home of the work.
+        engine: The processes that do the work.
         spec: The detector.
         images: Inliers; labelled where the detector needs classes.
 
     Returns:
-        The detector, in every process; and what its last pass has gathered, in the one that leads.
+        The detector, in every process; and the state of its last pass, in the one that leads.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -102,7 +119,7 @@ def fit_detector(engine: Engine, spec: DetectorSpec, images: Sequence[Source]) -
 
 
 def first_pass(spec: DetectorSpec, state: bytes | None) -> PartialState | None:
-    """Rebuild what the first pass of a detector has gathered; None where there was none before."""
+    """Rebuild the state of a detector's first pass; None where this is the first."""
     return None if state is None else PartialState.from_bytes(state, trust=spec.trust)
 
 
@@ -129,7 +146,20 @@ class LocalEngine:
         return 1
 
     def gather(self, spec: DetectorSpec, images: Sequence[Source], *, after: bytes | None = None) -> PartialState:
-        """Accumulate the outputs of all images."""
+        """Accumulate the outputs of all images.
+
+        Args:
+            spec: The detector.
+            images: Inliers, at least one.
+            after: State of the first pass, for the second of detectors that need two.
+
+        Returns:
+            The accumulated state.
+
+        Raises:
+            ConfigError: If an option is invalid.
+            DataError: If an image cannot be read, or has outputs that are not finite.
+        """
         return self.gather_shard(spec, images, labels=class_numbers(images) if spec.needs_labels else None, after=after)
 
     def gather_shard(
@@ -141,14 +171,14 @@ class LocalEngine:
         labels: Labels | None = None,
         after: bytes | None = None,
     ) -> PartialState:
-        """Accumulate the outputs of a shard of the images; the `merged` shards are the fit.
+        """Accumulate the outputs of a shard; merged, all shards are the fit.
 
         Args:
             spec: The detector.
             images: The shard's images, consecutive ones.
             first_row: Number of its first image among all.
             labels: Class numbers of its images, shape (n,), for class-conditional detectors.
-            after: State of the pass before, in detectors of two passes.
+            after: State of the first pass, for the second of detectors that need two.
 
         Raises:
             ConfigError: If an option is invalid.
@@ -156,7 +186,7 @@ class LocalEngine:
         """
         first = first_pass(spec, after)
         gathered, done = spec.accumulator(first_row=first_row, after=None if first is None else first.gathered), 0
-        # few threads of numpy's products, beside those that decode and run the next images
+        # few threads for numpy's products: others decode and run the next images
         with limited(max(1, thread_count(self.extractor.threads) // 4)), self._progress(images, "fitting") as bar:
             for found in self.extractor.outputs(images):
                 found.require_sound()
@@ -173,7 +203,7 @@ class LocalEngine:
             return gathered.finish()
 
     def outputs(self, images: Sequence[Source]) -> Outputs:
-        """Return the outputs of images in their order, shape (n, ...); (0, 0) of no image."""
+        """Return the outputs of images in order, shape (n, ...); (0, 0) of no image."""
         found = [np.empty((0, 0), np.float32)]
         for each in self.extractor.outputs(images):
             each.require_sound()
@@ -189,7 +219,16 @@ class LocalEngine:
             yield maps
 
     def score(self, detector: Detector, images: Sequence[Source], *, task: str) -> Scores:
-        """Return the scores of images in their order, shape (n,)."""
+        """Score images.
+
+        Args:
+            detector: The fitted detector.
+            images: The images, all readable.
+            task: Title of the progress bar.
+
+        Returns:
+            Scores in the order of the images, shape (n,).
+        """
         scores = [np.empty(0)]
         with self._progress(images, task) as bar:
             for each in self.extractor.scores(images, detector.score, in_workers=detector.in_workers):

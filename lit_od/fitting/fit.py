@@ -1,4 +1,4 @@
-"""Backbone and normal images to a bundle: the flow that fit, export and refit share."""
+"""Make a bundle of a backbone and images: the flow of fit, export and refit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ from lit_od.runtime.threads import limited
 from lit_od.versions import versions
 
 PIXELS = 2**24
-"""Pixels of calibration images that the threshold for pixels is taken from, at most: 128 MiB of scores."""
+"""Most pixels of calibration images that give the threshold for pixels: 128 MiB of scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Origin:
         name: The bundle's name.
         recipe: The recipe's tree, where there is one.
         seed: Seed of the run.
-        metrics: Figures measured on the way.
+        metrics: Measured figures.
         data: Further facts on the data.
     """
 
@@ -81,8 +81,9 @@ class FitImages:
     Attributes:
         fit: Inliers that fit the detector.
         calibration: Inliers that calibrate it, used for nothing else.
-        validation: Inliers that tell what a smaller bank costs, as the provenance's metrics state.
-        outliers: Labelled outliers, which rule max_f1 needs and no other takes.
+        validation: Inliers by which the scores of a smaller bank are compared to the whole bank's, for the
+            provenance's metrics.
+        outliers: Labelled outliers, for rule max_f1 alone.
     """
 
     fit: Sequence[Source]
@@ -110,7 +111,7 @@ def fit_bundle(
 
     Args:
         out: The bundle's folder.
-        engine: The home of the work; it has loaded the graph's backbone.
+        engine: The processes that do the work; they have loaded the graph's backbone.
         graph: The graphs.
         images: The images, by their use.
         spec: The detector.
@@ -183,7 +184,11 @@ def fit_bundle(
 
 
 def _bank_cost(engine: Engine, detector: Detector, gathered: PartialState | None, images: FitImages) -> dict[str, Any]:
-    """Return rows, bytes and rank agreement of a bank smaller than the rows it was chosen from, as `bank`."""
+    """Measure a bank that is smaller than the rows it was chosen from.
+
+    Returns:
+        Rows, bytes and rank agreement under `bank`; nothing for other banks and detectors.
+    """
     if not isinstance(detector, BankDetector) or not images.validation:
         return {}
     if detector.settings.method_of() == "sample" or len(detector.bank.rows) == len(images.fit):
@@ -197,9 +202,10 @@ def _bank_cost(engine: Engine, detector: Detector, gathered: PartialState | None
 
 
 def _pixel_threshold(engine: Engine, detector: Detector, calibration: Sequence[Source]) -> float | None:
-    """Return the threshold that 99 % of the calibration inliers' pixels do not exceed; None without maps.
+    """Return the threshold that 99 % of calibration inliers' pixels do not exceed.
 
-    It takes as many images, evenly drawn, as `PIXELS` allows. None also where this process does not lead.
+    It takes as many images, evenly spread, as `PIXELS` allows. None without maps, and where this process does not
+    lead.
     """
     if not isinstance(detector, PixelDetector):
         return None

@@ -1,4 +1,4 @@
-"""A recipe over an ONNX backbone, carried out without torch: images to bundle, nothing trained."""
+"""Carry out a recipe over an ONNX backbone, without torch and without training."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -10,7 +10,7 @@ from lit_od.calibration.rules import rule_and_outliers
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
 from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
-from lit_od.fitting.process_group import HomeOptions, open_engine
+from lit_od.fitting.process_group import EngineOptions, open_engine
 from lit_od.images.sources import SetOpener
 from lit_od.recipes.load import portable_tree, without_training
 from lit_od.recipes.partition import divided, found_images
@@ -23,16 +23,16 @@ def fit_onnx(
     *,
     sets: SetOpener | None = None,
     trust: Collection[str] = (),
-    **home: Unpack[HomeOptions],
+    **options: Unpack[EngineOptions],
 ) -> Bundle:
-    """Fit the recipe's detector on what its ONNX file computes, calibrate, prove and write the bundle.
+    """Fit a recipe's detector over its ONNX backbone, and write the bundle.
 
     Args:
-        recipe: What to do; it has a `backbone`.
+        recipe: The recipe; it has a `backbone`.
         out: The bundle's folder; free, empty, or a bundle to replace.
         sets: Opens torchvision's sets by name, where the caller may import torch.
         trust: Import paths of detectors that may be followed.
-        home: Threads, providers and process group, as `open_engine` takes them.
+        options: Threads, providers and process group, as `open_engine` takes them.
 
     Raises:
         BackboneError: If the file is no backbone, or does not take such images.
@@ -50,7 +50,7 @@ def fit_onnx(
     found = found_images(outliers, recipe.data, sets) if outliers else []
     return fit_bundle(
         out,
-        open_engine(model, recipe.data.prepare, **home),
+        open_engine(model, recipe.data.prepare, **options),
         GraphFile(model, opset),
         FitImages(fit, calibration, outliers=found),
         spec,
@@ -60,6 +60,10 @@ def fit_onnx(
 
 
 def require_no_run(run: Path | None) -> None:
-    """Raise ConfigError where a folder is named for the files of a training that does not take place."""
+    """Check that no folder is named for a training that does not take place.
+
+    Raises:
+        ConfigError: If there is one.
+    """
     if run is not None:
         raise ConfigError(f"the recipe trains nothing that {run} could keep: leave out --run")

@@ -1,7 +1,7 @@
 """Partial states: a detector's accumulator over one share of the images.
 
-The map and the merge of every fit over many processes or machines. A state travels as the bytes of a
-safetensors file; sums and rows of any number of shares merge into what one process would have gathered.
+Every fit over many processes or machines makes and merges them. A state is sent as the bytes of a safetensors file;
+sums and rows of any number of shares merge into the state that one process would have gathered.
 """
 
 from collections.abc import Collection, Iterable
@@ -44,7 +44,7 @@ class PartialState:
     images: int
 
     def merge(self, other: Self) -> None:
-        """Take over what another share has gathered from the images after these.
+        """Merge the state of the share that follows.
 
         Raises:
             ConfigError: If the options differ.
@@ -78,7 +78,7 @@ class PartialState:
         Args:
             data: The bytes.
             trust: Import paths of detectors that may be followed.
-            after: What the first pass gathered from all images, for a state of the second.
+            after: State of the first pass over all images, for a state of the second.
 
         Raises:
             ConfigError: On a detector or options that do not exist.
@@ -105,13 +105,13 @@ def merged(
     Args:
         parts: The shares, or their bytes.
         trust: Import paths of detectors that may be followed.
-        after: What the first pass gathered from all images, for shares of the second.
+        after: State of the first pass over all images, for shares of the second.
 
     Raises:
         DataError: If there are none, or they do not follow each other.
     """
     whole: PartialState | None = None
-    with limited(1):  # a matrix with a vector: threads take longer to find each other than to do it
+    with limited(1):  # products of a matrix and a vector are quicker on one thread
         for part in parts:
             state = PartialState.from_bytes(part, trust=trust, after=after) if isinstance(part, bytes) else part
             if whole is None:

@@ -1,4 +1,4 @@
-"""Fit in a process group: each process takes its shard of the images, the first one merges."""
+"""Fit in a process group: each process gathers its shard, the first one merges."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from lit_od.runtime.threads import limited
 from lit_od.types import Maps, Outputs, Scores
 
 
-class HomeOptions(TypedDict, total=False):
-    """Options of the home of a fit, as `open_engine` takes them."""
+class EngineOptions(TypedDict, total=False):
+    """Options of an engine, as `open_engine` takes them."""
 
     threads: int | None
     providers: Sequence[str] | None
@@ -43,7 +43,7 @@ def open_engine(
         model: The backbone's ONNX file.
         preparation: Preparation of every image.
         threads: Threads of this process; None is one a core, or a process' part of the machine's cores.
-        providers: Execution providers, as `Backbone.load` takes them; each process has a GPU of its own.
+        providers: Execution providers, as `Backbone.load` takes them; no two processes share a GPU.
         group: The processes that do the work together.
 
     Raises:
@@ -62,7 +62,7 @@ class GroupEngine:
 
     Attributes:
         local: The engine of this process.
-        group: The processes, and how they exchange bytes.
+        group: The processes, which exchange bytes.
     """
 
     local: LocalEngine
@@ -86,11 +86,24 @@ class GroupEngine:
     def gather(
         self, spec: DetectorSpec, images: Sequence[Source], *, after: bytes | None = None
     ) -> PartialState | None:
-        """Accumulate the outputs of all images; None except on rank 0."""
-        own = own_shard(len(images), self.group)
-        labels = class_numbers(images)[own.start : own.stop] if spec.needs_labels else None
-        shard = images[own.start : own.stop]
-        part = self.local.gather_shard(spec, shard, first_row=own.start, labels=labels, after=after).to_bytes()
+        """Accumulate the outputs of all images.
+
+        Args:
+            spec: The detector.
+            images: Inliers, at least one.
+            after: State of the first pass, for the second of detectors that need two.
+
+        Returns:
+            The merged state of all shards; None except on rank 0.
+
+        Raises:
+            ConfigError: If an option is invalid.
+            DataError: If an image cannot be read, or has outputs that are not finite.
+        """
+        rows = own_shard(len(images), self.group)
+        labels = class_numbers(images)[rows.start : rows.stop] if spec.needs_labels else None
+        shard = images[rows.start : rows.stop]
+        part = self.local.gather_shard(spec, shard, first_row=rows.start, labels=labels, after=after).to_bytes()
         with limited(self.extractor.threads):
             if self.leads:
                 return merged(self.group.gather(part), trust=spec.trust, after=first_pass(spec, after))
@@ -111,14 +124,23 @@ class GroupEngine:
         return all_gather(self.local.outputs(self._own(images)), self.group)
 
     def maps(self, detector: PixelDetector, images: Sequence[Source]) -> Iterator[Maps]:
-        """Yield the maps of images in their order, a process' share at a time; none except on rank 0."""
-        own = list(self.local.maps(detector, self._own(images)))
-        packed = safetensors.save({"maps": np.concatenate(own)} if own else {})
+        """Yield the maps of images in order, a shard at a time; none except on rank 0."""
+        maps = list(self.local.maps(detector, self._own(images)))
+        packed = safetensors.save({"maps": np.concatenate(maps)} if maps else {})
         for part in self.group.gather(packed):
             yield from safetensors.load(part).values()
 
     def score(self, detector: Detector, images: Sequence[Source], *, task: str) -> Scores:
-        """Return the scores of images in their order, in every process."""
+        """Score images.
+
+        Args:
+            detector: The fitted detector.
+            images: The images, all readable.
+            task: Title of the progress bar.
+
+        Returns:
+            Scores in the order of the images, shape (n,), in every process.
+        """
         return all_gather(self.local.score(detector, self._own(images), task=task), self.group)
 
     def share(self, data: bytes) -> bytes:
@@ -126,5 +148,5 @@ class GroupEngine:
         return self.group.broadcast(data)
 
     def _own(self, images: Sequence[Source]) -> Sequence[Source]:
-        own = own_shard(len(images), self.group)
-        return images[own.start : own.stop]
+        rows = own_shard(len(images), self.group)
+        return images[rows.start : rows.stop]

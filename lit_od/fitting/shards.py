@@ -1,8 +1,8 @@
-"""Which images a process works on, and what processes tell each other: results do not depend on how many there are.
+"""Divide images between processes such that their number changes no result.
 
-A share is a run of consecutive images that begins and ends where one process would begin and end a batch.
-So the graph is given the same batches whatever the number of processes, a share's features are the same to
-the bit, and shares laid end to end are the data in their order.
+A shard is a run of consecutive images that begins and ends where one process would begin and end a batch. So the
+graph is given the same batches whatever the number of processes, a shard's features are the same to the bit, and
+the shards in the order of the ranks are the data in their order.
 """
 
 from typing import TypeVar
@@ -20,14 +20,16 @@ T = TypeVar("T", bound=np.generic)
 
 
 def shard(rows: int, part: int, parts: int) -> range:
-    """Row numbers of one share of several: none is repeated, none is left out, some shares may be empty.
+    """Return the row numbers of one shard of several.
+
+    Together the shards hold each row once; some may be empty.
 
     Args:
         rows: Images in all.
-        part: Number of the share, counted from 0.
-        parts: Number of shares.
+        part: Number of the shard, counted from 0.
+        parts: Number of shards.
     """
-    # A few last images go with the batch before them: alone they would run on another session.
+    # a few last images go with the batch before them: alone they would run on another session
     blocks = max(1, -(-(rows - GRAPH_BATCH) // BATCH_SIZE))
 
     def edge(number: int) -> int:
@@ -38,19 +40,30 @@ def shard(rows: int, part: int, parts: int) -> range:
 
 
 def own_shard(rows: int, group: Group) -> range:
-    """Row numbers of this process' share."""
+    """Return the row numbers of this process' shard."""
     return shard(rows, group.rank, group.size)
 
 
 def own_threads(threads: int | None, group: Group) -> int | None:
-    """Threads of this process: those that were asked for, else its part of the machine's cores."""
+    """Return the threads of this process; None is one a core.
+
+    Processes of one machine divide its cores, unless threads are given.
+    """
     if threads is not None or group.local_size == 1:
         return threads
     return max(1, available_threads() // group.local_size)
 
 
 def all_gather(rows: NDArray[T], group: Group) -> NDArray[T]:
-    """Return the rows of all processes in the order of their ranks, shape (n, ...), in every process."""
+    """Return the rows of all processes in the order of ranks, in every process.
+
+    Args:
+        rows: Rows of this process, shape (m, ...).
+        group: The processes.
+
+    Returns:
+        Shape (n, ...).
+    """
     if group.size == 1:
         return rows
     parts = [safetensors.load(part)["rows"] for part in group.gather(safetensors.save({"rows": rows}))]

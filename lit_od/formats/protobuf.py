@@ -38,7 +38,11 @@ class Wire:
         self.fields_left = MAX_FIELDS
 
     def spans(self, span: Span, number: int) -> list[Span]:
-        """Return the spans of the messages or strings of one field."""
+        """Return the spans of the messages or strings of one field.
+
+        Raises:
+            BackboneError: If the field is of another wire type, or the message is damaged.
+        """
         found = []
         for each, wire, start, stop in self.fields(span):
             if each == number:
@@ -52,6 +56,9 @@ class Wire:
 
         Yields:
             Number and wire type, then start and end of its bytes; for a varint its value and 0.
+
+        Raises:
+            BackboneError: If the message is damaged, or the file has too many fields.
         """
         data, (at, end) = self.data, span
         while at < end:
@@ -81,7 +88,11 @@ class Wire:
             yield tag >> 3, wire, start, at
 
     def varint(self, at: int, end: int) -> tuple[int, int]:
-        """Read an unsigned 64-bit number; return it and the position after it."""
+        """Read an unsigned 64-bit number; return it and the position after it.
+
+        Raises:
+            BackboneError: If the number is damaged.
+        """
         value = shift = 0
         while at < end and shift < 70:
             byte = self.data[at]

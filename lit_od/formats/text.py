@@ -24,7 +24,11 @@ def one_line(words: object, most: int = 300) -> str:
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object, as `object_pairs_hook` wants it. Raises ValueError where a key stands twice."""
+    """Build a JSON object from its pairs, as an `object_pairs_hook` does.
+
+    Raises:
+        ValueError: If a key stands twice.
+    """
     tree = dict(pairs)
     if len(tree) != len(pairs):
         raise ValueError("a key stands twice")

@@ -23,8 +23,8 @@ BATCHES_AHEAD = 3
 """Batches held at once: one in use, one ready, one being prepared."""
 
 
-Made: TypeAlias = tuple[NDArray[Any], ...]
-"""Arrays that `then` computes from prepared images, a row an image."""
+Computed: TypeAlias = tuple[NDArray[Any], ...]
+"""Arrays computed from prepared images, a row an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +36,17 @@ class Batch:
         images: Pixels of the readable ones, (m, h, w, c) uint8.
         rows: Their positions in `sources`, shape (m,), ascending.
         errors: Errors of the others by position in `sources`.
-        made: Arrays (m, ...) that `then` returned; None without `then`, or where no image could be read.
+        computed: Arrays (m, ...) that `compute` returned; None without `compute`, or where no image could be read.
     """
 
     sources: Sequence[Source]
     images: Images
     rows: NDArray[np.intp]
     errors: dict[int, ImageError]
-    made: Made | None = None
+    computed: Computed | None = None
 
     def require_readable(self) -> None:
-        """Raise DataError if an image could not be read, naming the first."""
+        """Raise DataError if an image could not be read; it names the first."""
         for row, error in self.errors.items():
             raise DataError(f"{self.sources[row].name}: {error}. Take it out (lit-od check lists such files)")
 
@@ -57,7 +57,7 @@ def batches(
     *,
     batch_size: int,
     threads: int | None = None,
-    then: Callable[[Images], Made] | None = None,
+    compute: Callable[[Images], Computed] | None = None,
 ) -> Iterator[Batch]:
     """Prepare sources batch by batch on threads, in their order, a few batches ahead.
 
@@ -66,7 +66,7 @@ def batches(
         preparation: The preparation of every image.
         batch_size: Images a batch.
         threads: Decoding threads. None takes one a core.
-        then: Called with the pixels of a part of the batch, at most GRAPH_BATCH images, on the thread that has
+        compute: Called with the pixels of a part of the batch, at most GRAPH_BATCH images, on the thread that has
             prepared them; returns arrays with a row an image.
 
     Raises:
@@ -82,9 +82,9 @@ def batches(
             while len(waiting) < BATCHES_AHEAD and (chunk := list(islice(stream, batch_size))):
                 pixels = np.empty((len(chunk), *preparation.shape), dtype=np.uint8)
                 # small tasks share evenly; the size of graph batches must not depend on the number of threads
-                step = max(1, -(-len(chunk) // (2 * workers))) if then is None else GRAPH_BATCH
+                step = max(1, -(-len(chunk) // (2 * workers))) if compute is None else GRAPH_BATCH
                 tasks = [
-                    pool.submit(_fill, pixels, chunk, range(start, min(start + step, len(chunk))), preparation, then)
+                    pool.submit(_fill, pixels, chunk, range(start, min(start + step, len(chunk))), preparation, compute)
                     for start in range(0, len(chunk), step)
                 ]
                 waiting.append((chunk, pixels, tasks))
@@ -120,7 +120,7 @@ class _Part:
     """Errors and computed arrays of one task's rows."""
 
     errors: dict[int, ImageError]
-    made: Made | None
+    computed: Computed | None
 
 
 def _fill(
@@ -128,7 +128,7 @@ def _fill(
     chunk: Sequence[Source],
     rows: range,
     preparation: Preparation,
-    then: Callable[[Images], Made] | None,
+    compute: Callable[[Images], Computed] | None,
 ) -> _Part:
     errors: dict[int, ImageError] = {}
     for row in rows:
@@ -136,16 +136,16 @@ def _fill(
             pixels[row] = chunk[row].prepare(preparation)
         except ImageError as error:
             errors[row] = error
-    if then is None or len(errors) == len(rows):
+    if compute is None or len(errors) == len(rows):
         return _Part(errors, None)
     part = pixels[rows.start : rows.stop]
-    return _Part(errors, then(part[[row not in errors for row in rows]] if errors else part))
+    return _Part(errors, compute(part[[row not in errors for row in rows]] if errors else part))
 
 
 def _gather(chunk: list[Source], pixels: Images, tasks: list[Future[_Part]]) -> Batch:
     parts = [task.result() for task in tasks]
     errors = {row: error for part in parts for row, error in part.errors.items()}
     rows = np.array([row for row in range(len(chunk)) if row not in errors], dtype=np.intp)
-    made = [part.made for part in parts if part.made is not None]
-    whole = tuple(np.concatenate(pieces) for pieces in zip(*made, strict=True)) if made else None
+    computed = [part.computed for part in parts if part.computed is not None]
+    whole = tuple(np.concatenate(pieces) for pieces in zip(*computed, strict=True)) if computed else None
     return Batch(chunk, pixels[rows] if errors else pixels, rows, errors, whole)

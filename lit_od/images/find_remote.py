@@ -16,7 +16,7 @@ PARQUET = ".parquet"
 
 
 class ImageList(LazySequence[Source]):
-    """Parts laid end to end; what a part makes when it is asked for stays so.
+    """A sequence of parts, one after the other; parts make their images on request.
 
     Attributes:
         parts: The parts that hold an image.
@@ -36,7 +36,7 @@ class ImageList(LazySequence[Source]):
         return self.parts[part][row - self.ends[part]]
 
     def group_start(self, row: int) -> int:
-        """Return the first row of the row group that a row lies in; the row itself where it lies in none."""
+        """Return the first row of the row group of a row; the row itself if it has none."""
         number = bisect_right(self.ends, row)
         part = self.parts[number]
         return self.ends[number] - len(part) if isinstance(part, RowGroup) else row

@@ -14,10 +14,10 @@ _ANY_NAME = "surrogateescape"
 
 
 def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
-    """Count a set of images, and hash names, labels and pixels or file sizes with SHA-256.
+    """Count images, and hash their names, labels and sizes or pixels with SHA-256.
 
-    Files are taken by name and size, not read again; images in memory by their pixels. Bundles hold it, and so its
-    bytes stay as they are.
+    Files are identified by name and size and not read again; images in memory by their pixels. Bundles hold the
+    hash, so the hashed bytes must not change.
     """
     digest = hashlib.sha256()
     for source in sources:
@@ -33,9 +33,10 @@ def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
 
 
 def size_or_pixels(source: Source) -> bytes:
-    """Return the size of a file or the pixels of an array: they tell images of one name apart without a file read.
+    """Return the size of a file or the pixels of an array.
 
-    Checkpoints hold its hash, and so its bytes stay as they are. A missing file and any other image give none.
+    They tell images of one name apart without reading a file. Checkpoints hold their hash, so these bytes must not
+    change. A missing file and any other image give none.
     """
     match source:
         case ImageArray():
@@ -62,7 +63,9 @@ def identity(source: Source) -> str:
 
 
 def content_digest(source: Source) -> bytes:
-    """Hash the image itself with SHA-256: a file that was overwritten under its old name is another image.
+    """Hash the content of an image with SHA-256.
+
+    A file that was overwritten under its old name is another image.
 
     Raises:
         DataError: If the image cannot be read.

@@ -46,6 +46,14 @@ class PackedImage(EncodedImage):
     row: int
 
     def __init__(self, url: str, group: int, row: int, name: str) -> None:
+        """Name an image of a table, which is read later.
+
+        Args:
+            url: The table's file or URL.
+            group: Number of the row group.
+            row: Number of the row in its group.
+            name: Name of the image.
+        """
         put = object.__setattr__  # no loop: a driver makes a billion of these
         put(self, "url", url)
         put(self, "group", group)
@@ -144,22 +152,22 @@ def _columns(url: str, schema: Any) -> _Columns:
         DataError: If columns are missing, or have another type.
     """
     kinds = {name: schema.field(name).type for name in schema.names if schema.get_field_index(name) >= 0}
-    there = [name for name in _COLUMNS if name in kinds]
-    if not there:
+    candidates = [name for name in _COLUMNS if name in kinds]
+    if not candidates:
         columns = ", ".join(schema.names)
         raise DataError(f"{url} needs a column named {' or '.join(_COLUMNS)}, its columns are {columns}")
-    image = next((name for name in there if _fields(kinds[name]) is not None), None)
+    image = next((name for name in candidates if _fields(kinds[name]) is not None), None)
     if image is None:
         raise DataError(
-            f"{url} has a column {there[0]} of type {_type_text(kinds[there[0]])}: wanted the bytes of image files, as "
-            "binary or as a struct with a binary field bytes"
+            f"{url} has a column {candidates[0]} of type {_type_text(kinds[candidates[0]])}: wanted the bytes of image "
+            "files, as binary or as a struct with a binary field bytes"
         )
     fields = _fields(kinds[image]) or ()
     names = [("column path", kinds["path"])] if "path" in kinds else []
     names += [(f"field path of column {image}", kinds[image].field("path").type)] if "path" in fields else []
-    for what, kind in names:
+    for name, kind in names:
         if not (_is_text(kind) or _is_binary(kind)):
-            raise DataError(f"{url} has a {what} of type {_type_text(kind)}: wanted names, as string or binary")
+            raise DataError(f"{url} has a {name} of type {_type_text(kind)}: wanted names, as string or binary")
     return _Columns(image, fields, "path" in kinds)
 
 

@@ -33,13 +33,17 @@ class _Image(ABC):
         """Return the image, upright. Raises ImageError where it cannot be read."""
 
     def prepare(self, preparation: Preparation) -> Images:
-        """Return pixels of shape (h, w, c). Raises ImageError where the image cannot be read."""
+        """Return pixels of shape (h, w, c).
+
+        Raises:
+            ImageError: If the image cannot be read.
+        """
         return prepare(self.decode(), preparation)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile(_Image):
-    """An image in a file of its own."""
+    """An image file."""
 
     path: Path
     name: str
@@ -135,7 +139,9 @@ SetOpener: TypeAlias = Callable[[str], "list[Source] | None"]
 
 
 def class_numbers(sources: Sequence[Source]) -> Labels:
-    """Return the class of each source as a number, classes in the order of their names, shape (n,).
+    """Return the class of each source as a number, shape (n,).
+
+    Classes are numbered in the order of their names.
 
     Raises:
         DataError: If a source has no label.

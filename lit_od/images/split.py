@@ -45,7 +45,12 @@ class Subset(Sequence[T]):
 
 
 def evenly(sequence: Sequence[T], most: int) -> list[T]:
-    """Return at most so many elements of a sequence of at least one, evenly spread, in their order."""
+    """Return at most so many elements of a sequence, evenly spread, in their order.
+
+    Args:
+        sequence: At least one element.
+        most: Most elements to return, at least 1.
+    """
     rows = np.unique(np.linspace(0, len(sequence) - 1, most).astype(int))
     return [sequence[row] for row in rows.tolist()]
 

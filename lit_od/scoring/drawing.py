@@ -60,7 +60,7 @@ def in_colour(images: Images) -> Images:
     return np.broadcast_to(images, (*images.shape[:3], 3))
 
 
-def beside(parts: Sequence[Images]) -> Images:
+def side_by_side(parts: Sequence[Images]) -> Images:
     """Join parts (h, w, 3) from left to right, with white between them."""
     gap = np.full((parts[0].shape[0], GAP, 3), 255, dtype=np.uint8)
     joined = [piece for part in parts for piece in (part, gap)]

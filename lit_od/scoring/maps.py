@@ -23,7 +23,7 @@ from lit_od.detectors import PixelDetector
 from lit_od.detectors.reconstruction import pixel_verdicts
 from lit_od.errors import BackboneError, BundleError, DataError
 from lit_od.images.batching import GRAPH_BATCH
-from lit_od.scoring.drawing import beside, enlarged, heat, in_colour, overlay
+from lit_od.scoring.drawing import enlarged, heat, in_colour, overlay, side_by_side
 from lit_od.scoring.occlusion import occlusion_maps
 from lit_od.scoring.scorer import Scorer
 from lit_od.types import Images, Outputs, Stats
@@ -81,8 +81,8 @@ class HeatMaps:
         Where the bundle gives features, its golden images are mapped first, to set the scale.
 
         Args:
-            bundle: Which has been read.
-            scorer: The same bundle, ready; its threads and its provider are used.
+            bundle: The bundle.
+            scorer: The same bundle, loaded; its threads and its provider are used.
 
         Raises:
             BundleError: If its `maps.onnx` gives no heat maps.
@@ -98,11 +98,11 @@ class HeatMaps:
         return cls(scorer, _threshold(scorer, bundle), graph)
 
     def heats(self, images: Images, outputs: Outputs | None = None) -> Stats:
-        """Return the heat in [0, 1] of each pixel of prepared images, (n, h, w); 0.5 is the threshold.
+        """Return the heat in [0, 1] of each pixel, (n, h, w); 0.5 is the threshold.
 
         Args:
             images: Prepared images, (n, h, w, c) uint8.
-            outputs: Their outputs, where they are known: the graph need not run again for a detector with maps.
+            outputs: Their outputs, if known: with a detector of maps the graph need not run again.
         """
         if outputs is not None and isinstance(self.scorer.detector, PixelDetector):
             _, scores = self.scorer.detector.score_map(outputs)
@@ -111,7 +111,7 @@ class HeatMaps:
         return heat(scores.astype(np.float64), self.threshold)
 
     def verdicts(self, outputs: Outputs) -> NDArray[np.bool_] | None:
-        """Return True for pixels that are outliers, (n, h, w); None where the detector scores no pixels.
+        """Return True for outlying pixels, (n, h, w); None if the detector has no maps.
 
         Args:
             outputs: Outputs of the backbone for n images.
@@ -121,7 +121,7 @@ class HeatMaps:
         return pixel_verdicts(self.scorer.detector.score_map(outputs)[1], self.threshold)
 
     def pictures(self, images: Images, outputs: Outputs) -> Iterator[Image.Image]:
-        """A picture of each image, made when it is asked for.
+        """Draw a picture of each image, lazily.
 
         Args:
             images: Prepared images, (n, h, w, c) uint8.
@@ -136,7 +136,7 @@ class HeatMaps:
                 parts = [in_colour(one)[0], overlay(one, heats[row : row + 1])[0]]
                 if reconstructed is not None:
                     parts.insert(1, in_colour(reconstructed)[row])
-                yield enlarged(beside(parts), one.shape[1:3])
+                yield enlarged(side_by_side(parts), one.shape[1:3])
 
     def _reconstructed(self, images: Images) -> Images | None:
         if self.graph is None:

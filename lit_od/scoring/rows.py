@@ -143,16 +143,16 @@ def _writer(out: TextIO, form: str) -> Callable[[Result], None]:
             result.name, result.score, result.p_value, result.is_outlier, result.error, strict=True
         ):
             put((name, *((None, None, None) if error else (float(score), float(p_value), bool(is_outlier))), error))
-        out.flush()  # whoever is killed keeps the rows of whole batches
+        out.flush()  # the rows of whole batches outlive a killed process
 
     return write
 
 
 def row_writer(out: TextIO, form: str, columns: Sequence[str]) -> Callable[[Sequence[object]], None]:
-    """Write the head of a table, where it has one, and return a function that writes a row.
+    """Write the head of a table, if it has one; return a function that writes a row.
 
     Args:
-        out: Where they go.
+        out: Text file for the rows.
         form: "csv" or "jsonl".
         columns: Names of the columns; a value that is None is an empty cell, or null.
     """

@@ -26,7 +26,7 @@ class SimilarImages:
     """Normal images to look for the nearest among.
 
     Attributes:
-        places: Positions of the images that can be compared among all that were given, (m,).
+        places: Positions, among all images, of those that can be compared, (m,).
         rows: Their features, or the pixels of small copies where the graph gives errors, (m, d).
         output: Output of the graph.
         cosine: True where features are compared by their cosine.
@@ -47,7 +47,9 @@ class SimilarImages:
         cosine: bool = False,
         readable: bool = False,
     ) -> Self:
-        """Run images through a bundle's backbone; those without finite features are left out.
+        """Run images through a bundle's backbone.
+
+        Those without finite features are left out.
 
         Args:
             scorer: A bundle, ready; where its graph gives errors, it is not run.
@@ -72,7 +74,7 @@ class SimilarImages:
             if readable:
                 batch.require_readable()
             if len(batch.images):
-                each = tiny(batch.images) if found is None else found
+                each = small_pixels(batch.images) if found is None else found
                 finite = np.isfinite(each).all(axis=1)
                 places.append(first + batch.rows[finite].astype(np.int64))
                 rows.append(each[finite])
@@ -81,39 +83,45 @@ class SimilarImages:
         return cls(np.concatenate(places), known, scorer.backbone.output, cosine and by_features)
 
     def nearest(self, images: Images, outputs: Features, count: int) -> tuple[NDArray[np.int64], Stats]:
-        """Return the positions of the nearest normal images, nearest first, and their distances, (n, count) each.
+        """Find the nearest normal images of each image, nearest first.
 
         Args:
             images: Prepared images, (n, h, w, c) uint8, n at least 1.
             outputs: Output of the graph for them, (n, ...).
             count: Normal images to find for each, at most as many as there are.
+
+        Returns:
+            Their positions and distances, (n, count) each.
         """
-        asked = outputs if self.output == "features" else tiny(images)
-        rows, distances = nearest_rows(asked, self.rows, count, cosine=self.cosine)
+        queries = outputs if self.output == "features" else small_pixels(images)
+        rows, distances = nearest_rows(queries, self.rows, count, cosine=self.cosine)
         return self.places[rows], distances
 
 
 def nearest_rows(
     rows: Features, bank: Features, count: int, *, cosine: bool = False
 ) -> tuple[NDArray[np.int64], Stats]:
-    """Return the nearest rows of a bank, nearest first, and their Euclidean distances, shape (n, count) each.
+    """Find the nearest rows of a bank for each row, nearest first.
 
     Args:
         rows: Shape (n, d), n at least 1.
         bank: Shape (m, d).
         count: Rows to find for each, at most m.
         cosine: Bring all rows to length 1 first.
+
+    Returns:
+        Their numbers and Euclidean distances, shape (n, count) each.
     """
     known = _unit(bank) if cosine else bank
     found = []
     for row in _unit(rows) if cosine else rows:  # one at a time: all at once would hold (n, m, d)
-        apart = np.linalg.norm((known - row).astype(np.float64), axis=1)
-        best = np.argsort(apart, kind="stable")[:count]
-        found.append((best, apart[best]))
-    return np.stack([best for best, _ in found]), np.stack([apart for _, apart in found])
+        distances = np.linalg.norm((known - row).astype(np.float64), axis=1)
+        best = np.argsort(distances, kind="stable")[:count]
+        found.append((best, distances[best]))
+    return np.stack([best for best, _ in found]), np.stack([distances for _, distances in found])
 
 
-def tiny(images: Images) -> Features:
+def small_pixels(images: Images) -> Features:
     """Shrink images to at most `SIDE` a side; return their pixels in [0, 1], (n, d).
 
     So few pixels suffice to find similar images (Torralba, Fergus and Freeman, 80 Million Tiny Images, 2008).

@@ -19,7 +19,7 @@ from lit_od.serving.intake import Intake, require_type
 from lit_od.serving.limits import ClientGone, Limits, Refused
 from lit_od.serving.models import Answers, Model, joined
 from lit_od.serving.normal_images import NormalImages
-from lit_od.serving.protocol import LENGTH_HEADER, Asked
+from lit_od.serving.protocol import LENGTH_HEADER, ScoreRequest
 from lit_od.serving.work_queue import WorkQueue
 from lit_od.versions import __version__
 
@@ -30,13 +30,13 @@ class Site:
 
     Attributes:
         models: Models by name.
-        engine: Queue that scores images.
+        queue: Queue that scores images.
         intake: Reader of bodies.
-        normal: The normal images; None where the user has named none.
+        normal: The normal images; None if there are none.
     """
 
     models: Mapping[str, Model]
-    engine: WorkQueue
+    queue: WorkQueue
     intake: Intake
     normal: NormalImages | None
 
@@ -54,11 +54,16 @@ class Site:
         return self.models[name]
 
     async def infer(self, request: Request) -> Response:
-        """Score the images of a request."""
+        """Score the images of a request.
+
+        Raises:
+            Refused: If the request is refused, or an image cannot be read and errors are not among its outputs.
+            ClientGone: If the client leaves.
+        """
         model = self.model(request)
         require_type(request)
         async with self.intake.body(request) as body:
-            asked = await asyncio.to_thread(
+            parsed = await asyncio.to_thread(
                 protocol.read,
                 body,
                 request.headers.get(LENGTH_HEADER),
@@ -66,17 +71,17 @@ class Site:
                 most=self.intake.limits.images,
                 pixels=self.intake.limits.pixels,
             )
-            columns = joined(await self._scored(request, model, asked))
-        if "error" not in asked.outputs:
+            columns = joined(await self._scored(request, model, parsed))
+        if "error" not in parsed.outputs:
             for row, error in enumerate(columns["error"]):
                 if error:  # else the client would only see a NaN
                     raise Refused(400, f"image {row}: {error}. Ask for the output error to have the others scored")
-        text, length = protocol.answer(model.name, asked, columns)
+        text, length = protocol.answer(model.name, parsed, columns)
         if length is None:
             return Response(text, media_type="application/json")
         return Response(text, media_type="application/octet-stream", headers={LENGTH_HEADER: str(length)})
 
-    async def _scored(self, request: Request, model: Model, asked: Asked) -> list[Answers]:
+    async def _scored(self, request: Request, model: Model, parsed: ScoreRequest) -> list[Answers]:
         """Score a request, and drop the work if its client leaves.
 
         Returns:
@@ -87,7 +92,7 @@ class Site:
             ClientGone: If the client leaves.
         """
         limit = self.intake.limits.time
-        pieces = self.engine.submit(model, asked.sources, frozenset(asked.outputs))
+        pieces = self.queue.submit(model, parsed.sources, frozenset(parsed.outputs))
         scored = asyncio.gather(*map(asyncio.wrap_future, pieces))
         gone = asyncio.ensure_future(request.receive())  # the body has been read: only a disconnect can come
         try:
@@ -101,7 +106,7 @@ class Site:
         finally:
             scored.cancel()
             gone.cancel()
-            self.engine.done()
+            self.queue.done()
 
     async def describe(self, request: Request) -> Response:
         """Describe a model's inputs and outputs."""
@@ -112,7 +117,11 @@ class Site:
         return JSONResponse({"name": self.model(request).name, "ready": True})
 
     async def picture(self, request: Request) -> Response:
-        """Send the small picture of a normal image."""
+        """Send the small picture of a normal image.
+
+        Raises:
+            Refused: 404 if there is no such image.
+        """
         number = request.path_params["number"]
         if self.normal is None or number >= len(self.normal.pictures):
             raise Refused(404, "there is no such normal image")
@@ -121,7 +130,7 @@ class Site:
 
 def application(
     models: Mapping[str, Model],
-    engine: WorkQueue,
+    queue: WorkQueue,
     *,
     limits: Limits,
     normal: NormalImages | None = None,
@@ -131,20 +140,20 @@ def application(
 
     Args:
         models: Models by name.
-        engine: Scores their images.
+        queue: Queue that scores their images.
         limits: Limits of requests.
         normal: Normal images that the page shows. None shows none.
         hosts: Names of this server besides localhost and IP addresses.
     """
-    site = Site(models, engine, Intake(limits), normal)
+    site = Site(models, queue, Intake(limits), normal)
     about = {"name": "lit_od", "version": __version__, "extensions": protocol.EXTENSIONS}
     routes = [
         Route("/", page.serve),
-        Route("/models", partial(_tell, {"models": [model.card() for model in models.values()]})),
+        Route("/models", partial(_constant, {"models": [model.card() for model in models.values()]})),
         Route("/normal/{number:int}", site.picture),
-        Route("/v2", partial(_tell, about)),
-        Route("/v2/health/live", partial(_tell, {"live": True})),
-        Route("/v2/health/ready", partial(_tell, {"ready": True})),
+        Route("/v2", partial(_constant, about)),
+        Route("/v2/health/live", partial(_constant, {"live": True})),
+        Route("/v2/health/ready", partial(_constant, {"ready": True})),
     ]
     for base in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
         routes += [
@@ -152,13 +161,15 @@ def application(
             Route(f"{base}/ready", site.model_ready),
             Route(f"{base}/infer", site.infer, methods=["POST"]),
         ]
-    inner = Starlette(routes=routes, exception_handlers={Refused: _refused, HTTPException: _missed, Exception: _failed})
+    inner = Starlette(
+        routes=routes, exception_handlers={Refused: _refused, HTTPException: _http_error, Exception: _failed}
+    )
     inner.router.redirect_slashes = False
     return Gate(inner, frozenset(host.lower() for host in hosts), limits.drain)
 
 
-async def _tell(what: object, request: Request) -> Response:
-    return JSONResponse(what)
+async def _constant(content: object, request: Request) -> Response:
+    return JSONResponse(content)
 
 
 async def _refused(request: Request, refusal: Exception) -> Response:
@@ -171,7 +182,7 @@ async def _failed(request: Request, defect: Exception) -> Response:
     return refused(FAILURE)
 
 
-async def _missed(request: Request, failure: Exception) -> Response:
+async def _http_error(request: Request, failure: Exception) -> Response:
     """Answer for an unknown address or method, in the protocol's form."""
     assert isinstance(failure, HTTPException)
     path = request.url.path[:200]

@@ -10,7 +10,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lit_od.serving.limits import RETRY_AFTER, Limits
 
-SPARE = 128
+MOST_SURPLUS = 128
 """Number of surplus connections that may wait at a time to be refused."""
 
 UNSENT = 128 * 1024
@@ -36,7 +36,7 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         if len(self.connections) > self.limits.connections:
             self.connections.discard(self)
-            transport.set_protocol(TurnedAway(transport, self.limits))
+            transport.set_protocol(SurplusConnection(transport, self.limits))
             return
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
@@ -65,7 +65,7 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Start to wait for a client that reads more slowly than it is sent to."""
+        """Start to wait for a client that reads too slowly."""
         super().pause_writing()
         self._left = self.transport.get_write_buffer_size()
         self._unread = self.loop.call_later(self.limits.patience, self._answer_is_unread)
@@ -112,28 +112,30 @@ class Connection(H11Protocol):
         self.transport.close()
 
 
-class TurnedAway(asyncio.Protocol):
+class SurplusConnection(asyncio.Protocol):
     """A surplus connection, answered 503 once it sends a request.
 
     An answer before the request confuses clients; and if the connection were closed while the client still
     sends, it would be reset and the answer lost. So it is read for a moment, unless too many are.
     """
 
-    _all: ClassVar[set["TurnedAway"]] = set()
+    _all: ClassVar[set["SurplusConnection"]] = set()
 
     def __init__(self, transport: asyncio.Transport, limits: Limits) -> None:
         self._transport = transport
         message = f"the server has {limits.connections} connections: try again"
-        self._told = _refusal(HTTPStatus.SERVICE_UNAVAILABLE, message, f"retry-after: {RETRY_AFTER}\r\n")
+        self._answer = _refusal(HTTPStatus.SERVICE_UNAVAILABLE, message, f"retry-after: {RETRY_AFTER}\r\n")
         self._all.add(self)
-        self._end = asyncio.get_running_loop().call_later(limits.drain if len(self._all) <= SPARE else 0, self._leave)
+        self._end = asyncio.get_running_loop().call_later(
+            limits.drain if len(self._all) <= MOST_SURPLUS else 0, self._leave
+        )
 
     def data_received(self, data: bytes) -> None:
         """Answer 503 to any bytes."""
-        if self._told:
-            self._transport.write(self._told)
+        if self._answer:
+            self._transport.write(self._answer)
             self._transport.write_eof()
-            self._told = b""
+            self._answer = b""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the timer."""
@@ -141,8 +143,8 @@ class TurnedAway(asyncio.Protocol):
         self._end.cancel()
 
     def _leave(self) -> None:
-        if self._told:
-            self._transport.write(self._told)
+        if self._answer:
+            self._transport.write(self._answer)
         self._transport.close()
 
 

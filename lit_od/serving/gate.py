@@ -40,7 +40,7 @@ class Gate:
         """Answer a request, or refuse it."""
         exchange = _Exchange(scope, receive, send, self.drain)
         try:
-            require_welcome(exchange.headers, self.hosts)
+            require_allowed(exchange.headers, self.hosts)
             await self.app(scope, exchange.receive, exchange.send)
         except Refused as refusal:
             await refused(refusal)(scope, exchange.receive, exchange.send)
@@ -53,7 +53,7 @@ class Gate:
                 await refused(FAILURE)(scope, exchange.receive, exchange.send)
 
 
-def require_welcome(headers: Headers, hosts: Collection[str]) -> None:
+def require_allowed(headers: Headers, hosts: Collection[str]) -> None:
     """Raise Refused for a foreign host name, or a page of another site."""
     host = headers.get("host", "")
     name = _name(host)

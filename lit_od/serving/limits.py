@@ -44,10 +44,10 @@ class Limits:
 class Refused(Exception):
     """An answer other than 200.
 
-    Attributes:
+    Args:
         status: The HTTP status.
         message: One line: the error, and the mend.
-        retry_after: Seconds after which to try again; None where that does not help.
+        retry_after: Seconds after which to try again; None if that does not help.
     """
 
     def __init__(self, status: int, message: str, *, retry_after: int | None = None) -> None:
@@ -56,4 +56,4 @@ class Refused(Exception):
 
 
 class ClientGone(Exception):
-    """Signal that the client has left: nobody waits for the answer."""
+    """Signal that the client has left, so that no answer is needed."""

@@ -43,7 +43,7 @@ class Answers:
     distances: NDArray[np.float64] | None = None
 
     def part(self, start: int, stop: int) -> "Answers":
-        """Those on some of the images."""
+        """Return the outputs for some of the images."""
         rows = slice(start, stop)
         return Answers(
             self.result.part(rows),
@@ -81,16 +81,16 @@ def joined(parts: Sequence[Answers]) -> dict[str, Column]:
 
 
 def maps_of(bundle: Bundle, scorer: Scorer) -> Callable[[], HeatMaps]:
-    """Return a function that makes the heat maps of a bundle once, when somebody first asks: golden images are mapped.
+    """Return a function that makes the heat maps of a bundle by its first call.
 
-    It raises BundleError if the bundle's graph of maps gives none.
+    It may map the golden images, which takes time. It raises BundleError if the bundle's graph of maps gives none.
     """
     lock = threading.Lock()
-    made = cache(lambda: HeatMaps.of(bundle, scorer))
+    load = cache(lambda: HeatMaps.of(bundle, scorer))
 
     def maps() -> HeatMaps:
         with lock:
-            return made()
+            return load()
 
     return maps
 
@@ -102,10 +102,10 @@ class Model:
     Attributes:
         name: Its name in addresses.
         bundle: The bundle.
-        whole: Scores on all cores.
-        single: Scores on one thread, to be called by several workers at once.
-        maps: Draws heat maps.
-        nearest: Finds normal images; None where there are none.
+        whole: Scorer on all cores.
+        single: Scorer on one thread, which several workers may call at once.
+        maps: Function that returns the heat maps.
+        nearest: Normal images to find the nearest in; None if there are none.
     """
 
     name: str
@@ -135,12 +135,14 @@ class Model:
             providers: Execution providers, as `Backbone.load` takes them.
 
         Raises:
+            BundleError: If the bundle's graph or detector is refused.
+            ConfigError: If threads or a provider are invalid.
             DataError: If the bundle can prepare fewer than NEAREST normal images.
-            BundleError: As `Scorer.of`, which raises ConfigError and MissingExtra too.
+            MissingExtra: If no ONNX Runtime is installed.
         """
         whole = Scorer.of(bundle, threads=threads, providers=providers)
         single = whole
-        if whole.backbone.provider == PROVIDERS["cpu"]:  # elsewhere the device runs one batch after the other
+        if whole.backbone.provider == PROVIDERS["cpu"]:  # other devices run one batch after the other
             single = replace(whole, extractor=replace(whole.extractor, backbone=whole.backbone.single(), threads=1))
         nearest = None if normal is None else similar_images(normal, whole)
         return cls(name, bundle, whole, single, maps_of(bundle, single), nearest)
@@ -169,15 +171,15 @@ class Model:
 
     def card(self) -> dict[str, Any]:
         """Describe the model for the page."""
-        how = self.bundle.manifest
+        manifest = self.bundle.manifest
         return {
             "name": self.name,
-            "detector": how.detector.kind,
+            "detector": manifest.detector.kind,
             "threshold": self.bundle.calibration.threshold,
-            "rule": how.calibration.rule,
-            "calibration_images": how.calibration.images,
-            "size": list(how.preparation.size),
-            "mode": how.preparation.mode,
+            "rule": manifest.calibration.rule,
+            "calibration_images": manifest.calibration.images,
+            "size": list(manifest.preparation.size),
+            "mode": manifest.preparation.mode,
             "outputs": list(self.outputs),
         }
 

@@ -1,4 +1,4 @@
-"""Normal images that are shown beside a picture: a bundle keeps none, so the user names them."""
+"""Normal images shown beside a picture: a bundle keeps none, the user names them."""
 
 import io
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ class NormalImages:
 
 
 def similar_images(normal: NormalImages, scorer: Scorer) -> SimilarImages:
-    """Normal images as a bundle compares them.
+    """Prepare normal images for a bundle to compare.
 
     Raises:
         DataError: If it can prepare fewer than NEAREST.

@@ -69,8 +69,8 @@ class _Inference(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request.
+class ScoreRequest:
+    """A request to score images.
 
     Attributes:
         id: Its identifier, which the answer repeats.
@@ -102,7 +102,9 @@ class SentImage(EncodedImage):
         return open_image(self.data, most=self.pixels)
 
 
-def read(body: bytes | bytearray, json_length: str | None, *, known: Collection[str], most: int, pixels: int) -> Asked:
+def read(
+    body: bytes | bytearray, json_length: str | None, *, known: Collection[str], most: int, pixels: int
+) -> ScoreRequest:
     """Read a request.
 
     Args:
@@ -121,35 +123,35 @@ def read(body: bytes | bytearray, json_length: str | None, *, known: Collection[
         if not 0 <= end <= len(body):
             raise Refused(400, f"{LENGTH_HEADER} is {json_length[:40]!r}, the body has {len(body)} bytes")
     try:
-        given = msgspec.json.decode(memoryview(body)[:end], type=_Inference)
+        parsed = msgspec.json.decode(memoryview(body)[:end], type=_Inference)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(400, f"the request is not as the protocol has it: {error}") from None
-    sources = _sources(given.inputs, memoryview(body)[end:], most, pixels)
-    binary = given.parameters.binary_data_output
+    sources = _sources(parsed.inputs, memoryview(body)[end:], most, pixels)
+    binary = parsed.parameters.binary_data_output
     outputs: dict[str, bool] = {}
-    for each in given.outputs:
+    for each in parsed.outputs:
         if each.parameters.classification is not msgspec.UNSET:
             raise Refused(400, "the classification extension is not served: ask for score, p_value or is_outlier")
         if each.name not in known:
             raise Refused(400, f"there is no output {each.name[:100]!r}: this model has {', '.join(known)}")
-        wish = each.parameters.binary_data
-        outputs[each.name] = binary if wish is None else wish
-    return Asked(given.id, sources, outputs or dict.fromkeys(PLAIN, binary))
+        own = each.parameters.binary_data
+        outputs[each.name] = binary if own is None else own
+    return ScoreRequest(parsed.id, sources, outputs or dict.fromkeys(PLAIN, binary))
 
 
-def answer(model: str, asked: Asked, columns: Mapping[str, Column]) -> tuple[bytes, int | None]:
+def answer(model: str, request: ScoreRequest, columns: Mapping[str, Column]) -> tuple[bytes, int | None]:
     """Encode an answer.
 
     Args:
         model: The model's name.
-        asked: The request.
+        request: The request.
         columns: Outputs by name, at least the wanted ones.
 
     Returns:
         The body, and the number of bytes of its JSON; None for the number if all of it is JSON.
     """
     described, behind = [], []
-    for name, binary in asked.outputs.items():
+    for name, binary in request.outputs.items():
         column = columns[name]
         entry: dict[str, Any] = {
             "name": name,
@@ -163,50 +165,51 @@ def answer(model: str, asked: Asked, columns: Mapping[str, Column]) -> tuple[byt
             entry["data"] = tensors.as_json(column)
         described.append(entry)
     head: dict[str, Any] = {"model_name": model, "model_version": VERSION, "outputs": described}
-    if asked.id:
-        head["id"] = asked.id
+    if request.id:
+        head["id"] = request.id
     text = msgspec.json.encode(head)
     return (b"".join((text, *behind)), len(text)) if behind else (text, None)
 
 
 def _sources(inputs: Sequence[_Input], behind: memoryview, most: int, pixels: int) -> list[Source]:
     if len(inputs) != 1 or inputs[0].name not in ("images", "encoded"):
-        came = ", ".join(repr(each.name[:100]) for each in inputs[:5]) or "none"
-        raise Refused(400, f"wanted one input, images (UINT8) or encoded (BYTES), got {came}")
-    given = inputs[0]
-    data = _data(given, behind)
-    if given.name == "images":
-        if given.datatype != "UINT8" or len(given.shape) != 4 or given.shape[3] not in (1, 3, 4):
+        found = ", ".join(repr(each.name[:100]) for each in inputs[:5]) or "none"
+        raise Refused(400, f"wanted one input, images (UINT8) or encoded (BYTES), got {found}")
+    tensor = inputs[0]
+    data = _data(tensor, behind)
+    if tensor.name == "images":
+        if tensor.datatype != "UINT8" or len(tensor.shape) != 4 or tensor.shape[3] not in (1, 3, 4):
             raise Refused(
-                400, f"images must be UINT8 (n, h, w, c) with c 1, 3 or 4, got {given.datatype[:40]} {given.shape[:9]}"
+                400,
+                f"images must be UINT8 (n, h, w, c) with c 1, 3 or 4, got {tensor.datatype[:40]} {tensor.shape[:9]}",
             )
-        tensors.require_shape("images", given.shape, most=most)
-        height, width = given.shape[1:3]
+        tensors.require_shape("images", tensor.shape, most=most)
+        height, width = tensor.shape[1:3]
         if height * width > pixels:
             raise Refused(413, f"images of {width}x{height} pixels exceed the limit of {pixels:,}")
-        block = tensors.pixels("images", given.shape, data)
+        block = tensors.pixels("images", tensor.shape, data)
         return [ImageArray(image, f"images[{row}]") for row, image in enumerate(block)]
-    if given.datatype != "BYTES" or len(given.shape) not in (1, 2) or given.shape[1:] not in ([], [1]):
-        raise Refused(400, f"encoded must be BYTES (n), got {given.datatype[:40]} {given.shape[:9]}")
-    tensors.require_shape("encoded", given.shape, most=most)
+    if tensor.datatype != "BYTES" or len(tensor.shape) not in (1, 2) or tensor.shape[1:] not in ([], [1]):
+        raise Refused(400, f"encoded must be BYTES (n), got {tensor.datatype[:40]} {tensor.shape[:9]}")
+    tensors.require_shape("encoded", tensor.shape, most=most)
     return [
         _encoded(file, f"encoded[{row}]", pixels)
-        for row, file in enumerate(tensors.files("encoded", given.shape[0], data))
+        for row, file in enumerate(tensors.files("encoded", tensor.shape[0], data))
     ]
 
 
-def _data(given: _Input, behind: memoryview) -> memoryview | msgspec.Raw:
+def _data(tensor: _Input, behind: memoryview) -> memoryview | msgspec.Raw:
     """Return an input's data, from the JSON or from the bytes behind it."""
-    size = given.parameters.binary_data_size
-    if given.parameters.shared_memory_region is not msgspec.UNSET:
+    size = tensor.parameters.binary_data_size
+    if tensor.parameters.shared_memory_region is not msgspec.UNSET:
         raise Refused(400, "shared memory is not served: send the data in the body")
-    if size is None and given.data is msgspec.UNSET:
-        raise Refused(400, f"{given.name} brings no data: neither in the JSON nor, with binary_data_size, behind it")
-    if size is not None and given.data is not msgspec.UNSET:
-        raise Refused(400, f"{given.name} brings its data twice: in the JSON and with binary_data_size")
+    if size is None and tensor.data is msgspec.UNSET:
+        raise Refused(400, f"{tensor.name} brings no data: neither in the JSON nor, with binary_data_size, behind it")
+    if size is not None and tensor.data is not msgspec.UNSET:
+        raise Refused(400, f"{tensor.name} brings its data twice: in the JSON and with binary_data_size")
     if len(behind) != (size or 0):
-        raise Refused(400, f"{given.name} announces {str(size or 0)[:40]} binary bytes, {len(behind)} follow the JSON")
-    return behind if given.data is msgspec.UNSET else given.data
+        raise Refused(400, f"{tensor.name} announces {str(size or 0)[:40]} binary bytes, {len(behind)} follow the JSON")
+    return behind if tensor.data is msgspec.UNSET else tensor.data
 
 
 def _encoded(file: bytes, name: str, pixels: int) -> Source:

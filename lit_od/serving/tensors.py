@@ -25,12 +25,15 @@ _Byte: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
 
 def require_shape(name: str, shape: Sequence[int], *, most: int) -> None:
-    """Raise Refused unless the shape has 1 to `most` images and no empty side.
+    """Check that a shape has 1 to `most` images and no empty side.
 
     Args:
         name: Name of the input, for messages.
         shape: Its shape, images first.
         most: Largest number of images.
+
+    Raises:
+        Refused: 400 if a side is empty, 413 if there are more images.
     """
     if min(shape, default=0) < 1:
         raise Refused(400, f"{name} has shape {list(shape)}: every length must be at least 1")

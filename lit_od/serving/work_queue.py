@@ -39,11 +39,11 @@ class WorkQueue:
     """A queue of pieces of requests, and its workers.
 
     Attributes:
-        queue: Number of requests that may wait or be scored at a time.
+        capacity: Number of requests that may wait or be scored at a time.
     """
 
-    def __init__(self, *, workers: int, queue: int) -> None:
-        self.queue = queue
+    def __init__(self, *, workers: int, capacity: int) -> None:
+        self.capacity = capacity
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="lit_od-serve")
         self._lock = threading.Lock()
         self._waiting: deque[deque[Piece]] = deque()  # pieces by request
@@ -67,8 +67,8 @@ class WorkQueue:
         step = _most(wanted)
         pieces = [Piece(model, sources[start : start + step], wanted) for start in range(0, len(sources), step)]
         with self._lock:
-            if self._requests >= self.queue:
-                raise Refused(503, f"{self.queue} requests are waiting: try again", retry_after=RETRY_AFTER)
+            if self._requests >= self.capacity:
+                raise Refused(503, f"{self.capacity} requests are waiting: try again", retry_after=RETRY_AFTER)
             self._requests += 1
             self._waiting.append(deque(pieces))
         for _ in pieces:
@@ -76,7 +76,7 @@ class WorkQueue:
         return [piece.answers for piece in pieces]
 
     def done(self) -> None:
-        """Note that a request has been answered or given up."""
+        """Count a request as answered or given up."""
         with self._lock:
             self._requests -= 1
 

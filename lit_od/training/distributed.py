@@ -1,7 +1,7 @@
-"""Processes that torchrun or SLURM has started, joined by torch.distributed: bytes from one to another, no pickle.
+"""Processes that torchrun or SLURM has started, joined by torch.distributed.
 
-What they exchange goes by gloo, over the network and never over a GPU. Lightning finds the processes joined
-and trains in them; there NCCL carries the gradients of GPUs.
+They exchange bytes without pickle, by gloo: over the network and never over a GPU. Lightning finds the processes
+joined and trains in them; there NCCL carries the gradients of GPUs.
 """
 
 import contextlib
@@ -21,16 +21,16 @@ from torch.distributed.rendezvous import rendezvous
 from lit_od.runtime.processes import ALONE, Group, Place, place
 
 REFUSED = 2
-"""Exit status of a process that stops because another one has, and has said why."""
+"""Exit status of a process that stops because another one has failed and reported it."""
 
 CHUNK = 1 << 26
-"""Bytes that travel at once: 64 MiB."""
+"""Most bytes of one message: 64 MiB."""
 
-PATIENCE = timedelta(days=1)
-"""How long one process may work while others wait; one that ends is noticed at once."""
+WORK_TIMEOUT = timedelta(days=1)
+"""Time that one process may work while others wait; one that ends is noticed at once."""
 
-MEETING = timedelta(minutes=10)
-"""How long processes wait for each other at the start."""
+START_TIMEOUT = timedelta(minutes=10)
+"""Time that processes wait for each other at the start."""
 
 
 class Processes:
@@ -38,20 +38,26 @@ class Processes:
 
     Attributes:
         rank: Number of this process.
-        size: How many there are.
+        size: Number of processes.
         device: Number of this process on its machine.
-        local_size: How many there are on its machine.
+        local_size: Number of processes on its machine.
     """
 
     def __init__(self, where: Place) -> None:
-        """Join the others, who do the same; torch.distributed has been initialised."""
+        """Join the other processes, which do the same.
+
+        torch.distributed must have been initialised.
+
+        Args:
+            where: Place of this process.
+        """
         self.rank, self.size = where.rank, where.size
         self.device, self.local_size = where.local_rank, where.local_size
-        group = distributed.new_group(backend="gloo", timeout=PATIENCE)
+        group = distributed.new_group(backend="gloo", timeout=WORK_TIMEOUT)
         self._group = group if isinstance(group, distributed.ProcessGroup) else None  # every process is in it
 
     def gather(self, part: bytes) -> Iterator[bytes]:
-        """In the first process the parts of all, in the order of their ranks, one at a time; in others none.
+        """Yield the parts of all processes in the order of ranks; none unless of rank 0.
 
         Raises:
             ConnectionError: If another process has ended.
@@ -67,7 +73,7 @@ class Processes:
             yield other
 
     def broadcast(self, data: bytes) -> bytes:
-        """The first process' bytes, in all; what others give is not looked at.
+        """Return the bytes of rank 0 in every process; other bytes are ignored.
 
         Raises:
             ConnectionError: If another process has ended.
@@ -83,7 +89,7 @@ class Processes:
         return b"".join(chunks) if self.rank else data
 
     def wait(self) -> None:
-        """Return once all have come here."""
+        """Return once all processes have called this."""
         with _peers():
             distributed.barrier(group=self._group)
 
@@ -102,7 +108,7 @@ class Processes:
         return bytes(data)
 
     def _chunks(self, data: bytes | None, size: int) -> Iterator[torch.Tensor]:
-        """The bytes in tensors of at most CHUNK; room for as many where there are none yet."""
+        """Yield tensors of at most CHUNK bytes: the data, or empty ones to receive it."""
         for start in range(0, size, CHUNK):
             if data is None:
                 yield torch.empty(min(CHUNK, size - start), dtype=torch.uint8)
@@ -112,7 +118,7 @@ class Processes:
 
 @contextlib.contextmanager
 def _peers() -> Iterator[None]:
-    """Say in one line that another process has ended, where torch would tell it from the inside."""
+    """Raise a ConnectionError of one line where torch finds that a peer has ended."""
     try:
         yield
     except RuntimeError as error:
@@ -120,38 +126,45 @@ def _peers() -> Iterator[None]:
 
 
 def lost() -> ConnectionError:
-    """The error of a process whose peer is gone."""
+    """Return the error of a process whose peer has ended."""
     return ConnectionError("another process of this job has ended: start the job again, a training with --resume")
 
 
 _joined: list[tuple[object, Processes]] = []
-"""The processes, by torch's default group, for as long as that one is theirs."""
+"""The joined processes with torch's default group; another group makes them stale."""
 
 
 def process_group() -> Group:
-    """The processes that are joined now, by `together` or by Lightning; ALONE where none are."""
+    """Return the processes that `run_distributed` or Lightning joined, else ALONE."""
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return ALONE
     default = distributed.group.WORLD
     if not _joined or _joined[0][0] is not default:
-        _joined[:] = [(default, Processes(place() or _of_lightning()))]
+        _joined[:] = [(default, Processes(place() or _lightning_place()))]
     return _joined[0][1]
 
 
-def _of_lightning() -> Place:
-    """Where Lightning's own launcher has put this process, on one machine."""
+def _lightning_place() -> Place:
+    """Return the place that Lightning's launcher gave this process, on one machine."""
     rank, world = distributed.get_rank(), distributed.get_world_size()
     return Place(rank, world, int(os.environ.get("LOCAL_RANK", rank)), world)
 
 
 def run_distributed(where: Place, work: Callable[[Group], int]) -> int:
-    """Join the other processes, do the work, and part; the exit status.
+    """Join the other processes, do the work, and leave them.
 
-    An error is raised in the process that meets one first, and it alone will say so; the others end with it.
+    The process that fails first raises its error and alone reports it; the others end with it.
+
+    Args:
+        where: Place of this process.
+        work: The work, given the processes; it returns an exit status.
+
+    Returns:
+        The exit status of this process.
     """
     environment(where)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store, rank, world = next(rendezvous("env://", timeout=MEETING))
+    store, rank, world = next(rendezvous("env://", timeout=START_TIMEOUT))
     distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
     group = process_group()
     try:
@@ -159,25 +172,31 @@ def run_distributed(where: Place, work: Callable[[Group], int]) -> int:
         if isinstance(group, Processes):
             group.wait()
     except (Exception, KeyboardInterrupt):
-        if _speaks(store):
+        if _is_first_failure(store):
             raise
         return REFUSED
     distributed.destroy_process_group()
     return status
 
 
-def _speaks(store: Store) -> bool:
-    """Whether this process is the first to ask: of several that fail, one says why."""
+def _is_first_failure(store: Store) -> bool:
+    """Return True in the process that failed first, which alone reports it."""
     try:
         return bool(store.add("lit_od/failed", 1) == 1)
-    except RuntimeError:  # the store has gone with the process that has failed
+    except RuntimeError:  # the store ended with the process that failed
         return False
 
 
 def environment(where: Place | None) -> ClusterEnvironment | None:
-    """What Lightning needs to know of the processes; None where torchrun has started one, and it finds out itself.
+    """Return the environment that tells Lightning of the processes.
 
-    In a job of SLURM it would take a lone process for one of all tasks, and have the job queued again at a signal.
+    In a job of SLURM Lightning would take a lone process for one of all tasks, and requeue the job at a signal.
+
+    Args:
+        where: Place of this process; None if it is alone.
+
+    Returns:
+        The environment; None where torchrun has started a single process, which Lightning finds itself.
     """
     if where is None:
         return None if TorchElasticEnvironment.detect() else LightningEnvironment()
@@ -197,5 +216,5 @@ def environment(where: Place | None) -> ClusterEnvironment | None:
 
 
 def gpus() -> int:
-    """CUDA devices of this machine."""
+    """Return the number of CUDA devices of this machine."""
     return torch.cuda.device_count()

@@ -1,4 +1,4 @@
-"""The whole job from a recipe: train where there is something to train, export, and all that follows without torch."""
+"""The whole job from a recipe: train, export, and fit a bundle."""
 
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -15,7 +15,7 @@ from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
 from lit_od.fitting.from_recipe import fit_onnx, require_no_run
-from lit_od.fitting.process_group import HomeOptions, open_engine
+from lit_od.fitting.process_group import EngineOptions, open_engine
 from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.import_paths import imported
@@ -43,20 +43,20 @@ def fit(
     *,
     run: Path | None = None,
     trust: Collection[str] = (),
-    **home: Unpack[HomeOptions],
+    **options: Unpack[EngineOptions],
 ) -> Bundle:
-    """Train the recipe's model, export it, fit the detector, calibrate, prove and write the bundle.
+    """Train a recipe's model, export it, fit the detector and write the bundle.
 
     Nothing is trained where the model's class says `frozen = True`, or the recipe's backbone is an ONNX file.
     Of several processes the first one exports and writes; all share the rest, and return the bundle.
 
     Args:
-        recipe: What to do.
+        recipe: The recipe.
         out: The bundle's folder; free, empty, or a bundle to replace.
-        run: Folder that keeps a training's checkpoint, log and curves. None throws them away.
+        run: Folder that keeps a training's checkpoint, log and curves. None deletes them.
         trust: Import paths of detectors that may be followed.
-        home: Threads, providers and process group, as `open_engine` takes them; the group is by default that which
-            torch.distributed has joined.
+        options: Threads, providers and process group, as `open_engine` takes them; the group is by default the one
+            that torch.distributed has joined.
 
     Raises:
         ConfigError: If the recipe cannot be carried out, or `out` is not free.
@@ -66,8 +66,8 @@ def fit(
     if recipe.model is None:
         require_no_run(run)
         sets = open_set(data_root(recipe.data.root))
-        home.setdefault("group", process_group())
-        return fit_onnx(recipe, out, sets=sets, trust=trust, **home)
+        options.setdefault("group", process_group())
+        return fit_onnx(recipe, out, sets=sets, trust=trust, **options)
     if process_group().rank == 0:
         require_replaceable(out)
     spec = DetectorSpec.parse(recipe.detector, trust)
@@ -80,14 +80,14 @@ def fit(
         recipe = without_training(recipe, f"{model.class_path} is frozen")
         data = ImageData(recipe.data, seed=recipe.seed)
         module = _frozen_module(model, data, recipe.seed)
-        return _write_bundle(out, _Trained(module, data, recipe, trust=trust), **home)
+        return _write_bundle(out, _Trained(module, data, recipe, trust=trust), **options)
     rule, outliers = rule_and_outliers(recipe.calibration)
     calibrating = ImageData(recipe.data, seed=recipe.seed).sources("calibration")
     require_applicable(rule, inliers=len(calibrating), outliers=len(outliers))  # before the training, not after it
     with tempfile.TemporaryDirectory(prefix="lit_od-run-") as temporary:
-        trained = train(recipe, run or Path(temporary))
-        made = _Trained(trained.module, trained.data, recipe, trained.metrics, trust)
-        return _write_bundle(out, made, **home)
+        best = train(recipe, run or Path(temporary))
+        trained = _Trained(best.module, best.data, recipe, best.metrics, trust)
+        return _write_bundle(out, trained, **options)
 
 
 def _frozen_module(model: ModelConfig, data: ImageData, seed: int) -> nn.Module:
@@ -104,29 +104,34 @@ def export_bundle(
     *,
     metrics: dict[str, float] | None = None,
     trust: Collection[str] = (),
-    **home: Unpack[HomeOptions],
+    **options: Unpack[EngineOptions],
 ) -> Bundle:
-    """Export a trained module, fit the recipe's detector on what the graph computes, and write the bundle.
+    """Export a trained module, fit the recipe's detector and write the bundle.
 
     Args:
-        module: A trained module with a `backbone()`: uint8 (n, h, w, c) to what the detector reads, which is
-            its attribute `output` names, "features" where it has none; perhaps with `maps()`, see `export_maps`.
+        module: A trained module with a `backbone()` from uint8 (n, h, w, c) to the output that its attribute
+            `output` names, "features" by default; it may have `maps()`, see `export_maps`.
         data: Its images; the train part fits the detector, and with a frozen module the validation part
             too; the calibration part calibrates it.
         recipe: Detector, calibration and export options.
         out: The bundle's folder.
         metrics: Figures of the training, for the provenance.
         trust: Import paths of detectors that may be followed.
-        home: As `fit` takes them.
+        options: Threads, providers and process group, as `fit` takes them.
+
+    Raises:
+        ConfigError: If an option is invalid, or `out` is not free.
+        DataError: If the images do not suffice.
+        ExportError: If the exported graph does not compute what the module computes.
     """
     if process_group().rank == 0:
         require_replaceable(out)
-    return _write_bundle(out, _Trained(module, data, recipe, metrics or {}, trust), **home)
+    return _write_bundle(out, _Trained(module, data, recipe, metrics or {}, trust), **options)
 
 
 @dataclass(frozen=True, slots=True)
 class _Trained:
-    """A module to export, its images and its recipe, figures of its training, and trusted import paths."""
+    """A trained module with its images, its recipe and the figures of its training."""
 
     module: nn.Module
     data: ImageData
@@ -135,11 +140,14 @@ class _Trained:
     trust: Collection[str] = ()
 
     def images(self, outliers: Sequence[str]) -> FitImages:
-        """Return the images by their use; with a frozen module the validation part fits the detector too."""
+        """Return the images by their use.
+
+        With a frozen module the validation part fits the detector too.
+        """
         fit, validation = self.data.sources("train"), self.data.sources("validation")
         calibration = self.data.sources("calibration")
         smaller_bank = any(self.recipe.detector.get(key) is not None for key in ("coreset", "memory_budget"))
-        if is_frozen(self.module) and not smaller_bank:  # else they tell what the smaller bank costs
+        if is_frozen(self.module) and not smaller_bank:  # else they measure the smaller bank
             fit, validation = fit + validation, []
         if not calibration:
             raise DataError("no calibration images: give data.split.calibration a share above 0")
@@ -149,35 +157,35 @@ class _Trained:
         )
 
 
-def _write_bundle(out: Path, made: _Trained, **home: Unpack[HomeOptions]) -> Bundle:
-    """Export a module, fit the recipe's detector on what the graph computes, and write the bundle."""
-    module, recipe = made.module, made.recipe
-    group = home.setdefault("group", process_group())  # Lightning may have joined processes in the training
+def _write_bundle(out: Path, trained: _Trained, **options: Unpack[EngineOptions]) -> Bundle:
+    """Export a module, fit the recipe's detector over the graph and write the bundle."""
+    module, recipe = trained.module, trained.recipe
+    group = options.setdefault("group", process_group())  # Lightning may have joined processes in the training
     backbone = getattr(module, "backbone", None)
     if not callable(backbone):
         raise ConfigError(f"{type(module).__name__} has no backbone(): wanted the module that is to be exported")
-    spec = DetectorSpec.parse(recipe.detector, made.trust)
+    spec = DetectorSpec.parse(recipe.detector, trained.trust)
     require_readable(module, spec)
     rule, outliers = rule_and_outliers(recipe.calibration)
-    images = made.images(outliers)
+    images = trained.images(outliers)
     graph, parity = GraphFile(b"", recipe.export.opset), 0.0
     if group.rank == 0:
         rows = np.linspace(0, len(images.calibration) - 1, min(PARITY_IMAGES, len(images.calibration))).astype(int)
-        pixels = load([images.calibration[row] for row in rows], recipe.data.prepare, threads=home.get("threads"))
+        pixels = load([images.calibration[row] for row in rows], recipe.data.prepare, threads=options.get("threads"))
         graph, parity = _exported(module, backbone(), pixels, opset=recipe.export.opset)
     model = group.broadcast(graph.model)
     origin = Origin(
         name=out.name,
         recipe=portable_tree(recipe),
         seed=recipe.seed,
-        metrics={**made.metrics, "export_parity": parity},
+        metrics={**trained.metrics, "export_parity": parity},
     )
-    engine = open_engine(model, recipe.data.prepare, **home)
+    engine = open_engine(model, recipe.data.prepare, **options)
     return fit_bundle(out, engine, graph, images, spec, rule, origin)
 
 
 def _exported(module: nn.Module, backbone: nn.Module, images: Images, *, opset: int) -> tuple[GraphFile, float]:
-    """Return the graphs of a module, and the largest difference between torch and the backbone's graph."""
+    """Return the graphs of a module, and the backbone's largest difference to torch."""
     with tempfile.TemporaryDirectory(prefix="lit_od-export-") as folder:
         file = Path(folder) / "backbone.onnx"
         report = export_backbone(backbone, file, images, opset=opset, output=output_of(module))

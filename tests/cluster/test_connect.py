@@ -74,7 +74,7 @@ CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
 @pytest.mark.parametrize(
-    ("wanted", "beside_gpus", "chosen"),
+    ("wanted", "gpu_machines", "chosen"),
     [
         (None, [], ("cpu", False)),
         (None, [[CPU]], ("cpu", False)),
@@ -90,9 +90,9 @@ CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
     ],
 )
 def test_workers_are_told_their_provider(
-    wanted: str | None, beside_gpus: list[list[str]], chosen: tuple[str, bool]
+    wanted: str | None, gpu_machines: list[list[str]], chosen: tuple[str, bool]
 ) -> None:
-    assert provider_and_gpu(wanted, beside_gpus) == chosen
+    assert provider_and_gpu(wanted, gpu_machines) == chosen
 
 
 def test_machines_that_differ_are_refused() -> None:
@@ -119,7 +119,7 @@ def test_a_cluster_with_gpus(
         _private=NO_RAY._private,
     )
     monkeypatch.setattr("lit_od.cluster.connect._ray", lambda: there)
-    monkeypatch.setattr("lit_od.cluster.connect._on_gpu_machines", lambda ray: [present])
+    monkeypatch.setattr("lit_od.cluster.connect._gpu_machine_providers", lambda ray: [present])
     with cluster(provider=wanted) as found:
         assert found == pool
     if pool.gpus:

@@ -47,7 +47,7 @@ def test_the_gpus_are_the_workers_own(
     monkeypatch.setattr(Backbone, "load", spied_on)
     for name in ("score", "refit"):
         pool = Inline(2, 1, 1, ("cuda",))
-        monkeypatch.setattr(f"lit_od.commands.{name}.cluster_of", lambda args, pool=pool: nullcontext(pool))
+        monkeypatch.setattr(f"lit_od.commands.{name}.open_cluster", lambda args, pool=pool: nullcontext(pool))
     words = ["--engine", "ray", "--provider", "cuda"]
     assert command("refit", own_bundle, digit_files, "--out", tmp_path / "new", *words).status == 0
     assert asked == [("cpu",), *[("cuda",)] * 4]  # two workers that fit, two that calibrate
@@ -65,7 +65,7 @@ def test_a_refit_of_a_table_is_that_of_the_same_files_and_makes_no_list_of_them(
         given.update(fit=images.fit, calibration=images.calibration)
         return fit_bundle(out, engine, graph, images, *rest)
 
-    monkeypatch.setattr("lit_od.commands.refit.cluster_of", lambda args: nullcontext(Inline(2, 1)))
+    monkeypatch.setattr("lit_od.commands.refit.open_cluster", lambda args: nullcontext(Inline(2, 1)))
     table = write_table(tmp_path / "t.parquet", {"bytes": [file.read_bytes() for file in files]}, 7)
     assert command("refit", own_bundle, *files, "--out", tmp_path / "one", "--threads", 1).status == 0
     monkeypatch.setattr("lit_od.commands.refit.fit_bundle", spied_on)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lit_od.bundle.folder import Bundle
-from lit_od.cluster.connect import _on_gpu_machines, cluster
+from lit_od.cluster.connect import _gpu_machine_providers, cluster
 from lit_od.cluster.ray_pool import Pool
 from lit_od.cluster.scoring import score_images
 from lit_od.cluster.work_items import items
@@ -138,15 +138,15 @@ def test_machines_tell_what_their_onnx_runtime_can_do(pool: Pool, monkeypatch: p
     (here,) = ray.nodes()
     machines = [{**here, "Resources": {"CPU": 2.0, "GPU": 1.0}}] * 2
     monkeypatch.setattr(ray, "nodes", lambda: [here, *machines, {**machines[0], "Alive": False}])
-    assert _on_gpu_machines(ray) == [onnxruntime.get_available_providers()] * 2
+    assert _gpu_machine_providers(ray) == [onnxruntime.get_available_providers()] * 2
     monkeypatch.setattr(ray, "nodes", lambda: [{**machines[0], "NodeID": "0" * 56}])
     with pytest.raises(ConfigError, match=r"does not tell what its ONNX Runtime can do: .*Give --provider cuda or"):
-        _on_gpu_machines(ray)
-    monkeypatch.setattr("lit_od.cluster.connect.TELLING", 0.5)
-    monkeypatch.setattr("lit_od.cluster.connect._present", lambda: time.sleep(60))
+        _gpu_machine_providers(ray)
+    monkeypatch.setattr("lit_od.cluster.connect.PROBE_TIMEOUT", 0.5)
+    monkeypatch.setattr("lit_od.cluster.connect._providers", lambda: time.sleep(60))
     monkeypatch.setattr(ray, "nodes", lambda: machines)
     with pytest.raises(ConfigError, match=r"does not tell what its ONNX Runtime can do: .*Give --provider cuda or"):
-        _on_gpu_machines(ray)
+        _gpu_machine_providers(ray)
 
 
 def test_a_worker_without_a_gpu_sees_none(pool: Pool) -> None:
@@ -172,7 +172,7 @@ def make(folder, workers):
     return work
 
 ray = connect._ray()
-with connect._silent():
+with connect._no_stderr():
     ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
 for provider in (None, "cuda"):
     with connect.cluster(provider=provider) as pool, tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lit_od.backbone.extractor import BATCH_SIZE
-from lit_od.cluster.work_items import _found, decode, items
+from lit_od.cluster.work_items import _sources, decode, items
 from lit_od.images import parquet as packed
 from lit_od.images.find_remote import ImageList, find_with_urls
 from lit_od.images.sources import ImageArray, ImageFile, Source, Unreadable
@@ -58,7 +58,7 @@ def test_a_part_of_a_table_is_told_in_a_bit_a_row(tmp_path: Path) -> None:
     for part in (fit, calibration):
         work = list(items(part, workers=1))
         assert sum(map(len, work)) < 100_000 / 8 + 25_000 + 100 * 200
-        names = [source.name for item in work for place in decode(item).places for source in _found(place)]
+        names = [source.name for item in work for place in decode(item).places for source in _sources(place)]
         assert names == [source.name for source in part]
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from lit_od.commands import _launch as launching
 from lit_od.commands import train
-from lit_od.commands._arguments import add_recipe_arguments, recipe_of
-from lit_od.commands._launch import wanted, words_of
+from lit_od.commands._arguments import add_recipe_arguments, read_recipe
+from lit_od.commands._launch import command_line, process_count
 from lit_od.errors import ConfigError
 from lit_od.runtime.processes import Place, place
 
@@ -43,15 +43,15 @@ def test_where_a_process_stands() -> None:
     [({}, 1), ({"devices": 3}, 3), ({"devices": "2"}, 2), ({"devices": [0, 2]}, 2), ({"devices": 1}, 1)],
 )
 def test_a_process_a_device(trainer: dict[str, object], count: int) -> None:
-    assert wanted(trainer) == count
-    assert wanted({"devices": "auto", "accelerator": "cpu"}) == 1
+    assert process_count(trainer) == count
+    assert process_count({"devices": "auto", "accelerator": "cpu"}) == 1
     with pytest.raises(ConfigError, match=r"trainer\.num_nodes 2: start a process a device on every machine"):
-        wanted(trainer | {"num_nodes": 2})
+        process_count(trainer | {"num_nodes": 2})
 
 
 def test_a_command_line_from_its_arguments() -> None:
     args = Namespace(recipe="demo", seed=3, out="a b", resume=None)
-    words = words_of("train", args, ["--trainer.devices", "2"])
+    words = command_line("train", args, ["--trainer.devices", "2"])
     assert words == ["train", "demo", "--seed=3", "--out=a b", "--trainer.devices", "2"]
 
 
@@ -62,10 +62,10 @@ def test_when_a_training_stops_is_said_with_the_recipe(words: list[str], stops: 
     parser = ArgumentParser()
     add_recipe_arguments(parser)
     args = parser.parse_args(["demo", "--seed", "5", *words])
-    recipe = recipe_of(args, ["--trainer.devices=2"])
+    recipe = read_recipe(args, ["--trainer.devices=2"])
     assert (recipe.early_stopping, recipe.seed) == (stops, 5)
-    told = words_of("train", args, [])  # to the processes that the command starts
-    assert recipe_of(parser.parse_args(told[1:]), []).early_stopping == stops
+    told = command_line("train", args, [])  # to the processes that the command starts
+    assert read_recipe(parser.parse_args(told[1:]), []).early_stopping == stops
 
 
 @pytest.mark.parametrize("debug", [True, False])

@@ -14,7 +14,7 @@ import pytest
 
 from lit_od import Bundle, Scorer
 from lit_od.bundle import folder as bundles
-from lit_od.commands._launch import words_of
+from lit_od.commands._launch import command_line
 from lit_od.errors import BundleError
 from lit_od.fitting.fit import Origin
 from lit_od.images.sources import Source
@@ -149,6 +149,6 @@ def test_a_recipe_names_it_and_a_refit_keeps_it(
 
 
 def test_processes_that_a_command_starts_are_told() -> None:
-    assert words_of("fit", Namespace(recipe="demo", trust=["a:B", "c:D"]), []) == [
+    assert command_line("fit", Namespace(recipe="demo", trust=["a:B", "c:D"]), []) == [
         "fit", "demo", "--trust=a:B", "--trust=c:D",
     ]  # fmt: skip

@@ -96,7 +96,7 @@ def test_a_stream_may_be_closed_on_one_of_its_own_threads() -> None:
         return images.reshape(len(images), -1).astype(np.float32)
 
     closed = threading.Event()
-    came = batches(map(numbered, range(2)), TINY, batch_size=1, threads=1, then=close_when_begun)
+    came = batches(map(numbered, range(2)), TINY, batch_size=1, threads=1, compute=close_when_begun)
     next(came)
     begun.set()
     assert closed.wait(10)

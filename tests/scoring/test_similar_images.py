@@ -9,20 +9,20 @@ from PIL import Image
 from lit_od.errors import DataError
 from lit_od.images.sources import Source, Unreadable
 from lit_od.scoring.scorer import Scorer
-from lit_od.scoring.similar_images import SIDE, SimilarImages, nearest_rows, tiny
+from lit_od.scoring.similar_images import SIDE, SimilarImages, nearest_rows, small_pixels
 from tests.support.graphs import bundle_at, graph_of
 from tests.support.images import GREY
 
 
 def test_small_images_are_their_pixels() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, SIDE, 20, 1), dtype=np.uint8)
-    np.testing.assert_array_equal(tiny(images), images.reshape(3, -1).astype(np.float32) / 255)
+    np.testing.assert_array_equal(small_pixels(images), images.reshape(3, -1).astype(np.float32) / 255)
 
 
 def test_large_images_are_pillows_small_ones() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 70, 90, 3), dtype=np.uint8)
     wanted = [np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for image in images]
-    np.testing.assert_array_equal(tiny(images), np.stack(wanted).reshape(2, -1).astype(np.float32) / 255)
+    np.testing.assert_array_equal(small_pixels(images), np.stack(wanted).reshape(2, -1).astype(np.float32) / 255)
 
 
 def test_a_graph_of_errors_is_not_run(digits: list[Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +32,7 @@ def test_a_graph_of_errors_is_not_run(digits: list[Source], tmp_path: Path, monk
     found = SimilarImages.of(scorer, sources, GREY, cosine=True)
     assert found.places.tolist() == [0, 2]
     images = np.stack([digits[0].prepare(GREY), digits[1].prepare(GREY)])
-    np.testing.assert_array_equal(found.rows, tiny(images))
+    np.testing.assert_array_equal(found.rows, small_pixels(images))
     places, distances = found.nearest(images, np.ones((2, 28, 28, 1)), 1)
     assert (places.tolist(), distances.tolist()) == ([[0], [2]], [[0.0], [0.0]])
     with pytest.raises(DataError, match=r"gone\.png"):

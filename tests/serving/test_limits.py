@@ -282,11 +282,11 @@ class Halted(Model):
 
 
 def require_requests(site: Site, number: int) -> None:
-    """Wait until a server's engine has so many requests."""
+    """Wait until a server's queue has so many requests."""
     deadline = time.monotonic() + 10
-    while site.engine._requests != number and time.monotonic() < deadline:
+    while site.queue._requests != number and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert site.engine._requests == number
+    assert site.queue._requests == number
 
 
 def test_what_a_client_has_given_up_is_not_scored(model: Model, pictures: list[bytes]) -> None:
@@ -353,7 +353,7 @@ def test_a_request_that_takes_too_long_is_answered_and_what_is_left_of_it_not_sc
                     answer = each.result(20)
                     assert answer.status == 504
                     assert answer.error == "not scored within 0.5 s: send fewer images, or start with --max-time"
-            assert site.engine._requests == 0
+            assert site.queue._requests == 0
         finally:
             Stuck.may.set()
         answer = site.ask(INFER, body, headers=headers)
@@ -435,7 +435,7 @@ class TestConnections:
 
     @pytest.mark.parametrize("full", [20], indirect=True)
     def test_is_not_waited_for_where_too_many_are(self, full: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(connection, "SPARE", 0)
+        monkeypatch.setattr(connection, "MOST_SURPLUS", 0)
         begun = time.monotonic()
         assert status_of(full.raw(b""))[0] == 503
         assert time.monotonic() - begun < 10

@@ -266,12 +266,12 @@ def test_a_full_server_is_asked_again(browser: Browser, model: Model, folder: Pa
         page = browser.page()
         page.open(site.url)
         page.wait("model")
-        site.engine.queue = 0
+        site.queue.capacity = 0
         page.choose("#files", [folder / "0.png"])
         browser.listen(0.3)
         assert not page.evaluate("items[0].done")
         assert not page.evaluate("by('progress').hidden")
-        site.engine.queue = 10
+        site.queue.capacity = 10
         page.wait(f"{DONE} && {MAPPED}")
 
 

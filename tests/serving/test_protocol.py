@@ -27,7 +27,7 @@ def encoded(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in {**given, **changes}.items() if value is not None}
 
 
-def read(given: Any, behind: bytes = b"", *, announce: bool = False) -> protocol.Asked:
+def read(given: Any, behind: bytes = b"", *, announce: bool = False) -> protocol.ScoreRequest:
     head = given if isinstance(given, bytes) else json.dumps(given).encode()
     length = str(len(head)) if behind or announce else None
     return protocol.read(head + behind, length, known=KNOWN, most=8, pixels=10_000)
@@ -197,7 +197,7 @@ def test_a_request_takes_little_more_memory_than_its_text(given: Any) -> None:
 
 
 def test_an_answer_comes_back_as_it_went() -> None:
-    asked = protocol.Asked(
+    asked = protocol.ScoreRequest(
         "mark", [], {"score": True, "error": True, "p_value": False, "is_outlier": True, "map": False}
     )
     columns: dict[str, tensors.Column] = {

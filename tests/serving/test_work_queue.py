@@ -42,22 +42,22 @@ def sources(*names: str) -> list[Source]:
     return [Unreadable(name, "") for name in names]
 
 
-def submit(engine: WorkQueue, model: Held, *names: str, wanted: frozenset[str] = PLAIN) -> "list[Future[Answers]]":
-    return engine.submit(cast(Model, model), sources(*names), wanted)
+def submit(queue: WorkQueue, model: Held, *names: str, wanted: frozenset[str] = PLAIN) -> "list[Future[Answers]]":
+    return queue.submit(cast(Model, model), sources(*names), wanted)
 
 
 @pytest.fixture
-def engine() -> Iterator[WorkQueue]:
-    engine = WorkQueue(workers=1, queue=4)
-    yield engine
-    engine.close()
+def queue() -> Iterator[WorkQueue]:
+    queue = WorkQueue(workers=1, capacity=4)
+    yield queue
+    queue.close()
 
 
 @pytest.fixture
-def held(engine: WorkQueue) -> Iterator[Held]:
+def held(queue: WorkQueue) -> Iterator[Held]:
     """A model whose first call, of "first", occupies the only worker."""
     model = Held()
-    submit(engine, model, "first")
+    submit(queue, model, "first")
     assert model.begun.acquire(timeout=10)
     yield model
     model.may.set()
@@ -67,8 +67,8 @@ def names(parts: "list[Future[Answers]]") -> list[str]:
     return [name for part in parts for name in part.result(10).result.name]
 
 
-def test_small_requests_go_together_and_each_gets_its_own(engine: WorkQueue, held: Held) -> None:
-    one, two = submit(engine, held, "a", "b"), submit(engine, held, "c")
+def test_small_requests_go_together_and_each_gets_its_own(queue: WorkQueue, held: Held) -> None:
+    one, two = submit(queue, held, "a", "b"), submit(queue, held, "c")
     held.may.set()
     assert (names(one), names(two)) == (["a", "b"], ["c"])
     assert held.calls == [["first"], ["a", "b", "c"]]
@@ -76,64 +76,64 @@ def test_small_requests_go_together_and_each_gets_its_own(engine: WorkQueue, hel
     assert two[0].result().result.score.tolist() == [2]
 
 
-def test_a_large_request_does_not_hold_up_a_small_one(engine: WorkQueue, held: Held) -> None:
-    large = submit(engine, held, *(f"large{row}" for row in range(48)))
-    small = submit(engine, held, "small", wanted=frozenset({"p_value"}))
+def test_a_large_request_does_not_hold_up_a_small_one(queue: WorkQueue, held: Held) -> None:
+    large = submit(queue, held, *(f"large{row}" for row in range(48)))
+    small = submit(queue, held, "small", wanted=frozenset({"p_value"}))
     held.may.set()
     assert names(large) == [f"large{row}" for row in range(48)]
     assert names(small) == ["small"]
     assert [call[0] for call in held.calls] == ["first", "large0", "small", "large16", "large32"]
 
 
-def test_other_outputs_and_other_models_do_not_go_together(engine: WorkQueue, held: Held) -> None:
+def test_other_outputs_and_other_models_do_not_go_together(queue: WorkQueue, held: Held) -> None:
     other = Held()
     other.may.set()
     waiting = [
-        submit(engine, held, "a"),
-        submit(engine, held, "b", wanted=frozenset({"map"})),
-        submit(engine, other, "c"),
+        submit(queue, held, "a"),
+        submit(queue, held, "b", wanted=frozenset({"map"})),
+        submit(queue, other, "c"),
     ]
     held.may.set()
     assert [names(parts) for parts in waiting] == [["a"], ["b"], ["c"]]
     assert (held.calls, other.calls) == ([["first"], ["a"], ["b"]], [["c"]])
 
 
-def test_heat_maps_are_made_one_by_one(engine: WorkQueue, held: Held) -> None:
-    parts = submit(engine, held, "a", "b", wanted=frozenset({"map"}))
+def test_heat_maps_are_made_one_by_one(queue: WorkQueue, held: Held) -> None:
+    parts = submit(queue, held, "a", "b", wanted=frozenset({"map"}))
     held.may.set()
     assert names(parts) == ["a", "b"]
     assert held.calls == [["first"], ["a"], ["b"]]
 
 
-def test_what_is_given_up_is_not_scored(engine: WorkQueue, held: Held) -> None:
-    gone, stays = submit(engine, held, "gone"), submit(engine, held, "stays")
+def test_what_is_given_up_is_not_scored(queue: WorkQueue, held: Held) -> None:
+    gone, stays = submit(queue, held, "gone"), submit(queue, held, "stays")
     assert gone[0].cancel()
     held.may.set()
     assert names(stays) == ["stays"]
     assert held.calls == [["first"], ["stays"]]
 
 
-def test_a_failure_reaches_all_who_wait_for_it_and_no_one_else(engine: WorkQueue, held: Held) -> None:
-    both = [submit(engine, held, "a"), submit(engine, held, "fail")]
+def test_a_failure_reaches_all_who_wait_for_it_and_no_one_else(queue: WorkQueue, held: Held) -> None:
+    both = [submit(queue, held, "a"), submit(queue, held, "fail")]
     held.may.set()
     for parts in both:
         with pytest.raises(ArithmeticError):
             parts[0].result(10)
-    assert names(submit(engine, held, "after")) == ["after"]
+    assert names(submit(queue, held, "after")) == ["after"]
 
 
-def test_a_full_queue_refuses_until_a_request_is_done(engine: WorkQueue, held: Held) -> None:
+def test_a_full_queue_refuses_until_a_request_is_done(queue: WorkQueue, held: Held) -> None:
     for name in "abc":
-        submit(engine, held, name)
+        submit(queue, held, name)
     with pytest.raises(Refused, match="4 requests are waiting") as refusal:
-        submit(engine, held, "d")
+        submit(queue, held, "d")
     assert (refusal.value.status, refusal.value.retry_after) == (503, 1)
-    engine.done()
-    submit(engine, held, "d")
+    queue.done()
+    submit(queue, held, "d")
 
 
-def test_only_who_is_alone_gets_all_cores(engine: WorkQueue, held: Held) -> None:
-    crowd: list[Any] = [submit(engine, held, "a"), submit(engine, held, "b", wanted=frozenset({"p_value"}))]
+def test_only_who_is_alone_gets_all_cores(queue: WorkQueue, held: Held) -> None:
+    crowd: list[Any] = [submit(queue, held, "a"), submit(queue, held, "b", wanted=frozenset({"p_value"}))]
     held.may.set()
     for parts in crowd:
         names(parts)

@@ -26,11 +26,11 @@ class Site:
 
     Attributes:
         url: Its address.
-        engine: Its engine.
+        queue: Its queue.
     """
 
     url: str
-    engine: WorkQueue
+    queue: WorkQueue
 
     @property
     def place(self) -> tuple[str, int]:
@@ -96,8 +96,8 @@ def running(
 ) -> Iterator[Site]:
     """A server on a free port, stopped at the end of the block."""
     limits = limits or Limits(grace=1)
-    engine = WorkQueue(workers=2, queue=limits.queue)
-    app = application({model.name: model for model in models}, engine, limits=limits, normal=normal, hosts=hosts)
+    queue = WorkQueue(workers=2, capacity=limits.queue)
+    app = application({model.name: model for model in models}, queue, limits=limits, normal=normal, hosts=hosts)
     listener = listen("127.0.0.1", 0)
     where, ready = address(listener), threading.Event()
     server = Server(app, limits=limits, ready=ready.set)
@@ -105,12 +105,12 @@ def running(
     thread.start()
     try:
         assert ready.wait(10)
-        yield Site(where, engine)
+        yield Site(where, queue)
     finally:
         server.should_exit = True
         thread.join(20)
         listener.close()
-        engine.close()
+        queue.close()
         assert not thread.is_alive()
 
 

@@ -12,7 +12,7 @@ PROJECTED = 128
 """Random directions that stand in for wider rows (Johnson and Lindenstrauss)."""
 
 POOL = 2048
-"""Farthest rows among which centres are chosen before all distances are brought up to date."""
+"""Farthest rows among which centres are chosen before all distances are updated."""
 
 BLOCK_ROWS = 4096
 
@@ -55,18 +55,18 @@ def greedy_k_centre(rows: NDArray[np.float32], count: int, seed: int) -> NDArray
     points = _projected(rows, generator)
     norms = np.einsum("ij,ij->i", points, points)
     chosen = np.empty(count, dtype=np.intp)
-    farness = np.full(len(rows), np.inf, dtype=np.float32)  # squared distance to the nearest centre
+    squared = np.full(len(rows), np.inf, dtype=np.float32)  # squared distance to the nearest centre
     chosen[0] = generator.integers(len(rows))
     done, fresh = 1, 0
     with tqdm(total=count, initial=1, desc="coreset", unit="row", leave=False, disable=None) as progress:
         while done < count:
-            _bring_up_to_date(points, norms, chosen[fresh:done], farness)
-            farness[chosen[:done]] = -1.0
+            _update_distances(points, norms, chosen[fresh:done], squared)
+            squared[chosen[:done]] = -1.0
             fresh = done
             size = min(POOL, len(rows))
-            pool = np.sort(np.argpartition(farness, len(rows) - size)[len(rows) - size :])
-            outside = np.partition(farness, len(rows) - size - 1)[-size - 1] if size < len(rows) else -np.inf
-            near, pool_points, pool_norms = farness[pool], points[pool], norms[pool]
+            pool = np.sort(np.argpartition(squared, len(rows) - size)[len(rows) - size :])
+            outside = np.partition(squared, len(rows) - size - 1)[-size - 1] if size < len(rows) else -np.inf
+            near, pool_points, pool_norms = squared[pool], points[pool], norms[pool]
             while done < count:
                 best = int(near.argmax())
                 if near[best] < outside and done > fresh:
@@ -87,20 +87,20 @@ def _projected(rows: NDArray[np.float32], generator: np.random.Generator) -> NDA
     return rows @ (directions / np.float32(np.sqrt(PROJECTED)))
 
 
-def _bring_up_to_date(
+def _update_distances(
     points: NDArray[np.float32],
     norms: NDArray[np.float32],
     centres: NDArray[np.intp],
-    farness: NDArray[np.float32],
+    squared: NDArray[np.float32],
 ) -> None:
-    """Lower `farness`, (m,), to the squared distance to the nearest new centre."""
+    """Update squared distances (m,) to the nearest centre by new centres, in place."""
     for start in range(0, len(points), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
         distances = points[block] @ points[centres].T
         distances *= -2
         distances += norms[centres]
         nearest = np.maximum(distances.min(axis=1) + norms[block], 0)
-        np.minimum(farness[block], nearest, out=farness[block])
+        np.minimum(squared[block], nearest, out=squared[block])
 
 
 def rank_agreement(scores: Scores, others: Scores) -> float:

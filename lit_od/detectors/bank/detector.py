@@ -40,7 +40,7 @@ class BankDetector(Detector):
 
         Args:
             features: Shape (n, d).
-            options: Those of `options_type`, which says what they are and their defaults.
+            options: Options of `options_type`, which documents them and has their defaults.
 
         Raises:
             ConfigError: On an option that does not exist or is out of range, or an index that does not exist.
@@ -147,11 +147,14 @@ class BankCost:
 
 
 class BankAccumulator(Generic[AnyBankDetector]):
-    """Gathers rows for a bank: all for k-centre, else the seeded sample alone.
+    """An accumulator of rows for a bank: all for k-centre, else a seeded sample.
 
-    Attributes:
+    Args:
         detector: The detector's class.
         settings: Its options.
+        first_row: Number of the first row it will see, among the rows of all accumulators.
+
+    Attributes:
         store: The rows.
     """
 
@@ -201,7 +204,7 @@ class BankAccumulator(Generic[AnyBankDetector]):
         return self.store.state()
 
     def restore(self, state: Arrays) -> None:
-        """Take over what `state()` gave, in place of the own rows.
+        """Replace the rows by those of a `state()`.
 
         Raises:
             DataError: If the arrays do not fit together.
@@ -233,7 +236,7 @@ class BankAccumulator(Generic[AnyBankDetector]):
         """Compare a detector of these rows with one that keeps them all.
 
         Args:
-            fitted: What `finish` gave.
+            fitted: The detector that `finish` returned.
             validation: Images that neither fitted nor will calibrate the detector, shape (n, d).
 
         Raises:

@@ -1,4 +1,4 @@
-"""The home of FAISS: it proposes candidates; distances are decided elsewhere.
+"""FAISS proposes candidates here; others decide by exact distances.
 
 FAISS is imported when it is first used, since importing it costs a fifth of a second.
 """
@@ -26,7 +26,7 @@ ALONE = 1 << 27
 of a graph, which has just run, still hold (13 ms against 3 for 32 queries among 320 rows of 1,280)."""
 
 _SWITCHES = threading.Lock()
-"""FAISS' switches belong to the whole process: whoever sets them holds this, and sets them back."""
+"""FAISS' switches belong to the whole process: code that sets them holds this lock, and sets them back."""
 
 
 def is_flat(factory: str) -> bool:
@@ -35,12 +35,15 @@ def is_flat(factory: str) -> bool:
 
 
 def check_factory(factory: str, width: int, search: Mapping[str, float] | None) -> None:
-    """Raise ConfigError unless FAISS can make this index.
+    """Check that FAISS can make an index.
 
     Args:
         factory: FAISS' factory string.
         width: Features a row.
         search: Search settings by name.
+
+    Raises:
+        ConfigError: If it cannot, or a search setting does not exist.
     """
     import faiss
 
@@ -251,5 +254,5 @@ def _set(index: Any, factory: str, search: Mapping[str, float] | None) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """Return FAISS' own words in one line, without the place in its source."""
+    """Return FAISS' message in one line, without the position in its source."""
     return " ".join(str(error).rsplit(": ", 1)[-1].split()).rstrip(".") or type(error).__name__

@@ -27,13 +27,13 @@ _READ = frozenset(
 """The kinds of index, and of parts of one, that are read from bytes; FAISS puts "Index" before each."""
 
 _QUANTIZERS = {"pq": ("d", "M", "nbits", "dsub", "ksub", "code_size"), "sq": ("d", "qtype", "code_size", "bits")}
-"""What the factory string settles of the codes of product and scalar quantizers."""
+"""Attributes of product and scalar quantizers that the factory string fixes."""
 
 _FIXED = ("d", "metric_type", "code_size", "nlist")
-"""What the factory string settles, and training leaves."""
+"""Attributes of an index that the factory string fixes; training does not change them."""
 
 _SETTINGS = ("nprobe", "max_codes", "k_factor", "polysemous_ht", "search_type", "implem", "implem2", "qbs", "qb")
-"""How a part is searched; the settings of graphs lie one step deeper."""
+"""Search settings of a part; those of graphs lie one step deeper."""
 
 _GRAPH_SETTINGS = {"hnsw": "efSearch", "nsg": "search_L"}
 
@@ -42,12 +42,15 @@ _INNER = ("index", "quantizer", "base_index", "refine_index", "storage")
 
 
 def check_modest(factory: str, rows: int, width: int) -> None:
-    """Raise DataError if an empty index of this kind is too large for the bank.
+    """Check that an empty index of this kind is not too large for the bank.
 
     Args:
         factory: FAISS' factory string.
         rows: Rows in the bank: an index has been trained on them, so it has no more lists or centroids.
         width: Features a row.
+
+    Raises:
+        DataError: If it is.
     """
     most = max(rows, 8 * width, 1024)
     numbers = [int(digits[:10]) for digits in re.findall(r"\d+", factory)]
@@ -87,7 +90,7 @@ def bounded_by(size: int) -> Iterator[None]:
 
 
 def check_like(index: Any, wanted: Any, rows: int, factory: str) -> None:
-    """Raise DataError unless an index is as its factory string makes it.
+    """Check that an index is one that its factory string makes.
 
     Its lists must name rows of the bank, none twice.
 
@@ -96,6 +99,9 @@ def check_like(index: Any, wanted: Any, rows: int, factory: str) -> None:
         wanted: An empty index by the factory string, with the same search settings.
         rows: Rows in the bank.
         factory: The factory string.
+
+    Raises:
+        DataError: If it is another.
     """
     import faiss
 

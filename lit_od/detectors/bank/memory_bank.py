@@ -24,7 +24,7 @@ BLOCK = 8192
 """Rows that are prepared at once; cut by row number, so that sums do not depend on batches."""
 
 REACH = 1e15
-"""The bank's values lie within, so that FAISS can add their squares in float32."""
+"""Largest absolute value in a bank, so that FAISS can add the squares in float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,11 +32,11 @@ class Bank:
     """Rows in the order of the data, ready to be compared.
 
     Attributes:
-        settings: How they are kept and searched.
+        settings: Options by which they are kept and searched.
         rows: (x - centre) / scale, of length 1 for the cosine, float32 or float16, shape (m, d).
         centre: Shape (d,); zeros for the cosine of features that are not standardised.
         scale: Shape (d,); ones unless standardised.
-        index: The FAISS index; for a flat bank None, or the half-precision rows' home.
+        index: The FAISS index; for a flat bank None, or an index that holds the half-precision rows.
     """
 
     settings: BankOptions

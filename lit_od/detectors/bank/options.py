@@ -17,7 +17,7 @@ Reduce: TypeAlias = Literal["mean", "kth"]
 class BankKeywords(TypedDict, total=False):
     """Types of the options of memory banks, for callers.
 
-    Each detector takes those of its own dataclass, and no other.
+    Each detector takes those of its `options_type`, and no other.
     """
 
     metric: Metric
@@ -95,7 +95,11 @@ class BankOptions:
         return "sample"
 
     def rows_that_fit(self, width: int) -> int | None:
-        """Return the number of rows within the memory budget; None without one."""
+        """Return the number of rows within the memory budget; None without one.
+
+        Raises:
+            ConfigError: If the budget holds no row of this width.
+        """
         if self.memory_budget is None:
             return None
         row = width * (2 if self.precision == "fp16" else 4)

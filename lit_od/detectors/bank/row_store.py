@@ -30,11 +30,11 @@ def row_ranks(seed: int, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 class RowStore:
-    """Keeps rows as float32.
+    """Rows of features, kept as float32: all, or a seeded sample.
 
     Args:
         first_row: Number, among all rows, of the first one that this store will see.
-        seed: Chooses the sample.
+        seed: Seed of the sample.
         limit: Keep a sample of this many rows (all, while there are no more).
         share: Keep each row with this probability.
 
@@ -125,7 +125,7 @@ class RowStore:
         return {"numbers": numbers, "rows": rows.reshape(-1), "ranks": ranks.view(np.int64)}
 
     def restore(self, state: Arrays) -> None:
-        """Take over what `state()` gave, in place of the own rows.
+        """Replace the rows by those of a `state()`.
 
         The other store has the same seed and share.
 

@@ -26,7 +26,7 @@ def learning_curves(columns: Mapping[str, Sequence[float] | Stats]) -> Figure:
             together, and names that begin with "lr" go on a logarithmic axis.
 
     Raises:
-        DataError: If there is no "epoch", the lengths differ, or nothing is there to draw.
+        DataError: If there is no "epoch", the lengths differ, or there is nothing to draw.
     """
     values = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
     if "epoch" not in values:
@@ -160,7 +160,7 @@ def p_value_reliability(p_values: Mapping[str, Stats], *, calibration: int) -> F
 def _curves(
     inliers: Scores, outliers: Mapping[str, Scores], threshold: float | None
 ) -> Iterator[tuple[str, Curve, dict[str, Any], Rates | None]]:
-    """Yield name, curve and style of each set, and its rates at the threshold, if there is one.
+    """Yield name, curve, style and rates at the threshold (or None) of each set.
 
     Lines are thinner from one to the next, so that none hides the one beneath it.
     """

@@ -24,7 +24,7 @@ def score_histograms(scores: Mapping[str, Scores], threshold: float | None = Non
 
     Args:
         scores: Shape (n,) by name of the set.
-        threshold: Drawn as a line; the legend then tells each set's share above it.
+        threshold: Drawn as a line; the legend then shows each set's share above it.
 
     Raises:
         DataError: If there is no set, or one is empty or holds NaN or infinity.

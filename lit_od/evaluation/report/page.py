@@ -141,7 +141,7 @@ def _data(scores: Mapping[str, Scores], threshold: float) -> dict[str, Any]:
 
 
 def _best(found: Evaluation) -> list[str]:
-    """The best balanced accuracy of each set of outliers, and its threshold."""
+    """Format the best balanced accuracy of each set of outliers, and its threshold."""
     best = [each.best_balanced_accuracy for each in found.outliers.values()]
     return [f"{100 * each.balanced_accuracy:.2f} above {each.threshold:#.4g}" for each in best]
 
@@ -181,7 +181,7 @@ def _svg(figure: Figure, number: int, title: str) -> Markup:
 
 
 def _uri(picture: Image.Image | Images, limit: int = THUMBNAIL) -> str:
-    """A picture, reduced where it is larger than the limit, within the page's own text."""
+    """Encode a picture as a data URI; it is reduced to the limit."""
     if isinstance(picture, np.ndarray):
         picture = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
     exact = max(picture.size) <= EXACT

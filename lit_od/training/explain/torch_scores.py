@@ -19,13 +19,13 @@ from lit_od.errors import ConfigError
 from lit_od.import_paths import named
 
 TorchScore: TypeAlias = Callable[[Tensor], Tensor]
-"""Features (n, d) to outlier scores (n,), float64."""
+"""Function from features (n, d) to outlier scores (n,), float64."""
 
 ToTorch: TypeAlias = Callable[[NDArray[Any]], Tensor]
-"""An array to a float64 tensor on the features' device."""
+"""Function from an array to a float64 tensor on the features' device."""
 
 TorchForm: TypeAlias = Callable[[Any, ToTorch], TorchScore]
-"""A fitted detector to its scores in torch; a detector's class names its own as `torch_form`."""
+"""Function from a fitted detector to its scores in torch, which its class names as `torch_form`."""
 
 
 def torch_score(detector: Detector, *, device: torch.device | str = "cpu") -> TorchScore:
@@ -33,13 +33,13 @@ def torch_score(detector: Detector, *, device: torch.device | str = "cpu") -> To
 
     Args:
         detector: A fitted detector of features.
-        device: Where the features will be.
+        device: Device of the features.
 
     Raises:
         ConfigError: If the detector has no torch form, as those of errors.
     """
 
-    def of(array: NDArray[Any]) -> Tensor:
+    def to_torch(array: NDArray[Any]) -> Tensor:
         return torch.tensor(array, dtype=torch.float64, device=device)
 
     if detector.torch_form is None:
@@ -47,16 +47,16 @@ def torch_score(detector: Detector, *, device: torch.device | str = "cpu") -> To
             f"detector {detector.kind} reads {detector.reads} and has no gradient here: wanted one with a torch_form"
         )
     form: TorchForm = named(detector.torch_form, f"torch_form of {detector.kind}")
-    return form(detector, of)
+    return form(detector, to_torch)
 
 
-def mahalanobis(detector: Mahalanobis, of: ToTorch) -> TorchScore:
+def mahalanobis(detector: Mahalanobis, to_torch: ToTorch) -> TorchScore:
     """Return `Mahalanobis.score` in torch: distances to the nearest mean."""
-    first, whitener = of(detector.means[0]), of(detector.whitener)
-    centres = of((detector.means - detector.means[0]) @ detector.whitener.T)  # (classes or 1, d)
+    first, whitener = to_torch(detector.means[0]), to_torch(detector.whitener)
+    centres = to_torch((detector.means - detector.means[0]) @ detector.whitener.T)  # (classes or 1, d)
     background = None
     if detector.background_mean is not None and detector.background_whitener is not None:
-        background = of(detector.background_mean), of(detector.background_whitener)
+        background = to_torch(detector.background_mean), to_torch(detector.background_whitener)
 
     def score(features: Tensor) -> Tensor:
         rows = features.double()
@@ -70,9 +70,9 @@ def mahalanobis(detector: Mahalanobis, of: ToTorch) -> TorchScore:
     return score
 
 
-def knn(detector: KNN, of: ToTorch) -> TorchScore:
+def knn(detector: KNN, to_torch: ToTorch) -> TorchScore:
     """Return `KNN.score` in torch: distances to the nearest rows."""
-    neighbours = _neighbours(detector.bank, detector.settings.k, of)
+    neighbours = _neighbours(detector.bank, detector.settings.k, to_torch)
     mean = detector.settings.reduce == "mean"
 
     def score(features: Tensor) -> Tensor:
@@ -82,10 +82,10 @@ def knn(detector: KNN, of: ToTorch) -> TorchScore:
     return score
 
 
-def lof(detector: LOF, of: ToTorch) -> TorchScore:
+def lof(detector: LOF, to_torch: ToTorch) -> TorchScore:
     """Return `LOF.score` in torch: local outlier factors."""
-    neighbours = _neighbours(detector.bank, detector.settings.k, of)
-    k_distances, densities = of(detector.k_distances), of(detector.densities)
+    neighbours = _neighbours(detector.bank, detector.settings.k, to_torch)
+    k_distances, densities = to_torch(detector.k_distances), to_torch(detector.densities)
 
     def score(features: Tensor) -> Tensor:
         distances, ids = neighbours(features)
@@ -95,14 +95,14 @@ def lof(detector: LOF, of: ToTorch) -> TorchScore:
     return score
 
 
-def local_residual(detector: LocalResidual, of: ToTorch) -> TorchScore:
+def local_residual(detector: LocalResidual, to_torch: ToTorch) -> TorchScore:
     """Return `LocalResidual.score` in torch: distances to the neighbours' hull."""
     bank, settings = detector.bank, detector.settings
-    prepare = _preparation(bank, of)
+    prepare = _preparation(bank, to_torch)
 
     def score(features: Tensor) -> Tensor:
         points = prepare(features)
-        hull = of(bank.rows[_nearest(bank, features, settings.k)])  # (n, k, d)
+        hull = to_torch(bank.rows[_nearest(bank, features, settings.k)])  # (n, k, d)
         mean = hull.mean(dim=1)
         hull = hull - mean[:, None]
         offset = points - mean
@@ -118,9 +118,9 @@ def local_residual(detector: LocalResidual, of: ToTorch) -> TorchScore:
     return score
 
 
-def pca_residual(detector: PCAResidual, of: ToTorch) -> TorchScore:
+def pca_residual(detector: PCAResidual, to_torch: ToTorch) -> TorchScore:
     """Return `PCAResidual.score` in torch: residuals."""
-    mean, scale, components = of(detector.mean), of(detector.scale), of(detector.components)
+    mean, scale, components = to_torch(detector.mean), to_torch(detector.scale), to_torch(detector.components)
     unit = float(detector.noise[0]) if detector.settings.whiten else 1.0
 
     def score(features: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ def pca_residual(detector: PCAResidual, of: ToTorch) -> TorchScore:
     return score
 
 
-def gmm(detector: GMM, of: ToTorch) -> TorchScore:
+def gmm(detector: GMM, to_torch: ToTorch) -> TorchScore:
     """Return `GMM.score` in torch: negative log-likelihoods."""
     count, width = detector.means.shape
     whiteners, matrices = detector.whiteners, detector.settings.covariance in ("full", "tied")
@@ -141,8 +141,8 @@ def gmm(detector: GMM, of: ToTorch) -> TorchScore:
         scales = np.diagonal(whiteners, axis1=1, axis2=2)
     else:
         whiteners = scales = np.broadcast_to(whiteners.reshape(count, -1), (count, width))
-    means, factors = of(detector.means), of(whiteners)
-    constants = of(np.log(detector.weights) + np.log(scales).sum(axis=1) - 0.5 * width * math.log(2 * math.pi))
+    means, factors = to_torch(detector.means), to_torch(whiteners)
+    constants = to_torch(np.log(detector.weights) + np.log(scales).sum(axis=1) - 0.5 * width * math.log(2 * math.pi))
 
     def score(features: Tensor) -> Tensor:
         rows = features.double()[None] - means[:, None]  # (components, n, d)
@@ -153,13 +153,13 @@ def gmm(detector: GMM, of: ToTorch) -> TorchScore:
     return score
 
 
-def _neighbours(bank: Bank, k: int, of: ToTorch) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def _neighbours(bank: Bank, k: int, to_torch: ToTorch) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Return a function to distances, ascending, and numbers of the k nearest rows."""
-    prepare, cosine = _preparation(bank, of), bank.settings.metric == "cosine"
+    prepare, cosine = _preparation(bank, to_torch), bank.settings.metric == "cosine"
 
     def neighbours(features: Tensor) -> tuple[Tensor, Tensor]:
         ids = _nearest(bank, features, k)
-        rows, points = of(bank.rows[ids]), prepare(features)[:, None]
+        rows, points = to_torch(bank.rows[ids]), prepare(features)[:, None]
         numbers = torch.as_tensor(ids, device=features.device)
         if not cosine:
             return torch.linalg.vector_norm(points - rows, dim=2), numbers
@@ -172,9 +172,9 @@ def _neighbours(bank: Bank, k: int, of: ToTorch) -> Callable[[Tensor], tuple[Ten
     return neighbours
 
 
-def _preparation(bank: Bank, of: ToTorch) -> TorchScore:
+def _preparation(bank: Bank, to_torch: ToTorch) -> TorchScore:
     """Return a function that prepares features as the bank's rows are."""
-    centre, scale, cosine = of(bank.centre), of(bank.scale), bank.settings.metric == "cosine"
+    centre, scale, cosine = to_torch(bank.centre), to_torch(bank.scale), bank.settings.metric == "cosine"
 
     def prepare(features: Tensor) -> Tensor:
         points = (features.double() - centre) / scale
