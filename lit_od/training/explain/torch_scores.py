@@ -154,7 +154,7 @@ def gmm(detector: GMM, of: ToTorch) -> TorchScore:
 
 
 def _neighbours(bank: Bank, k: int, of: ToTorch) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Distances, ascending, to the k nearest rows of a bank, and the rows' numbers, each (n, k)."""
+    """Return a function to the distances, ascending, of the k nearest rows and their numbers, each (n, k)."""
     prepare, cosine = _preparation(bank, of), bank.settings.metric == "cosine"
 
     def neighbours(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,7 +173,7 @@ def _neighbours(bank: Bank, k: int, of: ToTorch) -> Callable[[Tensor], tuple[Ten
 
 
 def _preparation(bank: Bank, of: ToTorch) -> TorchScore:
-    """Features as the bank's rows are: standardised, and of length 1 for the cosine."""
+    """Return a function that standardises features as a bank's rows, to length 1 for the cosine."""
     centre, scale, cosine = of(bank.centre), of(bank.scale), bank.settings.metric == "cosine"
 
     def prepare(features: Tensor) -> Tensor:
