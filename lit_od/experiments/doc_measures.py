@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from lit_od.bundle.folder import Bundle
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import KNN, Detector
-from lit_od.detectors.registry import accumulator
+from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
 from lit_od.evaluation.image_sets import sets_of_recipe
 from lit_od.evaluation.intervals import delong
@@ -27,7 +27,7 @@ from lit_od.training.data.image_data import ImageData, evaluation_batch
 from lit_od.training.data.torchvision_sets import open_set
 from lit_od.training.data.trunk_cache import TrunkCache
 from lit_od.training.doc import LitDOC
-from lit_od.types import Features
+from lit_od.types import Features, Scores
 
 DETECTORS: dict[str, dict[str, Any]] = {
     "kNN": {"kind": "knn"},
@@ -81,15 +81,14 @@ def features_by_part(module: LitDOC, data: ImageData, recipe: Recipe, cache: Tru
     for name, sources in parts.items():
         rows = cache.rows(module.trunk, sources, recipe.data.prepare, torch.device("cpu"))
         with torch.inference_mode():
-            places = torch.split(torch.arange(len(rows)), evaluation_batch(recipe.data.prepare.shape))
-            found[name] = torch.cat([module.trunk.tail(rows[each]).float() for each in places]).numpy()
+            places = torch.split(torch.arange(len(sources)), evaluation_batch(recipe.data.prepare.shape))
+            found[name] = torch.cat([module.trunk.tail(rows.index_select(0, each)).float() for each in places]).numpy()
     return found
 
 
 def fitted(options: Mapping[str, Any], features: Features) -> Detector:
     """Fit a detector of a recipe's kind and options."""
-    rest = {key: value for key, value in options.items() if key != "kind"}
-    gathered = accumulator(str(options["kind"]), rest)
+    gathered = DetectorSpec.parse(options).accumulator()
     gathered.update(features)
     return gathered.finish()
 
@@ -106,12 +105,22 @@ def quality(options: Mapping[str, Any], features: Mapping[str, Features], rule: 
     """
     detector = fitted(options, features["train"])
     inliers, outliers = detector.score(features["inliers"]), detector.score(features["outliers"])
+    area = delong(inliers, outliers)
     threshold = Calibration.from_inliers(detector.score(features["calibration"]), rule).threshold
-    at, area = rates(inliers, outliers, threshold), delong(inliers, outliers)
+    return {"auroc_low": area.low, "auroc_high": area.high, **figures_at(threshold, inliers, outliers)}
+
+
+def figures_at(threshold: float, inliers: Scores, outliers: Scores) -> dict[str, float]:
+    """Measure AUROC, the rates at a threshold, and the best balanced accuracy.
+
+    Args:
+        threshold: Scores above it are called outliers.
+        inliers: Scores of test inliers, shape (n,).
+        outliers: Scores of outliers, shape (m,).
+    """
+    at = rates(inliers, outliers, threshold)
     return {
         "auroc": auroc(inliers, outliers),
-        "auroc_low": area.low,
-        "auroc_high": area.high,
         "balanced_accuracy": at.balanced_accuracy,
         "false_positive_rate": at.fpr,
         "best_balanced_accuracy": best_balanced_accuracy(inliers, outliers).balanced_accuracy,
