@@ -1,12 +1,12 @@
-"""Processes that torchrun or SLURM has started, joined by torch.distributed: bytes from one to another, no pickle.
+"""Processes that torchrun or SLURM has started, joined by torch.distributed.
 
-What they exchange goes by gloo, over the network and never over a GPU. Lightning finds the processes joined
-and trains in them; there NCCL carries the gradients of GPUs.
+They exchange bytes, no pickle, by gloo: over the network and never over a GPU. Lightning finds the processes
+joined and trains in them; there NCCL carries the gradients of GPUs.
 """
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 
 import torch
@@ -27,20 +27,20 @@ CHUNK = 1 << 26
 """Bytes that travel at once: 64 MiB."""
 
 PATIENCE = timedelta(days=1)
-"""How long one process may work while others wait; one that ends is noticed at once."""
+"""Time in which one process may work while others wait; one that ends is noticed at once."""
 
 MEETING = timedelta(minutes=10)
-"""How long processes wait for each other at the start."""
+"""Time in which processes wait for each other at the start."""
 
 
 class Processes:
     """The processes of this job, as `lit_od.runtime.processes.Group`.
 
     Attributes:
-        rank: Number of this process.
-        size: How many there are.
-        device: Number of this process on its machine.
-        local_size: How many there are on its machine.
+        rank: Number of this process, from 0.
+        size: Number of processes.
+        device: Number of this process on its machine, from 0.
+        local_size: Number of processes on its machine.
     """
 
     def __init__(self, where: Place) -> None:
@@ -51,7 +51,7 @@ class Processes:
         self._group = group if isinstance(group, distributed.ProcessGroup) else None  # every process is in it
 
     def gather(self, part: bytes) -> Iterator[bytes]:
-        """In the first process the parts of all, in the order of their ranks, one at a time; in others none.
+        """Yield the parts of all processes in the first one, in the order of their ranks; nothing in others.
 
         Raises:
             ConnectionError: If another process has ended.
@@ -67,7 +67,7 @@ class Processes:
             yield other
 
     def broadcast(self, data: bytes) -> bytes:
-        """The first process' bytes, in all; what others give is not looked at.
+        """Return the first process' bytes in all processes; bytes of the others are ignored.
 
         Raises:
             ConnectionError: If another process has ended.
@@ -75,44 +75,38 @@ class Processes:
         with _peers():
             size = torch.tensor([len(data)])
             distributed.broadcast(size, 0, group=self._group)
-            chunks = []
-            for chunk in self._chunks(data if self.rank == 0 else None, int(size)):
+            buffer = bytearray(data if self.rank == 0 else int(size))
+            for chunk in _chunks(buffer):
                 distributed.broadcast(chunk, 0, group=self._group)
-                if self.rank:
-                    chunks.append(chunk.numpy().tobytes())
-        return b"".join(chunks) if self.rank else data
+        return bytes(buffer) if self.rank else data
 
     def wait(self) -> None:
-        """Return once all have come here."""
+        """Wait until all processes have called this."""
         with _peers():
             distributed.barrier(group=self._group)
 
     def _send(self, data: bytes) -> None:
         distributed.send(torch.tensor([len(data)]), 0, group=self._group)
-        for chunk in self._chunks(data, len(data)):
+        for chunk in _chunks(bytearray(data)):
             distributed.send(chunk, 0, group=self._group)
 
     def _receive(self, rank: int) -> bytes:
         size = torch.zeros(1, dtype=torch.int64)
         distributed.recv(size, rank, group=self._group)
         data = bytearray(int(size))
-        for start in range(0, len(data), CHUNK):
-            chunk = torch.frombuffer(data, dtype=torch.uint8, offset=start, count=min(CHUNK, len(data) - start))
+        for chunk in _chunks(data):
             distributed.recv(chunk, rank, group=self._group)
         return bytes(data)
 
-    def _chunks(self, data: bytes | None, size: int) -> Iterator[torch.Tensor]:
-        """The bytes in tensors of at most CHUNK; room for as many where there are none yet."""
-        for start in range(0, size, CHUNK):
-            if data is None:
-                yield torch.empty(min(CHUNK, size - start), dtype=torch.uint8)
-            else:
-                yield torch.frombuffer(bytearray(data[start : start + CHUNK]), dtype=torch.uint8)
+
+def _chunks(data: bytearray) -> Sequence[torch.Tensor]:
+    """Return tensors over the bytes, of at most CHUNK; they share the memory."""
+    return torch.split(torch.frombuffer(data, dtype=torch.uint8), CHUNK) if data else ()
 
 
 @contextlib.contextmanager
 def _peers() -> Iterator[None]:
-    """Say in one line that another process has ended, where torch would tell it from the inside."""
+    """Convert torch's errors to one line that says that another process has ended."""
     try:
         yield
     except RuntimeError as error:
@@ -120,7 +114,7 @@ def _peers() -> Iterator[None]:
 
 
 def lost() -> ConnectionError:
-    """The error of a process whose peer is gone."""
+    """Return the error of a process whose peer has ended."""
     return ConnectionError("another process of this job has ended: start the job again, a training with --resume")
 
 
@@ -129,7 +123,7 @@ _joined: list[tuple[object, Processes]] = []
 
 
 def process_group() -> Group:
-    """The processes that are joined now, by `together` or by Lightning; ALONE where none are."""
+    """Return the processes that `run_distributed` or Lightning has joined; ALONE without any."""
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return ALONE
     default = distributed.group.WORLD
@@ -139,15 +133,15 @@ def process_group() -> Group:
 
 
 def _of_lightning() -> Place:
-    """Where Lightning's own launcher has put this process, on one machine."""
+    """Return this process' place among those that Lightning's launcher started on one machine."""
     rank, world = distributed.get_rank(), distributed.get_world_size()
     return Place(rank, world, int(os.environ.get("LOCAL_RANK", rank)), world)
 
 
 def run_distributed(where: Place, work: Callable[[Group], int]) -> int:
-    """Join the other processes, do the work, and part; the exit status.
+    """Join the other processes, do the work, leave them, and return the exit status.
 
-    An error is raised in the process that meets one first, and it alone will say so; the others end with it.
+    Of several processes that fail, the first raises its error, and the others return `REFUSED`.
     """
     environment(where)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -167,7 +161,7 @@ def run_distributed(where: Place, work: Callable[[Group], int]) -> int:
 
 
 def _speaks(store: Store) -> bool:
-    """Whether this process is the first to ask: of several that fail, one says why."""
+    """Return True in the first process that asks: of several that fail, one reports the error."""
     try:
         return bool(store.add("lit_od/failed", 1) == 1)
     except RuntimeError:  # the store has gone with the process that has failed
@@ -175,7 +169,7 @@ def _speaks(store: Store) -> bool:
 
 
 def environment(where: Place | None) -> ClusterEnvironment | None:
-    """What Lightning needs to know of the processes; None where torchrun has started one, and it finds out itself.
+    """Return Lightning's description of the processes; None if torchrun started one, which it finds itself.
 
     In a job of SLURM it would take a lone process for one of all tasks, and have the job queued again at a signal.
     """
@@ -197,5 +191,5 @@ def environment(where: Place | None) -> ClusterEnvironment | None:
 
 
 def gpus() -> int:
-    """CUDA devices of this machine."""
+    """Return the number of CUDA devices of this machine."""
     return torch.cuda.device_count()
