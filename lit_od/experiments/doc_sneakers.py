@@ -9,52 +9,51 @@ Each seed draws its own reference images, division and head. The joint training 
 network and with trainings by one loss alone; and, with the same options, on the recipe's other pairs.
 """
 
-import csv
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
+from torch import nn
 
 from lit_od.bundle.folder import Bundle
 from lit_od.errors import ConfigError
 from lit_od.evaluation import plots
 from lit_od.evaluation.image_sets import ImageSets, score_set, sets_of_recipe
 from lit_od.evaluation.intervals import Interval
-from lit_od.evaluation.metrics import auroc
 from lit_od.evaluation.plots.embeddings import embedding_maps
 from lit_od.evaluation.plots.galleries import least_outlying, most_outlying
-from lit_od.evaluation.rates import best_balanced_accuracy, rates
 from lit_od.experiments.doc_measures import (
     DETECTORS,
     decision_times,
     detectors_of,
     features_by_part,
+    figures_at,
     loss_curves,
     quality,
     templates,
 )
-from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle
-from lit_od.experiments.resumable_runs import seeds_of
+from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, over_seeds
+from lit_od.experiments.resumable_runs import export, recipes_of, train_or_resume
 from lit_od.images.batching import load
 from lit_od.images.sources import Source
-from lit_od.recipes.load import override, portable_tree, read
+from lit_od.recipes.load import override, portable_tree
 from lit_od.recipes.schema import EvaluationConfig, EvaluationSet, Pair, Recipe
 from lit_od.scoring.drawing import in_colour
 from lit_od.scoring.maps import heat_maps
 from lit_od.scoring.scorer import Scorer
 from lit_od.training.data.torchvision_sets import open_set
 from lit_od.training.data.trunk_cache import TrunkCache
-from lit_od.training.data.twin_data import TwinData, data_of
+from lit_od.training.data.twin_data import TwinData
 from lit_od.training.doc import LitDOC
 from lit_od.training.explain.gradients import gradient_maps, overlays
-from lit_od.training.loop.checkpoints import read_checkpoint, rebuild, require_same_images
+from lit_od.training.loop.checkpoints import read_checkpoint
 from lit_od.training.loop.epoch_log import EpochLog
-from lit_od.training.loop.train import BEST, LAST, TrainingRun, best_row, resumable, train
+from lit_od.training.loop.train import LAST, TrainingRun
 from lit_od.training.loop.trainer import make_module, module_arguments, seeded
-from lit_od.training.pipeline import export_bundle
 from lit_od.types import Features
 
 PUBLISHED = {"LOF": 0.90}
@@ -79,13 +78,12 @@ TIMED = 220
 
 def run(options: ExperimentOptions) -> ExperimentResult:
     """Train, ablate, measure and draw."""
-    recipe = read("doc-sneakers", [*options.overrides, *(QUICK if options.quick else [])])
-    cache, seeds = TrunkCache(), seeds_of(options)
-    runs = [_one_seed(override(recipe, [f"--seed={seed}"]), options, cache) for seed in seeds]
-    pairs = {} if options.budget == "small" else _pairs(recipe, seeds, options, cache)
+    cache, recipes = TrunkCache(), recipes_of("doc-sneakers", options, quick=QUICK)
+    runs = [_one_seed(recipe, options, cache) for recipe in recipes]
+    pairs = {} if options.budget == "small" else _pairs(recipes, options, cache)
     curves = {f"seed {each['seed']}": _log(options.out / f"seed-{each['seed']}" / "run") for each in runs}
     plots.save(loss_curves(curves), options.out / "losses.png")
-    figures = {"budget": options.budget, "recipe": portable_tree(recipe), "runs": runs, "pairs": pairs}
+    figures = {"budget": options.budget, "recipe": portable_tree(recipes[0]), "runs": runs, "pairs": pairs}
     return ExperimentResult("\n\n".join(_tables(runs, pairs, options)), figures, _rows(runs))
 
 
@@ -96,13 +94,13 @@ def _rows(runs: Sequence[Mapping[str, Any]]) -> tuple[ResultRow, ...]:
     )
     rows = []
     for detector in runs[0]["ablation"]["both"]:
-        each = [run["ablation"]["both"][detector] for run in runs]
-        ours = middle([Interval(one["auroc"], one["auroc_low"], one["auroc_high"]) for one in each])
+        found = [run["ablation"]["both"][detector] for run in runs]
+        ours = [Interval(each["auroc"], each["auroc_low"], each["auroc_high"]) for each in found]
         rows.append(
             ResultRow(
                 f"sneakers against ankle boots, {detector}, AUROC %",
                 f"{100 * PUBLISHED[detector]:.0f}" if detector in PUBLISHED else "none",
-                in_percent(ours, repetitions=len(runs)),
+                over_seeds(ours),
                 differs,
             )
         )
@@ -111,16 +109,14 @@ def _rows(runs: Sequence[Mapping[str, Any]]) -> tuple[ResultRow, ...]:
 
 def _one_seed(recipe: Recipe, options: ExperimentOptions, cache: TrunkCache) -> dict[str, Any]:
     out = options.out / f"seed-{recipe.seed}"
-    both = _trained(recipe, out / "run", cache)
-    bundle = export_bundle(
-        both.module, both.data, recipe, out / recipe.name, metrics=both.metrics, threads=options.threads
-    )
+    both = train_or_resume(recipe, out / "run", cache)
+    bundle = export(both, recipe, out / recipe.name, options)
     detectors = detectors_of(recipe)
     features = {"frozen": features_by_part(_untrained(recipe), both.data, recipe, cache)}
     for name, changes in ABLATION.items():
-        alone = _trained(override(recipe, changes), out / f"run-{name.replace(' ', '-')}", cache)
-        features[name] = features_by_part(_doc(alone), alone.data, recipe, cache)
-    features["both"] = features_by_part(_doc(both), both.data, recipe, cache)
+        alone = train_or_resume(override(recipe, changes), out / f"run-{name.replace(' ', '-')}", cache)
+        features[name] = features_by_part(_doc(alone.module), alone.data, recipe, cache)
+    features["both"] = features_by_part(_doc(both.module), both.data, recipe, cache)
     sets = sets_of_recipe(recipe, recipe.data.prepare, sets=open_set)
     (outliers,) = sets.outliers
     if recipe.seed == options.seeds[0]:
@@ -131,7 +127,7 @@ def _one_seed(recipe: Recipe, options: ExperimentOptions, cache: TrunkCache) -> 
         "lambda": both.module.hparams["compactness"],
         "steps": read_checkpoint(out / "run" / LAST).steps,
         "images": {name: len(rows) for name, rows in features["both"].items()},
-        "bundle": _through_bundle(bundle, recipe, options, out),
+        "bundle": _through_bundle(bundle, sets, options, out),
         "ablation": {
             each: {name: quality(detector, rows, recipe.calibration) for name, detector in detectors.items()}
             for each, rows in features.items()
@@ -152,16 +148,16 @@ def _draw(
     (outliers,) = sets.outliers
     both = {"inliers": sets.inliers, "outliers": outliers}
     pixels = {name: load(each.sources, each.preparation, threads=options.threads) for name, each in both.items()}
-    spaces = {"pixels": pixels} | {
-        title: {name: features[state][name] for name in both}
-        for title, state in (("features before training", "frozen"), ("features after training", "both"))
+    spaces: dict[str, Mapping[str, NDArray[Any]]] = {
+        "pixels": pixels,
+        "features before training": features["frozen"],
+        "features after training": features["both"],
     }
-    named = {"inliers": sets.inliers.name, "outliers": outliers.name}
-    shown = {space: {named[part]: rows for part, rows in parts.items()} for space, parts in spaces.items()}
+    shown = {space: {each.name: parts[part] for part, each in both.items()} for space, parts in spaces.items()}
     plots.save(embedding_maps(shown, most=TINY if options.quick else SHOWN, seed=options.seeds[0]), out / "tsne.png")
     images = np.concatenate(list(pixels.values()))
     scores = bundle.detector.score(np.concatenate([features["both"][name] for name in both]))
-    names = [named[part] for part, rows in pixels.items() for _ in range(len(rows))]
+    names = [both[part].name for part, rows in pixels.items() for _ in range(len(rows))]
     p_values = bundle.calibration.p_values(scores)
     plots.save(most_outlying(images, scores, p_values, names), out / "most.png")
     plots.save(least_outlying(images, scores, p_values, names), out / "least.png")
@@ -189,33 +185,25 @@ def _explain(
     plots.save(plots.image_grid(np.concatenate(shown), columns=len(images), title=title), out / "overlays.png")
 
 
-def _through_bundle(bundle: Bundle, recipe: Recipe, options: ExperimentOptions, out: Path) -> dict[str, Any]:
+def _through_bundle(bundle: Bundle, sets: ImageSets, options: ExperimentOptions, out: Path) -> dict[str, Any]:
     """Score the test images with the written bundle, and draw the scores."""
     scorer = Scorer.of(bundle, threads=options.threads)
-    sets = sets_of_recipe(recipe, recipe.data.prepare, sets=open_set)
     (outliers,) = sets.outliers
     scores = {each.name: score_set(scorer, each) for each in (sets.inliers, outliers)}
     plots.save(plots.score_histograms(scores, bundle.calibration.threshold), out / "scores.png")
     pair = scores[sets.inliers.name], scores[outliers.name]
-    at = rates(*pair, bundle.calibration.threshold)
-    return {
-        "detector": bundle.detector.kind,
-        "auroc": auroc(*pair),
-        "balanced_accuracy": at.balanced_accuracy,
-        "false_positive_rate": at.fpr,
-        "best_balanced_accuracy": best_balanced_accuracy(*pair).balanced_accuracy,
-    }
+    return {"detector": bundle.detector.kind, **figures_at(bundle.calibration.threshold, *pair)}
 
 
-def _pairs(recipe: Recipe, seeds: Sequence[int], options: ExperimentOptions, cache: TrunkCache) -> dict[str, Any]:
+def _pairs(recipes: Sequence[Recipe], options: ExperimentOptions, cache: TrunkCache) -> dict[str, Any]:
     """Measure AUROC of the recipe's other pairs, frozen and trained, one a seed."""
     found: dict[str, Any] = {}
-    for name, pair in recipe.evaluation.pairs.items():
+    for name, pair in recipes[0].evaluation.pairs.items():
         found[name] = {"frozen": {}, "both": {}}
-        for seed in seeds:
-            own = override(_of_pair(recipe, name, pair), [f"--seed={seed}"])
-            trained = _trained(own, options.out / "pairs" / f"{name}-{seed}", cache)
-            for state, module in (("frozen", _untrained(own)), ("both", _doc(trained))):
+        for recipe in recipes:
+            own = _of_pair(recipe, name, pair)
+            trained = train_or_resume(own, options.out / "pairs" / f"{name}-{recipe.seed}", cache)
+            for state, module in (("frozen", _untrained(own)), ("both", _doc(trained.module))):
                 rows = features_by_part(module, trained.data, own, cache)
                 for detector, kind in detectors_of(own).items():
                     found[name][state].setdefault(detector, []).append(quality(kind, rows, own.calibration)["auroc"])
@@ -229,24 +217,10 @@ def _of_pair(recipe: Recipe, name: str, pair: Pair) -> Recipe:
     return msgspec.structs.replace(recipe, name=name, data=data, evaluation=evaluation)
 
 
-def _trained(recipe: Recipe, folder: Path, cache: TrunkCache) -> TrainingRun:
-    """Train, resume a stopped training of this recipe, or take up a finished one."""
-    begun = resumable(folder)
-    if begun is not None and read_checkpoint(begun).recipe != recipe:
-        raise ConfigError(f"{folder} holds a run of another recipe: remove it, or name another --out")
-    if not (folder / "learning_curves.png").exists():  # the last file of a training
-        return train(recipe, folder, resume=begun, trunk_cache=cache)
-    checkpoint = read_checkpoint(folder / BEST)
-    data = data_of(recipe.data, seed=recipe.seed, cache=cache)
-    require_same_images(checkpoint, data)
-    figures = best_row(EpochLog(folder / "metrics.csv", resume=True))
-    return TrainingRun(folder / BEST, rebuild(checkpoint), data, figures)
-
-
-def _doc(trained: TrainingRun) -> LitDOC:
-    if not isinstance(trained.module, LitDOC):
-        raise ConfigError(f"this experiment trains LitDOC, got {type(trained.module).__name__}")
-    return trained.module
+def _doc(module: nn.Module) -> LitDOC:
+    if not isinstance(module, LitDOC):
+        raise ConfigError(f"this experiment trains LitDOC, got {type(module).__name__}")
+    return module
 
 
 def _untrained(recipe: Recipe) -> LitDOC:
@@ -255,20 +229,15 @@ def _untrained(recipe: Recipe) -> LitDOC:
         raise ConfigError("this experiment trains LitDOC, and the recipe's backbone is an ONNX file")
     kind, arguments = module_arguments(recipe.model, TwinData(recipe.data, seed=recipe.seed))
     with seeded(recipe.seed):
-        module = make_module(kind, arguments)
-    if not isinstance(module, LitDOC):
-        raise ConfigError(f"this experiment trains LitDOC, got {type(module).__name__}")
-    return module
+        return _doc(make_module(kind, arguments))
 
 
 def _log(folder: Path) -> dict[str, list[float]]:
     """Return columns of a run's metrics.csv, and the steps done at each row."""
-    with (folder / "metrics.csv").open(encoding="utf-8", newline="") as lines:
-        rows = [{name: float(text) for name, text in row.items()} for row in csv.DictReader(lines)]
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    ended = read_checkpoint(folder / LAST)
+    rows, ended = EpochLog(folder / "metrics.csv", resume=True).rows, read_checkpoint(folder / LAST)
     an_epoch = ended.steps / (ended.epoch + 1)
-    return columns | {"step": [an_epoch * (epoch + 1) for epoch in columns["epoch"]]}
+    columns = {name: [row[name] for row in rows.values()] for name in next(iter(rows.values()))}
+    return columns | {"step": [an_epoch * (epoch + 1) for epoch in rows]}
 
 
 def _tables(runs: Sequence[Mapping[str, Any]], pairs: Mapping[str, Any], options: ExperimentOptions) -> list[str]:
@@ -319,12 +288,9 @@ def _seeds_table(runs: Sequence[Mapping[str, Any]]) -> str:
 def _ablation_table(runs: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"{'AUROC %':12}" + "".join(f"{name:>28}" for name in runs[0]["ablation"]["both"])]
     for state in runs[0]["ablation"]:
-        line = f"{state:12}"
-        for detector in runs[0]["ablation"][state]:
-            values = [100 * each["ablation"][state][detector]["auroc"] for each in runs]
-            seeds = " ".join(f"{value:.2f}" for value in values)
-            line += f"{f'{statistics.median(values):.2f} ({seeds})':>28}"
-        lines.append(line)
+        detectors = runs[0]["ablation"][state]
+        values = ([each["ablation"][state][name]["auroc"] for each in runs] for name in detectors)
+        lines.append(f"{state:12}" + _cells(values))
     return "\n".join([*lines, "the median, and in brackets each seed"])
 
 
@@ -341,10 +307,14 @@ def _pairs_table(pairs: Mapping[str, Any]) -> str:
     lines = [f"{'AUROC %, other pairs':22}{'':10}" + "".join(f"{name:>28}" for name in DETECTORS)]
     for name, states in pairs.items():
         for state, detectors in states.items():
-            line = f"{name:22}{state:10}"
-            for detector in DETECTORS:
-                values = [100 * value for value in detectors[detector]]
-                seeds = " ".join(f"{value:.2f}" for value in values)
-                line += f"{f'{statistics.median(values):.2f} ({seeds})':>28}"
-            lines.append(line)
+            lines.append(f"{name:22}{state:10}" + _cells(detectors[detector] for detector in DETECTORS))
     return "\n".join(lines)
+
+
+def _cells(shares: Iterable[Sequence[float]]) -> str:
+    """Write a column a detector: the seeds' median in percent, in brackets each seed."""
+    cells = []
+    for each in shares:
+        seeds = " ".join(f"{100 * value:.2f}" for value in each)
+        cells.append(f"{f'{statistics.median(100 * value for value in each):.2f} ({seeds})':>28}")
+    return "".join(cells)

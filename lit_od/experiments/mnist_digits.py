@@ -8,12 +8,9 @@ mnist-digits). Three detectors read its features:
   Ledoit-Wolf shrinkage and calibrated on held-out inliers.
 """
 
-import csv
-import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -25,21 +22,20 @@ from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import BACKBONE
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import Detector, Mahalanobis
-from lit_od.errors import ConfigError
 from lit_od.evaluation import plots
 from lit_od.evaluation.image_sets import ImageSet, sets_of_recipe
 from lit_od.evaluation.intervals import Interval, delong
 from lit_od.evaluation.metrics import auroc
-from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle
+from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, over_seeds
+from lit_od.experiments.resumable_runs import export, recipes_of, train_or_resume
 from lit_od.images.batching import load
-from lit_od.recipes.load import override, read
 from lit_od.recipes.schema import Recipe
 from lit_od.training.data.augmentation import augment, step_generator
-from lit_od.training.data.image_data import ImageData
+from lit_od.training.data.image_data import in_batches
 from lit_od.training.data.torchvision_sets import open_set
-from lit_od.training.loop.checkpoints import read_checkpoint, rebuild, require_same_images
-from lit_od.training.loop.train import TrainingRun, train
-from lit_od.training.pipeline import export_bundle
+from lit_od.training.loop.epoch_log import EpochLog
+from lit_od.training.loop.train import TrainingRun
+from lit_od.training.networks.trial import evaluating
 from lit_od.types import Features, Scores
 
 DETECTORS: dict[str, dict[str, Any]] = {
@@ -54,11 +50,8 @@ BLOCK = 1024
 
 def run(options: ExperimentOptions) -> ExperimentResult:
     """Train once a seed, fit the three detectors and score all sets."""
-    overrides = [f"--data.root={options.root}"] if options.root else []
-    if options.quick:
-        overrides += ["--trainer.max_epochs=1", "--data.limit=4000"]
-    seeds = options.seeds[:1] if options.quick else options.seeds
-    runs = [_one_seed(override(read("mnist-digits"), [*overrides, f"--seed={seed}"]), options) for seed in seeds]
+    recipes = recipes_of("mnist-digits", options, quick=["--trainer.max_epochs=1", "--data.limit=4000"])
+    runs = [_one_seed(recipe, options) for recipe in recipes]
     tables = [_notebook_table(title, runs[0][key]) for title, key in _TABLES]
     rows = _chief_rows(runs, quick=options.quick)
     return ExperimentResult("\n\n".join([_summary(runs), *tables]), {"runs": runs, "median": _median(runs)}, rows)
@@ -68,13 +61,13 @@ def _chief_rows(runs: Sequence[dict[str, Any]], *, quick: bool) -> tuple[ResultR
     rows = []
     for detector in (NOTEBOOK, "class-conditional"):
         for name in runs[0]["auroc"][detector]:
-            ours = middle([Interval(**each["auroc_intervals"][detector][name]) for each in runs])
+            ours = [Interval(**each["auroc_intervals"][detector][name]) for each in runs]
             differs = "1 epoch" if quick else "best epoch by validation loss instead of the last"
             rows.append(
                 ResultRow(
                     f"digits 0 to 7 against {name}, {detector}, AUROC %",
                     "a plot",
-                    in_percent(ours, repetitions=len(runs)),
+                    over_seeds(ours),
                     differs + ("" if detector == NOTEBOOK else "; shrinkage, a mean a class, held-out calibration"),
                 )
             )
@@ -89,16 +82,9 @@ _TABLES = (
 
 def _one_seed(recipe: Recipe, options: ExperimentOptions) -> dict[str, Any]:
     out = options.out / f"seed-{recipe.seed}"
-    trained = _trained(recipe, out / "run")
+    trained = train_or_resume(recipe, out / "run")
     bundles = {
-        name: export_bundle(
-            trained.module,
-            trained.data,
-            msgspec.structs.replace(recipe, detector=detector),
-            out / name.replace(" ", "-"),
-            metrics=trained.metrics,
-            threads=options.threads,
-        )
+        name: export(trained, msgspec.structs.replace(recipe, detector=detector), out / name.replace(" ", "-"), options)
         for name, detector in DETECTORS.items()
     }
     backbone = Backbone.load(bundles["one Gaussian"].files[BACKBONE], threads=options.threads)
@@ -126,7 +112,7 @@ def _one_seed(recipe: Recipe, options: ExperimentOptions) -> dict[str, Any]:
     return {
         "seed": recipe.seed,
         "accuracy": _accuracy(trained),
-        "epochs": len(_epochs(out / "run")),
+        "epochs": len(EpochLog(out / "run" / "metrics.csv", resume=True).rows),
         "auroc": {
             name: {each.name: auroc(found[sets.inliers.name], found[each.name]) for each in sets.outliers}
             for name, found in scores.items()
@@ -138,25 +124,6 @@ def _one_seed(recipe: Recipe, options: ExperimentOptions) -> dict[str, Any]:
         "own_threshold": _rows(scores[NOTEBOOK], own.score(augmented)),
         "held_out_threshold": _rows(scores[NOTEBOOK], scores[NOTEBOOK]["calibration"]),
     }
-
-
-def _trained(recipe: Recipe, run: Path) -> TrainingRun:
-    """Train, or take up a finished run of this recipe."""
-    curves = run / "learning_curves.png"  # the last file of a training
-    if not curves.exists():
-        shutil.rmtree(run, ignore_errors=True)
-        return train(recipe, run)
-    checkpoint = read_checkpoint(run / "best.ckpt")
-    if checkpoint.recipe != recipe:
-        raise ConfigError(f"{run} holds a run of another recipe: remove it, or name another --out")
-    data = ImageData(recipe.data, seed=recipe.seed)
-    require_same_images(checkpoint, data)
-    return TrainingRun(run / "best.ckpt", rebuild(checkpoint), data, min(_epochs(run), key=lambda row: row["val_loss"]))
-
-
-def _epochs(run: Path) -> list[dict[str, float]]:
-    with (run / "metrics.csv").open(encoding="utf-8", newline="") as table:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(table)]
 
 
 def _features(backbone: Backbone, images: ImageSet, threads: int | None) -> Features:
@@ -185,13 +152,10 @@ def _augmented_features(backbone: Backbone, images: ImageSet, recipe: Recipe, th
 
 def _accuracy(trained: TrainingRun) -> float:
     """Return the share of the test part's images that the network classifies right."""
-    data: ImageData = trained.data
+    data = trained.data
     pixels, labels = load(data.sources("test"), data.config.prepare), torch.from_numpy(data.labels("test"))
-    module, was_training = trained.module, trained.module.training
-    module.eval()
-    with torch.inference_mode():
-        named = torch.cat([module(block).argmax(dim=1) for block in torch.split(torch.from_numpy(pixels), BLOCK)])
-    module.train(was_training)
+    with evaluating(trained.module):
+        named = in_batches(trained.module, torch.from_numpy(pixels)).argmax(dim=1)
     return float((named == labels).float().mean())
 
 

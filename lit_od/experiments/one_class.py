@@ -18,7 +18,7 @@ from lightning import LightningModule
 from numpy.typing import NDArray
 
 from lit_od.backbone.packaged import backbone_file
-from lit_od.detectors.registry import accumulator
+from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError, DataError
 from lit_od.evaluation.intervals import Interval
 from lit_od.experiments.feature_cache import CachedFeatures, FeatureCache
@@ -31,6 +31,7 @@ from lit_od.import_paths import accepted, check_accepted, imported
 from lit_od.recipes.load import portable_tree, read
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import Recipe
+from lit_od.training.data.image_data import evenly
 from lit_od.training.data.torchvision_sets import SETS, open_set
 from lit_od.training.export.backbone_graph import export_backbone
 from lit_od.training.frozen import is_frozen
@@ -114,7 +115,7 @@ def measure(recipe: Recipe, options: ExperimentOptions, contamination: Contamina
         ConfigError: If the recipe trains its backbone, names no test images, or is invalid.
         DataError: If images are missing, or one cannot be read.
     """
-    accumulator(str(recipe.detector["kind"]), {key: each for key, each in recipe.detector.items() if key != "kind"})
+    DetectorSpec.parse(recipe.detector).check()
     root = data_root(recipe.data.root)
     if recipe.data.test is None:
         raise ConfigError(f"recipe {recipe.name} names no data.test: give --data SET or --data.test PATH")
@@ -170,8 +171,7 @@ def graph(recipe: Recipe, sources: Sequence[Source], threads: int | None) -> byt
     names, _ = accepted(kind)
     with seeded(recipe.seed):  # weights may be random
         module: Any = make_module(kind, {name: known[name] for name in known if name in names} | model.init_args)
-    rows = np.linspace(0, len(sources) - 1, min(PARITY_IMAGES, len(sources))).astype(int)
-    images = load([sources[row] for row in rows], recipe.data.prepare, threads=threads)
+    images = load(evenly(sources, PARITY_IMAGES), recipe.data.prepare, threads=threads)
     with TemporaryDirectory(prefix="lit_od-export-") as folder:
         path = Path(folder) / "backbone.onnx"
         export_backbone(

@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from lit_od.checks import integer, number
 from lit_od.detectors import Detector
-from lit_od.detectors.registry import DETECTORS, accumulator
+from lit_od.detectors.registry import DETECTORS
+from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import DataError
 from lit_od.evaluation.intervals import Interval, delong
 from lit_od.evaluation.metrics import auroc
@@ -187,12 +188,11 @@ def _drawn(rows: NDArray[np.intp], limit: int | None, seed: int) -> NDArray[np.i
 
 
 def _fitted(features: Features, detector: Mapping[str, Any], seed: int) -> Detector:
-    options = dict(detector)
-    kind = str(options.pop("kind", None))
-    known = DETECTORS.get(kind)
+    spec = DetectorSpec.parse(detector)
+    known = DETECTORS.get(spec.kind)
     if known is not None and "seed" in {each.name for each in dataclasses.fields(known.options_type)}:
-        options["seed"] = seed
-    gathered = accumulator(kind, options)
+        spec = dataclasses.replace(spec, options={**spec.options, "seed": seed})
+    gathered = spec.accumulator()
     gathered.update(features)
     return gathered.finish()
 

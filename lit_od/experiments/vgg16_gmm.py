@@ -66,31 +66,24 @@ SECONDS = (116.921875, 204.03125)
 def run(options: ExperimentOptions) -> ExperimentResult:
     """Measure the recipe, and compare with the published figures."""
     measured = measure(read("vgg16-gmm", options.overrides), options, Contamination())
-    plain, contaminated = tables(measured)
     compared = _compared(measured)
-    names = [each.normal for each in measured.results]
-    parts = [plain, contaminated, seconds(measured)]
+    plain, contaminated = tables(measured)
+    times = seconds(measured)
     if compared:
+        names = [each.normal for each in measured.results]
         shares = {key: [value / 100 for value in each] for key, each in compared.items()}
-        plain += "\n" + _rows_only(table("", names, {"published": shares["published"], "difference": shares["gap"]}))
-        contaminated += "\n" + _rows_only(
+        plain += _rows_only(table("", names, {"published": shares["published"], "difference": shares["gap"]}))
+        contaminated += _rows_only(
             table("", names, {"published": shares["published_mean"], "published sd": shares["published_sd"]})
         )
         away = max(compared["deviations"])
-        parts = [
-            plain,
-            f"{contaminated}\nfarthest from the published mean: {away:.2f} published standard deviations",
-            f"{seconds(measured)}; published: fit {SECONDS[0]:.0f}, score {SECONDS[1]:.0f}",
-        ]
-    fit, score = mean_seconds(measured)
-    ours = {"fit": fit, "score": score}
+        contaminated += f"\nfarthest from the published mean: {away:.2f} published standard deviations"
+        times += f"; published: fit {SECONDS[0]:.0f}, score {SECONDS[1]:.0f}"
+    ours = dict(zip(("fit", "score"), mean_seconds(measured), strict=True))
+    process_seconds = {"ours": ours, "published": dict(zip(ours, SECONDS, strict=True))}
     return ExperimentResult(
-        "\n\n".join(parts),
-        {
-            **figures(measured),
-            "compared": compared,
-            "process_seconds": {"ours": ours, "published": dict(zip(ours, SECONDS, strict=True))},
-        },
+        "\n\n".join([plain, contaminated, times]),
+        {**figures(measured), "compared": compared, "process_seconds": process_seconds},
         _rows(measured, compared) if compared else (),
     )
 
@@ -141,4 +134,4 @@ def _compared(measured: Measured) -> dict[str, Any]:
 
 def _rows_only(text: str) -> str:
     """Remove the title and heads of a table, to put it below another one."""
-    return "\n".join(text.splitlines()[2:])
+    return "".join(f"\n{line}" for line in text.splitlines()[2:])
