@@ -24,12 +24,12 @@ from lit_od.errors import DataError
 from lit_od.evaluation import plots
 from lit_od.evaluation.effect_size import SampleMoments, difference, effect_interval, normal_ratio
 from lit_od.evaluation.image_sets import ImageSet, score_set
-from lit_od.evaluation.intervals import Interval, exact_binomial
+from lit_od.evaluation.intervals import Interval
 from lit_od.evaluation.metrics import auroc
 from lit_od.evaluation.plots.reconstructions import reconstruction_grid
 from lit_od.experiments.baselines import by_brightness, by_nearest
-from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle
-from lit_od.experiments.resumable_runs import Watch, budget_line, recipes_of, train_staged
+from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle, share_of
+from lit_od.experiments.resumable_runs import Watch, budget_line, export, recipes_of, train_staged
 from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
@@ -38,9 +38,8 @@ from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import Recipe
 from lit_od.scoring.classifier import NONE, classify
 from lit_od.scoring.scorer import Scorer
-from lit_od.training.data.image_data import evaluation_batch
+from lit_od.training.data.image_data import in_batches
 from lit_od.training.data.torchvision_sets import open_set
-from lit_od.training.pipeline import export_bundle
 from lit_od.types import Images, Scores
 
 EPOCHS = {"small": 12, "full": 50}
@@ -67,11 +66,10 @@ as above, takes errors for normal, and the share of cats at or below a level is 
 
 
 def run(options: ExperimentOptions) -> ExperimentResult:
-    """Train autoencoders of cats and of dogs for each seed; compare and classify."""
-    changes = [SMALL] if options.budget == "small" else []
-    changes += ["--data.limit=200"] if options.quick else []
+    """Train an autoencoder of cats and one of dogs a seed; compare, classify, draw."""
     epochs = 1 if options.quick else EPOCHS[options.budget]
-    runs = [_one_seed(recipe, options, epochs) for recipe in recipes_of("cats-autoencoder", options, *changes)]
+    recipes = recipes_of("cats-autoencoder", options, quick=["--data.limit=200"], small=[SMALL])
+    runs = [_one_seed(recipe, options, epochs) for recipe in recipes]
     parts = [
         budget_line(options, epochs, full=EPOCHS["full"], changes="batches of 16 instead of 32"),
         *(_table(each) for each in runs),
@@ -112,14 +110,7 @@ def _one_seed(recipe: Recipe, options: ExperimentOptions, epochs: int) -> dict[s
         own, other = validation[name], validation["dogs" if name == "cats" else "cats"]
         staged = train_staged(each, out / f"run-{name}", epochs=epochs, watch=_effect(own, other))
         watched[name] = staged.watched
-        bundles[name] = export_bundle(
-            staged.module,
-            staged.data,
-            staged.recipe,
-            out / f"{name}-autoencoder",
-            metrics=staged.metrics,
-            threads=options.threads,
-        )
+        bundles[name] = export(staged, staged.recipe, out / f"{name}-autoencoder", options)
     sources = {name: _some(f"cats_dogs/test/{name}", root, options) for name in PUBLISHED}
     scorers = {name: Scorer.of(bundle, threads=options.threads) for name, bundle in bundles.items()}
     sets = {name: ImageSet(name, each, recipe.data.prepare) for name, each in sources.items()}
@@ -155,13 +146,13 @@ def _effect(own: Images, other: Images) -> Watch:
 
     def watch(module: LightningModule) -> float:
         errors = module.eval().backbone()  # type: ignore[operator]  # an autoencoder has one
-        found = []
-        for images in (own, other):
-            with torch.inference_mode():
-                batches = torch.split(torch.from_numpy(images), evaluation_batch(images.shape[1:]))
-                found.append(
-                    torch.cat([errors(batch).mean(dim=(1, 2, 3)) for batch in batches]).sqrt().double().numpy()
-                )
+        found = [
+            in_batches(lambda batch: errors(batch).mean(dim=(1, 2, 3)), torch.from_numpy(images))
+            .sqrt()
+            .double()
+            .numpy()
+            for images in (own, other)
+        ]
         return difference(SampleMoments.of(found[0]), SampleMoments.of(found[1])).d
 
     return watch
@@ -223,12 +214,12 @@ def _classified(
     return {
         "n": len(tests),
         "accuracy": {
-            "two autoencoders": _rate(named == truth),
-            **{name: _rate(found == dogs) for name, found in baselines.items()},
+            "two autoencoders": asdict(share_of(named == truth)),
+            **{name: asdict(share_of(found == dogs)) for name, found in baselines.items()},
         },
         "none_at_level": {
-            "cats and dogs": _rate(strict == NONE),
-            "garments": _rate(of_strangers == NONE),
+            "cats and dogs": asdict(share_of(strict == NONE)),
+            "garments": asdict(share_of(of_strangers == NONE)),
         },
     }
 
@@ -247,10 +238,6 @@ def _labels(scorers: Mapping[str, Scorer], sources: Sequence[Source]) -> tuple[N
             named.append(label)
             strict.append(label if classes.p_values[label][row] >= LEVEL else NONE)
     return np.array(named), np.array(strict)
-
-
-def _rate(right: np.ndarray) -> dict[str, float]:
-    return asdict(exact_binomial(int(right.sum()), right.size))
 
 
 def _table(found: Mapping[str, Any]) -> str:

@@ -16,15 +16,14 @@ from lit_od.backbone.map_graph import MapGraph
 from lit_od.bundle.folder import MAPS, Bundle
 from lit_od.evaluation import plots
 from lit_od.evaluation.image_sets import ImageSet, score_set
-from lit_od.evaluation.intervals import Interval, exact_binomial
+from lit_od.evaluation.intervals import Interval
 from lit_od.evaluation.perturbation import NoiseBlock, Sensitivity, apply_mask, sensitivity
 from lit_od.evaluation.plots.reconstructions import reconstruction_grid, sensitivity_curves
-from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle
-from lit_od.experiments.resumable_runs import budget_line, recipes_of, train_staged
+from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, over_seeds, share_of
+from lit_od.experiments.resumable_runs import budget_line, export, recipes_of, train_staged
 from lit_od.images.batching import load
 from lit_od.recipes.schema import Recipe
 from lit_od.scoring.scorer import Scorer
-from lit_od.training.pipeline import export_bundle
 from lit_od.types import Images
 
 EPOCHS = {"small": 8, "full": 50}
@@ -36,40 +35,37 @@ PUBLISHED_THRESHOLD = 0.015
 
 
 def run(options: ExperimentOptions) -> ExperimentResult:
-    """Train once a seed, export, mask, draw."""
-    changes = ["--data.limit=1000"] if options.quick else []
+    """Train once a seed, export, mask and draw."""
     epochs = 1 if options.quick else EPOCHS[options.budget]
-    runs = [_one_seed(recipe, options, epochs) for recipe in recipes_of("cifar10-autoencoder", options, *changes)]
+    recipes = recipes_of("cifar10-autoencoder", options, quick=["--data.limit=1000"])
+    runs = [_one_seed(recipe, options, epochs) for recipe in recipes]
     texts = [budget_line(options, epochs, full=EPOCHS["full"]), *(text for text, _ in runs)]
     figures = [each for _, each in runs]
     return ExperimentResult("\n\n".join(texts), {"budget": options.budget, "runs": figures}, _rows(figures, epochs))
 
 
 def _rows(runs: Sequence[Mapping[str, Any]], epochs: int) -> tuple[ResultRow, ...]:
-    flagged = middle([Interval(**{end: each["flagged"][end] for end in ("value", "low", "high")}) for each in runs])
+    flagged = [Interval(**{end: each["flagged"][end] for end in ("value", "low", "high")}) for each in runs]
     steps = [np.diff(row) > 0 for each in runs for row in each["means"].values()]
     differs = f"{runs[0]['training_images']:,} training images instead of 50,000; {epochs} epochs"
     return (
         ResultRow("mean score against the size of a patch of noise", "rises (a plot)",
             f"rises in {sum(map(np.count_nonzero, steps))} of {sum(map(np.size, steps))} steps", differs),
         ResultRow("share of test images above the 99 % threshold, %", "1 (inferred from the images that were fitted)",
-            in_percent(flagged, repetitions=len(runs)), differs + ", held-out calibration"),
+            over_seeds(flagged), differs + ", held-out calibration"),
     )  # fmt: skip
 
 
 def _one_seed(recipe: Recipe, options: ExperimentOptions, epochs: int) -> tuple[str, dict[str, Any]]:
     out = options.out / f"seed-{recipe.seed}"
     staged = train_staged(recipe, out / "run", epochs=epochs)
-    bundle = export_bundle(
-        staged.module, staged.data, staged.recipe, out / "bundle", metrics=staged.metrics, threads=options.threads
-    )
+    bundle = export(staged, staged.recipe, out / "bundle", options)
     scorer = Scorer.of(bundle, threads=options.threads)
     test = ImageSet("test", staged.data.sources("test"), recipe.data.prepare)
     scores = score_set(scorer, test)
     images = load(test.sources[: SHOWN if options.quick else IMAGES], recipe.data.prepare, threads=options.threads)
     found = sensitivity(scorer.backbone, images, seed=recipe.seed)
     threshold = bundle.calibration.threshold
-    flagged = exact_binomial(int((scores > threshold).sum()), scores.size)
     _draw(bundle, images[:SHOWN], found, recipe.seed, out)
     plots.save(plots.score_against_index({"test": scores}, threshold), out / "scores.png")
     figures = {
@@ -77,7 +73,7 @@ def _one_seed(recipe: Recipe, options: ExperimentOptions, epochs: int) -> tuple[
         "epochs": epochs,
         "training_images": len(staged.data.sources("train")),
         "threshold": threshold,
-        "flagged": {**asdict(flagged), "n": scores.size},
+        "flagged": asdict(share_of(scores > threshold)) | {"n": scores.size},
         "sizes": list(found.sizes),
         "means": {f"{key:g}": row.tolist() for key, row in zip(found.percentages, found.means(), strict=True)},
         "rises": found.rises(),

@@ -81,8 +81,8 @@ def features_by_part(module: LitDOC, data: ImageData, recipe: Recipe, cache: Tru
     for name, sources in parts.items():
         rows = cache.rows(module.trunk, sources, recipe.data.prepare, torch.device("cpu"))
         with torch.inference_mode():
-            places = torch.split(torch.arange(len(rows)), evaluation_batch(recipe.data.prepare.shape))
-            found[name] = torch.cat([module.trunk.tail(rows[each]).float() for each in places]).numpy()
+            places = torch.split(torch.arange(len(sources)), evaluation_batch(recipe.data.prepare.shape))
+            found[name] = torch.cat([module.trunk.tail(rows.index_select(0, each)).float() for each in places]).numpy()
     return found
 
 
@@ -91,17 +91,6 @@ def fitted(options: Mapping[str, Any], features: Features) -> Detector:
     gathered = DetectorSpec.parse(options).accumulator()
     gathered.update(features)
     return gathered.finish()
-
-
-def figures_at(inliers: Scores, outliers: Scores, threshold: float) -> dict[str, float]:
-    """Return AUROC, and balanced accuracy at a threshold and at the one that is best for these very scores."""
-    at = rates(inliers, outliers, threshold)
-    return {
-        "auroc": auroc(inliers, outliers),
-        "balanced_accuracy": at.balanced_accuracy,
-        "false_positive_rate": at.fpr,
-        "best_balanced_accuracy": best_balanced_accuracy(inliers, outliers).balanced_accuracy,
-    }
 
 
 def quality(options: Mapping[str, Any], features: Mapping[str, Features], rule: Mapping[str, Any]) -> dict[str, float]:
@@ -116,9 +105,26 @@ def quality(options: Mapping[str, Any], features: Mapping[str, Features], rule: 
     """
     detector = fitted(options, features["train"])
     inliers, outliers = detector.score(features["inliers"]), detector.score(features["outliers"])
-    threshold = Calibration.from_inliers(detector.score(features["calibration"]), rule).threshold
     area = delong(inliers, outliers)
-    return {**figures_at(inliers, outliers, threshold), "auroc_low": area.low, "auroc_high": area.high}
+    threshold = Calibration.from_inliers(detector.score(features["calibration"]), rule).threshold
+    return {"auroc_low": area.low, "auroc_high": area.high, **figures_at(threshold, inliers, outliers)}
+
+
+def figures_at(threshold: float, inliers: Scores, outliers: Scores) -> dict[str, float]:
+    """Measure AUROC, the rates at a threshold, and the best balanced accuracy.
+
+    Args:
+        threshold: Scores above it are called outliers.
+        inliers: Scores of test inliers, shape (n,).
+        outliers: Scores of outliers, shape (m,).
+    """
+    at = rates(inliers, outliers, threshold)
+    return {
+        "auroc": auroc(inliers, outliers),
+        "balanced_accuracy": at.balanced_accuracy,
+        "false_positive_rate": at.fpr,
+        "best_balanced_accuracy": best_balanced_accuracy(inliers, outliers).balanced_accuracy,
+    }
 
 
 def templates(features: Mapping[str, Features], options: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -10,12 +10,14 @@ network and with trainings by one loss alone; and, with the same options, on the
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
+from torch import nn
 
 from lit_od.bundle.folder import Bundle
 from lit_od.errors import ConfigError
@@ -34,11 +36,11 @@ from lit_od.experiments.doc_measures import (
     quality,
     templates,
 )
-from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle
-from lit_od.experiments.resumable_runs import seeds_of, trained
+from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, over_seeds
+from lit_od.experiments.resumable_runs import export, recipes_of, train_or_resume
 from lit_od.images.batching import load
 from lit_od.images.sources import Source
-from lit_od.recipes.load import override, portable_tree, read
+from lit_od.recipes.load import override, portable_tree
 from lit_od.recipes.schema import EvaluationConfig, EvaluationSet, Pair, Recipe
 from lit_od.scoring.drawing import in_colour
 from lit_od.scoring.maps import heat_maps
@@ -52,7 +54,6 @@ from lit_od.training.loop.checkpoints import read_checkpoint
 from lit_od.training.loop.epoch_log import EpochLog
 from lit_od.training.loop.train import LAST, TrainingRun
 from lit_od.training.loop.trainer import make_module, module_arguments, seeded
-from lit_od.training.pipeline import export_bundle
 from lit_od.types import Features
 
 PUBLISHED = {"LOF": 0.90}
@@ -77,13 +78,12 @@ TIMED = 220
 
 def run(options: ExperimentOptions) -> ExperimentResult:
     """Train, ablate, measure and draw."""
-    recipe = read("doc-sneakers", [*options.overrides, *(QUICK if options.quick else [])])
-    cache, seeds = TrunkCache(), seeds_of(options)
-    runs = [_one_seed(override(recipe, [f"--seed={seed}"]), options, cache) for seed in seeds]
-    pairs = {} if options.budget == "small" else _pairs(recipe, seeds, options, cache)
+    cache, recipes = TrunkCache(), recipes_of("doc-sneakers", options, quick=QUICK)
+    runs = [_one_seed(recipe, options, cache) for recipe in recipes]
+    pairs = {} if options.budget == "small" else _pairs(recipes, options, cache)
     curves = {f"seed {each['seed']}": _log(options.out / f"seed-{each['seed']}" / "run") for each in runs}
     plots.save(loss_curves(curves), options.out / "losses.png")
-    figures = {"budget": options.budget, "recipe": portable_tree(recipe), "runs": runs, "pairs": pairs}
+    figures = {"budget": options.budget, "recipe": portable_tree(recipes[0]), "runs": runs, "pairs": pairs}
     return ExperimentResult("\n\n".join(_tables(runs, pairs, options)), figures, _rows(runs))
 
 
@@ -94,13 +94,13 @@ def _rows(runs: Sequence[Mapping[str, Any]]) -> tuple[ResultRow, ...]:
     )
     rows = []
     for detector in runs[0]["ablation"]["both"]:
-        each = [run["ablation"]["both"][detector] for run in runs]
-        ours = middle([Interval(one["auroc"], one["auroc_low"], one["auroc_high"]) for one in each])
+        found = [run["ablation"]["both"][detector] for run in runs]
+        ours = [Interval(each["auroc"], each["auroc_low"], each["auroc_high"]) for each in found]
         rows.append(
             ResultRow(
                 f"sneakers against ankle boots, {detector}, AUROC %",
                 f"{100 * PUBLISHED[detector]:.0f}" if detector in PUBLISHED else "none",
-                in_percent(ours, repetitions=len(runs)),
+                over_seeds(ours),
                 differs,
             )
         )
@@ -109,14 +109,12 @@ def _rows(runs: Sequence[Mapping[str, Any]]) -> tuple[ResultRow, ...]:
 
 def _one_seed(recipe: Recipe, options: ExperimentOptions, cache: TrunkCache) -> dict[str, Any]:
     out = options.out / f"seed-{recipe.seed}"
-    both = trained(recipe, out / "run", cache=cache)
-    bundle = export_bundle(
-        both.module, both.data, recipe, out / recipe.name, metrics=both.metrics, threads=options.threads
-    )
+    both = train_or_resume(recipe, out / "run", cache)
+    bundle = export(both, recipe, out / recipe.name, options)
     detectors = detectors_of(recipe)
     features = {"frozen": features_by_part(_untrained(recipe), both.data, recipe, cache)}
     for name, changes in ABLATION.items():
-        alone = trained(override(recipe, changes), out / f"run-{name.replace(' ', '-')}", cache=cache)
+        alone = train_or_resume(override(recipe, changes), out / f"run-{name.replace(' ', '-')}", cache)
         features[name] = features_by_part(_doc(alone.module), alone.data, recipe, cache)
     features["both"] = features_by_part(_doc(both.module), both.data, recipe, cache)
     sets = sets_of_recipe(recipe, recipe.data.prepare, sets=open_set)
@@ -150,65 +148,65 @@ def _draw(
     (outliers,) = sets.outliers
     both = {"inliers": sets.inliers, "outliers": outliers}
     pixels = {name: load(each.sources, each.preparation, threads=options.threads) for name, each in both.items()}
-    spaces = {"pixels": pixels} | {
-        title: {name: features[state][name] for name in both}
-        for title, state in (("features before training", "frozen"), ("features after training", "both"))
+    spaces: dict[str, Mapping[str, NDArray[Any]]] = {
+        "pixels": pixels,
+        "features before training": features["frozen"],
+        "features after training": features["both"],
     }
-    named = {"inliers": sets.inliers.name, "outliers": outliers.name}
-    shown = {space: {named[part]: rows for part, rows in parts.items()} for space, parts in spaces.items()}
+    shown = {space: {each.name: parts[part] for part, each in both.items()} for space, parts in spaces.items()}
     plots.save(embedding_maps(shown, most=TINY if options.quick else SHOWN, seed=options.seeds[0]), out / "tsne.png")
     images = np.concatenate(list(pixels.values()))
     scores = bundle.detector.score(np.concatenate([features["both"][name] for name in both]))
-    names = [named[part] for part, rows in pixels.items() for _ in range(len(rows))]
+    names = [both[part].name for part, rows in pixels.items() for _ in range(len(rows))]
     p_values = bundle.calibration.p_values(scores)
     plots.save(gallery(images, scores, p_values, names), out / "most.png")
     plots.save(gallery(images, scores, p_values, names, least=True), out / "least.png")
 
 
 def _explain(
-    run: TrainingRun,
+    trained: TrainingRun,
     bundle: Bundle,
     outliers: Sequence[Source],
     features: Features,
     options: ExperimentOptions,
     out: Path,
 ) -> None:
-    """The most outlying of the outliers, under a heat map of gradients and under one of hidden parts."""
-    recipe = run.data.config
+    """Draw the most outlying images under heat maps of gradients and hidden parts."""
+    recipe = trained.data.config
     rows = np.argsort(-bundle.detector.score(features), kind="stable")[:EXPLAINED]
     images = load([outliers[row] for row in rows], recipe.prepare, threads=options.threads)
-    inliers = load(run.data.sources("calibration")[:INLIERS], recipe.prepare, threads=options.threads)
+    inliers = load(trained.data.sources("calibration")[:INLIERS], recipe.prepare, threads=options.threads)
     scorer = Scorer.of(bundle, threads=options.threads)
     both = np.concatenate([images, inliers])
     shown = [in_colour(images)]
-    for maps in (gradient_maps(run.module, bundle.detector, both), heat_maps(scorer, both)):
+    for maps in (gradient_maps(trained.module, bundle.detector, both), heat_maps(scorer, both)):
         shown.append(overlays(images, maps[: len(images)], maps[len(images) :]))
     title = "most outlying; heat of gradients; heat of hidden parts"
     plots.save(plots.image_grid(np.concatenate(shown), columns=len(images), title=title), out / "overlays.png")
 
 
 def _through_bundle(bundle: Bundle, sets: ImageSets, options: ExperimentOptions, out: Path) -> dict[str, Any]:
-    """What the written bundle makes of the test images, and its picture."""
+    """Score the test images with the written bundle, and draw the scores."""
     scorer = Scorer.of(bundle, threads=options.threads)
     (outliers,) = sets.outliers
     scores = {each.name: score_set(scorer, each) for each in (sets.inliers, outliers)}
     plots.save(plots.score_histograms(scores, bundle.calibration.threshold), out / "scores.png")
-    figures = figures_at(scores[sets.inliers.name], scores[outliers.name], bundle.calibration.threshold)
-    return {"detector": bundle.detector.kind, **figures}
+    pair = scores[sets.inliers.name], scores[outliers.name]
+    return {"detector": bundle.detector.kind, **figures_at(bundle.calibration.threshold, *pair)}
 
 
-def _pairs(recipe: Recipe, seeds: Sequence[int], options: ExperimentOptions, cache: TrunkCache) -> dict[str, Any]:
+def _pairs(recipes: Sequence[Recipe], options: ExperimentOptions, cache: TrunkCache) -> dict[str, Any]:
     """Measure AUROC of the recipe's other pairs, frozen and trained, one a seed."""
     found: dict[str, Any] = {}
-    for name, pair in recipe.evaluation.pairs.items():
+    for name, pair in recipes[0].evaluation.pairs.items():
         found[name] = {"frozen": {}, "both": {}}
-        for seed in seeds:
-            own = override(_of_pair(recipe, name, pair), [f"--seed={seed}"])
-            run = trained(own, options.out / "pairs" / f"{name}-{seed}", cache=cache)
-            for state, module in (("frozen", _untrained(own)), ("both", _doc(run.module))):
-                rows = features_by_part(module, run.data, own, cache)
-                for detector, how in detectors_of(own).items():
-                    found[name][state].setdefault(detector, []).append(quality(how, rows, own.calibration)["auroc"])
+        for recipe in recipes:
+            own = _of_pair(recipe, name, pair)
+            trained = train_or_resume(own, options.out / "pairs" / f"{name}-{recipe.seed}", cache)
+            for state, module in (("frozen", _untrained(own)), ("both", _doc(trained.module))):
+                rows = features_by_part(module, trained.data, own, cache)
+                for detector, kind in detectors_of(own).items():
+                    found[name][state].setdefault(detector, []).append(quality(kind, rows, own.calibration)["auroc"])
     return found
 
 
@@ -219,7 +217,7 @@ def _of_pair(recipe: Recipe, name: str, pair: Pair) -> Recipe:
     return msgspec.structs.replace(recipe, name=name, data=data, evaluation=evaluation)
 
 
-def _doc(module: object) -> LitDOC:
+def _doc(module: nn.Module) -> LitDOC:
     if not isinstance(module, LitDOC):
         raise ConfigError(f"this experiment trains LitDOC, got {type(module).__name__}")
     return module
@@ -235,11 +233,11 @@ def _untrained(recipe: Recipe) -> LitDOC:
 
 
 def _log(folder: Path) -> dict[str, list[float]]:
-    """Columns of a run's metrics.csv, and the steps done at each row."""
-    rows = EpochLog(folder / "metrics.csv", resume=True).rows
+    """Return columns of a run's metrics.csv, and the steps done at each row."""
+    rows, ended = EpochLog(folder / "metrics.csv", resume=True).rows, read_checkpoint(folder / LAST)
+    an_epoch = ended.steps / (ended.epoch + 1)
     columns = {name: [row[name] for row in rows.values()] for name in next(iter(rows.values()))}
-    ended = read_checkpoint(folder / LAST)
-    return columns | {"step": [ended.steps / (ended.epoch + 1) * (epoch + 1) for epoch in rows]}
+    return columns | {"step": [an_epoch * (epoch + 1) for epoch in rows]}
 
 
 def _tables(runs: Sequence[Mapping[str, Any]], pairs: Mapping[str, Any], options: ExperimentOptions) -> list[str]:
@@ -290,10 +288,9 @@ def _seeds_table(runs: Sequence[Mapping[str, Any]]) -> str:
 def _ablation_table(runs: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"{'AUROC %':12}" + "".join(f"{name:>28}" for name in runs[0]["ablation"]["both"])]
     for state in runs[0]["ablation"]:
-        line = f"{state:12}"
-        for detector in runs[0]["ablation"][state]:
-            line += _cell([each["ablation"][state][detector]["auroc"] for each in runs])
-        lines.append(line)
+        detectors = runs[0]["ablation"][state]
+        values = ([each["ablation"][state][name]["auroc"] for each in runs] for name in detectors)
+        lines.append(f"{state:12}" + _cells(values))
     return "\n".join([*lines, "the median, and in brackets each seed"])
 
 
@@ -310,15 +307,14 @@ def _pairs_table(pairs: Mapping[str, Any]) -> str:
     lines = [f"{'AUROC %, other pairs':22}{'':10}" + "".join(f"{name:>28}" for name in DETECTORS)]
     for name, states in pairs.items():
         for state, detectors in states.items():
-            line = f"{name:22}{state:10}"
-            for detector in DETECTORS:
-                line += _cell(detectors[detector])
-            lines.append(line)
+            lines.append(f"{name:22}{state:10}" + _cells(detectors[detector] for detector in DETECTORS))
     return "\n".join(lines)
 
 
-def _cell(shares: Sequence[float]) -> str:
-    """The median in percent, and in brackets each seed."""
-    values = [100 * share for share in shares]
-    seeds = " ".join(f"{value:.2f}" for value in values)
-    return f"{statistics.median(values):.2f} ({seeds})".rjust(28)
+def _cells(shares: Iterable[Sequence[float]]) -> str:
+    """Write a column a detector: the seeds' median in percent, in brackets each seed."""
+    cells = []
+    for each in shares:
+        seeds = " ".join(f"{100 * value:.2f}" for value in each)
+        cells.append(f"{f'{statistics.median(100 * value for value in each):.2f} ({seeds})':>28}")
+    return "".join(cells)

@@ -26,15 +26,16 @@ from lit_od.evaluation import plots
 from lit_od.evaluation.image_sets import ImageSet, sets_of_recipe
 from lit_od.evaluation.intervals import Interval, delong
 from lit_od.evaluation.metrics import auroc
-from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle
-from lit_od.experiments.resumable_runs import recipes_of, trained
+from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, over_seeds
+from lit_od.experiments.resumable_runs import export, recipes_of, train_or_resume
 from lit_od.images.batching import load
 from lit_od.recipes.schema import Recipe
 from lit_od.training.data.augmentation import augment, step_generator
+from lit_od.training.data.image_data import in_batches
 from lit_od.training.data.torchvision_sets import open_set
 from lit_od.training.loop.epoch_log import EpochLog
 from lit_od.training.loop.train import TrainingRun
-from lit_od.training.pipeline import export_bundle
+from lit_od.training.networks.trial import evaluating
 from lit_od.types import Features, Scores
 
 DETECTORS: dict[str, dict[str, Any]] = {
@@ -48,9 +49,9 @@ BLOCK = 1024
 
 
 def run(options: ExperimentOptions) -> ExperimentResult:
-    """Train once a seed, fit the three detectors, score all sets."""
-    changes = ["--trainer.max_epochs=1", "--data.limit=4000"] if options.quick else []
-    runs = [_one_seed(recipe, options) for recipe in recipes_of("mnist-digits", options, *changes)]
+    """Train once a seed, fit the three detectors and score all sets."""
+    recipes = recipes_of("mnist-digits", options, quick=["--trainer.max_epochs=1", "--data.limit=4000"])
+    runs = [_one_seed(recipe, options) for recipe in recipes]
     tables = [_notebook_table(title, runs[0][key]) for title, key in _TABLES]
     rows = _chief_rows(runs, quick=options.quick)
     return ExperimentResult("\n\n".join([_summary(runs), *tables]), {"runs": runs, "median": _median(runs)}, rows)
@@ -60,13 +61,13 @@ def _chief_rows(runs: Sequence[dict[str, Any]], *, quick: bool) -> tuple[ResultR
     rows = []
     for detector in (NOTEBOOK, "class-conditional"):
         for name in runs[0]["auroc"][detector]:
-            ours = middle([Interval(**each["auroc_intervals"][detector][name]) for each in runs])
+            ours = [Interval(**each["auroc_intervals"][detector][name]) for each in runs]
             differs = "1 epoch" if quick else "best epoch by validation loss instead of the last"
             rows.append(
                 ResultRow(
                     f"digits 0 to 7 against {name}, {detector}, AUROC %",
                     "a plot",
-                    in_percent(ours, repetitions=len(runs)),
+                    over_seeds(ours),
                     differs + ("" if detector == NOTEBOOK else "; shrinkage, a mean a class, held-out calibration"),
                 )
             )
@@ -81,22 +82,15 @@ _TABLES = (
 
 def _one_seed(recipe: Recipe, options: ExperimentOptions) -> dict[str, Any]:
     out = options.out / f"seed-{recipe.seed}"
-    run = trained(recipe, out / "run")
+    trained = train_or_resume(recipe, out / "run")
     bundles = {
-        name: export_bundle(
-            run.module,
-            run.data,
-            msgspec.structs.replace(recipe, detector=detector),
-            out / name.replace(" ", "-"),
-            metrics=run.metrics,
-            threads=options.threads,
-        )
+        name: export(trained, msgspec.structs.replace(recipe, detector=detector), out / name.replace(" ", "-"), options)
         for name, detector in DETECTORS.items()
     }
     backbone = Backbone.load(bundles["one Gaussian"].files[BACKBONE], threads=options.threads)
     sets = sets_of_recipe(recipe, recipe.data.prepare, sets=open_set)
-    train_set = ImageSet("training", run.data.sources("train"), recipe.data.prepare)
-    held_out = ImageSet("calibration", run.data.sources("calibration"), recipe.data.prepare)
+    train_set = ImageSet("training", trained.data.sources("train"), recipe.data.prepare)
+    held_out = ImageSet("calibration", trained.data.sources("calibration"), recipe.data.prepare)
     features = {
         each.name: _features(backbone, each, options.threads)
         for each in (train_set, held_out, sets.inliers, *sets.outliers)
@@ -117,7 +111,7 @@ def _one_seed(recipe: Recipe, options: ExperimentOptions) -> dict[str, Any]:
     )
     return {
         "seed": recipe.seed,
-        "accuracy": _accuracy(run),
+        "accuracy": _accuracy(trained),
         "epochs": len(EpochLog(out / "run" / "metrics.csv", resume=True).rows),
         "auroc": {
             name: {each.name: auroc(found[sets.inliers.name], found[each.name]) for each in sets.outliers}
@@ -156,15 +150,12 @@ def _augmented_features(backbone: Backbone, images: ImageSet, recipe: Recipe, th
     return np.concatenate(chunks)
 
 
-def _accuracy(run: TrainingRun) -> float:
-    """Share of the test part's images whose class the trained network names."""
-    data = run.data
+def _accuracy(trained: TrainingRun) -> float:
+    """Return the share of the test part's images that the network classifies right."""
+    data = trained.data
     pixels, labels = load(data.sources("test"), data.config.prepare), torch.from_numpy(data.labels("test"))
-    module, was_training = run.module, run.module.training
-    module.eval()
-    with torch.inference_mode():
-        named = torch.cat([module(block).argmax(dim=1) for block in torch.split(torch.from_numpy(pixels), BLOCK)])
-    module.train(was_training)
+    with evaluating(trained.module):
+        named = in_batches(trained.module, torch.from_numpy(pixels)).argmax(dim=1)
     return float((named == labels).float().mean())
 
 

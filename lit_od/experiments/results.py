@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lit_od.evaluation.intervals import Interval
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_od.evaluation.intervals import Interval, exact_binomial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +80,16 @@ class ExperimentResult:
 def middle(intervals: Sequence[Interval]) -> Interval:
     """Return the interval with the median value; the lower one of an even number."""
     return sorted(intervals, key=lambda each: each.value)[(len(intervals) - 1) // 2]
+
+
+def share_of(flags: NDArray[np.bool_]) -> Interval:
+    """Return the share of True among flags of shape (n,), with its exact interval."""
+    return exact_binomial(int(flags.sum()), flags.size)
+
+
+def over_seeds(intervals: Sequence[Interval]) -> str:
+    """Write the middle one of the seeds' shares in percent, with its interval."""
+    return in_percent(middle(intervals), repetitions=len(intervals))
 
 
 def in_percent(interval: Interval, *, repetitions: int = 1) -> str:

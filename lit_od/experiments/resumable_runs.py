@@ -1,55 +1,60 @@
-"""Resumable trainings that are watched after every epoch, with two budgets."""
+"""Resumable trainings with two budgets; some are watched after every epoch."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from lightning import LightningModule
 
+from lit_od.bundle.folder import Bundle
 from lit_od.errors import ConfigError
 from lit_od.experiments.results import ExperimentOptions
 from lit_od.recipes.load import override, read, to_tree
 from lit_od.recipes.schema import Recipe
-from lit_od.training.data.image_data import ImageData
 from lit_od.training.data.trunk_cache import TrunkCache
 from lit_od.training.data.twin_data import data_of
 from lit_od.training.loop.checkpoints import load_module, read_checkpoint, rebuild, require_same_images
 from lit_od.training.loop.epoch_log import EpochLog
 from lit_od.training.loop.train import BEST, LAST, TrainingRun, best_row, resumable, train
+from lit_od.training.pipeline import export_bundle
 
 Watch: TypeAlias = Callable[[LightningModule], float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Staged:
-    """A finished training.
+class Staged(TrainingRun):
+    """A finished training that was watched.
 
     Attributes:
-        module: The best by validation loss.
-        data: The images of the training, divided.
         recipe: Its recipe, the number of epochs included.
-        metrics: Figures of the best epoch by name, and its number, counted from 0.
         watched: Values of the watch, by number of epochs.
     """
 
-    module: LightningModule
-    data: ImageData
     recipe: Recipe
-    metrics: dict[str, float]
     watched: dict[int, float]
+
+
+def recipes_of(
+    name: str, options: ExperimentOptions, *, quick: Sequence[str], small: Sequence[str] = ()
+) -> list[Recipe]:
+    """Read a shipped recipe, once a seed of the budget.
+
+    Args:
+        name: Name of the recipe.
+        options: Options of the experiment, with overrides of the recipe.
+        quick: Further overrides of a smoke run.
+        small: Further overrides of the small budget.
+    """
+    words = [f"--data.root={options.root}"] if options.root else []
+    words += [*options.overrides, *(small if options.budget == "small" else ()), *(quick if options.quick else ())]
+    return [read(name, [*words, f"--seed={seed}"]) for seed in seeds_of(options)]
 
 
 def seeds_of(options: ExperimentOptions) -> tuple[int, ...]:
     """Return the seeds of a budget; the small one, and a smoke run, have one."""
     return options.seeds if options.budget == "full" and not options.quick else options.seeds[:1]
-
-
-def recipes_of(name: str, options: ExperimentOptions, *changes: str) -> list[Recipe]:
-    """Return a shipped recipe once a seed, with the data root of the options and changes of its own."""
-    root = [f"--data.root={options.root}"] if options.root else []
-    return [override(read(name), [*root, *changes, f"--seed={seed}"]) for seed in seeds_of(options)]
 
 
 def budget_line(options: ExperimentOptions, epochs: int, *, full: int, changes: str = "") -> str:
@@ -96,20 +101,17 @@ def train_staged(recipe: Recipe, folder: Path, *, epochs: int, watch: Watch | No
             # of the first epoch a kill may have left best.ckpt alone, which is the same module
             watched[number] = watch(load_module(resumable(folder) or folder / LAST))
             file.write_text(json.dumps(watched) + "\n", encoding="utf-8")
-    data = ImageData(recipe.data, seed=recipe.seed)
-    require_same_images(read_checkpoint(folder / BEST), data)
-    whole = override(recipe, [f"--trainer.max_epochs={epochs}"])
-    metrics = best_row(EpochLog(folder / "metrics.csv", resume=True))
-    return Staged(load_module(folder / BEST), data, whole, metrics, watched)
+    run, whole = _finished(recipe, folder), override(recipe, [f"--trainer.max_epochs={epochs}"])
+    return Staged(run.checkpoint, run.module, run.data, run.metrics, whole, watched)
 
 
-def trained(recipe: Recipe, folder: Path, *, cache: TrunkCache | None = None) -> TrainingRun:
-    """Train, go on with a training of this recipe that was stopped, or take up one that has come to its end.
+def train_or_resume(recipe: Recipe, folder: Path, cache: TrunkCache | None = None) -> TrainingRun:
+    """Train, resume a stopped training of this recipe, or take up a finished one.
 
     Args:
-        recipe: The recipe.
+        recipe: A recipe with a model that is trained.
         folder: The run's folder.
-        cache: Activations of a trunk that runs share.
+        cache: Activations of frozen layers, shared with other runs.
 
     Raises:
         ConfigError: If the folder holds a run of another recipe.
@@ -118,14 +120,33 @@ def trained(recipe: Recipe, folder: Path, *, cache: TrunkCache | None = None) ->
     begun = resumable(folder)
     if begun is not None and read_checkpoint(begun).recipe != recipe:
         raise ConfigError(f"{folder} holds a run of another recipe: remove it, or name another --out")
-    if not (folder / "learning_curves.png").exists():  # the last thing that a training writes
+    if not (folder / "learning_curves.png").exists():  # the last file of a training
         return train(recipe, folder, resume=begun, trunk_cache=cache)
+    return _finished(recipe, folder, cache)
+
+
+def export(run: TrainingRun, recipe: Recipe, out: Path, options: ExperimentOptions) -> Bundle:
+    """Export a finished training and write a bundle.
+
+    Args:
+        run: The training.
+        recipe: Detector, calibration and export options.
+        out: The bundle's folder.
+        options: Options of the experiment.
+    """
+    return export_bundle(run.module, run.data, recipe, out, metrics=run.metrics, threads=options.threads)
+
+
+def _finished(recipe: Recipe, folder: Path, cache: TrunkCache | None = None) -> TrainingRun:
+    """Read a run folder.
+
+    Raises DataError if the images are not those that it was trained on.
+    """
     checkpoint = read_checkpoint(folder / BEST)
     data = data_of(recipe.data, seed=recipe.seed, cache=cache)
     require_same_images(checkpoint, data)
-    return TrainingRun(
-        folder / BEST, rebuild(checkpoint), data, best_row(EpochLog(folder / "metrics.csv", resume=True))
-    )
+    figures = best_row(EpochLog(folder / "metrics.csv", resume=True))
+    return TrainingRun(folder / BEST, rebuild(checkpoint), data, figures)
 
 
 def _epochs_done(recipe: Recipe, folder: Path, epochs: int) -> int:

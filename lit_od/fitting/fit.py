@@ -33,6 +33,7 @@ from lit_od.fitting.partial_state import PartialState
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.images.identity import fingerprint
 from lit_od.images.sources import Source
+from lit_od.images.split import evenly
 from lit_od.runtime.threads import limited
 from lit_od.versions import versions
 
@@ -211,8 +212,7 @@ def _pixel_threshold(engine: Engine, detector: Detector, calibration: Sequence[S
         return None
     height, width, _ = engine.extractor.preparation.shape
     most = max(1, PIXELS // (height * width))
-    rows = np.unique(np.linspace(0, len(calibration) - 1, min(most, len(calibration))).astype(int))
-    maps = list(engine.maps(detector, [calibration[row] for row in rows]))
+    maps = list(engine.maps(detector, evenly(calibration, min(most, len(calibration)))))
     return pixel_threshold(np.concatenate(maps), q=PIXEL_PERCENT) if maps else None
 
 

@@ -1,11 +1,10 @@
 """An autoencoder of inliers: outliers are images that it cannot reconstruct."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -17,13 +16,14 @@ from lit_od.training.networks.autoencoders import (
     to_last,
     to_pixels,
 )
+from lit_od.training.trained_module import OPTIMIZERS, TrainedModule
 from lit_od.types import Output
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 """Images (b, h, w, c), uint8, and labels (b,), which are not used."""
 
 
-class LitAutoencoder(LightningModule):
+class LitAutoencoder(TrainedModule):
     """An autoencoder trained to reconstruct its input.
 
     The loss is the mean squared error over pixels and channels, pixels in [0, 1].
@@ -75,7 +75,6 @@ class LitAutoencoder(LightningModule):
         self.network = build_autoencoder(
             architecture, channels=channels, image_size=(size[0], size[1]), encoder=encoder, decoder=decoder
         )
-        self._sums: dict[str, Tensor] = {}  # by stage: validation runs inside a training epoch
 
     def forward(self, images: Tensor) -> Tensor:
         """Return reconstructions (b, h, w, c) in [0, 1] of images (b, h, w, c), uint8."""
@@ -102,41 +101,27 @@ class LitAutoencoder(LightningModule):
         self._add("train", loss.detach(), len(pixels))
         return loss
 
-    def on_train_epoch_end(self) -> None:
-        """Log train_loss, the mean over the epoch's images on all processes."""
-        self._log_loss("train")
-
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a validation batch to the loss, without noise."""
         self._evaluate("val", batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log val_loss, over all images on all processes."""
-        self._log_loss("val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a test batch to the loss, without noise."""
         self._evaluate("test", batch)
 
-    def on_test_epoch_end(self) -> None:
-        """Log test_loss, over all images on all processes."""
-        self._log_loss("test")
+    def log_epoch(self, stage: str) -> None:
+        """Log the loss, the mean over the stage's images on all processes."""
+        loss, images = self.totals(stage)
+        self.log(f"{stage}_loss", loss / images)
 
     def configure_optimizers(self) -> Optimizer:
         """Return the optimiser, with a constant learning rate."""
-        rate = float(self.hparams["learning_rate"])
-        if self.hparams["optimizer"] == "adam":
-            return torch.optim.Adam(self.parameters(), rate, eps=1e-7)
-        return torch.optim.RMSprop(self.parameters(), rate, alpha=0.9, eps=1e-7)
+        options = self.hparams
+        return OPTIMIZERS[options["optimizer"]](self.parameters(), float(options["learning_rate"]), eps=1e-7)
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
         pixels = to_pixels(batch[0])
         self._add(stage, F.mse_loss(self.network(pixels).float(), pixels), len(pixels))
 
     def _add(self, stage: str, loss: Tensor, images: int) -> None:
-        batch = torch.stack([loss * images, loss.new_tensor(images)])
-        self._sums[stage] = self._sums[stage] + batch if stage in self._sums else batch
-
-    def _log_loss(self, stage: str) -> None:
-        total: Any = self.trainer.strategy.reduce(self._sums.pop(stage), reduce_op="sum")
-        self.log(f"{stage}_loss", total[0] / total[1])
+        self.add(stage, loss * images, loss.new_tensor(images))

@@ -5,18 +5,17 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from lightning import LightningModule
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from lit_od.errors import ConfigError
 from lit_od.training.networks.feature_network import SMALL_CNN, build_network, glorot
+from lit_od.training.trained_module import OPTIMIZERS, TrainedModule
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 """Images (b, h, w, c), uint8, and class indices (b,), int64."""
 
 
-class LitClassifier(LightningModule):
+class LitClassifier(TrainedModule):
     """A classifier: features of a network, a linear layer and cross-entropy.
 
     The loss, in training and validation alike, is the mean cross-entropy plus l2 * sum(w^2) over the
@@ -94,7 +93,6 @@ class LitClassifier(LightningModule):
         self._penalised = [
             layer.weight for layer in self.modules() if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
         ]
-        self._sums: dict[str, Tensor] = {}  # by stage: validation runs inside a training epoch
 
     def forward(self, images: Tensor) -> Tensor:
         """Return class logits (b, classes) of images (b, h, w, c), uint8."""
@@ -114,44 +112,35 @@ class LitClassifier(LightningModule):
         """Return the loss of a batch."""
         images, labels = batch
         loss = F.cross_entropy(self(images).float(), labels) + self.penalty()
-        self._add("train", loss.detach() * len(labels), loss.new_tensor(len(labels)))
+        self.add("train", loss.detach() * len(labels), loss.new_tensor(len(labels)))
         return loss
-
-    def on_train_epoch_end(self) -> None:
-        """Log train_loss, the mean over the epoch's images on all processes."""
-        loss, images = self._totals("train")
-        self.log("train_loss", loss / images)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a validation batch to loss and accuracy."""
         self._evaluate("val", batch)
 
-    def on_validation_epoch_end(self) -> None:
-        """Log val_loss and val_accuracy, over all images on all processes."""
-        self._log_evaluation("val")
-
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a test batch to loss and accuracy."""
         self._evaluate("test", batch)
 
-    def on_test_epoch_end(self) -> None:
-        """Log test_loss and test_accuracy, over all images on all processes."""
-        self._log_evaluation("test")
+    def log_epoch(self, stage: str) -> None:
+        """Log the loss over all images on all processes, and an evaluation's accuracy."""
+        if stage == "train":
+            loss, images = self.totals(stage)
+            self.log("train_loss", loss / images)
+        else:
+            loss, images, correct = self.totals(stage)
+            self.log(f"{stage}_loss", loss / images + self.penalty().detach())
+            self.log(f"{stage}_accuracy", correct / images)
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser, and the plateau rule on val_loss."""
         options = self.hparams
-        learning_rate = float(options["learning_rate"])
+        chosen = {"weight_decay": 0.0} if options["optimizer"] == "sgd" else {"weight_decay": 0.0, "eps": 1e-7}
         # one kernel for all weights; in mixed precision it would not let the Trainer clip gradients
         fused = self._trainer is None or self._trainer.gradient_clip_val is None
-        optimizer: Optimizer
-        match options["optimizer"]:
-            case "sgd":
-                optimizer = torch.optim.SGD(self.parameters(), learning_rate, momentum=0.9, fused=fused)
-            case "adamw":
-                optimizer = torch.optim.AdamW(self.parameters(), learning_rate, eps=1e-7, weight_decay=0.0, fused=fused)
-            case _:
-                optimizer = torch.optim.Adam(self.parameters(), learning_rate, eps=1e-7, fused=fused)
+        make = OPTIMIZERS[options["optimizer"]]
+        optimizer = make(self.parameters(), float(options["learning_rate"]), fused=fused, **chosen)
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer,
             factor=options["lr_factor"],
@@ -167,19 +156,4 @@ class LitClassifier(LightningModule):
         logits = self(images).float()
         correct = (logits.argmax(dim=1) == labels).sum()
         loss = F.cross_entropy(logits, labels, reduction="sum")
-        self._add(stage, loss, loss.new_tensor(len(labels)), correct.to(loss.dtype))
-
-    def _log_evaluation(self, stage: str) -> None:
-        loss, images, correct = self._totals(stage)
-        self.log(f"{stage}_loss", loss / images + self.penalty().detach())
-        self.log(f"{stage}_accuracy", correct / images)
-
-    def _add(self, stage: str, *values: Tensor) -> None:
-        # one sum kept here costs a tenth of Lightning's bookkeeping of a value logged in every step
-        batch = torch.stack(values)
-        self._sums[stage] = self._sums[stage] + batch if stage in self._sums else batch
-
-    def _totals(self, stage: str) -> Tensor:
-        """Return the sums of an epoch over all processes, and clear them."""
-        total = self.trainer.strategy.reduce(self._sums.pop(stage), reduce_op="sum")
-        return torch.as_tensor(total)
+        self.add(stage, loss, loss.new_tensor(len(labels)), correct.to(loss.dtype))

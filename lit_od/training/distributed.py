@@ -6,7 +6,7 @@ joined and trains in them; there NCCL carries the gradients of GPUs.
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 
 import torch
@@ -81,12 +81,10 @@ class Processes:
         with _peers():
             size = torch.tensor([len(data)])
             distributed.broadcast(size, 0, group=self._group)
-            chunks = []
-            for chunk in self._chunks(data if self.rank == 0 else None, int(size)):
+            buffer = bytearray(data if self.rank == 0 else int(size))
+            for chunk in _chunks(buffer):
                 distributed.broadcast(chunk, 0, group=self._group)
-                if self.rank:
-                    chunks.append(chunk.numpy().tobytes())
-        return b"".join(chunks) if self.rank else data
+        return bytes(buffer) if self.rank else data
 
     def wait(self) -> None:
         """Return once all processes have called this."""
@@ -95,25 +93,21 @@ class Processes:
 
     def _send(self, data: bytes) -> None:
         distributed.send(torch.tensor([len(data)]), 0, group=self._group)
-        for chunk in self._chunks(data, len(data)):
+        for chunk in _chunks(bytearray(data)):
             distributed.send(chunk, 0, group=self._group)
 
     def _receive(self, rank: int) -> bytes:
         size = torch.zeros(1, dtype=torch.int64)
         distributed.recv(size, rank, group=self._group)
         data = bytearray(int(size))
-        for start in range(0, len(data), CHUNK):
-            chunk = torch.frombuffer(data, dtype=torch.uint8, offset=start, count=min(CHUNK, len(data) - start))
+        for chunk in _chunks(data):
             distributed.recv(chunk, rank, group=self._group)
         return bytes(data)
 
-    def _chunks(self, data: bytes | None, size: int) -> Iterator[torch.Tensor]:
-        """Yield tensors of at most CHUNK bytes: the data, or empty ones to receive it."""
-        for start in range(0, size, CHUNK):
-            if data is None:
-                yield torch.empty(min(CHUNK, size - start), dtype=torch.uint8)
-            else:
-                yield torch.frombuffer(bytearray(data[start : start + CHUNK]), dtype=torch.uint8)
+
+def _chunks(data: bytearray) -> Sequence[torch.Tensor]:
+    """Return tensors over the bytes, of at most CHUNK; they share the memory."""
+    return torch.split(torch.frombuffer(data, dtype=torch.uint8), CHUNK) if data else ()
 
 
 @contextlib.contextmanager

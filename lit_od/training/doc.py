@@ -5,7 +5,6 @@ from typing import Literal, Self, TypeAlias, TypedDict
 
 import torch
 import torch.nn.functional as F
-from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
@@ -16,6 +15,7 @@ from lit_od.training.data.twin_data import TwinData
 from lit_od.training.frozen import FrozenBackbone
 from lit_od.training.networks.feature_network import glorot
 from lit_od.training.networks.trunk import Trunk, cut_of, layers_of, running_order
+from lit_od.training.trained_module import OPTIMIZERS, TrainedModule
 
 __all__ = ["LitDOC", "compactness_loss"]
 
@@ -30,7 +30,7 @@ class Twin(TypedDict):
     target: Half
 
 
-class LitDOC(LightningModule):
+class LitDOC(TrainedModule):
     """Deep one-class features: descriptive of many classes and compact for one.
 
     The method is that of Perera and Patel (2019). Both networks share the features g and the head h. One
@@ -125,7 +125,7 @@ class LitDOC(LightningModule):
         glorot(self.head)
         images = _any_images(channels, size)
         body = cut_of(self.network).body
-        order = running_order(body, lambda: self.network(images))
+        order = list(running_order(body, lambda: self.network(images)))
         self.trained = _chosen(layers_of(body, order), trained_layers) if trained is None else list(trained)
         for name in self.trained:
             if name not in order:
@@ -137,7 +137,6 @@ class LitDOC(LightningModule):
         first = min(self.trained, key=order.index, default=None)
         self.trunk = Trunk(self.network, first, images) if cache_trunk else None
         self._cached = False  # True while batches hold the trunk's activations
-        self._sums: dict[str, Tensor] = {}
         self.network.to(memory_format=torch.channels_last)  # a step takes two thirds of the time on a CPU
         self.train()
 
@@ -187,13 +186,8 @@ class LitDOC(LightningModule):
         descriptive = F.cross_entropy(self.head(reference).float(), labels)
         # each process takes the loss of all, and the exchange of gradients divides their sum by the processes again
         compact = compactness_loss(self._of_all(target))
-        self._add("train", descriptive.detach(), compact.detach(), descriptive.new_tensor(1.0))
+        self.add("train", descriptive.detach(), compact.detach(), descriptive.new_tensor(1.0))
         return self._total(descriptive, compact)
-
-    def on_train_epoch_end(self) -> None:
-        """Log train_loss and its parts, means over the epoch's steps."""
-        descriptive, compact, steps = self._totals("train")
-        self._log("train", descriptive / steps, compact / steps)
 
     def validation_step(self, batch: Half, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a validation batch to the loss.
@@ -207,36 +201,38 @@ class LitDOC(LightningModule):
         features = self.features(images)
         if dataloader_idx == 0:
             loss = F.cross_entropy(self.head(features).float(), labels, reduction="sum")
-            self._add("reference", loss.double(), loss.new_tensor(len(labels), dtype=torch.float64))
+            self.add("reference", loss.double(), loss.new_tensor(len(labels), dtype=torch.float64))
         else:
             rows = features.double()
             count = rows.new_tensor([float(len(rows))])
-            self._add("target", *torch.cat([count, rows.sum(0), rows.square().sum()[None]]))
+            self.add("target", *torch.cat([count, rows.sum(0), rows.square().sum()[None]]))
 
-    def on_validation_epoch_end(self) -> None:
-        """Log val_loss and its parts, over all images on all processes.
+    def log_epoch(self, stage: str) -> None:
+        """Log the loss and its parts.
 
-        Compactness is that of the whole part.
+        Of the training they are means over the epoch's steps; of the validation they are those of all images on
+        all processes, and compactness is that of the whole part.
         """
-        loss, images = self._totals("reference")
-        target = self._totals("target")
-        count, total, squares = target[0], target[1:-1], target[-1]
-        mean = total / count
-        variance = (squares / count - mean.square().sum()) / len(mean)
-        self._log("val", loss / images, (count / (count - 1)).square() * variance)
+        if stage == "train":
+            descriptive, compact, steps = self.totals(stage)
+            descriptive, compact = descriptive / steps, compact / steps
+        else:
+            loss, images = self.totals("reference")
+            target = self.totals("target")
+            count, total, squares = target[0], target[1:-1], target[-1]
+            mean = total / count
+            variance = (squares / count - mean.square().sum()) / len(mean)
+            descriptive, compact = loss / images, (count / (count - 1)).square() * variance
+        self.log(f"{stage}_loss", self._total(descriptive, compact))
+        self.log(f"{stage}_loss_descriptiveness", descriptive)
+        self.log(f"{stage}_loss_compactness", compact)
 
     def configure_optimizers(self) -> Optimizer:
         """Return the optimiser of h and the trained layers, its learning rate constant."""
         options = self.hparams
         weights = [weight for weight in self.parameters() if weight.requires_grad]
-        rate, decay = float(options["learning_rate"]), float(options["weight_decay"])
-        match options["optimizer"]:
-            case "sgd":
-                return torch.optim.SGD(weights, rate, momentum=0.9, weight_decay=decay)
-            case "adamw":
-                return torch.optim.AdamW(weights, rate, weight_decay=decay)
-            case _:
-                return torch.optim.Adam(weights, rate, weight_decay=decay)
+        make, rate = OPTIMIZERS[options["optimizer"]], float(options["learning_rate"])
+        return make(weights, rate, weight_decay=float(options["weight_decay"]))
 
     def _of_all(self, features: Tensor) -> Tensor:
         """Gather the features of all processes, (b world, k), with gradients to each."""
@@ -248,20 +244,6 @@ class LitDOC(LightningModule):
     def _total(self, descriptive: Tensor, compact: Tensor) -> Tensor:
         options = self.hparams
         return float(options["descriptiveness"]) * descriptive + float(options["compactness"]) * compact
-
-    def _log(self, stage: str, descriptive: Tensor, compact: Tensor) -> None:
-        parts = {"loss_descriptiveness": descriptive, "loss_compactness": compact}
-        for name, value in {"loss": self._total(descriptive, compact), **parts}.items():
-            self.log(f"{stage}_{name}", value)
-
-    def _add(self, stage: str, *values: Tensor) -> None:
-        batch = torch.stack(values)
-        self._sums[stage] = self._sums[stage] + batch if stage in self._sums else batch
-
-    def _totals(self, stage: str) -> Tensor:
-        """Return the sums of an epoch over all processes, and clear them."""
-        total = self.trainer.strategy.reduce(self._sums.pop(stage), reduce_op="sum")
-        return torch.as_tensor(total)
 
 
 def _chosen(layers: Sequence[Sequence[str]], count: int) -> list[str]:

@@ -99,7 +99,11 @@ class FrozenBackbone(LightningModule):
         last = whole.channels_last if channels_last is None else channels_last
         cut = CutNetwork(whole.body, layers=layers, pooling=pooling, channels_last=last, unit_length=unit_length).eval()
         width = feature_count(cut, network, len(whole.mean), size)
-        _load(cut, torch.zeros(1, len(whole.mean), *size), checkpoint_path)
+        pixels = torch.zeros(1, len(whole.mean), *size)
+        used = weights_used(cut, pixels)
+        if checkpoint_path is not None:
+            load_part(cut.body, checkpoint_path, [name.removeprefix("body.") for name in used])
+        drop_unused(cut, used, pixels)
         for weight in cut.parameters():
             weight.requires_grad_(False)
         self.network = _scaled(cut, input_scaling, width).eval()
@@ -149,11 +153,3 @@ def _read_scaling(options: Mapping[str, Any], channels: int) -> Scaling:
             f"{list(scaling.std)}"
         )
     return scaling
-
-
-def _load(cut: CutNetwork, pixels: Tensor, checkpoint_path: str | None) -> None:
-    """Load the weights that a forward pass reads, and free the rest."""
-    used = weights_used(cut, pixels)
-    if checkpoint_path is not None:
-        load_part(cut.body, checkpoint_path, [name.removeprefix("body.") for name in used])
-    drop_unused(cut, used, pixels)

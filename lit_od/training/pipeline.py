@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Unpack
 
-import numpy as np
 from torch import nn
 
 from lit_od.bundle.folder import Bundle, require_replaceable
@@ -18,6 +17,7 @@ from lit_od.fitting.from_recipe import fit_onnx, require_no_run
 from lit_od.fitting.process_group import EngineOptions, open_engine
 from lit_od.images.batching import load
 from lit_od.images.find_local import find
+from lit_od.images.split import evenly
 from lit_od.import_paths import imported
 from lit_od.recipes.load import portable_tree, without_training
 from lit_od.recipes.roots import data_root
@@ -170,8 +170,8 @@ def _write_bundle(out: Path, trained: _Trained, **options: Unpack[EngineOptions]
     images = trained.images(outliers)
     graph, parity = GraphFile(b"", recipe.export.opset), 0.0
     if group.rank == 0:
-        rows = np.linspace(0, len(images.calibration) - 1, min(PARITY_IMAGES, len(images.calibration))).astype(int)
-        pixels = load([images.calibration[row] for row in rows], recipe.data.prepare, threads=options.get("threads"))
+        shown = evenly(images.calibration, PARITY_IMAGES)
+        pixels = load(shown, recipe.data.prepare, threads=options.get("threads"))
         graph, parity = _exported(module, backbone(), pixels, opset=recipe.export.opset)
     model = group.broadcast(graph.model)
     origin = Origin(

@@ -113,7 +113,7 @@ def test_stages_are_one_training(staged, tmp_path):
     recipe, _, found = staged
     assert list(found.watched) == [1, 2, 3]
     whole = train_staged(override(recipe, ["--trainer.max_epochs=3"]), tmp_path / "run", epochs=3)
-    assert epochs_of(whole.folder) == epochs_of(found.folder)
+    assert epochs_of(whole.checkpoint.parent) == epochs_of(found.checkpoint.parent)
     for name, tensor in whole.module.state_dict().items():
         assert torch.equal(tensor, found.module.state_dict()[name])
 
@@ -153,7 +153,7 @@ def test_a_run_that_was_killed_between_its_first_checkpoints_goes_on(staged, tmp
         train_staged(override(recipe, ["--model.init_args.learning_rate=0.02"]), folder, epochs=3)
     found = train_staged(recipe, folder, epochs=3, watch=lambda module: float(module.current_epoch))
     assert found.watched == unbroken.watched
-    assert epochs_of(folder) == epochs_of(unbroken.folder)
+    assert epochs_of(folder) == epochs_of(unbroken.checkpoint.parent)
     for name, tensor in unbroken.module.state_dict().items():
         assert torch.equal(tensor, found.module.state_dict()[name])
 

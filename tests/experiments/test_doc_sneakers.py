@@ -10,7 +10,7 @@ from lit_od.cli import main
 from lit_od.errors import ConfigError, DataError
 from lit_od.experiments.doc_measures import features_by_part
 from lit_od.experiments.doc_sneakers import _of_pair
-from lit_od.experiments.resumable_runs import trained
+from lit_od.experiments.resumable_runs import train_or_resume
 from lit_od.recipes.load import override, read, to_tree
 from lit_od.training.data.trunk_cache import TrunkCache
 from lit_od.training.data.twin_data import data_of
@@ -98,16 +98,16 @@ def test_sneakers_from_end_to_end(root, tmp_path, capsys):
 def test_a_training_that_was_stopped_goes_on(tmp_path, monkeypatch):
     root, folder, cache = digits_root(tmp_path / "root"), tmp_path / "run", TrunkCache()
     asked = twins.recipe(data={"root": str(root)})
-    unbroken = trained(asked, tmp_path / "unbroken", cache=cache)
+    unbroken = train_or_resume(asked, tmp_path / "unbroken", cache)
     with monkeypatch.context() as patched:
         kill_before_last(patched)
         with pytest.raises(Killed):
-            trained(asked, folder, cache=cache)
+            train_or_resume(asked, folder, cache)
     assert [file.name for file in folder.glob("*.ckpt")] == ["best.ckpt"]
     with pytest.raises(ConfigError, match="holds a run of another recipe: remove it, or name another --out"):
-        trained(twins.recipe(data={"root": str(root)}, learning_rate=0.1), folder, cache=cache)
+        train_or_resume(twins.recipe(data={"root": str(root)}, learning_rate=0.1), folder, cache)
     for time in range(3):  # goes on; has come to its end but for its picture; is taken up
-        found = trained(asked, folder, cache=cache)
+        found = train_or_resume(asked, folder, cache)
         for name, tensor in unbroken.module.state_dict().items():
             assert torch.equal(tensor, found.module.state_dict()[name])
         assert read_checkpoint(folder / "last.ckpt").epoch == 1
@@ -115,7 +115,7 @@ def test_a_training_that_was_stopped_goes_on(tmp_path, monkeypatch):
             (folder / "learning_curves.png").unlink()
     digits_root(root, without=1)
     with pytest.raises(DataError, match=r"data\.(train|reference) holds other images than .*best\.ckpt was trained on"):
-        trained(asked, folder, cache=cache)
+        train_or_resume(asked, folder, cache)
 
 
 def test_features_of_large_images_are_computed_a_few_at_once(monkeypatch):

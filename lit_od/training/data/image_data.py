@@ -1,7 +1,7 @@
 """The images of a training run as a LightningDataModule."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -42,6 +42,22 @@ def evaluation_batch(shape: Sequence[int]) -> int:
     """
     height, width = shape[:2]
     return max(1, min(EVALUATION_BATCH, EVALUATION_PIXELS // (height * width)))
+
+
+def in_batches(network: Callable[[Tensor], Tensor], images: Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """Run a network on many images without gradients, a batch at a time.
+
+    Args:
+        network: Images (b, h, w, c) to one tensor (b, ...); in evaluation mode.
+        images: Prepared images, (n, h, w, c) uint8.
+        device: Device of the network.
+
+    Returns:
+        Outputs (n, ...), float32, on the CPU.
+    """
+    with torch.no_grad():
+        batches = torch.split(images, evaluation_batch(images.shape[1:]))
+        return torch.cat([network(batch.to(device)).float().cpu() for batch in batches])
 
 
 class ImageData(LightningDataModule):
@@ -85,14 +101,7 @@ class ImageData(LightningDataModule):
 
     def sources(self, part: Part) -> list[Source]:
         """Return the images of a part, in the order found."""
-        parts: dict[Part, list[Source]] = {
-            "train": self._parts.train,
-            "validation": self._parts.validation,
-            "calibration": self._parts.calibration,
-            "test": self._parts.test,
-            "outliers": self._parts.outliers,
-        }
-        return list(parts[part])
+        return list(getattr(self._parts, part))
 
     def watched_outliers(self) -> list[Source]:
         """Return the outliers of the training source, to watch while training."""
@@ -153,13 +162,17 @@ class ImageData(LightningDataModule):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Augment a training batch on its device."""
         del dataloader_idx
-        trainer = self.trainer
-        if self.config.augment is None or trainer is None or not trainer.training:
+        return self._augmented(batch)
+
+    def _augmented(self, batch: tuple[Tensor, Tensor], stream: int = 0) -> tuple[Tensor, Tensor]:
+        """Augment a training batch by draws of its step, process and stream."""
+        trainer, changes = self.trainer, self.config.augment
+        if changes is None or trainer is None or not trainer.training:
             return batch
         images, labels = batch
         step = trainer.fit_loop.batch_idx + 1  # Lightning counts a batch up once it has arrived
-        generator = step_generator(self.seed, trainer.current_epoch, step, trainer.global_rank)
-        return augment(images, self.config.augment, generator), labels
+        place = trainer.global_rank + stream * trainer.world_size
+        return augment(images, changes, step_generator(self.seed, trainer.current_epoch, step, place)), labels
 
     def _place(self) -> tuple[int, int]:
         """Return the rank of this process and the number of processes."""

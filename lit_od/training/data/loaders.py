@@ -6,6 +6,7 @@ Lightning finds `sampler` and sets its epoch; where there is one it reads `batch
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -20,16 +21,36 @@ from lit_od.training.data.samplers import EvaluationBatches, TrainingBatches
 Sampler: TypeAlias = TrainingBatches | EvaluationBatches
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Selected rows of a table, read on demand.
+
+    Attributes:
+        table: All rows, (m, d).
+        places: Positions in the table, shape (n,), int64.
+    """
+
+    table: Tensor
+    places: Tensor
+
+    def index_select(self, axis: int, index: Tensor) -> Tensor:
+        """Return the rows at positions `index`, (b, d), as a tensor does along axis 0."""
+        return self.table.index_select(axis, self.places[index])
+
+
 class MemoryLoader:
-    """Batches of prepared pixels: (uint8 (b, h, w, c), int64 (b,))."""
+    """Batches of prepared pixels or of rows, and of labels.
+
+    Pixels are uint8 (b, h, w, c), rows (b, d) and labels int64 (b,).
+    """
 
     batch_sampler: None = None
 
-    def __init__(self, images: Tensor, labels: Tensor, sampler: Sampler) -> None:
+    def __init__(self, images: Tensor | Rows, labels: Tensor, sampler: Sampler) -> None:
         """Take the images; nothing is copied.
 
         Args:
-            images: Prepared images, (n, h, w, c) uint8.
+            images: Prepared images, (n, h, w, c) uint8, or n rows.
             labels: Their labels, shape (n,), int64.
             sampler: Rows of each batch.
         """

@@ -8,7 +8,6 @@ class indices, as text. A folder of the same name is reached as `./mnist`.
 import contextlib
 import io
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +69,12 @@ def open_set(root: Path, *, download: bool = True) -> SetOpener:
         if split not in SPLITS:
             raise DataError(f"{path}: no split {split!r}, the splits are {', '.join(SPLITS)}")
         wanted = _class_indices(path, known, rest[1]) if len(rest) == 2 else None
-        return [source for part in SPLITS[split] for source in _images(name, known, root, part, wanted, download)]
+        sources: list[Source] = []
+        for part in SPLITS[split]:
+            images, labels = _read(name, known, root, part, download)
+            rows = np.arange(len(labels)) if wanted is None else np.flatnonzero(np.isin(labels, wanted))
+            sources += [ImageArray(images[row], f"{name}:{part}#{row}", str(labels[row])) for row in rows.tolist()]
+        return sources
 
     return opener
 
@@ -88,15 +92,6 @@ def _class_indices(path: str, known: TorchvisionSet, text: str) -> list[int]:
             named = ", ".join(f"{index} {title}" for index, title in enumerate(known.classes))
             raise DataError(f"{path}: no class {word!r}, the classes are {named}")
     return indices
-
-
-def _images(
-    name: str, known: TorchvisionSet, root: Path, part: str, wanted: list[int] | None, download: bool
-) -> Iterator[Source]:
-    images, labels = _read(name, known, root, part, download)
-    rows = np.arange(len(labels)) if wanted is None else np.flatnonzero(np.isin(labels, wanted))
-    for row in rows.tolist():
-        yield ImageArray(images[row], f"{name}:{part}#{row}", str(labels[row]))
 
 
 def _read(name: str, known: TorchvisionSet, root: Path, part: str, download: bool) -> tuple[Images, Labels]:

@@ -21,8 +21,9 @@ from lit_od.images.batching import batches, load
 from lit_od.images.identity import identity
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source
+from lit_od.images.split import evenly
 from lit_od.training.data.image_data import evaluation_batch
-from lit_od.training.data.samplers import EvaluationBatches, TrainingBatches
+from lit_od.training.data.loaders import Rows
 from lit_od.training.export.backbone_graph import export_backbone
 from lit_od.training.networks.trunk import Trunk
 from lit_od.types import Features
@@ -43,7 +44,7 @@ class TrunkCache:
     def __init__(self) -> None:
         self._tables: dict[str, _Table] = {}
 
-    def rows(self, trunk: Trunk, sources: Sequence[Source], preparation: Preparation, device: torch.device) -> "Rows":
+    def rows(self, trunk: Trunk, sources: Sequence[Source], preparation: Preparation, device: torch.device) -> Rows:
         """Return the activations of images, computing those that are missing.
 
         Args:
@@ -65,44 +66,6 @@ class TrunkCache:
             rows = _activations(trunk, list(missing.values()), preparation, device, table.graphs)
             table.append(list(missing), rows, len(missing))
         return Rows(table.tensor(), torch.tensor([table.places[name] for name in names]))
-
-
-class Rows:
-    """Activations of the images of a part, (n, d), half precision, read on demand."""
-
-    def __init__(self, table: Tensor, places: Tensor) -> None:
-        """Take all rows of a table and the places of the part's, (n,)."""
-        self.table, self.places = table, places
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        return self.table.index_select(0, self.places[index])
-
-
-class RowLoader:
-    """Batches of activations: (float16 (b, d), int64 (b,))."""
-
-    batch_sampler: None = None
-
-    def __init__(self, rows: Rows, labels: Tensor, sampler: TrainingBatches | EvaluationBatches) -> None:
-        """Take the activations.
-
-        Args:
-            rows: Activations of n images.
-            labels: Labels of the images, shape (n,), int64.
-            sampler: Rows of each batch.
-        """
-        self.rows, self.labels, self.sampler = rows, labels, sampler
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in self.sampler:
-            index = torch.from_numpy(rows)
-            yield self.rows[index], self.labels[index]
 
 
 class _Table:
@@ -169,10 +132,9 @@ def _activations(
 
 def _graph(trunk: Trunk, sources: Sequence[Source], preparation: Preparation, threads: int) -> Backbone:
     """Export the trunk to ONNX Runtime, proven on some of the images."""
-    rows = np.unique(np.linspace(0, len(sources) - 1, min(PARITY_IMAGES, len(sources))).astype(int))
     with tempfile.TemporaryDirectory(prefix="lit_od-trunk-") as folder:
         path = Path(folder) / "trunk.onnx"
-        export_backbone(trunk.trunk, path, load([sources[row] for row in rows], preparation, threads=threads))
+        export_backbone(trunk.trunk, path, load(evenly(sources, PARITY_IMAGES), preparation, threads=threads))
         return Backbone.load(path.read_bytes(), threads=threads, providers=["cpu"])
 
 

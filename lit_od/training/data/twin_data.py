@@ -3,26 +3,26 @@
 import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities import CombinedLoader
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lit_od.errors import ConfigError, DataError
 from lit_od.images.identity import identity
 from lit_od.images.sources import ImageFile, Source
 from lit_od.recipes.schema import DataConfig, Reference, Split
-from lit_od.training.data.augmentation import augment, step_generator
 from lit_od.training.data.image_data import ImageData, Loader, Part, evaluation_batch
+from lit_od.training.data.loaders import MemoryLoader
 from lit_od.training.data.samplers import EvaluationBatches, TrainingBatches
-from lit_od.training.data.trunk_cache import RowLoader, TrunkCache
+from lit_od.training.data.trunk_cache import TrunkCache
 from lit_od.training.networks.trunk import Trunk
 
 PARTS: tuple[Part, ...] = ("train", "validation", "calibration", "test", "outliers")
 
-TARGET, REFERENCE = 0, 1
+STREAMS = {"reference": 1, "target": 0}
 """Numbers of the streams, so that their random draws differ."""
 
 
@@ -135,20 +135,17 @@ class TwinData(ImageData):
     def train_dataloader(self) -> CombinedLoader:  # type: ignore[override]  # of two streams
         """Return batches of both streams, side by side."""
         rank, world = self._place()
-        streams = {"reference": (REFERENCE, self.reference), "target": (TARGET, self)}
-        sizes = {name: (len(data.sources("train")), data.config.batch_size) for name, (_, data) in streams.items()}
-        steps = max(ContinuedBatches.steps_of(rows, batch, world) for rows, batch in sizes.values())
+        streams = {"reference": self.reference, "target": self}
+        sizes = {name: (len(data.sources("train")), data.config.batch_size) for name, data in streams.items()}
+        place: dict[str, int] = {"seed": self.seed, "rank": rank, "world": world}
+        place["steps"] = max(ContinuedBatches.steps_of(rows, batch, world) for rows, batch in sizes.values())
         loaders = {
-            name: self._of(
-                data,
-                "train",
-                ContinuedBatches(*sizes[name], steps=steps, seed=self.seed, stream=stream, rank=rank, world=world),
-            )
-            for name, (stream, data) in streams.items()
+            name: self._of(data, "train", ContinuedBatches(*sizes[name], stream=STREAMS[name], **place))
+            for name, data in streams.items()
         }
         return CombinedLoader(loaders, "max_size_cycle")
 
-    def val_dataloader(self) -> list[Loader | RowLoader]:  # type: ignore[override]  # of two sets
+    def val_dataloader(self) -> list[Loader]:
         """Return batches of the validation parts, the reference set's first, in order.
 
         Raises:
@@ -164,27 +161,19 @@ class TwinData(ImageData):
             loaders.append(self._of(data, "validation", EvaluationBatches(rows, size, rank=rank, world=world)))
         return loaders
 
-    def on_after_batch_transfer(self, batch: "dict[str, tuple[Tensor, Tensor]]", dataloader_idx: int) -> object:  # type: ignore[override]  # two streams
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment training batches on their device, each stream by separate draws."""
         del dataloader_idx
-        trainer = self.trainer
-        if self.config.augment is None or trainer is None or not trainer.training:
+        if not isinstance(batch, dict):  # of validation
             return batch
-        step = trainer.fit_loop.batch_idx + 1  # Lightning counts a batch up once it has arrived
-        changed = {}
-        for stream, name in ((TARGET, "target"), (REFERENCE, "reference")):
-            images, labels = batch[name]
-            place = trainer.global_rank + stream * trainer.world_size
-            generator = step_generator(self.seed, trainer.current_epoch, step, place)
-            changed[name] = augment(images, self.config.augment, generator), labels
-        return changed
+        return {name: self._augmented(batch[name], stream) for name, stream in STREAMS.items()}
 
-    def _of(self, data: ImageData, part: Part, sampler: TrainingBatches | EvaluationBatches) -> Loader | RowLoader:
+    def _of(self, data: ImageData, part: Part, sampler: TrainingBatches | EvaluationBatches) -> Loader:
         if self._trunk is None:
             return data._loader(part, sampler)
         sources = data.sources(part)
         rows = self._cache.rows(self._trunk, sources, self.config.prepare, self._device)
-        return RowLoader(rows, torch.from_numpy(data.labels(part)), sampler)
+        return MemoryLoader(rows, torch.from_numpy(data.labels(part)), sampler)
 
 
 def data_of(config: DataConfig, *, seed: int, cache: TrunkCache | None = None) -> ImageData:

@@ -8,7 +8,8 @@ score. Deep layers are coarse, and gradients at the pixels noisy; a layer betwee
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from lit_od.detectors.reconstruction import pixel_threshold
 from lit_od.errors import ConfigError, DataError, missing_extra
 from lit_od.scoring.drawing import heat, overlay
 from lit_od.training.explain.torch_scores import torch_score
-from lit_od.training.export.parity import evaluating
+from lit_od.training.export.parity import on_device
+from lit_od.training.networks.trial import evaluating
 from lit_od.types import Images
 
 LEAST_SIDE = 6
@@ -74,8 +76,9 @@ def gradient_maps(
             product = attribution.attribute(pixels)
             if not isinstance(product, Tensor) or product.ndim != 4:
                 raise ConfigError(f"layer {name} gives no maps (n, c, h, w): choose another")
-            shares = product.sum(dim=1, keepdim=True)
-            maps[rows] = _enlarged(shares, images.shape[1:3])
+            shares = product.detach().sum(dim=1, keepdim=True)
+            enlarged = F.interpolate(shares, size=images.shape[1:3], mode="bilinear", align_corners=False)
+            maps[rows] = enlarged[:, 0].float().cpu().numpy()
     return maps
 
 
@@ -134,25 +137,18 @@ def spatial_layer(network: nn.Module, images: Images) -> str:
     height, width = images.shape[1:3]
     found: dict[str, int] = {}
 
-    def hook_of(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(part: nn.Module, inputs: Any, output: Any) -> None:
-            del part, inputs
-            if isinstance(output, Tensor) and output.ndim == 4:
-                rows, columns = output.shape[2:]
-                if abs(rows * width - columns * height) <= max(height, width) and min(rows, columns) > 1:
-                    found.pop(name, None)
-                    found[name] = min(rows, columns)
+    def note(name: str, part: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4:
+            rows, columns = output.shape[2:]
+            if abs(rows * width - columns * height) <= max(height, width) and min(rows, columns) > 1:
+                found.pop(name, None)
+                found[name] = min(rows, columns)
 
-        return hook
-
-    parts = [(name, part) for name, part in network.named_modules() if name]
-    handles = [part.register_forward_hook(hook_of(name)) for name, part in parts]
-    try:
-        with torch.no_grad():
-            network(torch.from_numpy(images).to(_device(network)))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for name, part in network.named_modules():
+            if name:
+                hooks.enter_context(part.register_forward_hook(partial(note, name)))
+        network(on_device(network, images))
     if not found:
         raise ConfigError("no layer of the backbone gives maps (n, c, h, w) in the images' proportions: name a layer")
     fine = [name for name, side in found.items() if side >= LEAST_SIDE]
@@ -171,16 +167,11 @@ def _all_passes_through(network: nn.Module, layer: str, image: Images) -> bool:
     noise = np.random.default_rng(0).integers(1, 256, image.shape, dtype=np.uint8)
 
     def hold(part: nn.Module, inputs: Any, output: Any) -> Any:
-        del part, inputs
         return output[:1].expand_as(output).clone() if isinstance(output, Tensor) else output
 
-    handle = network.get_submodule(layer).register_forward_hook(hold)
-    try:
-        with torch.no_grad():
-            # uint8 wraps around: the other image differs in every pixel
-            one, other = network(torch.from_numpy(np.concatenate([image, image + noise])).to(_device(network)))
-    finally:
-        handle.remove()
+    with network.get_submodule(layer).register_forward_hook(hold), torch.no_grad():
+        # uint8 wraps around: the other image differs in every pixel
+        one, other = network(on_device(network, np.concatenate([image, image + noise])))
     return bool((one - other).abs().max() <= TOLERANCE * one.abs().max())
 
 
@@ -192,43 +183,22 @@ def _backbone_scores(
         raise DataError("wanted at least 1 image, got none")
     backbone: Any = getattr(module, "backbone", None)
     network: nn.Module = backbone() if callable(backbone) else module
-    device = _device(network)
-    score = torch_score(detector, device=device)
+    image = on_device(network, images[:1])
+    score = torch_score(detector, device=image.device)
     with evaluating(network), torch.no_grad():
-        image = torch.from_numpy(images[:1]).to(device)
         try:
             gap = (network(image) - network(image.float())).abs().max() / network(image).abs().max()
         except (RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(f"the backbone must take images as float too, to be differentiated: {error}") from error
     if not float(gap) <= TOLERANCE:
         raise ConfigError("the backbone gives other features for images as float (0 to 255) than as uint8")
-
-    def scores(pixels: Tensor) -> Tensor:
-        return score(network(pixels))
-
-    return network, scores
+    return network, lambda pixels: score(network(pixels))
 
 
 def _batches(network: nn.Module, images: Images, size: int) -> Iterator[tuple[slice, Tensor]]:
     if size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {size}")
-    with _gradients():
+    with torch.inference_mode(False), torch.enable_grad():  # also where the caller has switched them off
         for start in range(0, len(images), size):
             rows = slice(start, start + size)
-            yield rows, torch.from_numpy(images[rows]).to(_device(network)).float().requires_grad_(True)
-
-
-@contextmanager
-def _gradients() -> Iterator[None]:
-    """Switch gradients on, also where the caller has switched them off."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
-
-
-def _device(network: nn.Module) -> torch.device:
-    return next((tensor.device for tensor in network.state_dict().values()), torch.device("cpu"))
-
-
-def _enlarged(shares: Tensor, size: tuple[int, ...]) -> NDArray[np.float32]:
-    enlarged = F.interpolate(shares.detach(), size=size, mode="bilinear", align_corners=False)
-    return enlarged[:, 0].float().cpu().numpy()
+            yield rows, on_device(network, images[rows]).float().requires_grad_(True)

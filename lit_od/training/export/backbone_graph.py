@@ -9,7 +9,6 @@ and at several batch sizes.
 import contextlib
 import io
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,10 @@ import torch
 from torch import nn
 
 from lit_od.errors import ConfigError, ExportError, missing_extra
-from lit_od.training.export.parity import check_images, check_parity, evaluating, on_device, run_module
+from lit_od.formats.atomic import atomic_file
+from lit_od.training.export.parity import check_images, check_parity, on_device, run_module
+from lit_od.training.networks.trial import evaluating
+from lit_od.training.quiet_loggers import quiet_loggers
 from lit_od.types import Images, Output
 
 OPSETS = range(18, 24)
@@ -109,14 +111,10 @@ def export_backbone(
         example = images[np.arange(2) % len(images)]  # one image would be taken for a constant
         with _out_of_place(module, example):
             program = exported(module, example, opset, [output], _AXES[: 3 if free_size else 1])
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
+        with atomic_file(path) as partial:
             save(program, partial)
             differences = check_parity(module, partial, images)
             written = partial.stat().st_size
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
     return ExportReport(
         differences=differences,
         opset=opset,
@@ -204,17 +202,9 @@ def _quiet() -> Iterator[None]:
 
     `torch.export` prints a graph that it cannot capture to standard error and has no switch for it.
     """
-    loggers = [logging.getLogger(name) for name in _NOISY]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), quiet_loggers(_NOISY, logging.CRITICAL):
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield
 
 
 def _reason(error: BaseException) -> str:

@@ -10,7 +10,8 @@ from torch import nn
 from lit_od.backbone.map_graph import OUTPUTS, MapGraph
 from lit_od.errors import BackboneError, ExportError
 from lit_od.training.export.backbone_graph import exported, save
-from lit_od.training.export.parity import ERROR_TOLERANCE, evaluating, on_device
+from lit_od.training.export.parity import ERROR_TOLERANCE, on_device
+from lit_od.training.networks.trial import evaluating
 from lit_od.types import Images
 
 BATCH_SIZES = (1, 2, 3)

@@ -22,10 +22,9 @@ def output_of(module: object) -> Output:
         ConfigError: If the attribute is neither "features" nor "errors".
     """
     output: object = getattr(module, "output", "features")
-    for known in get_args(Output):
-        if output == known:
-            return cast(Output, known)
-    raise ConfigError(f'the attribute `output` of a module must be "features" or "errors", got {output!r}')
+    if output not in get_args(Output):
+        raise ConfigError(f'the attribute `output` of a module must be "features" or "errors", got {output!r}')
+    return cast(Output, output)
 
 
 def maps_of(module: nn.Module) -> nn.Module | None:

@@ -1,7 +1,6 @@
 """Compare an exported graph with its torch module on real images."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from lit_od.backbone.model import Backbone
 from lit_od.errors import BackboneError, DataError, ExportError
+from lit_od.training.networks.trial import evaluating
 from lit_od.types import Features, Images
 
 BATCH_SIZES = (1, 2, 3, 64)
@@ -124,15 +124,3 @@ def on_device(module: nn.Module, batch: Images) -> torch.Tensor:
     """Move images to the device of a module's weights."""
     weight = next(chain(module.parameters(), module.buffers()), torch.empty(0))
     return torch.from_numpy(np.ascontiguousarray(batch)).to(weight.device)
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Set evaluation mode, and restore each part's mode afterwards."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode

@@ -1,24 +1,21 @@
 """Callbacks that watch and steer a training besides its objective."""
 
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from lit_od.detectors.mahalanobis import Mahalanobis
 from lit_od.errors import DataError
 from lit_od.evaluation.metrics import auroc
 from lit_od.images.batching import load
-from lit_od.images.sources import Source
+from lit_od.images.split import evenly
 from lit_od.training.data.augmentation import step_generator
-from lit_od.training.data.image_data import ImageData, evaluation_batch
+from lit_od.training.data.image_data import ImageData, in_batches
 from lit_od.training.export.outputs import output_of
-from lit_od.types import Features
 
 NO_STEP = 2**32 - 1
 """A step that no epoch reaches, so that the network's draws and the augmentation's stay apart."""
@@ -55,45 +52,23 @@ class OutlierMonitor(Callback):
             return
         if not self._pixels:
             parts = (self.data.sources("train"), self.data.sources("validation"), self.data.watched_outliers())
-            self._pixels = [self._sample(part) for part in parts]
+            shown = [load(evenly(part, self.images), self.data.config.prepare) for part in parts]
+            self._pixels = [torch.from_numpy(each) for each in shown]
         network = pl_module.backbone()  # type: ignore[operator]  # only modules that have one are watched
         if output_of(pl_module) == "errors":
-            _, *both = self._pixels
-            inliers, outliers = (_features(_mean_error(network), pixels, pl_module.device) for pixels in both)
-            pl_module.log("val_outlier_auroc", auroc(inliers.astype(float), outliers.astype(float)))
+            inliers, outliers = (
+                in_batches(lambda images: network(images).mean(dim=(1, 2, 3)), each, pl_module.device).double().numpy()
+                for each in self._pixels[1:]
+            )
+            pl_module.log("val_outlier_auroc", auroc(inliers, outliers))
             return
-        fitted, inliers, outliers = (_features(network, pixels, pl_module.device) for pixels in self._pixels)
+        fitted, inliers, outliers = (in_batches(network, each, pl_module.device).numpy() for each in self._pixels)
         try:
             detector = Mahalanobis.fit(fitted)
             figure = auroc(detector.score(inliers), detector.score(outliers))
         except DataError:
             figure = float("nan")
         pl_module.log("val_outlier_auroc", figure)
-
-    def _sample(self, sources: list[Source]) -> Tensor:
-        """Load at most `images`, evenly over their order, the same in every run."""
-        rows = np.unique(np.linspace(0, len(sources) - 1, min(self.images, len(sources))).astype(int))
-        return torch.from_numpy(load([sources[row] for row in rows], self.data.config.prepare))
-
-
-def _mean_error(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return a function to the mean squared error of each image, (n,).
-
-    The network gives the squared errors of all elements, (n, h, w, c).
-    """
-    return lambda images: network(images).mean(dim=(1, 2, 3))
-
-
-def _features(network: Callable[[Tensor], Tensor], pixels: Tensor, device: torch.device) -> Features:
-    """Run a network on images (n, h, w, c) in batches.
-
-    Validation has put the network into evaluation mode.
-    """
-    with torch.no_grad():
-        batches = torch.split(pixels, evaluation_batch(pixels.shape[1:]))
-        rows = [network(batch.to(device)).float().cpu() for batch in batches]
-    features: Features = torch.cat(rows).numpy()
-    return features
 
 
 class FiniteLoss(Callback):

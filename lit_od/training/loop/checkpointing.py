@@ -12,19 +12,25 @@ BEFORE_SAVING = "before saving"
 """Interval of a plateau rule, in place of "epoch"."""
 
 
-class ResumableEarlyStopping(EarlyStopping):
-    """Early stopping that a resumed run continues.
+class SavedAs(Callback):
+    """A callback whose state has another name in a checkpoint than its class."""
 
-    Lightning restores the number of epochs waited, but not that the run had stopped by then.
-    """
-
-    saved_as: ClassVar[str] = "LastingStop"
-    """Name of its state in a checkpoint, which runs of lit_od 0.1.0 are resumed by."""
+    saved_as: ClassVar[str]
+    """Name of its state, which runs of lit_od 0.1.0 are resumed by."""
 
     @property
     def state_key(self) -> str:
         """Key of the callback's state in a checkpoint."""
         return super().state_key.replace(type(self).__qualname__, self.saved_as, 1)
+
+
+class ResumableEarlyStopping(SavedAs, EarlyStopping):
+    """Early stopping that a resumed run continues.
+
+    Lightning restores the number of epochs waited, but not that the run had stopped by then.
+    """
+
+    saved_as = "LastingStop"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the epochs waited, under this run's patience.
@@ -40,19 +46,13 @@ class ResumableEarlyStopping(EarlyStopping):
             trainer.should_stop = True
 
 
-class RelocatableCheckpoint(ModelCheckpoint):
+class RelocatableCheckpoint(SavedAs, ModelCheckpoint):
     """Checkpoints of a run whose folder may have been moved since.
 
     Lightning would forget the best one and its loss.
     """
 
-    saved_as: ClassVar[str] = "Movable"
-    """Name of its state in a checkpoint, which runs of lit_od 0.1.0 are resumed by."""
-
-    @property
-    def state_key(self) -> str:
-        """Key of the callback's state in a checkpoint."""
-        return super().state_key.replace(type(self).__qualname__, self.saved_as, 1)
+    saved_as = "Movable"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state, with paths in the present folder."""
@@ -122,9 +122,9 @@ class Signals(Callback):
 class RecordOrigin(Callback):
     """A record in every checkpoint of its module's origin and its epoch's figures."""
 
-    def __init__(self, origin: dict[str, Any]) -> None:
-        """Take plain values alone: checkpoints are read without unpickling code."""
-        self.origin = origin
+    def __init__(self) -> None:
+        """Begin without an origin, which is set once the module is made."""
+        self.origin: dict[str, Any] = {}  # plain values alone: checkpoints are read without unpickling code
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Clear figures; Lightning keeps a validation's through epochs without one."""

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from lit_od.evaluation import plots
 from lit_od.types import Images
@@ -35,15 +34,7 @@ def sample_grid(before: Images, after: Images | None, path: Path) -> None:
         path: The .png to write.
     """
     stacks = [before] if after is None else [before, after]
-    lines = -(-len(before) // COLUMNS) * len(stacks)
-    figure = Figure(figsize=(COLUMNS, 1.1 * lines), layout="constrained")
-    axes = figure.subplots(lines, COLUMNS, squeeze=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for place, images in enumerate(stacks):
-        for position, image in enumerate(images):
-            axis = axes[position // COLUMNS * len(stacks) + place, position % COLUMNS]
-            axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
-            if position % COLUMNS == 0:
-                axis.set_title(("as they are", "augmented")[place], fontsize=7, loc="left")
-    figure.savefig(path, dpi=120)
+    rows = [images[start : start + COLUMNS] for start in range(0, len(before), COLUMNS) for images in stacks]
+    filled = [np.pad(row, [(0, COLUMNS - len(row)), (0, 0), (0, 0), (0, 0)], constant_values=255) for row in rows]
+    title = "as they are" if after is None else "as they are, and below them augmented"
+    plots.save(plots.image_grid(np.concatenate(filled), columns=COLUMNS, title=title), path)

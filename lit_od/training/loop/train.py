@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from lightning import Callback, LightningModule, Trainer
@@ -18,6 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lit_od.errors import ConfigError, DataError
 from lit_od.formats.atomic import require_writable
 from lit_od.images.batching import load
+from lit_od.images.split import evenly
 from lit_od.import_paths import imported
 from lit_od.recipes.load import to_tree
 from lit_od.recipes.schema import Recipe
@@ -125,7 +125,7 @@ def train(
     with quiet(kind), seeded(recipe.seed):
         log = EpochLog(out / "metrics.csv", resume=resume is not None)
         fingerprints = data.fingerprints
-        provenance = RecordOrigin(origin(recipe.model.class_path, init_args, recipe, fingerprints))
+        provenance = RecordOrigin()
         best = BestCheckpoint(out, Path(BEST).stem, monitor="val_loss", enable_version_counter=False)
         last = RelocatableCheckpoint(out, Path(LAST).stem, enable_version_counter=False, save_on_train_epoch_end=True)
         trainer = make_trainer(
@@ -248,15 +248,11 @@ def _check_resumable(
 
 def _draw_samples(data: ImageData, path: Path) -> None:
     """Draw training images before and after the first step's augmentation."""
-    sources = data.sources("train")
-    rows = np.unique(np.linspace(0, len(sources) - 1, min(SAMPLES, len(sources))).astype(int))
-    images = load([sources[row] for row in rows], data.config.prepare)
-    changes = data.config.augment
-    if changes is None:
-        sample_grid(images, None, path)
-    else:
-        generator = step_generator(data.seed, 0, 0)
-        sample_grid(images, augment(torch.from_numpy(images), changes, generator).numpy(), path)
+    images = load(evenly(data.sources("train"), SAMPLES), data.config.prepare)
+    changes, after = data.config.augment, None
+    if changes is not None:
+        after = augment(torch.from_numpy(images), changes, step_generator(data.seed, 0, 0)).numpy()
+    sample_grid(images, after, path)
 
 
 def best_row(log: EpochLog) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """Lightning's Trainer: checked arguments, silenced chatter, contained seeds."""
 
 import contextlib
-import inspect
 import logging
 import math
 import warnings
@@ -14,7 +13,7 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_od.errors import ConfigError
-from lit_od.import_paths import accepted, check_accepted, imported
+from lit_od.import_paths import accepted, check_accepted, defaults, imported
 from lit_od.recipes.schema import ModelConfig
 from lit_od.runtime.processes import place
 from lit_od.training.data.image_data import ImageData
@@ -22,6 +21,7 @@ from lit_od.training.data.twin_data import TwinData
 from lit_od.training.distributed import environment
 from lit_od.training.export.outputs import output_of
 from lit_od.training.networks.trunk import Trunk
+from lit_od.training.quiet_loggers import quiet_loggers
 
 DEFAULTS: dict[str, Any] = {
     "max_epochs": 50,
@@ -87,8 +87,7 @@ def scaled(init_args: Mapping[str, Any], trainer: Trainer, kind: type[LightningM
     factor = _SCALES[rule](trainer.world_size * trainer.accumulate_grad_batches)
     if factor == 1:
         return dict(init_args)
-    taken = inspect.signature(kind).parameters.get("learning_rate")
-    rate = init_args.get("learning_rate", taken.default if taken else None)
+    rate = (defaults(kind) | dict(init_args)).get("learning_rate")
     if not isinstance(rate, int | float):
         raise ConfigError(f"trainer.{SCALING}: {kind.__name__} has no learning_rate. Leave it out")
     return dict(init_args) | {"learning_rate": rate * factor}
@@ -192,9 +191,8 @@ def seeded(seed: int) -> Iterator[None]:
 def quiet(kind: type | None = None) -> Iterator[None]:
     """Silence Lightning's announcements and empty warnings; real ones come through."""
     adds_up = any(base.__module__.startswith("lit_od.") for base in getattr(kind, "__mro__", ()))
-    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    loggers = ("lightning.pytorch", "lightning.fabric")
+    with warnings.catch_warnings(), quiet_loggers(loggers, logging.ERROR):
         # the folder is the run's own; its files were looked for before
         warnings.filterwarnings("ignore", message=r"(?s)Checkpoint directory .* exists and is not empty")
         # Lightning's own call of torch
@@ -210,10 +208,4 @@ def quiet(kind: type | None = None) -> Iterator[None]:
         warnings.filterwarnings("ignore", message=r"GPU available but not used")
         # frozen layers and batch normalisation may be meant to stay so
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield

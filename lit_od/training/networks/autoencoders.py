@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lit_od.errors import ConfigError
+from lit_od.training.networks.feature_network import glorot
 from lit_od.training.networks.pretrained import own_module
+from lit_od.training.networks.trial import output_of_zeros, shape_or_type
 
 DENSE, CONV = "dense", "conv"
 CODE = 1024
@@ -168,16 +170,11 @@ def _block(before: int, after: int) -> list[nn.Module]:
 
 
 def _initialised(network: Autoencoder) -> Autoencoder:
-    """Set Keras' initial values: uniform in +-sqrt(6 / (fan in + fan out)).
+    """Set Keras' initial values.
 
-    Biases are zero. Weights lie in memory as the images do, channels last, which convolutions in bfloat16
-    gain from.
+    Weights lie in memory as the images do, channels last, which convolutions in bfloat16 gain from.
     """
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+    glorot(network)
     return network.to(memory_format=torch.channels_last)
 
 
@@ -191,20 +188,8 @@ def _require_divisible(name: str, image_size: tuple[int, int], stride: int) -> N
 
 def _require_same_shape(network: Autoencoder, channels: int, image_size: tuple[int, int]) -> None:
     """Raise ConfigError unless a pair reconstructs images in their shape."""
-    pixels = torch.zeros(1, channels, *image_size)
-    modes = {part: part.training for part in network.modules()}
-    network.eval()
-    try:
-        with torch.no_grad():
-            output = network(pixels)
-    except Exception as error:  # the network's code may raise anything
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            f"encoder and decoder fail on an image of shape {tuple(pixels.shape[1:])} (c, h, w): {cause}"
-        ) from error
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
-    if not isinstance(output, Tensor) or output.shape != pixels.shape:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ConfigError(f"the decoder must give what the encoder takes, {tuple(pixels.shape)}, got {shape}")
+    shape = (channels, *image_size)
+    failure = f"encoder and decoder fail on an image of shape {shape} (c, h, w)"
+    output = output_of_zeros(network, shape, failure)
+    if not isinstance(output, Tensor) or output.shape != (1, *shape):
+        raise ConfigError(f"the decoder must give what the encoder takes, {(1, *shape)}, got {shape_or_type(output)}")

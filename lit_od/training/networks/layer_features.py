@@ -3,9 +3,10 @@
 Nothing beyond that layer is run, kept or exported.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,34 +73,22 @@ class CutNetwork(nn.Module):
             ConfigError: If a layer is not run, or its output cannot be pooled.
         """
         taken: dict[str, Tensor] = {}
-        with self._capturing(taken), _stopping_early():
+        with ExitStack() as hooks, _stopping_early():
+            for layer in self.layers:
+                hook = partial(self._take, taken, layer)
+                hooks.enter_context(self.body.get_submodule(layer).register_forward_hook(hook))
             self.body(pixels)
         missing = [layer for layer in self.layers if layer not in taken]
         if missing:
             raise ConfigError(f"layer {missing[0]} is not run for an image: choose another layer")
         return torch.cat([taken[layer] for layer in self.layers], dim=1)
 
-    @contextmanager
-    def _capturing(self, taken: dict[str, Tensor]) -> Iterator[None]:
-        """Register hooks that fill `taken` and end the forward pass when it is full."""
-
-        def hook_of(layer: str) -> Callable[[nn.Module, Any, Any], None]:
-            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-                del module, inputs
-                if layer in taken:
-                    return
-                taken[layer] = self._pooled(output, layer)
-                if len(taken) == len(self.layers):
-                    raise _LayersReached
-
-            return hook
-
-        handles = [self.body.get_submodule(layer).register_forward_hook(hook_of(layer)) for layer in self.layers]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    def _take(self, taken: dict[str, Tensor], layer: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Keep a layer's first output; end the forward pass once all layers are taken."""
+        if layer not in taken:
+            taken[layer] = self._pooled(output, layer)
+            if len(taken) == len(self.layers):
+                raise _LayersReached
 
     def _pooled(self, output: Any, layer: str) -> Tensor:
         if not isinstance(output, Tensor):

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lit_od.errors import ConfigError
 from lit_od.import_paths import accepted, imported
+from lit_od.training.networks.trial import output_of_zeros, shape_or_type
 
 TORCHVISION = "torchvision:"
 """Prefix of the names of torchvision's models."""
@@ -187,23 +187,9 @@ def feature_count(body: nn.Module, name: str, channels: int, image_size: tuple[i
     Raises:
         ConfigError: If it fails on an image of that size, or does not return (n, d).
     """
-    modes = {part: part.training for part in body.modules()}
-    body.eval()
-    try:
-        with torch.no_grad():
-            features = body(torch.zeros(1, channels, *image_size))
-    except ConfigError:
-        raise
-    except Exception as error:  # the network's code may raise anything
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            f"network {name} fails on one image of {channels} channels and {image_size[0]}x{image_size[1]} "
-            f"(h x w): {cause}. Change data.prepare"
-        ) from error
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+    failure = f"network {name} fails on one image of {channels} channels and {image_size[0]}x{image_size[1]} (h x w)"
+    features = output_of_zeros(body, (channels, *image_size), failure, ". Change data.prepare")
     if not isinstance(features, Tensor) or features.ndim != 2:
-        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        shape = shape_or_type(features)
         raise ConfigError(f"network {name} must return features of shape (n, d), got {shape} for one image")
     return int(features.shape[1])

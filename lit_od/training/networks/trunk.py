@@ -4,8 +4,9 @@ One tensor joins them. The tail is the network itself with all that runs before 
 bypassed, so no weight is held twice and the trained network is the exported one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ class Trunk:
         cut = cut_of(network)
         self._cut, self._dtype = cut, network.scale.dtype
         order = running_order(cut.body, lambda: network(images))
-        self.passed = _passed_over(order, first)
+        self.passed = _passed_over(list(order), first)
         self.shape: tuple[int, ...]
         self.operations = "\n".join([repr(type(cut.body)), *(repr(cut.body.get_submodule(one)) for one in self.passed)])
         self.whole = first is None
@@ -63,18 +64,18 @@ class Trunk:
             self.trunk, self.shape = network, (network.num_features,)
             self.operations += f"\n{cut.layers} {cut.pooling}"
             return
-        self._layer = self.passed[-1] if self.passed else ""
         if not self.passed:
             raise ConfigError(
                 f"nothing runs before {first}, so there are no activations to keep: set cache_trunk: false"
             )
-        half = CutNetwork(cut.body, layers=[self._layer], pooling=[_Whole("avg")], channels_last=False)
+        last = self.passed[-1]
+        half = CutNetwork(cut.body, layers=[last], pooling=[_Whole("avg")], channels_last=False)
         std = 1 / (255 * network.scale.flatten())
         self.trunk = FeatureNetwork(
             half, num_features=0, mean=(network.shift.flatten() * std).tolist(), std=std.tolist()
         )
         self.trunk.eval()
-        self.shape = _output_shape(cut.body.get_submodule(self._layer), lambda: network(images))
+        self.shape = order[last]
         self._require_joined(network, first, images)
 
     def tail(self, activations: Tensor) -> Tensor:
@@ -114,7 +115,7 @@ def cut_of(network: FeatureNetwork) -> CutNetwork:
     return network.body
 
 
-def layers_of(body: nn.Module, order: Sequence[str]) -> list[list[str]]:
+def layers_of(body: nn.Module, order: Collection[str]) -> list[list[str]]:
     """Return the layers of a network in running order, each as its modules' names.
 
     A layer is a child of the network, or of one of its nn.Sequential children, that has weights. A batch
@@ -138,25 +139,31 @@ def layers_of(body: nn.Module, order: Sequence[str]) -> list[list[str]]:
     return layers
 
 
-def running_order(body: nn.Module, forward: Callable[[], Any]) -> list[str]:
-    """Return names of a network's modules in the order in which a call runs them.
+def running_order(body: nn.Module, forward: Callable[[], Any]) -> dict[str, tuple[int, ...]]:
+    """Return a network's modules in the order in which a call runs them.
 
     Args:
         body: The network.
         forward: The call, which runs the network.
+
+    Returns:
+        The shape of the first output for one image, by the module's name; () where that is no tensor.
     """
-    order: list[str] = []
+    order: dict[str, tuple[int, ...]] = {}
 
-    def note(name: str) -> Callable[[nn.Module, Any], None]:
-        return lambda module, inputs: None if name in order else order.append(name)
+    def started(name: str, module: nn.Module, inputs: Any) -> None:
+        order.setdefault(name, ())
 
-    handles = [each.register_forward_pre_hook(note(name)) for name, each in body.named_modules() if name]
-    try:
-        with torch.no_grad():
-            forward()
-    finally:
-        for handle in handles:
-            handle.remove()
+    def ended(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and not order[name]:
+            order[name] = tuple(output.shape[1:])
+
+    with ExitStack() as hooks, torch.no_grad():
+        for name, each in body.named_modules():
+            if name:
+                hooks.enter_context(each.register_forward_pre_hook(partial(started, name)))
+                hooks.enter_context(each.register_forward_hook(partial(ended, name)))
+        forward()
     return order
 
 
@@ -171,36 +178,17 @@ def _passed_over(order: Sequence[str], first: str | None) -> list[str]:
     return [name for name in before if not any(name.startswith(f"{outer}.") for outer in before)]
 
 
-def _output_shape(layer: nn.Module, forward: Callable[[], Any]) -> tuple[int, ...]:
-    """Return the shape of a layer's output for one image."""
-    shapes: list[tuple[int, ...]] = []
-
-    def note(module: nn.Module, inputs: Any, output: Any) -> None:
-        shapes.append(tuple(output.shape[1:]) if isinstance(output, Tensor) else ())
-
-    handle = layer.register_forward_hook(note)
-    try:
-        with torch.no_grad():
-            forward()
-    finally:
-        handle.remove()
-    return shapes[0]
-
-
 _NOTHING = nn.Identity()
 
 
 @contextmanager
 def _bypassing(body: nn.Module, names: Sequence[str]) -> Iterator[None]:
     """Replace modules by the identity until the block ends."""
-    kept = []
-    for name in names:
-        parent, _, last = name.rpartition(".")
-        holder = body.get_submodule(parent)
-        kept.append((holder, last, holder._modules[last]))
-        holder._modules[last] = _NOTHING
+    kept = {name: body.get_submodule(name) for name in names}
     try:
+        for name in names:
+            body.set_submodule(name, _NOTHING)
         yield
     finally:
-        for holder, last, module in kept:
-            holder._modules[last] = module
+        for name, module in kept.items():
+            body.set_submodule(name, module)

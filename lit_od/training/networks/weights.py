@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lit_od.errors import DataError
+from lit_od.training.networks.trial import shape_or_type
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def load_part(module: nn.Module, path: str, names: Sequence[str]) -> None:
             "choose earlier layers, or another file"
         )
     for name in names:
-        shape = tuple(found[name].shape) if isinstance(found[name], Tensor) else type(found[name]).__name__
+        shape = shape_or_type(found[name])
         if shape != tuple(wanted[name].shape):
             raise DataError(
                 f"{path} is of another architecture: {name} is {shape} in the file, {tuple(wanted[name].shape)} in "

@@ -44,7 +44,7 @@ class Silent(LitClassifier):
     """Logs no validation loss."""
 
     def on_validation_epoch_end(self):
-        self._totals("val")
+        self.totals("val")
 
 
 class Seen(LitClassifier):
