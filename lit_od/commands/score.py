@@ -37,7 +37,7 @@ from lit_od.commands._arguments import (
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import ConfigError
 from lit_od.images.find_local import find
-from lit_od.scoring.map_folder import MapFolder
+from lit_od.scoring.map_folder import map_folder
 from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.rows import rows_to
 from lit_od.scoring.scorer import Result, Scorer
@@ -79,13 +79,13 @@ def _here(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> tuple[i
     scorer = Scorer.of(bundle, **session_options(args))
     maps = HeatMaps.of(bundle, scorer) if args.maps else None
     sources = find(args.paths)
-    drawn = stack.enter_context(MapFolder(Path(args.maps), maps, total=len(sources))) if maps else None
+    draw = stack.enter_context(map_folder(Path(args.maps), maps, total=len(sources))) if maps else None
 
     def results() -> Iterator[Result]:
         for result, found in scorer.stream_outputs(sources, batch_size=args.batch_size):
             yield result
-            if drawn is not None:
-                drawn.add(found.batch, found.outputs)
+            if draw is not None:
+                draw(found)
 
     return len(sources), results()
 

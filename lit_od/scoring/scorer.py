@@ -61,10 +61,6 @@ class Result:
             [error for result in results for error in result.error],
         )
 
-    def part(self, rows: slice) -> "Result":
-        """Return the verdicts on some of the images."""
-        return Result(self.name[rows], self.score[rows], self.p_value[rows], self.is_outlier[rows], self.error[rows])
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scorer:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from lit_od.images.batching import GRAPH_BATCH, Batch
 from lit_od.images.sources import Source
 from lit_od.runtime.onnx_session import PROVIDERS
 from lit_od.scoring.maps import HeatMaps
-from lit_od.scoring.scorer import Result, Scorer
+from lit_od.scoring.scorer import Scorer
 from lit_od.scoring.similar_images import SimilarImages
 from lit_od.serving.normal_images import NEAREST, NormalImages, similar_images
 from lit_od.serving.protocol import PLAIN, VERSION
@@ -26,56 +26,23 @@ MAP, NEAREST_ROW, NEAREST_DISTANCE = "map", "nearest", "nearest_distance"
 """Outputs that are computed only on request."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Answers:
-    """Outputs of a model for n images.
-
-    Attributes:
-        result: Scores, p-values and decisions.
-        maps: A PNG each, empty for an image without a map; None where not requested.
-        rows: Numbers of the nearest normal images, (n, k) int64, -1 where there is none; None where not requested.
-        distances: Their distances, (n, k), NaN where there is none; None where not requested.
-    """
-
-    result: Result
-    maps: Sequence[bytes] | None = None
-    rows: NDArray[np.int64] | None = None
-    distances: NDArray[np.float64] | None = None
-
-    def part(self, start: int, stop: int) -> "Answers":
-        """Return the outputs for some of the images."""
-        rows = slice(start, stop)
-        return Answers(
-            self.result.part(rows),
-            None if self.maps is None else self.maps[rows],
-            None if self.rows is None else self.rows[rows],
-            None if self.distances is None else self.distances[rows],
-        )
-
-    def columns(self) -> dict[str, Column]:
-        """Return the outputs by their names in the protocol."""
-        found: dict[str, Column] = {
-            "score": self.result.score,
-            "p_value": self.result.p_value,
-            "is_outlier": self.result.is_outlier,
-            "error": [error or "" for error in self.result.error],
-        }
-        if self.maps is not None:
-            found[MAP] = self.maps
-        if self.rows is not None and self.distances is not None:
-            found[NEAREST_ROW], found[NEAREST_DISTANCE] = self.rows, self.distances
-        return found
+Answers: TypeAlias = dict[str, Column]
+"""Outputs for n images by their names in the protocol; those that nobody asked for are left out."""
 
 
-def joined(parts: Sequence[Answers]) -> dict[str, Column]:
+def part(answers: Answers, rows: slice) -> Answers:
+    """Return the answers for some of the images."""
+    return {name: column[rows] for name, column in answers.items()}
+
+
+def joined(parts: Sequence[Answers]) -> Answers:
     """Join the outputs of a request's pieces."""
-    columns = [part.columns() for part in parts]
-    whole: dict[str, Column] = {}
-    for name, first in columns[0].items():
+    whole: Answers = {}
+    for name, first in parts[0].items():
         if isinstance(first, np.ndarray):
-            whole[name] = np.concatenate([np.asarray(each[name]) for each in columns])
+            whole[name] = np.concatenate([np.asarray(each[name]) for each in parts])
         else:
-            elements: list[Any] = [element for each in columns for element in each[name]]
+            elements: list[Any] = [element for each in parts for element in each[name]]
             whole[name] = elements
     return whole
 
@@ -83,7 +50,7 @@ def joined(parts: Sequence[Answers]) -> dict[str, Column]:
 def maps_of(bundle: Bundle, scorer: Scorer) -> Callable[[], HeatMaps]:
     """Return a function that makes the heat maps of a bundle by its first call.
 
-    It may map the golden images, which takes time. It raises BundleError if the bundle's graph of maps gives none.
+    Their scale comes from mapping golden images. It raises BundleError if the bundle's graph of maps gives none.
     """
     lock = threading.Lock()
     load = cache(lambda: HeatMaps.of(bundle, scorer))
@@ -194,12 +161,16 @@ class Model:
         scorer = self.whole if alone else self.single
         ((result, found),) = scorer.stream_outputs(sources, batch_size=GRAPH_BATCH)
         batch, outputs, sound = found.batch, found.outputs, np.flatnonzero(found.finite)
-        answers = Answers(result)
+        answers: Answers = {
+            "score": result.score,
+            "p_value": result.p_value,
+            "is_outlier": result.is_outlier,
+            "error": [error or "" for error in result.error],
+        }
         if MAP in wanted:
-            answers = replace(answers, maps=self._maps(batch, outputs, sound))
+            answers[MAP] = self._maps(batch, outputs, sound)
         if {NEAREST_ROW, NEAREST_DISTANCE} & wanted:
-            rows, distances = self._nearest(batch, outputs, sound)
-            answers = replace(answers, rows=rows, distances=distances)
+            answers[NEAREST_ROW], answers[NEAREST_DISTANCE] = self._nearest(batch, outputs, sound)
         return answers
 
     def _maps(self, batch: Batch, outputs: Features, sound: NDArray[np.intp]) -> list[bytes]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from lit_od.images.batching import GRAPH_BATCH
 from lit_od.images.sources import Source
 from lit_od.serving.limits import RETRY_AFTER, Refused
-from lit_od.serving.models import MAP, Answers, Model
+from lit_od.serving.models import MAP, Answers, Model, part
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,5 +138,5 @@ def _score(pieces: Sequence[Piece], *, alone: bool) -> None:
         return
     start = 0
     for piece in pieces:
-        piece.answers.set_result(answers.part(start, start + len(piece.sources)))
+        piece.answers.set_result(part(answers, slice(start, start + len(piece.sources))))
         start += len(piece.sources)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lit_od.backbone.extractor import Extracted
 from lit_od.backbone.map_graph import MapGraph
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import MAPS, Bundle, golden_arrays
@@ -18,12 +19,17 @@ from lit_od.errors import BackboneError, BundleError, DataError
 from lit_od.images.batching import batches
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile
 from lit_od.scoring.drawing import GAP, OPAQUE, colours, heat, overlay
-from lit_od.scoring.map_folder import INDEX, MapFolder, file_name
+from lit_od.scoring.map_folder import INDEX, file_name, map_folder
 from lit_od.scoring.maps import HeatMaps, heat_maps
 from lit_od.scoring.occlusion import occlusion_maps
 from lit_od.scoring.scorer import Scorer
 from tests.support.graphs import bundle_at, graph_of
 from tests.support.images import GREY
+
+
+def extracted(batch, outputs):
+    """A batch with its outputs, as the extractor gives it."""
+    return Extracted(batch, outputs, np.isfinite(outputs).all(axis=tuple(range(1, outputs.ndim))))
 
 
 @pytest.fixture(scope="module")
@@ -200,8 +206,8 @@ def test_masks_are_white_where_a_pixels_error_is_above_the_threshold(bundle, dig
     (batch,) = batches(digits[:3], GREY, batch_size=3)
     errors = np.random.default_rng(0).random((3, 28, 28, 1), dtype=np.float32)
     maps = replace(HeatMaps.of(bundle, Scorer.of(bundle)), threshold=0.7)
-    with MapFolder(tmp_path / "maps", maps, total=3) as folder:
-        folder.add(batch, errors)
+    with map_folder(tmp_path / "maps", maps, total=3) as folder:
+        folder(extracted(batch, errors))
     with (tmp_path / "maps" / INDEX).open(newline="") as table:
         files = [row["mask"] for row in csv.DictReader(table)]
     for file, wanted in zip(files, errors[..., 0] > 0.7, strict=True):
@@ -261,9 +267,9 @@ def test_drawing_holds_one_picture_at_a_time(bundle, tmp_path):
         sources = [ImageArray(rng.integers(0, 256, (28, 28), dtype=np.uint8), f"#{row}") for row in range(count)]
         (batch,) = batches(sources, GREY, batch_size=count)
         errors = np.zeros(batch.images.shape, np.float32)
-        with MapFolder(tmp_path / str(count), maps, total=count) as folder:
+        with map_folder(tmp_path / str(count), maps, total=count) as folder:
             tracemalloc.start()
-            folder.add(batch, errors)
+            folder(extracted(batch, errors))
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0] + 64 * 28 * 28 * 8
@@ -273,8 +279,8 @@ def test_errors_that_are_no_number_are_not_drawn(bundle, digits, tmp_path):
     (batch,) = batches([*digits[:2], EncodedImage(b"", "broken"), digits[2]], GREY, batch_size=4)
     errors = np.zeros((3, 28, 28, 1), np.float32)
     errors[1, 4, 5] = np.nan
-    with MapFolder(tmp_path / "maps", HeatMaps.of(bundle, Scorer.of(bundle)), total=4) as folder:
-        folder.add(batch, errors)
+    with map_folder(tmp_path / "maps", HeatMaps.of(bundle, Scorer.of(bundle)), total=4) as folder:
+        folder(extracted(batch, errors))
     assert [path.name[0] for path in sorted((tmp_path / "maps").glob("*.png"))] == ["0", "0", "3", "3"]
 
 
@@ -290,6 +296,6 @@ def test_stream_outputs_goes_with_the_verdicts(bundle, digit_files):
 
 def test_a_batch_of_which_nothing_can_be_read_has_no_picture(bundle, tmp_path):
     (batch,) = batches([EncodedImage(b"", "broken")], GREY, batch_size=4)
-    with MapFolder(tmp_path / "maps", HeatMaps.of(bundle, Scorer.of(bundle, threads=1)), total=1) as folder:
-        folder.add(batch, np.empty((0, 0), dtype=np.float32))
+    with map_folder(tmp_path / "maps", HeatMaps.of(bundle, Scorer.of(bundle, threads=1)), total=1) as folder:
+        folder(extracted(batch, np.empty((0, 0), dtype=np.float32)))
     assert [each.name for each in (tmp_path / "maps").iterdir()] == [INDEX]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from lit_od.images.sources import Source, Unreadable
-from lit_od.scoring.scorer import Result
 from lit_od.serving.limits import Refused
 from lit_od.serving.models import Answers, Model
 from lit_od.serving.work_queue import WorkQueue
@@ -34,8 +33,7 @@ class Held:
         assert self.may.wait(10)
         if "fail" in names:
             raise ArithmeticError("no")
-        scores = np.arange(len(names), dtype=float)
-        return Answers(Result(names, scores, scores, scores > 0, [None] * len(names)))
+        return {"score": np.arange(len(names), dtype=float), "name": names}
 
 
 def sources(*names: str) -> list[Source]:
@@ -64,7 +62,7 @@ def held(queue: WorkQueue) -> Iterator[Held]:
 
 
 def names(parts: "list[Future[Answers]]") -> list[str]:
-    return [name for part in parts for name in part.result(10).result.name]
+    return [name for part in parts for name in cast(list[str], part.result(10)["name"])]
 
 
 def test_small_requests_go_together_and_each_gets_its_own(queue: WorkQueue, held: Held) -> None:
@@ -72,8 +70,8 @@ def test_small_requests_go_together_and_each_gets_its_own(queue: WorkQueue, held
     held.may.set()
     assert (names(one), names(two)) == (["a", "b"], ["c"])
     assert held.calls == [["first"], ["a", "b", "c"]]
-    assert one[0].result().result.score.tolist() == [0, 1]
-    assert two[0].result().result.score.tolist() == [2]
+    assert cast(np.ndarray, one[0].result()["score"]).tolist() == [0, 1]
+    assert cast(np.ndarray, two[0].result()["score"]).tolist() == [2]
 
 
 def test_a_large_request_does_not_hold_up_a_small_one(queue: WorkQueue, held: Held) -> None:
