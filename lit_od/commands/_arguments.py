@@ -129,7 +129,10 @@ def extra(name: str = "train,cpu") -> Iterator[None]:
 
 
 def named_folder(word: str) -> tuple[str, str]:
-    """Return name and folder of `NAME=FOLDER`; a word that is a folder is taken for that, under its own name."""
+    """Parse name and folder from `NAME=FOLDER` or `FOLDER`.
+
+    A bare folder is called by its last part, also where its path holds "=".
+    """
     name, equals, folder = word.partition("=")
     return (name, folder) if equals and not Path(word).is_dir() else (Path(word).resolve().name, word)
 
