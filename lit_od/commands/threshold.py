@@ -38,9 +38,9 @@ RATES = (0.1, 0.05, 0.02, 0.01, 0.005, 0.001)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--value", metavar="X", type=float, help="the threshold itself")
-    how.add_argument("--rule", choices=[rule for rule in RULES if rule != "value"], help="take it from calibration")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--value", metavar="X", type=float, help="the threshold itself")
+    source.add_argument("--rule", choices=[rule for rule in RULES if rule != "value"], help="take it from calibration")
     parser.add_argument("--n", type=float, help="mean_std: standard deviations above the mean (2)")
     parser.add_argument("--q", type=float, help="percentile: the percentile (99)")
     parser.add_argument("--rate", type=float, help="fpr: share of inliers flagged, in expectation and at most (0.01)")

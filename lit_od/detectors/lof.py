@@ -76,8 +76,8 @@ class LOF(BankDetector):
             DataError: On a wrong width, or values that are not finite.
         """
         distances, ids = self.bank.nearest(self.bank.prepare(features), self.settings.k)
-        own = _densities(distances, self.k_distances[ids])
-        factors: Scores = (self.densities[ids] / own[:, None]).mean(axis=1)
+        densities = _densities(distances, self.k_distances[ids])
+        factors: Scores = (self.densities[ids] / densities[:, None]).mean(axis=1)
         return factors
 
     def state(self) -> Arrays:

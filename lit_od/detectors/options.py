@@ -32,7 +32,7 @@ def read_options(kind: str, options_type: type[T], options: Mapping[str, Any]) -
     return options_type(**options)
 
 
-def same_options(mine: object, others: object) -> None:
+def same_options(first: object, second: object) -> None:
     """Raise ConfigError unless accumulators to be merged have equal options."""
-    if mine != others:
-        raise ConfigError(f"accumulators to merge must have the same options, got {mine} and {others}")
+    if first != second:
+        raise ConfigError(f"accumulators to merge must have the same options, got {first} and {second}")

@@ -170,15 +170,15 @@ class _Walk(Wire):
         self.check_size(f"tensor {_shown(name)}", dims, element, raw, strings, words)
 
     def check_size(
-        self, what: str, dims: list[int], element: int, raw: int | None, strings: int, words: dict[int, int]
+        self, label: str, dims: list[int], element: int, raw: int | None, strings: int, words: dict[int, int]
     ) -> None:
         """Raise unless one field holds exactly the elements of the tensor's shape."""
-        count = _count(what, dims, 4 * len(self.data))
+        count = _count(label, dims, 4 * len(self.data))
         carried = {number: length for number, length in words.items() if length}
         if element == 8:
             fits = strings == count and not carried and raw is None
         elif element not in _BITS:
-            raise BackboneError(f"{what} of the ONNX file has an element type that ONNX does not know: {element}")
+            raise BackboneError(f"{label} of the ONNX file has an element type that ONNX does not know: {element}")
         elif raw is not None:
             fits = raw == -(-count * _BITS[element] // 8) and not carried and not strings
         else:
@@ -186,7 +186,7 @@ class _Walk(Wire):
             needed = math.ceil(count / per_word)
             fits = carried == ({_WORDS.get(element, _INT32S): needed} if needed else {}) and not strings
         if not fits:
-            raise BackboneError(f"{what} of the ONNX file does not hold the {count:,} elements of its shape {dims}")
+            raise BackboneError(f"{label} of the ONNX file does not hold the {count:,} elements of its shape {dims}")
 
     def sides(self, dims: list[int], wire: int, start: int, stop: int) -> None:
         """Append the sides that one field of a shape holds."""
@@ -247,12 +247,12 @@ class _Walk(Wire):
         raise BackboneError("the ONNX file is damaged: an input or output must have one name")
 
 
-def _count(what: str, dims: list[int], most: int) -> int:
+def _count(label: str, dims: list[int], most: int) -> int:
     """Return the number of elements of a shape, after checking it against `most`."""
     if any(side < 0 for side in dims):
-        raise BackboneError(f"{what} of the ONNX file has a negative side: {dims}")
+        raise BackboneError(f"{label} of the ONNX file has a negative side: {dims}")
     if math.prod(max(side, 1) for side in dims) > most:
-        raise BackboneError(f"{what} of the ONNX file is larger than the file: {dims}")
+        raise BackboneError(f"{label} of the ONNX file is larger than the file: {dims}")
     return math.prod(dims)
 
 

@@ -150,7 +150,7 @@ def answer(model: str, request: ScoreRequest, columns: Mapping[str, Column]) -> 
     Returns:
         The body, and the number of bytes of its JSON; None for the number if all of it is JSON.
     """
-    described, behind = [], []
+    described, binaries = [], []
     for name, binary in request.outputs.items():
         column = columns[name]
         entry: dict[str, Any] = {
@@ -159,8 +159,8 @@ def answer(model: str, request: ScoreRequest, columns: Mapping[str, Column]) -> 
             "shape": tensors.shape_of(column),
         }
         if binary:
-            behind.append(tensors.as_bytes(column))
-            entry["parameters"] = {"binary_data_size": len(behind[-1])}
+            binaries.append(tensors.as_bytes(column))
+            entry["parameters"] = {"binary_data_size": len(binaries[-1])}
         else:
             entry["data"] = tensors.as_json(column)
         described.append(entry)
@@ -168,15 +168,15 @@ def answer(model: str, request: ScoreRequest, columns: Mapping[str, Column]) -> 
     if request.id:
         head["id"] = request.id
     text = msgspec.json.encode(head)
-    return (b"".join((text, *behind)), len(text)) if behind else (text, None)
+    return (b"".join((text, *binaries)), len(text)) if binaries else (text, None)
 
 
-def _sources(inputs: Sequence[_Input], behind: memoryview, most: int, pixels: int) -> list[Source]:
+def _sources(inputs: Sequence[_Input], binary: memoryview, most: int, pixels: int) -> list[Source]:
     if len(inputs) != 1 or inputs[0].name not in ("images", "encoded"):
         found = ", ".join(repr(each.name[:100]) for each in inputs[:5]) or "none"
         raise Refused(400, f"wanted one input, images (UINT8) or encoded (BYTES), got {found}")
     tensor = inputs[0]
-    data = _data(tensor, behind)
+    data = _data(tensor, binary)
     if tensor.name == "images":
         if tensor.datatype != "UINT8" or len(tensor.shape) != 4 or tensor.shape[3] not in (1, 3, 4):
             raise Refused(
@@ -198,8 +198,8 @@ def _sources(inputs: Sequence[_Input], behind: memoryview, most: int, pixels: in
     ]
 
 
-def _data(tensor: _Input, behind: memoryview) -> memoryview | msgspec.Raw:
-    """Return an input's data, from the JSON or from the bytes behind it."""
+def _data(tensor: _Input, binary: memoryview) -> memoryview | msgspec.Raw:
+    """Return an input's data, from the JSON or from the binary part."""
     size = tensor.parameters.binary_data_size
     if tensor.parameters.shared_memory_region is not msgspec.UNSET:
         raise Refused(400, "shared memory is not served: send the data in the body")
@@ -207,9 +207,9 @@ def _data(tensor: _Input, behind: memoryview) -> memoryview | msgspec.Raw:
         raise Refused(400, f"{tensor.name} brings no data: neither in the JSON nor, with binary_data_size, behind it")
     if size is not None and tensor.data is not msgspec.UNSET:
         raise Refused(400, f"{tensor.name} brings its data twice: in the JSON and with binary_data_size")
-    if len(behind) != (size or 0):
-        raise Refused(400, f"{tensor.name} announces {str(size or 0)[:40]} binary bytes, {len(behind)} follow the JSON")
-    return behind if tensor.data is msgspec.UNSET else tensor.data
+    if len(binary) != (size or 0):
+        raise Refused(400, f"{tensor.name} announces {str(size or 0)[:40]} binary bytes, {len(binary)} follow the JSON")
+    return binary if tensor.data is msgspec.UNSET else tensor.data
 
 
 def _encoded(file: bytes, name: str, pixels: int) -> Source:

@@ -152,8 +152,8 @@ def _check_searched_alike(index: Any, wanted: Any, factory: str) -> None:
         for graph, setting in _GRAPH_SETTINGS.items()
         if hasattr(wanted, graph)
     ]
-    for name, mine, other in pairs:
-        got, want = getattr(mine, name), getattr(other, name)
+    for name, part, model in pairs:
+        got, want = getattr(part, name), getattr(model, name)
         if got != want:
             raise DataError(
                 f"the FAISS index cannot be searched: its {name} is {got}, by {factory!r} it is {want}; fit it anew"
@@ -164,10 +164,10 @@ def _check_codes(index: Any, wanted: Any, factory: str) -> None:
     """Raise DataError unless codes and their decoders have the sizes they need."""
     for quantizer, names in _QUANTIZERS.items():
         if hasattr(wanted, quantizer):
-            mine, other = getattr(index, quantizer), getattr(wanted, quantizer)
+            part, model = getattr(index, quantizer), getattr(wanted, quantizer)
             for name in names:
-                if getattr(mine, name) != getattr(other, name):
-                    raise _unlike(factory, f"{name} {getattr(other, name)}", str(getattr(mine, name)))
+                if getattr(part, name) != getattr(model, name):
+                    raise _unlike(factory, f"{name} {getattr(model, name)}", str(getattr(part, name)))
     if hasattr(wanted, "pq") and index.pq.centroids.size() != index.pq.d * index.pq.ksub:
         raise _unlike(factory, f"{index.pq.d * index.pq.ksub} centroids", str(index.pq.centroids.size()))
     if hasattr(wanted, "codes") and index.codes.size() != index.ntotal * index.code_size:
@@ -178,13 +178,13 @@ def _check_chain(index: Any, wanted: Any, factory: str) -> None:
     """Raise DataError unless the transforms before an index have the right widths."""
     import faiss
 
-    mine, others = (
+    got, want = (
         [(chain.at(row).d_in, chain.at(row).d_out) for row in range(chain.size())]
         for chain in (index.chain, wanted.chain)
     )
-    if mine != others:
-        raise _unlike(factory, f"transforms of widths {others}", str(mine[:4]))
-    for row, (width, out) in enumerate(mine):
+    if got != want:
+        raise _unlike(factory, f"transforms of widths {want}", str(got[:4]))
+    for row, (width, out) in enumerate(got):
         step = faiss.downcast_VectorTransform(index.chain.at(row))
         if isinstance(step, faiss.LinearTransform):
             sizes, fit = (step.A.size(), step.b.size()), (width * out, out if step.have_bias else step.b.size())

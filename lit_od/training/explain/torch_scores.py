@@ -89,8 +89,8 @@ def lof(detector: LOF, to_torch: ToTorch) -> TorchScore:
 
     def score(features: Tensor) -> Tensor:
         distances, ids = neighbours(features)
-        own = torch.maximum(distances, k_distances[ids]).mean(dim=1) + 1e-10  # as the detector has it
-        return (densities[ids] * own[:, None]).mean(dim=1)
+        reach = torch.maximum(distances, k_distances[ids]).mean(dim=1) + 1e-10  # as in the detector
+        return (densities[ids] * reach[:, None]).mean(dim=1)
 
     return score
 
