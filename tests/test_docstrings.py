@@ -9,19 +9,8 @@ from tests.support.docstring_rules import offences
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("lit_od", "scripts")
 
-NOT_YET = (
-    "lit_od/experiments/doc_measures.py",
-    "lit_od/experiments/doc_sneakers.py",
-    "lit_od/experiments/mnist_digits.py",
-    "lit_od/experiments/resumable_runs.py",
-)
-"""Folders and files whose docstrings do not keep the rules yet."""
-
 FILES = [
-    name
-    for folder in FOLDERS
-    for name in sorted(str(file.relative_to(ROOT)) for file in (ROOT / folder).rglob("*.py"))
-    if not name.startswith(NOT_YET)
+    name for folder in FOLDERS for name in sorted(str(file.relative_to(ROOT)) for file in (ROOT / folder).rglob("*.py"))
 ]
 
 

@@ -129,7 +129,7 @@ def extra(name: str = "train,cpu") -> Iterator[None]:
 
 
 def named_folder(word: str) -> tuple[str, str]:
-    """Return name and folder of `NAME=FOLDER`; a word that is a folder is taken for that, under its own name."""
+    """Split `NAME=FOLDER`; a word that is a folder goes by the folder's name."""
     name, equals, folder = word.partition("=")
     return (name, folder) if equals and not Path(word).is_dir() else (Path(word).resolve().name, word)
 
