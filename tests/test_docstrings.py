@@ -7,9 +7,11 @@ import pytest
 from tests.support.docstring_rules import offences
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted(
-    str(file.relative_to(ROOT)) for folder in ("lit_od", "scripts") for file in (ROOT / folder).rglob("*.py")
-)
+FOLDERS = ("lit_od", "scripts")
+
+FILES = [
+    name for folder in FOLDERS for name in sorted(str(file.relative_to(ROOT)) for file in (ROOT / folder).rglob("*.py"))
+]
 
 
 @pytest.mark.parametrize("name", FILES)

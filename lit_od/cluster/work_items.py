@@ -3,6 +3,9 @@
 Items begin and end where one process would begin and end a batch, as in `fitting.shards`, so the graph is given the
 batches that one process would give it, and a score does not depend on the number of workers. They begin at the start
 of a row group where they can: a worker that begins in the middle of a group reads the rows before it too.
+
+Ray Data's own readers do not serve: they cut by bytes, not where a graph's batches end; they hold a table's row group
+as a whole; their names must be Unicode; and one unreadable image ends the job, where a row with its error is wanted.
 """
 
 import os
@@ -256,20 +259,15 @@ def _fetched(sources: Iterator[Source]) -> Iterator[Source]:
         threads_of_a_generator(1, "lit_od-table") as reader,  # a table is read in order
     ):
         window: deque[Source | Future[EncodedImage | Unreadable]] = deque()
-
-        def taken() -> Source:
-            first = window.popleft()
-            return first.result() if isinstance(first, Future) else first
-
         for source in sources:
-            match source:
-                case StoredImage():
-                    window.append(pool.submit(source.fetched))
-                case PackedImage():
-                    window.append(reader.submit(source.fetched))
-                case _:
-                    window.append(source)
+            if isinstance(source, StoredImage | PackedImage):
+                window.append((pool if isinstance(source, StoredImage) else reader).submit(source.fetched))
+            else:
+                window.append(source)
             if len(window) > _AHEAD:
-                yield taken()
-        while window:
-            yield taken()
+                yield _taken(window.popleft())
+        yield from map(_taken, window)
+
+
+def _taken(each: Source | Future[EncodedImage | Unreadable]) -> Source:
+    return each.result() if isinstance(each, Future) else each

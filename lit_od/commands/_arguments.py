@@ -129,10 +129,7 @@ def extra(name: str = "train,cpu") -> Iterator[None]:
 
 
 def named_folder(word: str) -> tuple[str, str]:
-    """Parse name and folder from `NAME=FOLDER` or `FOLDER`.
-
-    A bare folder is called by its last part, also where its path holds "=".
-    """
+    """Split `NAME=FOLDER`; a word that is a folder goes by the folder's name."""
     name, equals, folder = word.partition("=")
     return (name, folder) if equals and not Path(word).is_dir() else (Path(word).resolve().name, word)
 

@@ -52,10 +52,7 @@ def limited(threads: int | None) -> Iterator[None]:
 
 @cache
 def _pools(loaded: tuple[bool, ...]) -> "tuple[ThreadpoolController, ThreadpoolController]":
-    """Find the loaded OpenMP and BLAS libraries.
-
-    FAISS, SciPy and torch bring some.
-    """
+    """Find the loaded OpenMP and BLAS; FAISS, SciPy and torch bring their own."""
     from threadpoolctl import ThreadpoolController  # imported late: only needed with a limit
 
     del loaded  # only the cache's key: the libraries differ once one of the packages is loaded

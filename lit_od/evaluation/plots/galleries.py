@@ -21,7 +21,7 @@ def gallery(
     least: bool = False,
     count: int = 24,
 ) -> Figure:
-    """Draw the images with the highest or the lowest scores, the extreme one first.
+    """Draw the images with the highest or the lowest scores, the extreme ones first.
 
     Args:
         images: Prepared images, (n, h, w, c) uint8, n at least 1.
