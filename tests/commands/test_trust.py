@@ -140,7 +140,7 @@ def test_a_recipe_names_it_and_a_refit_keeps_it(
     fitted = command(*words, "--trust", MEAN_DISTANCE)
     assert fitted.status == 0, fitted.err
     assert f"{MEAN_DISTANCE} is imported" in fitted.err
-    monkeypatch.setattr("lit_od.commands.refit.cluster_of", lambda args: nullcontext(Inline(2, 1)))
+    monkeypatch.setattr("lit_od.commands.refit.open_cluster", lambda args: nullcontext(Inline(2, 1)))
     again = ["refit", tmp_path / "mine", digit_files, "--out", tmp_path / "again", "--engine", engine]
     assert command(*again, "--threads", 1, "--trust", MEAN_DISTANCE).status == 0
     for name in ("mine", "again"):
