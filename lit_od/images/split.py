@@ -48,10 +48,10 @@ def evenly(sequence: Sequence[T], most: int) -> list[T]:
     """Return at most so many elements of a sequence, evenly spread, in their order.
 
     Args:
-        sequence: At least one element.
+        sequence: The elements; of none there is no sample.
         most: Most elements to return, at least 1.
     """
-    rows = np.unique(np.linspace(0, len(sequence) - 1, most).astype(int))
+    rows = np.unique(np.linspace(0, len(sequence) - 1, min(most, len(sequence))).astype(int))
     return [sequence[row] for row in rows.tolist()]
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_od.errors import ConfigError, DataError
-from lit_od.images.split import fit_and_calibration, fit_and_calibration_parts
+from lit_od.images.split import evenly, fit_and_calibration, fit_and_calibration_parts
 
 
 @given(st.integers(3, 500), st.integers(0, 2**32), st.floats(0.01, 0.99))
@@ -57,3 +57,12 @@ def test_too_few_images_a_wrong_share_or_a_negative_seed_is_refused():
         fit_and_calibration(range(9), seed=0, share=1.0)
     with pytest.raises(ConfigError, match="at least 0"):
         fit_and_calibration(range(9), seed=-1)
+
+
+@pytest.mark.parametrize(("count", "rows"), [(1, [0]), (3, [0, 4, 9]), (10, list(range(10))), (99, list(range(10)))])
+def test_a_sample_lies_evenly_over_the_order(count: int, rows: list[int]) -> None:
+    assert evenly(list(range(10)), count) == rows
+
+
+def test_there_is_no_sample_of_nothing() -> None:
+    assert evenly([], 3) == []

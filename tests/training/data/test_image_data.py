@@ -8,7 +8,7 @@ from lit_od.images.batching import load
 from lit_od.images.preparation import Preparation
 from lit_od.recipes.roots import PACKAGED_DATA
 from lit_od.recipes.schema import Augment, DataConfig, Split
-from lit_od.training.data.image_data import EVALUATION_BATCH, ImageData, check_trainable, evaluation_batch, evenly
+from lit_od.training.data.image_data import EVALUATION_BATCH, ImageData, check_trainable, evaluation_batch
 from tests.support.images import GREY
 
 
@@ -195,12 +195,3 @@ def test_the_watched_outliers_are_those_of_the_training_source():
     assert {source.label for source in watched} == {"8", "9"}
     assert watched == data.sources("outliers")[: len(watched)]
     assert len(watched) < len(data.sources("outliers"))
-
-
-@pytest.mark.parametrize(("count", "rows"), [(1, [0]), (3, [0, 4, 9]), (10, list(range(10))), (99, list(range(10)))])
-def test_a_sample_lies_evenly_over_the_order(count, rows):
-    assert evenly(list(range(10)), count) == rows
-
-
-def test_there_is_no_sample_of_nothing():
-    assert evenly([], 3) == []
