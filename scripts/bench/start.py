@@ -2,13 +2,15 @@
 
 Measured are the seconds to the first score in a fresh process, and its peak memory.
 
-    python scripts/bench/start.py BUNDLE [--runs 9]
+    python scripts/bench/start.py BUNDLE [--runs 9] [--against CHECKOUT]
 
-Prints the medians of interleaved runs, their ratio, and a JSON line.
+Prints the medians of interleaved runs, their ratio, and a JSON line. Another checkout of lit_od, of an earlier version
+for instance, is measured in the same run.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -39,10 +41,18 @@ for line in open("/proc/self/status"):
 """
 
 
-def once(code: str, bundle: str) -> tuple[float, float]:
-    """Run code in a fresh process; return its seconds and peak megabytes."""
+def once(code: str, bundle: str, checkout: str | None = None) -> tuple[float, float]:
+    """Run code in a fresh process, and return its seconds and peak megabytes.
+
+    Args:
+        code: The program.
+        bundle: Its argument.
+        checkout: Root of the lit_od that it imports; None is the installed one.
+    """
+    environment = os.environ | ({"PYTHONPATH": checkout} if checkout else {})
+    words = [sys.executable, "-c", code + PEAK, bundle]
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code + PEAK, bundle], capture_output=True, text=True, check=True)
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
     return time.perf_counter() - started, float(done.stdout)
 
 
@@ -50,16 +60,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle")
     parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--against", metavar="CHECKOUT", help="root of another checkout, measured in the same run")
     args = parser.parse_args()
-    once(SCORER, args.bundle), once(BARE, args.bundle)  # the first start reads from disk
-    runs = [(once(SCORER, args.bundle), once(BARE, args.bundle)) for _ in range(args.runs)]
-    scorer_s, bare_s = (statistics.median(run[side][0] for run in runs) for side in (0, 1))
-    scorer_mb, bare_mb = (statistics.median(run[side][1] for run in runs) for side in (0, 1))
-    print(
-        f"start to first score: {scorer_s:.2f} s and {scorer_mb:.0f} MB; bare ONNX Runtime {bare_s:.2f} s and "
-        f"{bare_mb:.0f} MB; ratio {scorer_s / bare_s:.2f}"
-    )
-    print(json.dumps({"seconds": scorer_s, "megabytes": scorer_mb, "bare_seconds": bare_s, "bare_megabytes": bare_mb}))
+    sides: dict[str, tuple[str, str | None]] = {"scorer": (SCORER, None), "bare": (BARE, None)}
+    if args.against:
+        sides["against"] = (SCORER, args.against)
+    for code, checkout in sides.values():  # the first start reads from disk
+        once(code, args.bundle, checkout)
+    runs = [[once(code, args.bundle, checkout) for code, checkout in sides.values()] for _ in range(args.runs)]
+    figures = {
+        name: {
+            "seconds": statistics.median(run[side][0] for run in runs),
+            "megabytes": statistics.median(run[side][1] for run in runs),
+        }
+        for side, name in enumerate(sides)
+    }
+    names = {"scorer": "start to first score", "bare": "bare ONNX Runtime", "against": f"the scorer of {args.against}"}
+    for name, figure in figures.items():
+        ratio = figures["scorer"]["seconds"] / figure["seconds"]
+        print(f"{names[name]}: {figure['seconds']:.2f} s, {figure['megabytes']:.0f} MB; ratio {ratio:.2f}")
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":
