@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Score the sets and print the table."""
-    with extra():
+    with extra("evaluate,cpu"):
         from lit_od.evaluation import plots
     if args.out:
         require_writable(Path(args.out))

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     Raises:
         ConfigError: If --out names no page, or an option is invalid.
     """
-    with extra():
+    with extra("evaluate,cpu"):
         from lit_od.evaluation.report import report
     out = Path(args.out)
     if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
