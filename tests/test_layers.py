@@ -46,6 +46,8 @@ TORCH = {"torch", "torchvision", "torchmetrics", "lightning", "timm", "captum"}
 MAY_IMPORT_TORCH = {"training", "experiments"}
 MOST_AT_THE_TOP = 10
 MOST_LINES = 350
+MOST_PARAMETERS = 7
+MANY_OPTIONS = {"training", "experiments"}
 
 
 class Import(NamedTuple):
@@ -201,6 +203,21 @@ def test_few_modules_lie_at_the_top_and_no_file_is_long() -> None:
     lengths = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in files}
     assert {str(file): length for file, length in lengths.items() if length > MOST_LINES} == {}
     assert sorted(lengths.values())[len(lengths) // 2] < 150
+
+
+def test_what_travels_together_is_one_parameter() -> None:
+    """No function of the fitting and scoring way takes more than seven; options of a network may be many."""
+    long = []
+    for file in PACKAGE.rglob("*.py"):
+        if place_of(PACKAGE, file) in MANY_OPTIONS:
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                names = [each.arg for each in given if each.arg not in ("self", "cls")]
+                if len(names) > MOST_PARAMETERS:
+                    long.append(f"{file.relative_to(PACKAGE)}:{node.lineno} {node.name} takes {len(names)}")
+    assert long == []
 
 
 PLANTED = {
