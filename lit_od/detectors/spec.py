@@ -44,8 +44,8 @@ class DetectorSpec:
 
     @property
     def needs_labels(self) -> bool:
-        """True if the detector wants the class of every image."""
-        return bool(self.options.get("class_conditional"))
+        """True if every image needs a class: the option `class_conditional` is true."""
+        return bool(getattr(self._settings(), "class_conditional", False))
 
     @property
     def passes(self) -> int:
@@ -59,8 +59,7 @@ class DetectorSpec:
             ConfigError: If kind or options are invalid.
             MissingExtra: If fitting needs a package that is not installed.
         """
-        detector = find(self.kind, self.trust)
-        detector.require_installed(read_options(self.kind, detector.options_type, self.options))
+        find(self.kind, self.trust).require_installed(self._settings())
 
     def reads(self) -> Output:
         """Return the kind of output that the detector scores."""
@@ -85,3 +84,7 @@ class DetectorSpec:
             DataError: If the arrays do not fit the options or each other.
         """
         return detector_from_state(self.kind, self.options, state, trust=self.trust)
+
+    def _settings(self) -> Any:
+        """Return the checked options, an object of the class' `options_type`."""
+        return read_options(self.kind, find(self.kind, self.trust).options_type, self.options)

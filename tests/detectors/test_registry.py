@@ -76,8 +76,9 @@ def test_nothing_is_imported_without_trust(tmp_path, monkeypatch):
         ("unfinished:Mute", "unfinished:Mute must read one of features, errors"),
         ("unfinished:Thrice", "unfinished:Thrice must take 1 or 2 passes, got 3"),
         ("lit_od.detectors.knn:KNN", "lit_od.detectors.knn:KNN has the kind knn: name it so"),
-        ("lit_od.detectors.knn.KNN", "unknown detector 'lit_od.detectors.knn.KNN': Known: "),
+        ("mine.MyDetector", "unknown detector 'mine.MyDetector': .* by its import path, package.module:Class$"),
         ("knn:", "unknown detector 'knn:': did you mean 'knn'"),
+        ("knnn", "unknown detector 'knnn': did you mean 'knn'.*, reconstruction$"),
         (":KNN\n", r"unknown detector ':KNN\\n'"),
     ],
 )

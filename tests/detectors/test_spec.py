@@ -1,11 +1,13 @@
 """Kind and options of a detector, taken apart once."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
-from tests.support.detectors import DEVIATION, MEAN_DISTANCE
+from tests.support.detectors import DEVIATION, MEAN_DISTANCE, MeanDistance
 
 
 def test_what_a_recipe_writes_is_taken_apart() -> None:
@@ -18,6 +20,22 @@ def test_what_a_recipe_writes_is_taken_apart() -> None:
     for kind in (None, 3):
         with pytest.raises(ConfigError, match=f"a detector needs a kind, one of mahalanobis, .*; got {kind}"):
             DetectorSpec.parse({"kind": kind, "k": 5})
+
+
+@dataclass(frozen=True)
+class ByClass:
+    """Options of a detector that wants classes unless it is told otherwise."""
+
+    class_conditional: bool = True
+
+
+class OfClasses(MeanDistance):
+    options_type = ByClass
+
+
+def test_classes_are_wanted_by_default_where_an_option_says_so() -> None:
+    for options, wanted in (({}, True), ({"class_conditional": False}, False)):
+        assert DetectorSpec(OfClasses.kind, options, [OfClasses.kind]).needs_labels == wanted
 
 
 def test_options_are_checked_before_any_image() -> None:
