@@ -189,7 +189,7 @@ class ImageData(LightningDataModule):
         return self.loader(part, EvaluationBatches(rows, size, rank=rank, world=world))
 
     def loader(self, part: Part, sampler: Sampler) -> Loader:
-        """Return batches of a part in a sampler's order, from memory where the budget allows it."""
+        """Return batches of a part, from memory where the budget allows it."""
         labels = torch.from_numpy(self.labels(part))
         pixels = self._pixels(part)
         if pixels is not None:
