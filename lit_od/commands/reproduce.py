@@ -1,13 +1,13 @@
 """Run a published experiment, or all, from end to end and print its figures.
 
 NAME is one of:
-  mnist-digits  the Mahalanobis notebook
-  vgg16-gmm     the deep hybrid notebook: VGG16 and one Gaussian, each digit of MNIST against the rest
-  one-class     any recipe with a frozen backbone, each class against the rest
+  mnist-digits         the Mahalanobis notebook
+  vgg16-gmm            the deep hybrid notebook: VGG16 and one Gaussian, each digit of MNIST against the rest
+  one-class            any recipe with a frozen backbone, each class against the rest
   cifar10-autoencoder  an autoencoder of photographs, and patches of noise of growing size
   cats-autoencoder     an autoencoder of cats; dogs; and a classifier made of two of them
-  all           every one but one-class: published figures and ours, what differs, how long it took
   doc-sneakers         deep one-class features (DOC): sneakers against ankle boots
+  all                  every one but one-class: published figures and ours, what differs, how long it took
 
 The data are looked for under --data.root or LIT_OD_DATA; where they are missing torchvision downloads
 them. vgg16-gmm, one-class and doc-sneakers take overrides of their recipe, as fit does: a file with weights, for
