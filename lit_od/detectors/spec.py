@@ -40,7 +40,7 @@ class DetectorSpec:
         kind = options.pop("kind", None)
         if not isinstance(kind, str):
             raise ConfigError(f"a detector needs a kind, one of {', '.join(DETECTORS)}; got {kind!r}")
-        return cls(kind, options, tuple(trust))
+        return cls(kind, options, trust)
 
     @property
     def needs_labels(self) -> bool:

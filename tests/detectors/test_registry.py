@@ -7,6 +7,7 @@ import pytest
 
 from lit_od.detectors import KNN
 from lit_od.detectors.registry import DETECTORS, accumulator, detector_from_state, find
+from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
 from tests.support.detectors import DEVIATION, MEAN_DISTANCE, Deviation, MeanDistance
 
@@ -52,6 +53,14 @@ def test_a_detector_elsewhere_is_found_where_that_very_path_is_trusted():
     for trust in ([], ["tests.support.detectors"], [DEVIATION], [MEAN_DISTANCE.replace(":", ".")]):
         with pytest.raises(ConfigError, match=f"add --trust {MEAN_DISTANCE}"):
             find(MEAN_DISTANCE, trust)
+
+
+def test_a_text_is_no_list_of_trusted_paths():
+    for trust in (MEAN_DISTANCE, f"a.longer.{MEAN_DISTANCE}s"):
+        with pytest.raises(ConfigError, match=r"trust must be a list of import paths, got the text .*: write \["):
+            find(MEAN_DISTANCE, trust)
+        with pytest.raises(ConfigError, match="trust must be a list of import paths"):
+            DetectorSpec.parse({"kind": MEAN_DISTANCE}, trust).check()
 
 
 def test_nothing_is_imported_without_trust(tmp_path, monkeypatch):
