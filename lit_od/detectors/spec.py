@@ -8,7 +8,7 @@ from lit_od.detectors.base import Accumulator, Detector
 from lit_od.detectors.options import read_options
 from lit_od.detectors.registry import DETECTORS, accumulator, detector_from_state, find
 from lit_od.errors import ConfigError
-from lit_od.types import Arrays, Output
+from lit_od.types import Arrays, Output, Outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,20 @@ class DetectorSpec:
             ConfigError: If kind or options are invalid, or there is no second pass.
         """
         return accumulator(self.kind, self.options, first_row=first_row, trust=self.trust, after=after)
+
+    def fit(self, outputs: Outputs) -> Detector:
+        """Return the detector fitted on outputs in memory, in as many passes as it takes.
+
+        Raises:
+            ConfigError: If kind or options are invalid.
+            DataError: If the outputs do not suffice.
+        """
+        gathered = self.accumulator()
+        gathered.update(outputs)
+        for _ in range(1, self.passes):
+            gathered = self.accumulator(after=gathered)
+            gathered.update(outputs)
+        return gathered.finish()
 
     def restore(self, state: Arrays) -> Detector:
         """Return the fitted detector of a state.

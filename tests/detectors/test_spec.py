@@ -47,10 +47,13 @@ def test_options_are_checked_before_any_image() -> None:
 def test_a_detector_is_fitted_and_restored() -> None:
     rows = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
     spec = DetectorSpec.parse({"kind": "lof", "k": 5})
-    gathered = spec.accumulator()
-    gathered.update(rows)
-    fitted = gathered.finish()
+    fitted = spec.fit(rows)
     np.testing.assert_array_equal(spec.restore(fitted.state()).score(rows), fitted.score(rows))
+
+
+def test_a_fit_takes_two_passes_where_the_detector_does() -> None:
+    rows = np.random.default_rng(0).normal(size=(90, 4)).astype(np.float32)
+    assert DetectorSpec(DEVIATION, {}, [DEVIATION]).fit(rows).score(rows).mean() == pytest.approx(1.0)
 
 
 def test_trust_travels_with_the_spec() -> None:
