@@ -27,8 +27,11 @@ def require_trusted(path: str, trust: Collection[str], key: str) -> None:
         key: The key or option that names it, for messages.
 
     Raises:
-        ConfigError: If its code lies outside lit_od and the caller does not trust it.
+        ConfigError: If its code lies outside lit_od and the caller does not trust it, or `trust` is a text, parts of
+            which would be trusted too.
     """
+    if isinstance(trust, str):
+        raise ConfigError(f"trust must be a list of import paths, got the text {trust!r}: write [{trust!r}]")
     if path not in trust and re.split("[.:]", path)[0] not in OWN:
         raise ConfigError(f"{key}: {path} runs code from outside lit_od when it is imported: add --trust {path}")
 

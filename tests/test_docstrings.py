@@ -72,6 +72,7 @@ def test_good_docstrings_have_no_offences():
         ("        a: The first.\n", "        a: The first.\n        d: The fourth.\n", "add: its Args describe d"),
         ("a: The first.", "a: What is added.", "add: Args of a begin with What"),
         ("    Raises:\n        ValueError: If the sum is too large.\n", "", "add: has no Raises"),
+        ("    Raises:\n", "    Args:\n        a: The first.\n\n    Raises:\n", "add: has Args twice"),
         ('    """An adder', '    def clear(self):\n        pass\n\n    """An adder', "Adder.clear: has no docstring"),
     ],
 )

@@ -59,13 +59,6 @@ def differences(
 
     Returns:
         A line for each difference.
-
-    Args:
-        golden: What `make` returned, as a bundle that has been read holds it.
-        preparation: Of the bundle.
-        backbone: Of the bundle.
-        detector: Of the bundle.
-        allowed: Differences that are none.
     """
     pixels, outputs = golden["pixels"], golden["outputs"]
     files = [golden[f"{_FILE}{row}"].tobytes() for row in range(len(pixels))]

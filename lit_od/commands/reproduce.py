@@ -1,13 +1,13 @@
 """Run a published experiment, or all, from end to end and print its figures.
 
 NAME is one of:
-  mnist-digits  the Mahalanobis notebook
-  vgg16-gmm     the deep hybrid notebook: VGG16 and one Gaussian, each digit of MNIST against the rest
-  one-class     any recipe with a frozen backbone, each class against the rest
+  mnist-digits         the Mahalanobis notebook
+  vgg16-gmm            the deep hybrid notebook: VGG16 and one Gaussian, each digit of MNIST against the rest
+  one-class            any recipe with a frozen backbone, each class against the rest
   cifar10-autoencoder  an autoencoder of photographs, and patches of noise of growing size
   cats-autoencoder     an autoencoder of cats; dogs; and a classifier made of two of them
-  all           every one but one-class: published figures and ours, what differs, how long it took
   doc-sneakers         deep one-class features (DOC): sneakers against ankle boots
+  all                  every one but one-class: published figures and ours, what differs, how long it took
 
 The data are looked for under --data.root or LIT_OD_DATA; where they are missing torchvision downloads
 them. vgg16-gmm, one-class and doc-sneakers take overrides of their recipe, as fit does: a file with weights, for
@@ -23,7 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lit_od.commands._arguments import extra, no_overrides, positive
+from lit_od.commands._arguments import add_trust_argument, extra, no_overrides, positive, say_imported
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import ConfigError, LitODError
 from lit_od.experiments import summary_table as together
@@ -33,8 +33,8 @@ from lit_od.recipes.overrides import folder, parse_overrides
 
 EXPERIMENTS = {
     "mnist-digits": frozenset[str](),
-    "vgg16-gmm": frozenset({"overrides", "cache"}),
-    "one-class": frozenset({"overrides", "cache", "recipe", "data", "contamination"}),
+    "vgg16-gmm": frozenset({"overrides", "cache", "trust"}),
+    "one-class": frozenset({"overrides", "cache", "recipe", "data", "contamination", "trust"}),
     "cifar10-autoencoder": frozenset({"budget"}),
     "cats-autoencoder": frozenset({"budget"}),
     "doc-sneakers": frozenset({"budget", "overrides"}),
@@ -45,7 +45,7 @@ ALL = "all"
 UNPUBLISHED = frozenset({"one-class"})
 """Experiments that `all` leaves out: no source has their figures."""
 
-NOT_ALL = ("cache", "recipe", "data", "contamination")
+NOT_ALL = ("cache", "recipe", "data", "contamination", "trust")
 """Options that `all` does not take."""
 
 
@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="one-class: measure also on the normal test images with this share of outliers, ten draws",
     )
+    add_trust_argument(parser)
     parser.add_argument("--cache", metavar="DIR", type=Path, help="keeps features between runs (OUT/features)")
     parser.add_argument(
         "--budget",
@@ -85,6 +86,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     options = _options(args, overrides, _out(args, _title(args)))
     together.require_own_folder(args.name, options)
     report, _ = _carried_out(args.name, options)
+    if args.trust:
+        say_imported(report.figures["recipe"]["detector"]["kind"], args)
     print(report.text)
     print(f"{options.out}: report.txt, report.json")
     return DONE
@@ -93,7 +96,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 def _run_all(args: argparse.Namespace, overrides: list[str]) -> int:
     """Run every published experiment in turn; return INCOMPLETE if one was refused."""
     for name in NOT_ALL:
-        if getattr(args, name) is not None:
+        if getattr(args, name) not in (None, []):
             raise ConfigError(f"{ALL} takes no --{name}: leave it out")
     out = _out(args, ALL)
     experiments = {}
@@ -161,7 +164,7 @@ def _options(args: argparse.Namespace, overrides: list[str], out: Path) -> Exper
     """
     takes = EXPERIMENTS[args.name]
     for name in sorted({"budget", *NOT_ALL} - takes):
-        if getattr(args, name) is not None:
+        if getattr(args, name) not in (None, []):
             raise ConfigError(f"{args.name} takes no --{name}: leave it out")
     values = dict(parse_overrides(overrides))
     root = folder("data.root", values.pop("data.root", None))

@@ -33,7 +33,8 @@ class Detector(Protocol):
         kind: Name in recipes, manifests and on the command line; the class' import path,
             "package.module:Class", unless it says another.
         reads: The backbone output that it scores: "features" (n, d) or "errors" (n, h, w, c).
-        options_type: Frozen dataclass of its options, which checks them when it is made.
+        options_type: Frozen dataclass of its options, which checks them when it is made. Where its field
+            `class_conditional` is true, every image needs a class, and `update` gets the labels.
         in_workers: True if several threads may score at once; False where FAISS searches.
         passes: Passes over the images that fitting takes, 1 or 2; the second begins with `start_second`.
         torch_form: Import path of a function that gives the same scores in torch, as those of

@@ -42,7 +42,8 @@ def find(kind: str, trust: Collection[str] = ()) -> type[Detector]:
     if kind in DETECTORS:
         return DETECTORS[kind]
     if not IMPORT_PATH.fullmatch(kind):
-        raise ConfigError(f"unknown detector {kind!r}: {suggest(kind, list(DETECTORS))}")
+        hint = ". Another goes by its import path, package.module:Class" if {".", ":"} & set(kind) else ""
+        raise ConfigError(f"unknown detector {kind!r}: {suggest(kind, list(DETECTORS))}{hint}")
     require_trusted(kind, trust, "detector")
     found = named(kind, "detector")
     if not (isinstance(found, type) and Detector in found.__mro__):

@@ -8,7 +8,7 @@ from lit_od.detectors.base import Accumulator, Detector
 from lit_od.detectors.options import read_options
 from lit_od.detectors.registry import DETECTORS, accumulator, detector_from_state, find
 from lit_od.errors import ConfigError
-from lit_od.types import Arrays, Output
+from lit_od.types import Arrays, Output, Outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,12 @@ class DetectorSpec:
         kind = options.pop("kind", None)
         if not isinstance(kind, str):
             raise ConfigError(f"a detector needs a kind, one of {', '.join(DETECTORS)}; got {kind!r}")
-        return cls(kind, options, tuple(trust))
+        return cls(kind, options, trust)
 
     @property
     def needs_labels(self) -> bool:
-        """True if the detector wants the class of every image."""
-        return bool(self.options.get("class_conditional"))
+        """True if every image needs a class: the option `class_conditional` is true."""
+        return bool(getattr(self._settings(), "class_conditional", False))
 
     @property
     def passes(self) -> int:
@@ -59,8 +59,7 @@ class DetectorSpec:
             ConfigError: If kind or options are invalid.
             MissingExtra: If fitting needs a package that is not installed.
         """
-        detector = find(self.kind, self.trust)
-        detector.require_installed(read_options(self.kind, detector.options_type, self.options))
+        find(self.kind, self.trust).require_installed(self._settings())
 
     def reads(self) -> Output:
         """Return the kind of output that the detector scores."""
@@ -78,6 +77,20 @@ class DetectorSpec:
         """
         return accumulator(self.kind, self.options, first_row=first_row, trust=self.trust, after=after)
 
+    def fit(self, outputs: Outputs) -> Detector:
+        """Return the detector fitted on outputs in memory, in as many passes as it takes.
+
+        Raises:
+            ConfigError: If kind or options are invalid.
+            DataError: If the outputs do not suffice.
+        """
+        gathered = self.accumulator()
+        gathered.update(outputs)
+        for _ in range(1, self.passes):
+            gathered = self.accumulator(after=gathered)
+            gathered.update(outputs)
+        return gathered.finish()
+
     def restore(self, state: Arrays) -> Detector:
         """Return the fitted detector of a state.
 
@@ -85,3 +98,7 @@ class DetectorSpec:
             DataError: If the arrays do not fit the options or each other.
         """
         return detector_from_state(self.kind, self.options, state, trust=self.trust)
+
+    def _settings(self) -> Any:
+        """Return the checked options, an object of the class' `options_type`."""
+        return read_options(self.kind, find(self.kind, self.trust).options_type, self.options)

@@ -88,9 +88,7 @@ def features_by_part(module: LitDOC, data: ImageData, recipe: Recipe, cache: Tru
 
 def fitted(options: Mapping[str, Any], features: Features) -> Detector:
     """Fit a detector of a recipe's kind and options."""
-    gathered = DetectorSpec.parse(options).accumulator()
-    gathered.update(features)
-    return gathered.finish()
+    return DetectorSpec.parse(options).fit(features)
 
 
 def quality(options: Mapping[str, Any], features: Mapping[str, Features], rule: Mapping[str, Any]) -> dict[str, float]:

@@ -116,7 +116,8 @@ def measure(recipe: Recipe, options: ExperimentOptions, contamination: Contamina
         ConfigError: If the recipe trains its backbone, names no test images, or is invalid.
         DataError: If images are missing, or one cannot be read.
     """
-    DetectorSpec.parse(recipe.detector).check()
+    spec = DetectorSpec.parse(recipe.detector, options.trust)
+    spec.check()
     root = data_root(recipe.data.root)
     if recipe.data.test is None:
         raise ConfigError(f"recipe {recipe.name} names no data.test: give --data SET or --data.test PATH")
@@ -138,7 +139,7 @@ def measure(recipe: Recipe, options: ExperimentOptions, contamination: Contamina
         results = one_class(
             Labelled(of_train.features, _labels(train)),
             Labelled(of_test.features, _labels(test)),
-            recipe.detector,
+            spec,
             classes=_classes(train),
             seeds=seeds,
             limit=recipe.data.limit,

@@ -10,8 +10,7 @@ the other classes.
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,7 +101,7 @@ class _Fit:
 def one_class(
     train: Labelled,
     test: Labelled,
-    detector: Mapping[str, Any],
+    spec: DetectorSpec,
     *,
     classes: Sequence[str],
     seeds: Sequence[int],
@@ -114,7 +113,7 @@ def one_class(
     Args:
         train: The training images of all classes.
         test: The test images of all classes.
-        detector: `kind` and options; the repetition's seed takes the place of a seed among them.
+        spec: The detector; the repetition's seed takes the place of a seed among its options.
         classes: The classes that are normal in turn.
         seeds: A repetition each. Repetitions whose detectors turn out to be the same are scored once.
         limit: Training images of the normal class to use at most, drawn anew for each repetition.
@@ -132,7 +131,7 @@ def one_class(
         raise DataError("the protocol needs at least one seed and one class")
     results = []
     for normal in tqdm(classes, desc="classes", disable=None, leave=False):
-        fits, fit_seconds = _repetitions(train, test, detector, normal, seeds, limit)
+        fits, fit_seconds = _repetitions(train, test, spec, normal, seeds, limit)
         inliers, outliers = test.rows(normal), test.rows(normal, other=True)
         draws = _contaminated(train, inliers, fits, normal, contamination) if contamination else []
         once = {id(each): each for each in fits}.values()
@@ -153,7 +152,7 @@ def one_class(
 
 
 def _repetitions(
-    train: Labelled, test: Labelled, detector: Mapping[str, Any], normal: str, seeds: Sequence[int], limit: int | None
+    train: Labelled, test: Labelled, spec: DetectorSpec, normal: str, seeds: Sequence[int], limit: int | None
 ) -> tuple[list[_Fit], float]:
     """Fit once a seed; return the fits and the mean CPU time of fitting."""
     rows = train.rows(normal)
@@ -166,7 +165,7 @@ def _repetitions(
         chosen = _drawn(rows, limit, seed)
         features = train.features[chosen]
         started = time.process_time()
-        fitted = _fitted(features, detector, seed)
+        fitted = _seeded(spec, seed).fit(features)
         seconds.append(time.process_time() - started)
         twin = next((each for each in fits if _same(each.detector, fitted)), None)
         if twin is None:
@@ -183,13 +182,11 @@ def _drawn(rows: NDArray[np.intp], limit: int | None, seed: int) -> NDArray[np.i
     return np.sort(np.random.default_rng([seed, len(rows)]).permutation(rows)[:limit])
 
 
-def _fitted(features: Features, detector: Mapping[str, Any], seed: int) -> Detector:
-    spec = DetectorSpec.parse(detector)
-    if "seed" in {each.name for each in dataclasses.fields(find(spec.kind).options_type)}:
-        spec = dataclasses.replace(spec, options={**spec.options, "seed": seed})
-    gathered = spec.accumulator()
-    gathered.update(features)
-    return gathered.finish()
+def _seeded(spec: DetectorSpec, seed: int) -> DetectorSpec:
+    """Return the detector with another seed, where it has one."""
+    if "seed" in {each.name for each in dataclasses.fields(find(spec.kind, spec.trust).options_type)}:
+        return dataclasses.replace(spec, options={**spec.options, "seed": seed})
+    return spec
 
 
 def _same(one: Detector, other: Detector) -> bool:

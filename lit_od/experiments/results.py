@@ -3,7 +3,7 @@
 Each experiment is a module with `run(options) -> ExperimentResult`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ class ExperimentOptions:
         data: Set or folder that takes the place of the recipe's, if the experiment takes one.
         contamination: Rate by which the test set is contaminated, if the experiment takes one.
         budget: "small" for two cores and some 20 minutes, if the experiment has one; it says what it leaves out.
+        trust: Import paths of detectors that may be followed, if the experiment takes a recipe's.
         cache: Folder where features are kept between runs; None is `features` below `out`.
     """
 
@@ -41,6 +42,7 @@ class ExperimentOptions:
     recipe: str | None = None
     data: str | None = None
     contamination: float | None = None
+    trust: Collection[str] = ()
     cache: Path | None = None
     budget: Literal["small", "full"] = "full"
 

@@ -110,8 +110,9 @@ def _summary_in(folder: Path, name: str) -> tuple[Finished, dict[str, Any]] | No
 
 
 def _decisive(options: ExperimentOptions) -> dict[str, Any]:
-    """Return the options that decide a result: neither places nor threads."""
-    tree = {name: value for name, value in asdict(options).items() if name not in ("out", "threads", "cache", "root")}
+    """Return the options that decide a result: neither places, threads nor trust."""
+    without = ("out", "threads", "cache", "root", "trust")
+    tree = {name: value for name, value in asdict(options).items() if name not in without}
     tree["overrides"] = _without_root(options.overrides)
     kept: dict[str, Any] = json.loads(json.dumps(tree))
     return kept

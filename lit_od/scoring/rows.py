@@ -15,6 +15,12 @@ from lit_od.formats.text import csv_row
 from lit_od.images.object_store import arrow
 from lit_od.scoring.scorer import Result
 
+VALUES = ("score", "p_value", "is_outlier")
+"""Columns that an image has unless it cannot be read: arrays of `Result`, with their types in `parquet_rows`."""
+
+COLUMNS = ("path", *VALUES, "error")
+"""Columns of the rows, from left to right."""
+
 ROWS_A_GROUP = 1 << 16
 """Rows of a Parquet row group: in smaller groups a column compresses badly and reads slowly."""
 
@@ -57,7 +63,7 @@ def parquet_rows(file: Path) -> Iterator[Callable[[Result], None]]:
                 _strings([name for result in waiting for name in result.name]),
                 *(
                     pa.array(np.concatenate([getattr(result, part) for result in waiting]), mask=broken)
-                    for part in ("score", "p_value", "is_outlier")
+                    for part in VALUES
                 ),
                 _strings([error for result in waiting for error in result.error]),
             ]
@@ -83,9 +89,6 @@ def _strings(texts: list[str] | list[str | None]) -> Any:
     except UnicodeEncodeError:
         known = [None if text is None else text.encode(errors="backslashreplace").decode() for text in texts]
         return pa.array(known, pa.string())
-
-
-COLUMNS = ("path", "score", "p_value", "is_outlier", "error")
 
 
 @contextmanager
@@ -139,10 +142,9 @@ def _writer(out: TextIO, form: str) -> Callable[[Result], None]:
     put = row_writer(out, form, COLUMNS)
 
     def write(result: Result) -> None:
-        for name, score, p_value, is_outlier, error in zip(
-            result.name, result.score, result.p_value, result.is_outlier, result.error, strict=True
-        ):
-            put((name, *((None, None, None) if error else (float(score), float(p_value), bool(is_outlier))), error))
+        values = zip(*(getattr(result, part).tolist() for part in VALUES), strict=True)
+        for name, found, error in zip(result.name, values, result.error, strict=True):
+            put((name, *([None] * len(VALUES) if error else found), error))
         out.flush()  # the rows of whole batches outlive a killed process
 
     return write

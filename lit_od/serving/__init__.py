@@ -3,7 +3,7 @@
 Modules in the order of a request's way:
 
     connection.py     bytes from the socket; a client that is too slow is answered 408, one too many 503
-    gate.py           hosts and origins that may ask; refusals that reach clients which still send a body
+    gate.py           hosts and origins that may ask; headers of every answer; refusals that reach slow senders
     intake.py         the body, within its limits of size, time and memory
     protocol.py       the Open Inference Protocol: a request to images and wanted outputs, results to an answer
     tensors.py        the protocol's tensors, in JSON and in binary form

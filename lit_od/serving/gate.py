@@ -1,8 +1,9 @@
-"""The gate: refuses foreign pages and hosts, delivers answers to slow senders.
+"""The gate: refuses foreign pages and hosts, sets the headers of all answers.
 
 A page of another site that is open in the user's browser can send requests to this machine. It is kept
 out twice: its Origin differs from the Host that it asks (a page cannot omit or forge either), and a domain
-that it lets point to this machine (DNS rebinding) is no name of this server.
+that it lets point to this machine (DNS rebinding) is no name of this server. An answer reaches a client
+that still sends its body.
 """
 
 import asyncio

@@ -7,6 +7,7 @@ import pytest
 
 from lit_od.detectors import KNN
 from lit_od.detectors.registry import DETECTORS, accumulator, detector_from_state, find
+from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
 from tests.support.detectors import DEVIATION, MEAN_DISTANCE, Deviation, MeanDistance
 
@@ -54,6 +55,14 @@ def test_a_detector_elsewhere_is_found_where_that_very_path_is_trusted():
             find(MEAN_DISTANCE, trust)
 
 
+def test_a_text_is_no_list_of_trusted_paths():
+    for trust in (MEAN_DISTANCE, f"a.longer.{MEAN_DISTANCE}s"):
+        with pytest.raises(ConfigError, match=r"trust must be a list of import paths, got the text .*: write \["):
+            find(MEAN_DISTANCE, trust)
+        with pytest.raises(ConfigError, match="trust must be a list of import paths"):
+            DetectorSpec.parse({"kind": MEAN_DISTANCE}, trust).check()
+
+
 def test_nothing_is_imported_without_trust(tmp_path, monkeypatch):
     (tmp_path / "of_a_stranger.py").write_text("raise SystemExit('imported')\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -76,8 +85,9 @@ def test_nothing_is_imported_without_trust(tmp_path, monkeypatch):
         ("unfinished:Mute", "unfinished:Mute must read one of features, errors"),
         ("unfinished:Thrice", "unfinished:Thrice must take 1 or 2 passes, got 3"),
         ("lit_od.detectors.knn:KNN", "lit_od.detectors.knn:KNN has the kind knn: name it so"),
-        ("lit_od.detectors.knn.KNN", "unknown detector 'lit_od.detectors.knn.KNN': Known: "),
+        ("mine.MyDetector", "unknown detector 'mine.MyDetector': .* by its import path, package.module:Class$"),
         ("knn:", "unknown detector 'knn:': did you mean 'knn'"),
+        ("knnn", "unknown detector 'knnn': did you mean 'knn'.*, reconstruction$"),
         (":KNN\n", r"unknown detector ':KNN\\n'"),
     ],
 )

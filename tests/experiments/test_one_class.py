@@ -10,6 +10,7 @@ import yaml
 
 from lit_od.experiments.one_class import table
 from lit_od.recipes.load import read
+from tests.support.detectors import MEAN_DISTANCE
 
 Command = Callable[..., Any]
 
@@ -84,6 +85,19 @@ def test_an_onnx_file_on_a_folder_of_classes(command: Command, onnx_recipe: Path
     assert len(set(report["mean_auroc"])) > 1
 
 
+def test_a_detector_of_ones_own_is_measured_where_it_is_trusted(
+    command: Command, onnx_recipe: Path, digit_files: Path, tmp_path: Path
+):
+    words = ["reproduce", "one-class", "--recipe", onnx_recipe, f"--data.root={digit_files.parent}", "--threads", 1]
+    words += ["--data.test", digit_files.name, "--data.train", digit_files.name, "--out", tmp_path / "out", "--quick"]
+    words += [f"--detector.kind={MEAN_DISTANCE}"]
+    assert command(*words).err.endswith(f"add --trust {MEAN_DISTANCE}\n")
+    status, out, err = command(*words, "--trust", MEAN_DISTANCE)
+    assert status == 0, err
+    assert err == f"lit-od: {MEAN_DISTANCE} is imported, which --trust allows\n"
+    assert out.startswith("small, ")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -95,6 +109,7 @@ def test_an_onnx_file_on_a_folder_of_classes(command: Command, onnx_recipe: Path
         (["one-class", "--recipe", "one-class-mnist", "--data.test=garments.npz:images:9x"], "no image of class '9x'"),
         (["vgg16-gmm", "--recipe", "folder"], "vgg16-gmm takes no --recipe: leave it out"),
         (["mnist-digits", "--cache", "x"], "mnist-digits takes no --cache: leave it out"),
+        (["mnist-digits", "--trust", "a:B"], "mnist-digits takes no --trust: leave it out"),
         (["mnist-digits", "--detector.k=1"], "unknown option --detector.k"),
     ],
 )

@@ -6,11 +6,13 @@ from sklearn.metrics import roc_auc_score
 from sklearn.mixture import GaussianMixture
 
 from lit_od.detectors.registry import DETECTORS
+from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError, DataError
 from lit_od.experiments.one_vs_rest import ClassResult, Contamination, Labelled, one_class
 
 CLASSES = ["0", "1", "2"]
 GMM = {"kind": "gmm"}
+SPEC = DetectorSpec.parse(GMM)
 
 
 def blobs(seed: int, each: int) -> Labelled:
@@ -26,7 +28,7 @@ TRAIN, TEST = blobs(0, 60), blobs(1, 37)
 
 
 def run(detector: dict[str, object], seeds: tuple[int, ...] = (0,), **options: object) -> list[ClassResult]:
-    return one_class(TRAIN, TEST, detector, classes=CLASSES, seeds=seeds, **options)
+    return one_class(TRAIN, TEST, DetectorSpec.parse(detector), classes=CLASSES, seeds=seeds, **options)
 
 
 def test_each_class_is_told_from_all_others_as_in_the_notebook():
@@ -63,7 +65,7 @@ def test_contaminated_sets_are_the_notebooks():
 def test_outliers_come_from_the_training_part_with_replacement(monkeypatch: pytest.MonkeyPatch):
     train = Labelled(np.array([[0.0], [1.0], [2.0], [1.0]], np.float32), np.array(["a", "a", "a", "b"]))
     test = Labelled(np.array([[0.0], [0.5], [3.0], [90.0]], np.float32), np.array(["a", "a", "a", "b"]))
-    (result,) = one_class(train, test, GMM, classes=["a"], seeds=[0], contamination=Contamination(rate=1.0, draws=2))
+    (result,) = one_class(train, test, SPEC, classes=["a"], seeds=[0], contamination=Contamination(rate=1.0, draws=2))
     assert result.aurocs == (1.0,)
     assert result.contaminated == (0.0, 0.0)  # three times the one outlier, which lies in the inliers' middle
 
@@ -114,13 +116,13 @@ def test_what_cannot_be_is_refused(options: dict[str, object], error: type[Excep
 
 def test_classes_without_images_are_refused():
     with pytest.raises(DataError, match="class '7' has no training images"):
-        one_class(TRAIN, TEST, GMM, classes=["7"], seeds=[0])
+        one_class(TRAIN, TEST, SPEC, classes=["7"], seeds=[0])
     only = Labelled(TRAIN.features, np.full(len(TRAIN.labels), "3"))
     with pytest.raises(DataError, match="class '3' has no test images"):
-        one_class(only, TEST, GMM, classes=["3"], seeds=[0])
+        one_class(only, TEST, SPEC, classes=["3"], seeds=[0])
     alike = Labelled(TRAIN.features, np.full(len(TRAIN.labels), "1"))
     with pytest.raises(DataError, match="leaves none to contaminate with"):
-        one_class(alike, TEST, GMM, classes=["1"], seeds=[0], contamination=Contamination())
+        one_class(alike, TEST, SPEC, classes=["1"], seeds=[0], contamination=Contamination())
     with pytest.raises(DataError, match=r"labels must have shape \(180,\), got \(3,\)"):
         Labelled(TRAIN.features, np.array(CLASSES))
 

@@ -37,6 +37,8 @@ NO_NOUN = set(
 )
 """Words that no class' docstring begins with."""
 
+SECTIONS = re.compile(r"^(Args|Attributes|Returns|Yields|Raises):$", re.MULTILINE)
+
 GIVEN = re.compile(
     r"\.(on_\w+|configure_\w+|(training|validation|test)_step|forward|save_checkpoint|log_hyperparams|log_metrics)$"
 )
@@ -95,6 +97,9 @@ def _text(node: Documented, name: str) -> Iterator[tuple[int, str]]:
         yield line, f"{name}: begins with {word}, which is no verb"
     for riddle in RIDDLE.finditer(doc):
         yield line, f"{name}: says {riddle[0]!r}"
+    for section in sorted(set(SECTIONS.findall(doc))):
+        if SECTIONS.findall(doc).count(section) > 1:
+            yield line, f"{name}: has {section} twice"
     for section in ("Args", "Attributes", "Returns", "Yields"):
         for entry in re.finditer(r"^ {4}(?:(\w+): )?(\w+)", _section(node, section), re.MULTILINE):
             if QUESTION.match(entry[2]) and (entry[1] or entry[2] in ("What", "Whether", "Who")):

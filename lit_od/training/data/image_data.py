@@ -149,7 +149,7 @@ class ImageData(LightningDataModule):
         rank, world = self._place()
         rows = len(self._parts.train)
         batches = TrainingBatches(rows, self.config.batch_size, seed=self.seed, rank=rank, world=world)
-        return self._loader("train", batches)
+        return self.loader("train", batches)
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Return batches of the validation part, in order; no loader if it is empty."""
@@ -186,9 +186,10 @@ class ImageData(LightningDataModule):
         if rows < world:
             raise DataError(f"{rows} {part} images cannot be shared by {world} processes. Use fewer devices")
         size = evaluation_batch(self.config.prepare.shape)
-        return self._loader(part, EvaluationBatches(rows, size, rank=rank, world=world))
+        return self.loader(part, EvaluationBatches(rows, size, rank=rank, world=world))
 
-    def _loader(self, part: Part, sampler: Sampler) -> Loader:
+    def loader(self, part: Part, sampler: Sampler) -> Loader:
+        """Return batches of a part, from memory where the budget allows it."""
         labels = torch.from_numpy(self.labels(part))
         pixels = self._pixels(part)
         if pixels is not None:

@@ -170,7 +170,7 @@ class TwinData(ImageData):
 
     def _of(self, data: ImageData, part: Part, sampler: TrainingBatches | EvaluationBatches) -> Loader:
         if self._trunk is None:
-            return data._loader(part, sampler)
+            return data.loader(part, sampler)
         sources = data.sources(part)
         rows = self._cache.rows(self._trunk, sources, self.config.prepare, self._device)
         return MemoryLoader(rows, torch.from_numpy(data.labels(part)), sampler)

@@ -24,7 +24,7 @@ from lit_od.errors import ConfigError, ExportError, missing_extra
 from lit_od.formats.atomic import atomic_file
 from lit_od.training.export.parity import check_images, check_parity, on_device, run_module
 from lit_od.training.networks.trial import evaluating
-from lit_od.training.quiet_loggers import quiet_loggers
+from lit_od.training.quiet_logging import quiet_logging
 from lit_od.types import Images, Output
 
 OPSETS = range(18, 24)
@@ -202,7 +202,7 @@ def _quiet() -> Iterator[None]:
 
     `torch.export` prints a graph that it cannot capture to standard error and has no switch for it.
     """
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), quiet_loggers(_NOISY, logging.CRITICAL):
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), quiet_logging(_NOISY, logging.CRITICAL):
         warnings.simplefilter("ignore")
         yield
 

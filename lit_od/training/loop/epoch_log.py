@@ -1,4 +1,7 @@
-"""The log `metrics.csv`, with a row an epoch."""
+"""The logger of a training: `metrics.csv`, with a row an epoch.
+
+`lit_od.training.loop.train` hands it to the Trainer; another logger goes there, beside it.
+"""
 
 import csv
 from argparse import Namespace

@@ -21,7 +21,7 @@ from lit_od.training.data.twin_data import TwinData
 from lit_od.training.distributed import environment
 from lit_od.training.export.outputs import output_of
 from lit_od.training.networks.trunk import Trunk
-from lit_od.training.quiet_loggers import quiet_loggers
+from lit_od.training.quiet_logging import quiet_logging
 
 DEFAULTS: dict[str, Any] = {
     "max_epochs": 50,
@@ -192,7 +192,7 @@ def quiet(kind: type | None = None) -> Iterator[None]:
     """Silence Lightning's announcements and empty warnings; real ones come through."""
     adds_up = any(base.__module__.startswith("lit_od.") for base in getattr(kind, "__mro__", ()))
     loggers = ("lightning.pytorch", "lightning.fabric")
-    with warnings.catch_warnings(), quiet_loggers(loggers, logging.ERROR):
+    with warnings.catch_warnings(), quiet_logging(loggers, logging.ERROR):
         # the folder is the run's own; its files were looked for before
         warnings.filterwarnings("ignore", message=r"(?s)Checkpoint directory .* exists and is not empty")
         # Lightning's own call of torch

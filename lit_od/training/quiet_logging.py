@@ -1,4 +1,4 @@
-"""Loggers that keep quiet for a while."""
+"""Keep the log lines of libraries off the terminal for a while."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet_loggers(names: Iterable[str], level: int) -> Iterator[None]:
-    """Let loggers pass nothing below a level until the block ends."""
+def quiet_logging(names: Iterable[str], level: int) -> Iterator[None]:
+    """Let Python's loggers pass nothing below a level until the block ends."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
