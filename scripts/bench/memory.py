@@ -2,7 +2,8 @@
 
     python scripts/bench/memory.py BUNDLE IMAGES [--count 3000] [--threads 2] [--maps] [--cut]
 
-With --cut every file is cut in half, and so none can be read. The images repeat if the folder holds fewer. Prints the peak resident sizes and a JSON line.
+With --cut every file is cut in half, and so none can be read. The images repeat if the folder holds fewer. Prints the
+peak resident sizes and a JSON line.
 """
 
 import argparse
