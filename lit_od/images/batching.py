@@ -135,7 +135,7 @@ def _fill(
         try:
             pixels[row] = chunk[row].prepare(preparation)
         except ImageError as error:
-            errors[row] = error
+            errors[row] = ImageError(str(error))  # `error` holds the frames of its traceback, and they hold the image
     if compute is None or len(errors) == len(rows):
         return _Part(errors, None)
     part = pixels[rows.start : rows.stop]

@@ -243,7 +243,7 @@ class _Reading:
             try:
                 self._next()
             except _errors() as error:
-                self._error = error
+                self._error = error.with_traceback(None)  # its frames hold what has been read
         at = row - self.first
         named = (os.fsdecode(name) for paths in self._paths if (name := paths[at].as_py()))
         return self._images[at].as_py(), next(named, None)

@@ -22,9 +22,10 @@ from typing import Literal
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from lit_od.errors import ConfigError, DataError, ImageError, first_line
+from lit_od.images.corrections import after_decoding, before_decoding, upright, xmp_set_aside
 from lit_od.types import Images
 
 MAX_PIXELS = 89_478_485
@@ -119,8 +120,13 @@ def loaded(image: Image.Image, *, most: int = MAX_PIXELS) -> Image.Image:
     if image.width * image.height > most:
         raise ImageError(f"{image.width}x{image.height} pixels exceed the limit of {most:,}")
     try:
-        image.load()
-        return ImageOps.exif_transpose(image)
+        before_decoding(image)
+        with xmp_set_aside(image):
+            image.load()
+        with xmp_set_aside(image):  # a PNG may have it behind its pixels
+            return upright(after_decoding(image))
+    except ImageError:
+        raise
     except Exception as error:  # as in open_image
         raise ImageError(_cause(error, most)) from error
 
@@ -202,12 +208,12 @@ def eight_bits(image: Image.Image) -> Image.Image:
         ImageError: If the values of a float or 32-bit image are out of range.
     """
     if image.mode.startswith("I;16"):
-        return Image.fromarray(_halved(np.asarray(image)))
+        return _halved(image)
     if image.mode == "I":
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65_535:
             raise ImageError("32-bit integers must lie in 0..65535")
-        return Image.fromarray(_halved(values))
+        return _halved(image)
     if image.mode == "F":
         values = np.asarray(image)
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
@@ -216,8 +222,13 @@ def eight_bits(image: Image.Image) -> Image.Image:
     return image
 
 
-def _halved(values: NDArray[np.integer]) -> NDArray[np.uint8]:
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+def _halved(image: Image.Image) -> Image.Image:
+    """Convert grey of 0..65535 to 8 bits; the transparent grey, where there is one, becomes white."""
+    values = np.asarray(image)
+    grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if "transparency" in image.info:
+        grey[values == image.info["transparency"]] = 255
+    return Image.fromarray(grey)
 
 
 def _in_colour(image: Image.Image, preparation: Preparation) -> Image.Image:

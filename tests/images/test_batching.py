@@ -1,7 +1,9 @@
 """Images prepared ahead on threads: order, positions of errors, laziness, and an orderly end."""
 
+import gc
 import itertools
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,6 +130,29 @@ def test_one_open_image_may_stand_in_a_list_many_times(digit_files: Path) -> Non
             (batch,) = batches(sources, GREY, batch_size=8, threads=8)
         assert not batch.errors
         assert all(np.array_equal(pixels[..., 0], want) for pixels in batch.images)
+
+
+def test_an_unreadable_image_is_freed_at_once() -> None:
+    """Without the garbage collector: it may not run before memory is spent."""
+    freed: list[weakref.ref[Image.Image]] = []
+
+    class Cut(Unreadable):
+        def decode(self) -> Image.Image:
+            image = Image.new("L", (8, 8))
+            freed.append(weakref.ref(image))
+            try:
+                raise OSError(f"cut after {image.width} columns")
+            except OSError as error:
+                raise ImageError(str(error)) from error
+
+    gc.disable()
+    try:
+        (batch,) = batches([Cut("a", ""), Cut("b", "")], TINY, batch_size=2, threads=1)
+        assert [image() for image in freed] == [None, None]
+    finally:
+        gc.enable()
+    assert [str(error) for error in batch.errors.values()] == ["cut after 8 columns"] * 2
+    assert all(error.__traceback__ is error.__cause__ is error.__context__ is None for error in batch.errors.values())
 
 
 def test_load_names_the_first_image_that_cannot_be_read() -> None:

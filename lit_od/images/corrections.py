@@ -1,0 +1,229 @@
+"""Correct what Pillow decodes wrongly, and refuse what would take too long or cannot be corrected.
+
+`before_decoding` works on what has been read of an opened file, its head; `after_decoding` on its pixels.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image, ImageFile, TiffImagePlugin
+
+from lit_od.errors import ImageError
+
+MAX_SCANS = 100
+"""Largest number of scans of a JPEG, each of which passes over all pixels: encoders write about ten."""
+
+_MARKER = re.compile(rb"\xff([\x01-\xfe])", re.DOTALL)
+_BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))
+"""JPEG markers without a length: TEM, RST0 to RST7 and SOI."""
+
+_NATIVE = {
+    "F;32F": "F;32NF",
+    "F;32BF": "F;32NF",
+    "I;32S": "I;32NS",
+    "I;32BS": "I;32NS",
+    "I;16S": "I;16NS",
+    "I;16BS": "I;16NS",
+}
+"""Raw modes of Pillow with a byte order, and the same in the machine's."""
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings an image of each EXIF orientation upright."""
+
+_XMP = ("xmp", "XML:com.adobe.xmp")
+"""Keys of XMP in what Pillow knows of an image."""
+
+_PHOTOMETRIC, _PLANAR, _BITS, _SAMPLES, _SAMPLE_FORMAT, _FILL_ORDER = 262, 284, 258, 277, 339, 266
+_EXTRA_SAMPLES, _PREDICTOR = 338, 317
+_WHITE_IS_ZERO, _SEPARATE, _SIGNED, _PREMULTIPLIED = 0, 2, 2, 1
+
+
+def before_decoding(image: Image.Image) -> None:
+    """Correct how Pillow is going to decode an opened file; one that is decoded already stays as it is.
+
+    Raises:
+        ImageError: If the file has too many scans, or is of a kind that Pillow decodes wrongly.
+    """
+    if not isinstance(image, ImageFile.ImageFile) or not image.tile:
+        return
+    if image.format in ("JPEG", "MPO"):
+        _require_few_scans(image)
+    elif image.format == "JPEG2000":
+        _require_channels_in_order(image)
+    elif image.format == "PNG":
+        _scale_transparent_grey(image)
+    elif isinstance(image, TiffImagePlugin.TiffImageFile):
+        _require_known_samples(image)
+        _correct_planes(image)
+        _correct_byte_order(image)
+
+
+def after_decoding(image: Image.Image) -> Image.Image:
+    """Return a decoded image whose values mean what Pillow's modes mean: 0 is black, the largest is white."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return image
+    if image.mode == "I;16" and image.tag_v2.get(_BITS) == (12,):
+        values = np.asarray(image).astype(np.uint32)  # (h, w), 0..4095
+        return Image.fromarray(((values * 255 + 2047) // 4095).astype(np.uint8))
+    if image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        if image.mode == "I;16":
+            return Image.fromarray(65_535 - np.asarray(image))
+        if image.mode == "F":
+            return Image.fromarray(1 - np.asarray(image))
+    return image
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn a decoded image as its EXIF orientation says; what cannot be read of EXIF turns nothing."""
+    try:
+        method = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # whatever broken metadata makes Pillow raise: the pixels are intact
+        method = None
+    if method is None:
+        return image
+    turned = image.transpose(method)
+    for key in ("exif", "Raw profile type exif"):  # they would turn it again
+        turned.info.pop(key, None)
+    return turned
+
+
+@contextmanager
+def xmp_set_aside(image: Image.Image) -> Iterator[None]:
+    """Hide an image's XMP from Pillow, which would turn the image by it as no other program does."""
+    aside = {key: image.info.pop(key) for key in _XMP if key in image.info}
+    try:
+        yield
+    finally:
+        image.info.update(aside)
+
+
+# JPEG
+
+
+def _require_few_scans(image: ImageFile.ImageFile) -> None:
+    assert image.fp is not None
+    place = image.fp.tell()
+    image.fp.seek(0)
+    data = image.fp.read()
+    image.fp.seek(place)
+    if data.count(b"\xff\xda") > MAX_SCANS and _has_more_scans(data, MAX_SCANS):
+        raise ImageError(f"a JPEG of more than {MAX_SCANS} scans, wanted at most {MAX_SCANS}: save it anew")
+
+
+def _has_more_scans(data: bytes, most: int) -> bool:
+    """Return True if the JPEG that the bytes begin with has more than `most` scans, by its markers."""
+    scans, at = 0, 0
+    while (found := _MARKER.search(data, at)) is not None:
+        marker, at = found[1][0], found.end()
+        if marker == 0xD9:  # end of the image; what follows is no part of it
+            return False
+        if marker not in _BARE_MARKERS:
+            at += int.from_bytes(data[at : at + 2], "big")
+            scans += marker == 0xDA
+            if scans > most:
+                return True
+    return False
+
+
+# JPEG 2000
+
+
+def _require_channels_in_order(image: ImageFile.ImageFile) -> None:
+    """Refuse a file whose channel definitions (box cdef) put colours elsewhere than Pillow takes them from."""
+    assert image.fp is not None
+    place = image.fp.tell()
+    image.fp.seek(0)
+    head = image.fp.read(65_536)
+    image.fp.seek(place)
+    begin = head.find(b"jp2h")
+    found = head.find(b"cdef", begin, head.find(b"jp2c", begin)) if begin >= 0 else -1
+    if found < 0:
+        return
+    count = int.from_bytes(head[found + 4 : found + 6], "big")
+    entries = np.frombuffer(head[found + 6 : found + 6 + 6 * count], dtype=">u2").reshape(-1, 3)
+    for channel, kind, colour in entries.tolist():
+        if kind == 0 and 0 < colour < 65_535 and colour != channel + 1:
+            raise ImageError(
+                "a JPEG 2000 with its channels in another order, wanted grey or red, green, blue: save it anew"
+            )
+
+
+# PNG
+
+
+def _scale_transparent_grey(image: ImageFile.ImageFile) -> None:
+    """Bring the transparent grey of 2 or 4 bits to the 8 bits of the pixels; Pillow compares it as it is stored."""
+    key, form = image.info.get("transparency"), image.tile[0].args
+    bits = {"L;2": 2, "L;4": 4}.get(form) if isinstance(form, str) else None
+    if bits is not None and isinstance(key, int):
+        most = 2**bits - 1
+        image.info["transparency"] = (key & most) * 255 // most
+    if form == "RGB;16B" and isinstance(key, tuple):
+        raise ImageError(
+            "a transparent colour in a PNG of 16-bit colours is not read: save it with 8 bits or with alpha"
+        )
+
+
+# TIFF
+
+
+def _require_known_samples(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Refuse samples that Pillow takes for others."""
+    tags = image.tag_v2
+    if image.mode == "L" and _SIGNED in tags.get(_SAMPLE_FORMAT, ()):
+        raise ImageError("a TIFF of signed 8-bit values, wanted unsigned ones: save it anew")
+    if tags.get(_BITS) == (12,) and tags.get(_PREDICTOR, 1) != 1:
+        raise ImageError("a TIFF of 12-bit differences (a predictor), wanted plain values: save it without")
+
+
+def _correct_planes(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Name the type of each uncompressed plane: Pillow takes separate planes for 8 bits, unscaled and not inverted.
+
+    Raises:
+        ImageError: If Pillow would put a plane elsewhere.
+    """
+    tags = image.tag_v2
+    if tags.get(_PLANAR) != _SEPARATE:
+        return
+    bands, samples = len(image.getbands()), tags.get(_SAMPLES, 1)
+    raw, deep = image.tile[0].codec_name == "raw", 16 in tags.get(_BITS, ())
+    if bands == samples == 1:
+        key = (tags.prefix, tags.get(_PHOTOMETRIC, 0), tags.get(_SAMPLE_FORMAT, (1,)), tags.get(_FILL_ORDER, 1))
+        whole, end = TiffImagePlugin.OPEN_INFO.get((*key, tags.get(_BITS, (1,)), ()), ("", ""))[1], ""
+    elif (
+        (bands > 1 and image.mode not in ("RGB", "RGBA", "CMYK"))
+        or _PREMULTIPLIED in tags.get(_EXTRA_SAMPLES, ())
+        or (raw and (bands != samples or (deep and image.mode == "CMYK")))
+    ):
+        raise ImageError(
+            f"a TIFF of {samples} separate planes ({image.mode}), wanted interleaved channels: save it with those"
+        )
+    else:
+        whole, end = "", (";16L" if tags.prefix == b"II" else ";16B") if deep else ""
+    if raw:
+        image.tile = [
+            each._replace(args=(whole or f"{each.args[0]}{end}", *each.args[1:]))
+            for each in image.tile
+            if isinstance(each.args, tuple)
+        ]
+
+
+def _correct_byte_order(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Take what libtiff has decompressed in the machine's byte order; Pillow takes some types in the file's."""
+    if image.tile[0].codec_name == "libtiff":
+        image.tile = [
+            each._replace(args=(_NATIVE.get(each.args[0], each.args[0]), *each.args[1:]))
+            for each in image.tile
+            if isinstance(each.args, tuple)
+        ]
