@@ -1,5 +1,10 @@
-"""ONNX Runtime sessions and execution providers; the only import of ONNX Runtime."""
+"""ONNX Runtime sessions and execution providers; the only import of ONNX Runtime.
 
+ONNX Runtime reports on the machine to its maker unless `ORT_DISABLE_TELEMETRY` is set before its import, so importing
+this package sets it, for this process and for those that it starts.
+"""
+
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +28,9 @@ _NVIDIA = (PROVIDERS["cuda"], PROVIDERS["tensorrt"])
 
 
 _SEVERITY_ERROR = 3
+
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def open_session(
