@@ -5,8 +5,8 @@ inliers with score >= this score) / (1 + n): the conformal p-value (Vovk et al. 
 Falkman 2010). For an inlier that is exchangeable with the calibration inliers P(p <= t) <= t holds for
 every t, whatever the scores' distribution.
 
-Calibration scores are stored raised by a hair, which p-values and thresholds then share: the last bits of a score hang on
-its batch and on the processor, and must decide nothing for an image that equals a calibration image.
+Calibration scores are stored raised by a hair, which p-values and thresholds then share: the last bits of a score hang
+on its batch and on the processor, and must decide nothing for an image that equals a calibration image.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,6 @@ from lit_od.calibration.binomial import clopper_pearson
 from lit_od.calibration.rules import require_applicable, threshold_of
 from lit_od.errors import DataError
 from lit_od.types import Scores
-
 
 HAIR = 1e-6
 """By how much calibration scores are raised: a share of their interquartile range, see `from_inliers`."""
