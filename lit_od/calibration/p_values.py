@@ -4,6 +4,9 @@ Calibration inliers are used for nothing else. The p-value of a score is (1 + nu
 inliers with score >= this score) / (1 + n): the conformal p-value (Vovk et al. 2005; Laxhammar and
 Falkman 2010). For an inlier that is exchangeable with the calibration inliers P(p <= t) <= t holds for
 every t, whatever the scores' distribution.
+
+Calibration scores are stored raised by a hair, which p-values and thresholds then share: the last bits of a score hang
+on its batch and on the processor, and must decide nothing for an image that equals a calibration image.
 """
 
 from collections.abc import Mapping
@@ -18,13 +21,16 @@ from lit_od.calibration.rules import require_applicable, threshold_of
 from lit_od.errors import DataError
 from lit_od.types import Scores
 
+HAIR = 1e-6
+"""By how much calibration scores are raised: a share of their interquartile range, see `from_inliers`."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
     """Calibration scores, and the threshold that a rule takes from them.
 
     Attributes:
-        scores: Scores of the calibration inliers, ascending, shape (n,).
+        scores: Scores of the calibration inliers, raised by a hair, ascending, shape (n,).
         rule: `rule` and its options.
         threshold: Images with a score above it are called outliers.
     """
@@ -35,7 +41,9 @@ class Calibration:
 
     @classmethod
     def from_inliers(cls, scores: Scores, rule: Mapping[str, Any], *, outliers: Scores | None = None) -> Self:
-        """Take the threshold from held-out inliers.
+        """Take the threshold from held-out inliers, whose scores are raised by a hair.
+
+        They are raised by `HAIR` of their interquartile range, or of max(1, |median|) where that is zero.
 
         Args:
             scores: Outlier scores of inliers that neither fitted the detector nor chose anything, (n,).
@@ -48,18 +56,23 @@ class Calibration:
             DataError: If there are no scores, too few for the rule, or one is not finite.
         """
         scores = np.sort(np.asarray(scores, dtype=np.float64).reshape(-1))
-        others = np.empty(0) if outliers is None else np.asarray(outliers, dtype=np.float64).reshape(-1)
         if scores.size == 0:
             raise DataError("calibration needs inliers: give the calibration part a larger share")
+        return cls._of(_raised(scores), rule, outliers)
+
+    def with_rule(self, rule: Mapping[str, Any], *, outliers: Scores | None = None) -> Self:
+        """Return a calibration of the same scores under another rule."""
+        return self._of(self.scores, rule, outliers)
+
+    @classmethod
+    def _of(cls, scores: Scores, rule: Mapping[str, Any], outliers: Scores | None) -> Self:
+        """Take the threshold from scores that are raised and ascending."""
+        others = np.empty(0) if outliers is None else np.asarray(outliers, dtype=np.float64).reshape(-1)
         if not np.isfinite(scores).all() or not np.isfinite(others).all():
             raise DataError("calibration scores must be finite")
         scores.setflags(write=False)
         complete = require_applicable(rule, inliers=scores.size, outliers=others.size)
         return cls(scores, complete, threshold_of(complete, scores, others))
-
-    def with_rule(self, rule: Mapping[str, Any], *, outliers: Scores | None = None) -> Self:
-        """Return a calibration of the same scores under another rule."""
-        return type(self).from_inliers(self.scores, rule, outliers=outliers)
 
     def p_values(self, scores: Scores) -> NDArray[np.float64]:
         """Return conformal p-values in (0, 1], shape (n,); small is outlying."""
@@ -106,3 +119,10 @@ class Calibration:
             ConfigError: If the confidence is out of range.
         """
         return clopper_pearson(self.flagged(threshold), self.scores.size, confidence=confidence)
+
+
+def _raised(scores: Scores) -> Scores:
+    """Raise scores of shape (n,), n at least 1, by a hair."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by the caller
+        low, median, high = np.percentile(scores, (25, 50, 75))
+        return scores + HAIR * (float(high - low) or max(1.0, abs(float(median))))

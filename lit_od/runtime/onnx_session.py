@@ -1,10 +1,16 @@
-"""ONNX Runtime sessions and execution providers; the only import of ONNX Runtime."""
+"""ONNX Runtime sessions and execution providers; the only import of ONNX Runtime.
 
+ONNX Runtime reports on the machine to its maker unless `ORT_DISABLE_TELEMETRY` is set before its import, so importing
+this package sets it, for this process and for those that it starts.
+"""
+
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lit_od.errors import BackboneError, ConfigError, first_line, missing_extra
+from lit_od.runtime.stopping import stoppable
 from lit_od.runtime.threads import thread_count
 from lit_od.types import Features, Images
 
@@ -22,7 +28,11 @@ PROVIDERS = {
 _NVIDIA = (PROVIDERS["cuda"], PROVIDERS["tensorrt"])
 
 
-_SEVERITY_ERROR = 3
+_SILENT = 4
+"""Severity of ONNX Runtime's own lines, which would stand among the rows on standard output; errors are raised too."""
+
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def open_session(
@@ -54,10 +64,15 @@ def open_session(
     options = runtime.SessionOptions()
     count = thread_count(threads)
     options.intra_op_num_threads = count
-    options.log_severity_level = _SEVERITY_ERROR
+    options.log_severity_level = _SILENT
     chosen = [(name, {"device_id": device}) if device is not None and name in _NVIDIA else name for name in wanted]
     try:
-        session = runtime.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=chosen)
+        session = stoppable(
+            lambda: runtime.InferenceSession(
+                model if isinstance(model, bytes) else str(model), options, providers=chosen
+            ),
+            lambda: None,
+        )
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise BackboneError(f"the graph cannot be loaded: {first_line(error)}") from error
     if wanted[0] not in session.get_providers():
@@ -76,8 +91,12 @@ def run_session(session: Any, outputs: Sequence[str], inputs: dict[str, Images])
     Raises:
         BackboneError: If the graph fails.
     """
+    options = onnx_runtime().RunOptions()
+    options.log_severity_level = _SILENT
     try:
-        results: list[Features] = session.run(list(outputs), inputs)
+        results: list[Features] = stoppable(
+            lambda: session.run(list(outputs), inputs, options), lambda: setattr(options, "terminate", True)
+        )
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise BackboneError(f"the graph failed: {first_line(error)}") from error
     return results
@@ -89,6 +108,7 @@ def onnx_runtime() -> Any:
         import onnxruntime
     except ImportError:
         missing_extra("ONNX Runtime", 'cpu]" or "lit-od[gpu')
+    onnxruntime.set_default_logger_severity(_SILENT)
     return onnxruntime
 
 

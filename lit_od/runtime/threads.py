@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from lit_od.errors import ConfigError
+from lit_od.runtime.stopping import Stopper, stop_with
 
 if TYPE_CHECKING:
     from threadpoolctl import LibController, ThreadpoolController
@@ -100,7 +101,7 @@ def thread_count(threads: int | None) -> int:
 
 @contextmanager
 def threads_of_a_generator(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Yield a thread pool that ends with the generator and drops waiting work.
+    """Yield a thread pool that ends with the generator, drops waiting work and stops graphs that run.
 
     The thread that took the first item waits for the pool. Any other does not: garbage collection closes a
     generator on any thread, one of the pool's included, and that one would wait for itself.
@@ -110,8 +111,10 @@ def threads_of_a_generator(count: int, name: str) -> Iterator[ThreadPoolExecutor
         name: Prefix of their names.
     """
     consumer = threading.get_ident()
-    pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+    stopper = Stopper()
+    pool = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=stop_with, initargs=(stopper,))
     try:
         yield pool
     finally:
+        stopper.stop()
         pool.shutdown(wait=threading.get_ident() == consumer, cancel_futures=True)

@@ -25,7 +25,10 @@ height, width, channels = scorer.preparation.shape
 print(float(scorer.score(np.zeros((1, height, width, channels), np.uint8)).score[0]), file=sys.stderr)
 """
 BARE = """
+import os
 import sys
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import numpy as np
 import onnxruntime
 session = onnxruntime.InferenceSession(sys.argv[1] + "/backbone.onnx", providers=["CPUExecutionProvider"])

@@ -28,7 +28,8 @@ def test_p_values_are_what_their_definition_says(
 ) -> None:
     scores = scores + data.draw(st.lists(st.sampled_from(calibration), max_size=5))
     fitted = Calibration.from_inliers(np.array(calibration), {"rule": "percentile"})
-    literal = [(1 + sum(inlier >= score for inlier in calibration)) / (1 + len(calibration)) for score in scores]
+    raised = fitted.scores
+    literal = [(1 + sum(inlier >= score for inlier in raised)) / (1 + len(calibration)) for score in scores]
     came = fitted.p_values(np.array(scores))
     np.testing.assert_array_equal(came, literal)
     assert came.dtype == np.float64
@@ -37,13 +38,13 @@ def test_p_values_are_what_their_definition_says(
 
 @given(calibration=SCORES, n=st.floats(-5, 5), q=st.floats(0, 100))
 def test_rules_are_numpys(calibration: list[float], n: float, q: float) -> None:
-    scores = np.array(calibration)
-    by_mean = Calibration.from_inliers(scores, {"rule": "mean_std", "n": n})
+    scores = Calibration.from_inliers(np.array(calibration), {"rule": "percentile"}).scores  # raised by a hair
+    by_mean = Calibration.from_inliers(np.array(calibration), {"rule": "mean_std", "n": n})
     assert math.isclose(by_mean.threshold, scores.mean() + n * scores.std(), rel_tol=1e-9, abs_tol=1e-6)
-    by_rank = Calibration.from_inliers(scores, {"rule": "percentile", "q": q})
+    by_rank = Calibration.from_inliers(np.array(calibration), {"rule": "percentile", "q": q})
     assert by_rank.threshold == np.percentile(scores, q)
     assert by_rank.flagged_share() == np.mean(scores > by_rank.threshold)
-    by_hand = Calibration.from_inliers(scores, {"rule": "value", "value": n})
+    by_hand = Calibration.from_inliers(np.array(calibration), {"rule": "value", "value": n})
     assert by_hand.threshold == n
     assert by_hand.flagged_share(q) == np.mean(scores > q)
 
@@ -72,14 +73,46 @@ def test_p_values_of_exchangeable_scores_are_valid() -> None:
 def test_scores_are_kept_sorted_and_cannot_be_written() -> None:
     given_scores = np.array([3.0, 1.0, 2.0])
     fitted = Calibration.from_inliers(given_scores, {"rule": "percentile"})
-    assert fitted.scores.tolist() == [1.0, 2.0, 3.0]
+    assert fitted.scores.tolist() == pytest.approx([1.0, 2.0, 3.0], abs=2e-6)  # raised by a hair
     assert given_scores.tolist() == [3.0, 1.0, 2.0]
     with pytest.raises(ValueError, match="read-only"):
         fitted.scores[0] = 5
     other = fitted.with_rule({"rule": "mean_std"})
     assert other.scores.tolist() == fitted.scores.tolist()
     assert other.rule == {"rule": "mean_std", "n": 2}
-    assert other.threshold == pytest.approx(2 + 2 * math.sqrt(2 / 3))
+    assert other.threshold == pytest.approx(2 + 2 * math.sqrt(2 / 3), abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("scores", "hair"),
+    [
+        ([1.0, 2.0, 3.0], 1e-6),
+        ([-5e3, 0.0, 5e3, 1e6], 1e-6 * (253_750.0 + 1_250.0)),
+        ([7.0, 7.0, 7.0, 7.0, 900.0], 7e-6),
+        ([-7.0], 7e-6),
+        ([0.25, 0.25], 1e-6),
+    ],
+)
+def test_scores_are_raised_once_by_a_share_of_their_interquartile_range(scores: list[float], hair: float) -> None:
+    """By max(1, |median|) in its place where it is zero; another rule raises them no further."""
+    fitted = Calibration.from_inliers(np.array(scores), {"rule": "percentile"})
+    np.testing.assert_allclose(fitted.scores, np.array(scores) + hair, rtol=1e-15)
+    again = fitted.with_rule({"rule": "percentile", "q": 50}).with_rule({"rule": "mean_std"})
+    assert again.scores.tolist() == fitted.scores.tolist()
+
+
+@given(
+    calibration=st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=20),
+    rule=st.sampled_from([{"rule": "percentile", "q": 100}, {"rule": "fpr", "rate": 0.5}]),
+)
+def test_last_bits_decide_nothing_for_an_image_that_equals_a_calibration_image(
+    calibration: list[float], rule: dict[str, Any]
+) -> None:
+    fitted = Calibration.from_inliers(np.array(calibration), rule)
+    equal = np.array(calibration)
+    other_batch = equal + 1e-7  # in steps of a quarter at least
+    assert fitted.p_values(equal).tolist() == fitted.p_values(other_batch).tolist()
+    assert fitted.is_outlier(equal).tolist() == fitted.is_outlier(other_batch).tolist()
 
 
 @pytest.mark.parametrize(
@@ -162,10 +195,11 @@ def test_outliers_give_the_threshold_with_the_best_f1() -> None:
     fitted = Calibration.from_inliers(
         np.array([3.0, 1.0, 2.0]), {"rule": "max_f1"}, outliers=np.array([9.0, 5.0], dtype=np.float32)
     )
-    assert (fitted.threshold, fitted.rule) == (4.0, {"rule": "max_f1", "outliers": 2})
-    assert fitted.scores.tolist() == [1.0, 2.0, 3.0]
+    assert fitted.threshold == pytest.approx(4.0, abs=2e-6)  # the inliers are raised by a hair
+    assert fitted.rule == {"rule": "max_f1", "outliers": 2}
     again = fitted.with_rule(fitted.rule, outliers=np.array([4.0, 5.0, 6.0]))
-    assert (again.threshold, again.rule) == (3.5, {"rule": "max_f1", "outliers": 3})
+    assert again.threshold == pytest.approx(3.5, abs=2e-6)
+    assert again.rule == {"rule": "max_f1", "outliers": 3}
 
 
 def test_outliers_are_asked_for_and_refused_where_they_are_no_use() -> None:
@@ -178,14 +212,14 @@ def test_outliers_are_asked_for_and_refused_where_they_are_no_use() -> None:
         fitted.with_rule({"rule": "percentile"}, outliers=np.array([2.0]))
     with pytest.raises(DataError, match="must be finite"):
         fitted.with_rule({"rule": "max_f1"}, outliers=np.array([math.nan]))
-    assert fitted.with_rule({"rule": "percentile"}, outliers=np.empty(0)).threshold == 1.0
+    assert fitted.with_rule({"rule": "percentile"}, outliers=np.empty(0)).threshold == 1.0 + 1e-6
 
 
 # The interval of the false-positive rate
 
 
 def test_the_interval_is_of_the_inliers_above() -> None:
-    fitted = Calibration.from_inliers(np.arange(100.0), {"rule": "value", "value": 95.0})
+    fitted = Calibration.from_inliers(np.arange(100.0), {"rule": "value", "value": 95.5})
     assert fitted.flagged() == 4
     assert fitted.fpr_interval() == clopper_pearson(4, 100)
     assert fitted.fpr_interval(98.5, confidence=0.5) == clopper_pearson(1, 100, confidence=0.5)

@@ -56,8 +56,8 @@ def test_alone_it_shows_rates(made_bundle: Bundle, command: Command) -> None:
 
 
 def test_rates_by_hand() -> None:
-    text = rates(Calibration.from_inliers(np.arange(1.0, 101.0), {"rule": "value", "value": 90.0}))
-    assert "in force (value)                    90    10.00%     4.90% to 17.62%" in text
+    text = rates(Calibration.from_inliers(np.arange(1.0, 101.0), {"rule": "value", "value": 90.5}))
+    assert "in force (value)                  90.5    10.00%     4.90% to 17.62%" in text
     assert "percentile 50                     50.5    50.00%    39.83% to 60.17%" in text
     assert "percentile 100                     100     0.00%      0.00% to 3.62%" in text
     assert "fpr 0.1                             91     9.00%     4.20% to 16.40%" in text
@@ -105,7 +105,8 @@ def test_a_threshold_is_set(own_bundle: Path, command: Command, words: list[str]
     status, out, err = command("threshold", own_bundle, *words)
     assert (status, err) == (0, "")
     after = Bundle.read(own_bundle)
-    want = Calibration.from_inliers(before.calibration.scores, rule)
+    want = before.calibration.with_rule(rule)
+    assert after.calibration.scores.tolist() == before.calibration.scores.tolist()  # not raised once more
     assert after.calibration.rule == after.manifest.calibration.rule == rule
     assert after.calibration.threshold == after.manifest.calibration.threshold == want.threshold
     assert out.startswith(f"{own_bundle}: threshold {before.calibration.threshold:.6g} -> {want.threshold:.6g}, ")

@@ -1,0 +1,90 @@
+"""Native calls that end when their caller is interrupted.
+
+Python handles signals in the main thread, between its own instructions: a native call there holds Ctrl-C back until it
+returns, and one that never returns, as a graph with an endless loop, could not be ended at all.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from lit_od.errors import LitODError
+
+T = TypeVar("T")
+
+
+class Stopper:
+    """Native calls that can be stopped together; a call that begins after `stop` is refused."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: list[Callable[[], None]] = []
+        self._stopped = False
+
+    def call(self, work: Callable[[], T], stop: Callable[[], None]) -> T:
+        """Return what a native call returns.
+
+        Args:
+            work: The call.
+            stop: Makes the call return soon; called on another thread.
+
+        Raises:
+            LitODError: If the calls have been stopped already.
+        """
+        with self._lock:
+            if self._stopped:
+                raise LitODError("the work was stopped")
+            self._running.append(stop)
+        try:
+            return work()
+        finally:
+            with self._lock:
+                self._running.remove(stop)
+
+    def stop(self) -> None:
+        """Stop all calls, and those to come."""
+        with self._lock:
+            self._stopped = True
+            for stop in self._running:
+                stop()
+
+
+_THREAD = threading.local()
+"""Holds `stopper`, on threads that have one."""
+
+
+def stop_with(stopper: Stopper) -> None:
+    """Have a stopper stop the native calls of the calling thread."""
+    _THREAD.stopper = stopper
+
+
+def stoppable(work: Callable[[], T], stop: Callable[[], None]) -> T:
+    """Return what a native call returns, in a way that lets signals through.
+
+    The main thread has another thread make the call, and waits; when it is interrupted, it stops the call and goes on.
+
+    Args:
+        work: The call.
+        stop: Makes the call return soon; called on another thread.
+    """
+    stopper: Stopper | None = getattr(_THREAD, "stopper", None)
+    if stopper is not None:
+        return stopper.call(work, stop)
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    outcome: Future[T] = Future()
+    threading.Thread(target=_settle, args=(outcome, work), name="lit_od-native", daemon=True).start()
+    try:
+        return outcome.result()
+    except BaseException:
+        stop()
+        raise
+
+
+def _settle(outcome: Future[T], work: Callable[[], T]) -> None:
+    """Put what a call returns or raises into a future."""
+    try:
+        outcome.set_result(work())
+    except BaseException as error:
+        outcome.set_exception(error)

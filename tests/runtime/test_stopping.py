@@ -1,0 +1,104 @@
+"""Graphs that never end: one signal ends the work, on the main thread and on those that decode."""
+
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from lit_od.backbone.model import Backbone
+from lit_od.errors import BackboneError, LitODError
+from lit_od.runtime.stopping import Stopper, stoppable
+from lit_od.runtime.threads import threads_of_a_generator
+
+
+def endless_graph() -> bytes:
+    """A backbone for 2x2 grey images whose loop never ends."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["more"], ["again"]), helper.make_node("Add", ["sum", "one"], ["next"])],
+        "body",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("more", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum", TensorProto.FLOAT, ["n", 4]),
+        ],
+        [
+            helper.make_tensor_value_info("again", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, ["n", 4]),
+        ],
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("Flatten", ["floats"], ["flat"]),
+            helper.make_node("Loop", ["", "true", "flat"], ["features"], body=body),
+        ],
+        "endless",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 2, 2, 1])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 4])],
+        [
+            helper.make_tensor("true", TensorProto.BOOL, [], [True]),
+            helper.make_tensor("one", TensorProto.FLOAT, [], [1.0]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+IMAGES = np.zeros((2, 2, 2, 1), np.uint8)
+
+
+@pytest.fixture
+def interrupt_soon() -> Callable[[], None]:
+    """Starts what a Ctrl-C does, in a moment."""
+    main = threading.main_thread().ident
+    assert main is not None
+    return threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT)).start
+
+
+def test_one_interrupt_ends_a_graph_that_never_ends(
+    interrupt_soon: Callable[[], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    backbone = Backbone.load(endless_graph(), threads=1)
+    interrupt_soon()
+    with pytest.raises(KeyboardInterrupt):
+        backbone(IMAGES)
+    for thread in threading.enumerate():
+        if thread.name == "lit_od-native":
+            thread.join(10)
+            assert not thread.is_alive()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_one_interrupt_ends_graphs_on_threads_of_a_generator(interrupt_soon: Callable[[], None]) -> None:
+    backbone = Backbone.load(endless_graph(), threads=1)
+    running: list[Future[np.ndarray]] = []
+
+    def run() -> None:
+        with threads_of_a_generator(2, "test") as pool:
+            running.extend(pool.submit(backbone, IMAGES) for _ in range(2))
+            running[0].result()
+
+    interrupt_soon()
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    for each in running:
+        with pytest.raises(BackboneError, match="the graph failed"):
+            each.result()
+
+
+def test_a_call_after_the_stop_is_refused_and_results_and_errors_come_through() -> None:
+    stopper = Stopper()
+    assert stopper.call(lambda: 3, lambda: None) == 3
+    stopper.stop()
+    with pytest.raises(LitODError, match="the work was stopped"):
+        stopper.call(lambda: 3, lambda: None)
+    assert stoppable(lambda: 4, lambda: None) == 4
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(stoppable, lambda: 5, lambda: None).result() == 5
+    with pytest.raises(ZeroDivisionError):
+        stoppable(lambda: 1 // 0, lambda: None)
