@@ -21,7 +21,7 @@ from lit_od.detectors import Detector
 from lit_od.detectors.registry import detector_from_state
 from lit_od.errors import BundleError, ConfigError, DataError
 from lit_od.formats import safetensors_file as safetensors
-from lit_od.formats.atomic import atomic_folder, recover, require_writable
+from lit_od.formats.atomic import atomic_folder, read_whole, require_writable
 from lit_od.formats.text import one_line
 from lit_od.types import Arrays
 
@@ -75,12 +75,18 @@ class Bundle:
         """
         folder = Path(path)
         try:
-            recover(folder)
+            return read_whole(folder, lambda: cls._read(folder, trust), failure=BundleError)
+        except OSError as error:
+            raise _unreadable(folder, error) from None
+
+    @classmethod
+    def _read(cls, folder: Path, trust: Collection[str]) -> Self:
+        try:
             manifest = manifests.decode(_manifest_bytes(folder))
             _check_names(manifest, {entry.name for entry in folder.iterdir()} - {MANIFEST})
             files = {name: _file_bytes(folder / name, entry) for name, entry in manifest.files.items()}
         except OSError as error:
-            raise BundleError(f"{error.filename or folder} cannot be read: {error.strerror or error}") from None
+            raise _unreadable(folder, error) from None
         return cls.of_files(folder, manifest, files, trust=trust)
 
     @classmethod
@@ -210,6 +216,10 @@ def golden_arrays(bundle: Bundle) -> Arrays:
         if not np.isfinite(arrays[name]).all():
             raise BundleError(f"{GOLDEN}: array {name!r} must be finite, but it holds NaN or infinity")
     return arrays
+
+
+def _unreadable(folder: Path, error: OSError) -> BundleError:
+    return BundleError(f"{error.filename or folder} cannot be read: {error.strerror or error}")
 
 
 def _manifest_bytes(folder: Path) -> bytes:

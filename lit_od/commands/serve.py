@@ -77,10 +77,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         def ready() -> None:
             print(f"lit-od: serving {', '.join(models)} at {where} (Ctrl-C stops)", file=sys.stderr, flush=True)
 
-        try:
-            server.serve(app, listener, limits=limits, ready=ready)
-        finally:
-            queue.close()
+        server.serve(app, listener, limits=limits, ready=ready, close=queue.close)
     return DONE
 
 

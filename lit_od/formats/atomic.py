@@ -2,9 +2,10 @@
 
 The new folder is made beside its final place, flushed to disk, and exchanged with the old one in a
 single step (Linux `renameat2`). Where the system or its file system has no such step, the old folder is
-moved aside, and `recover`, which every opening of a bundle calls first, moves it back if need be. A
-writer that is killed leaves a folder beside the target, which the next writer removes: the folder's lock
-tells whether its writer lives.
+moved aside, and `recover`, which every opening of a bundle calls first, moves it back if its writer is
+dead: a writer locks it, so that nobody moves it back between its two renames. Who reads a folder while it
+is replaced reads it again (`read_whole`). A writer that is killed leaves a folder beside the target, which
+the next writer removes: the folder's lock tells whether its writer lives.
 """
 
 import contextlib
@@ -17,10 +18,16 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import TypeVar
 
 from lit_od.errors import ConfigError
 
 _FCNTL = import_module("fcntl") if os.name == "posix" else None  # without it nothing is locked, and nothing swept
+MOST_READS = 20
+"""Times that a folder is read while others replace it."""
+
+T = TypeVar("T")
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _TEMPORARY = ".{name}.lit-od-new"
@@ -43,11 +50,37 @@ def require_writable(target: Path) -> None:
 
 
 def recover(target: Path) -> None:
-    """Put back a folder that an interrupted replacement has left aside."""
+    """Put back a folder that an interrupted replacement has left aside; wait for a replacement that goes on."""
     target = target.resolve()  # as atomic_folder() does: the folder left aside lies beside what a link points to
     aside = _aside(target)
     if aside.is_dir() and not os.path.lexists(target):
-        aside.rename(target)
+        with contextlib.suppress(FileNotFoundError), _locked(aside):  # the writer has moved it meanwhile
+            if not os.path.lexists(target):
+                aside.rename(target)
+
+
+def read_whole(target: Path, read: Callable[[], T], *, failure: type[Exception]) -> T:
+    """Read a folder, and again where it was replaced meanwhile.
+
+    Args:
+        target: The folder.
+        read: Function that reads it; it raises where it finds the files of two folders, or none.
+        failure: Class of what it raises then.
+
+    Raises:
+        OSError: If a folder that was left aside cannot be put back.
+    """
+    for left in reversed(range(MOST_READS)):
+        recover(target)
+        with _opened(target) as before:
+            try:
+                return read()
+            except failure:
+                recover(target)
+                with _opened(target) as now:
+                    if not left or _same(before, now):
+                        raise
+    raise AssertionError("the last failure is raised")
 
 
 @contextlib.contextmanager
@@ -144,19 +177,54 @@ def _lock(folder: Path) -> int | None:
     return handle
 
 
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock a folder for the block, once nobody else has; where the system has locks."""
+    with _opened(folder) as handle:
+        if _FCNTL is not None and handle is not None:
+            with contextlib.suppress(OSError):  # a file system without locks
+                _FCNTL.flock(handle, _FCNTL.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int | None]:
+    """Open a folder for the block: while it is open, no other folder has its number.
+
+    Yields:
+        The handle; None where there is no folder, or the system opens none.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield None
+        return
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _same(one: int | None, other: int | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return os.path.samestat(os.fstat(one), os.fstat(other))
+
+
 def _exchange(fresh: Path, target: Path) -> None:
     """Swap two folders, in one step where possible; then `fresh` holds the old one."""
     if _rename_exchange(fresh, target):
         return
     aside = _aside(target)
-    target.rename(aside)
-    try:
-        fresh.rename(target)
-    except BaseException:
-        aside.rename(target)
-        raise
-    with contextlib.suppress(FileNotFoundError):  # another writer has swept it
-        aside.rename(fresh)
+    with _locked(target):
+        target.rename(aside)
+        try:
+            fresh.rename(target)
+        except BaseException:
+            aside.rename(target)
+            raise
+        with contextlib.suppress(FileNotFoundError):  # another writer has swept it
+            aside.rename(fresh)
 
 
 def _rename_exchange(one: Path, other: Path) -> bool:

@@ -1,4 +1,7 @@
-"""Find the nearest normal images, by features or by the pixels of small copies."""
+"""Find the nearest normal images, by features or by the pixels of small copies.
+
+The measure is the Euclidean distance, for all who show nearest images.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -29,13 +32,11 @@ class SimilarImages:
         places: Positions, among all images, of those that can be compared, (m,).
         rows: Their features, or the pixels of small copies where the graph gives errors, (m, d).
         output: Output of the graph.
-        cosine: True where features are compared by their cosine.
     """
 
     places: NDArray[np.int64]
     rows: Features
     output: Output
-    cosine: bool = False
 
     @classmethod
     def of(
@@ -44,7 +45,6 @@ class SimilarImages:
         sources: Sequence[Source],
         preparation: Preparation,
         *,
-        cosine: bool = False,
         readable: bool = False,
     ) -> Self:
         """Run images through a bundle's backbone.
@@ -55,7 +55,6 @@ class SimilarImages:
             scorer: A bundle, ready; where its graph gives errors, it is not run.
             sources: The normal images.
             preparation: Their preparation.
-            cosine: Compare features by their cosine instead of their Euclidean distance.
             readable: Refuse images that cannot be read instead of leaving them out.
 
         Raises:
@@ -80,7 +79,7 @@ class SimilarImages:
                 rows.append(each[finite])
             first += len(batch.sources)
         known = np.concatenate(rows) if rows else np.empty((0, 0), dtype=np.float32)
-        return cls(np.concatenate(places), known, scorer.backbone.output, cosine and by_features)
+        return cls(np.concatenate(places), known, scorer.backbone.output)
 
     def nearest(self, images: Images, outputs: Features, count: int) -> tuple[NDArray[np.int64], Stats]:
         """Find the nearest normal images of each image, nearest first.
@@ -94,28 +93,24 @@ class SimilarImages:
             Their positions and distances, (n, count) each.
         """
         queries = outputs if self.output == "features" else small_pixels(images)
-        rows, distances = nearest_rows(queries, self.rows, count, cosine=self.cosine)
+        rows, distances = nearest_rows(queries, self.rows, count)
         return self.places[rows], distances
 
 
-def nearest_rows(
-    rows: Features, bank: Features, count: int, *, cosine: bool = False
-) -> tuple[NDArray[np.int64], Stats]:
+def nearest_rows(rows: Features, bank: Features, count: int) -> tuple[NDArray[np.int64], Stats]:
     """Find the nearest rows of a bank for each row, nearest first.
 
     Args:
         rows: Shape (n, d), n at least 1.
         bank: Shape (m, d).
         count: Rows to find for each, at most m.
-        cosine: Bring all rows to length 1 first.
 
     Returns:
         Their numbers and Euclidean distances, shape (n, count) each.
     """
-    known = _unit(bank) if cosine else bank
     found = []
-    for row in _unit(rows) if cosine else rows:  # one at a time: all at once would hold (n, m, d)
-        distances = np.linalg.norm((known - row).astype(np.float64), axis=1)
+    for row in rows:  # one at a time: all at once would hold (n, m, d)
+        distances = np.linalg.norm((bank - row).astype(np.float64), axis=1)
         best = np.argsort(distances, kind="stable")[:count]
         found.append((best, distances[best]))
     return np.stack([best for best, _ in found]), np.stack([distances for _, distances in found])
@@ -133,8 +128,3 @@ def small_pixels(images: Images) -> Features:
     small = Preparation(size=(min(height, SIDE), min(width, SIDE)), mode="grey" if channels == 1 else "rgb")
     pixels = np.stack([prepare(image, small) for image in images])
     return pixels.reshape(len(images), -1).astype(np.float32) / 255
-
-
-def _unit(rows: Features) -> Features:
-    lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
-    return np.asarray(rows / np.maximum(lengths, np.finfo(np.float64).tiny))

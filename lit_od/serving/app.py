@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,11 +16,12 @@ from starlette.types import ASGIApp
 
 from lit_od.serving import page, protocol
 from lit_od.serving.gate import FAILURE, Gate, refused
-from lit_od.serving.intake import Intake, require_type
+from lit_od.serving.intake import CountedAnswer, Intake, Room, require_type
 from lit_od.serving.limits import ClientGone, Limits, Refused
-from lit_od.serving.models import Answers, Model, joined
+from lit_od.serving.models import Answers, Model, joined, picture_bytes
 from lit_od.serving.normal_images import NormalImages
 from lit_od.serving.protocol import LENGTH_HEADER, ScoreRequest
+from lit_od.serving.sent_images import DecodingRoom
 from lit_od.serving.work_queue import WorkQueue
 from lit_od.versions import __version__
 
@@ -32,12 +34,14 @@ class Site:
         models: Models by name.
         queue: Queue that scores images.
         intake: Reader of bodies.
+        decoding: Room for images that are being decoded.
         normal: The normal images; None if there are none.
     """
 
     models: Mapping[str, Model]
     queue: WorkQueue
     intake: Intake
+    decoding: DecodingRoom
     normal: NormalImages | None
 
     def model(self, request: Request) -> Model:
@@ -62,7 +66,8 @@ class Site:
         """
         model = self.model(request)
         require_type(request)
-        async with self.intake.body(request) as body:
+        with self.intake.room() as room:
+            body = await self.intake.body(request, room)
             parsed = await asyncio.to_thread(
                 protocol.read,
                 body,
@@ -70,30 +75,40 @@ class Site:
                 known=model.outputs,
                 most=self.intake.limits.images,
                 pixels=self.intake.limits.pixels,
+                decoding=self.decoding,
             )
-            columns = joined(await self._scored(request, model, parsed))
+            columns = joined(await self._scored(request, model, parsed, room))
         if "error" not in parsed.outputs:
             for row, error in enumerate(columns["error"]):
                 if error:  # else the client would only see a NaN
                     raise Refused(400, f"image {row}: {error}. Ask for the output error to have the others scored")
         text, length = protocol.answer(model.name, parsed, columns)
         if length is None:
-            return Response(text, media_type="application/json")
-        return Response(text, media_type="application/octet-stream", headers={LENGTH_HEADER: str(length)})
+            return CountedAnswer(text, self.intake, media_type="application/json")
+        headers = {LENGTH_HEADER: str(length)}
+        return CountedAnswer(text, self.intake, media_type="application/octet-stream", headers=headers)
 
-    async def _scored(self, request: Request, model: Model, parsed: ScoreRequest) -> list[Answers]:
+    async def _scored(self, request: Request, model: Model, parsed: ScoreRequest, room: Room) -> list[Answers]:
         """Score a request, and drop the work if its client leaves.
 
         Returns:
             The answers to its pieces.
 
         Raises:
-            Refused: 503 if the queue is full, 504 if scoring takes too long.
+            Refused: 503 if the queue or memory is full, 504 if scoring takes too long.
             ClientGone: If the client leaves.
         """
         limit = self.intake.limits.time
         pieces = self.queue.submit(model, parsed.sources, frozenset(parsed.outputs))
-        scored = asyncio.gather(*map(asyncio.wrap_future, pieces))
+
+        async def counted(piece: "Future[Answers]") -> Answers:
+            answers = await asyncio.wrap_future(piece)
+            room.take(picture_bytes(answers))
+            return answers
+
+        counts = [asyncio.ensure_future(counted(piece)) for piece in pieces]
+        scored = asyncio.gather(*counts)
+        scored.add_done_callback(_notice)
         gone = asyncio.ensure_future(request.receive())  # the body has been read: only a disconnect can come
         try:
             both: set[asyncio.Future[Any]] = {scored, gone}
@@ -104,7 +119,8 @@ class Site:
                 raise ClientGone
             raise Refused(504, f"not scored within {limit:g} s: send fewer images, or start with --max-time")
         finally:
-            scored.cancel()
+            for each in counts:
+                each.cancel()
             gone.cancel()
             self.queue.done()
 
@@ -123,9 +139,10 @@ class Site:
             Refused: 404 if there is no such image.
         """
         number = request.path_params["number"]
-        if self.normal is None or number >= len(self.normal.pictures):
+        row = int(number) if number.isascii() and number.isdecimal() and len(number) < 10 else -1
+        if self.normal is None or not 0 <= row < len(self.normal.pictures):
             raise Refused(404, "there is no such normal image")
-        return Response(self.normal.pictures[number], media_type="image/jpeg", headers={"cache-control": "max-age=600"})
+        return Response(self.normal.pictures[row], media_type="image/jpeg", headers={"cache-control": "max-age=600"})
 
 
 def application(
@@ -145,12 +162,12 @@ def application(
         normal: Normal images that the page shows. None shows none.
         hosts: Names of this server besides localhost and IP addresses.
     """
-    site = Site(models, queue, Intake(limits), normal)
+    site = Site(models, queue, Intake(limits), DecodingRoom(limits.decoding), normal)
     about = {"name": "lit_od", "version": __version__, "extensions": protocol.EXTENSIONS}
     routes = [
         Route("/", page.serve),
         Route("/models", partial(_constant, {"models": [model.card() for model in models.values()]})),
-        Route("/normal/{number:int}", site.picture),
+        Route("/normal/{number}", site.picture),
         Route("/v2", partial(_constant, about)),
         Route("/v2/health/live", partial(_constant, {"live": True})),
         Route("/v2/health/ready", partial(_constant, {"ready": True})),
@@ -166,6 +183,12 @@ def application(
     )
     inner.router.redirect_slashes = False
     return Gate(inner, frozenset(host.lower() for host in hosts), limits.drain)
+
+
+def _notice(scored: "asyncio.Future[list[Answers]]") -> None:
+    """Take note of an error: asyncio prints those of futures that nobody asks."""
+    if not scored.cancelled():
+        scored.exception()
 
 
 async def _constant(content: object, request: Request) -> Response:

@@ -30,10 +30,12 @@ class Connection(H11Protocol):
     _head: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
     _left = 0
+    _slack = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Start to wait for the first head, or refuse a surplus connection."""
         super().connection_made(transport)
+        self._slack = self.limits.patience
         if len(self.connections) > self.limits.connections:
             self.connections.discard(self)
             transport.set_protocol(SurplusConnection(transport, self.limits))
@@ -54,6 +56,7 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         """Start the next request; if its head has begun already, it must end in time."""
         super().on_response_complete()
+        self._slack = self.limits.patience
         begun, _ = self.conn.trailing_data
         if begun and self._between_requests():
             self._await_head()
@@ -68,10 +71,16 @@ class Connection(H11Protocol):
         """Start to wait for a client that reads too slowly."""
         super().pause_writing()
         self._left = self.transport.get_write_buffer_size()
-        self._unread = self.loop.call_later(self.limits.patience, self._answer_is_unread)
+        self._unread = self.loop.call_later(self._slack, self._answer_is_unread)
 
     def resume_writing(self) -> None:
-        """Stop waiting: the client has read nearly all."""
+        """Stop waiting: the client has read nearly all that the connection holds.
+
+        An answer comes in pieces; the time that is left goes on with the next one.
+        """
+        if self._unread is not None and not self._between_requests():
+            read = self._left - self.transport.get_write_buffer_size()
+            self._slack = min(self._unread.when() - self.loop.time() + read / self.limits.rate, self.limits.patience)
         _cancel(self._unread)
         super().resume_writing()
 

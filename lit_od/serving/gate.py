@@ -17,10 +17,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lit_od.serving.limits import ClientGone, Refused
+from lit_od.serving.limits import RETRY_AFTER, ClientGone, Refused
 
 FAILURE = Refused(500, "the server has failed on this request; its log says how")
 """Answer to a request that raised an unexpected error."""
+
+STOPPED = Refused(503, "the server is being stopped: try again", retry_after=RETRY_AFTER)
+"""Answer to a request that is not scored when the grace period ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,9 @@ class Gate:
             await refused(refusal)(scope, exchange.receive, exchange.send)
         except ClientGone:
             pass
+        except asyncio.CancelledError:  # the server is being stopped, and has waited for long enough
+            if not exchange.answered:
+                await refused(STOPPED)(scope, exchange.receive, exchange.send)
         except Exception as error:  # a defect: log one line, and keep serving
             line = " ".join(f"{type(error).__name__}: {error}".split())
             print(f"lit-od: {scope['method']} {scope['path']}: unexpected {line}", file=sys.stderr)  # noqa: T201
@@ -91,6 +97,7 @@ class _Exchange:
             self.answered = True
             headers = MutableHeaders(scope=message)
             headers["x-content-type-options"] = "nosniff"
+            headers["cross-origin-resource-policy"] = "same-origin"
             headers.setdefault("cache-control", "no-store")
             if self._unread:
                 headers["connection"] = "close"

@@ -5,6 +5,11 @@ from dataclasses import dataclass
 MIB = 2**20
 MILLION = 10**6
 
+MOST_BYTES_A_PIXEL = 20
+"""Memory of a pixel while its image is decoded and converted, at most: a decoder's own 6, RGBA, its turned copy, what
+it is laid over, and RGB.
+"""
+
 RETRY_AFTER = 1
 """Seconds after which to try again when the server is full."""
 
@@ -18,7 +23,7 @@ class Limits:
         images: Images of one request.
         pixels: Pixels of one image, at most those that `lit_od.images.preparation` decodes.
         queue: Requests that wait or are being scored.
-        memory: Bytes of all bodies at once.
+        memory: Bytes of all bodies, pictures and unread answers at once.
         connections: Open connections; many systems allow a process some 1,000 files.
         time: Seconds that a request may wait and be scored, once its body is there.
         patience: Seconds that a client may take over a request's head, be silent within its body, or read nothing of
@@ -39,6 +44,11 @@ class Limits:
     rate: int = 64 * 1024
     drain: float = 2.0
     grace: float = 10.0
+
+    @property
+    def decoding(self) -> int:
+        """Return the bytes that images may take at once while they are decoded: enough for any single one."""
+        return MOST_BYTES_A_PIXEL * self.pixels
 
 
 class Refused(Exception):

@@ -47,6 +47,11 @@ def joined(parts: Sequence[Answers]) -> Answers:
     return whole
 
 
+def picture_bytes(answers: Answers) -> int:
+    """Count the bytes of the pictures among the answers; all else is small."""
+    return sum(len(picture) for picture in answers.get(MAP, ()))
+
+
 def maps_of(bundle: Bundle, scorer: Scorer) -> Callable[[], HeatMaps]:
     """Return a function that makes the heat maps of a bundle by its first call.
 

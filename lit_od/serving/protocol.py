@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from PIL import Image
 
-from lit_od.images.preparation import MAX_PIXELS, open_image
-from lit_od.images.sources import EncodedImage, ImageArray, Source, Unreadable
+from lit_od.images.sources import Source, Unreadable
 from lit_od.serving import tensors
 from lit_od.serving.limits import Refused
+from lit_od.serving.sent_images import DecodingRoom, SentArray, SentImage
 from lit_od.serving.tensors import Column
 
 VERSION = "1"
@@ -28,6 +27,9 @@ PLAIN = ("score", "p_value", "is_outlier", "error")
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 """Header with the number of bytes of the JSON before binary tensors."""
+
+MOST_ID = 256
+"""Characters that a request's id may have: the answer repeats it."""
 
 _POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 
@@ -83,27 +85,14 @@ class ScoreRequest:
     outputs: Mapping[str, bool]
 
 
-@dataclass(frozen=True, slots=True)
-class SentImage(EncodedImage):
-    """An image file from a client.
-
-    Attributes:
-        pixels: Largest number of pixels.
-    """
-
-    pixels: int = MAX_PIXELS
-
-    def decode(self) -> Image.Image:
-        """Decode the bytes, upright.
-
-        Raises:
-            ImageError: If the bytes are unreadable, or hold too many pixels.
-        """
-        return open_image(self.data, most=self.pixels)
-
-
 def read(
-    body: bytes | bytearray, json_length: str | None, *, known: Collection[str], most: int, pixels: int
+    body: bytes | bytearray,
+    json_length: str | None,
+    *,
+    known: Collection[str],
+    most: int,
+    pixels: int,
+    decoding: DecodingRoom,
 ) -> ScoreRequest:
     """Read a request.
 
@@ -113,6 +102,7 @@ def read(
         known: Outputs that the model has.
         most: Largest number of images.
         pixels: Largest number of pixels of an image; a file with more becomes an error when it is decoded.
+        decoding: Room that each image takes while it is decoded.
 
     Raises:
         Refused: 400 if it does not follow the protocol, 413 if it holds too many images or pixels.
@@ -126,7 +116,9 @@ def read(
         parsed = msgspec.json.decode(memoryview(body)[:end], type=_Inference)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(400, f"the request is not as the protocol has it: {error}") from None
-    sources = _sources(parsed.inputs, memoryview(body)[end:], most, pixels)
+    if len(parsed.id) > MOST_ID:
+        raise Refused(400, f"the id may have {MOST_ID} characters, got {len(parsed.id)}: send a shorter one")
+    sources = _sources(parsed.inputs, memoryview(body)[end:], most, pixels, decoding)
     binary = parsed.parameters.binary_data_output
     outputs: dict[str, bool] = {}
     for each in parsed.outputs:
@@ -171,7 +163,9 @@ def answer(model: str, request: ScoreRequest, columns: Mapping[str, Column]) -> 
     return (b"".join((text, *binaries)), len(text)) if binaries else (text, None)
 
 
-def _sources(inputs: Sequence[_Input], binary: memoryview, most: int, pixels: int) -> list[Source]:
+def _sources(
+    inputs: Sequence[_Input], binary: memoryview, most: int, pixels: int, decoding: DecodingRoom
+) -> list[Source]:
     if len(inputs) != 1 or inputs[0].name not in ("images", "encoded"):
         found = ", ".join(repr(each.name[:100]) for each in inputs[:5]) or "none"
         raise Refused(400, f"wanted one input, images (UINT8) or encoded (BYTES), got {found}")
@@ -188,12 +182,12 @@ def _sources(inputs: Sequence[_Input], binary: memoryview, most: int, pixels: in
         if height * width > pixels:
             raise Refused(413, f"images of {width}x{height} pixels exceed the limit of {pixels:,}")
         block = tensors.pixels("images", tensor.shape, data)
-        return [ImageArray(image, f"images[{row}]") for row, image in enumerate(block)]
+        return [SentArray(image, f"images[{row}]", decoding=decoding) for row, image in enumerate(block)]
     if tensor.datatype != "BYTES" or len(tensor.shape) not in (1, 2) or tensor.shape[1:] not in ([], [1]):
         raise Refused(400, f"encoded must be BYTES (n), got {tensor.datatype[:40]} {tensor.shape[:9]}")
     tensors.require_shape("encoded", tensor.shape, most=most)
     return [
-        _encoded(file, f"encoded[{row}]", pixels)
+        _encoded(file, f"encoded[{row}]", pixels, decoding)
         for row, file in enumerate(tensors.files("encoded", tensor.shape[0], data))
     ]
 
@@ -212,7 +206,7 @@ def _data(tensor: _Input, binary: memoryview) -> memoryview | msgspec.Raw:
     return binary if tensor.data is msgspec.UNSET else tensor.data
 
 
-def _encoded(file: bytes, name: str, pixels: int) -> Source:
+def _encoded(file: bytes, name: str, pixels: int, decoding: DecodingRoom) -> Source:
     if file.startswith(_POSTSCRIPT):  # Pillow would run Ghostscript on it
         return Unreadable(name, "PostScript is not taken")
-    return SentImage(file, name, pixels=pixels)
+    return SentImage(file, name, pixels=pixels, decoding=decoding)

@@ -1,9 +1,15 @@
 """The server: listens, reports readiness, and stops on a signal."""
 
+import asyncio
+import errno
+import os
 import socket
+import sys
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -16,15 +22,31 @@ BACKLOG = 1024
 """Connections that the system accepts ahead of the server."""
 
 
+ACCEPTED = 16
+"""Connections that are accepted at once, and attempts of it when the system has no room for one."""
+
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""Errors of the system when it has no room for a further connection."""
+
+SILENCE = 60.0
+"""Seconds between two lines about that."""
+
 KEEP_ALIVE = 30
 """Seconds for which a connection may rest between requests."""
+
+LAST_ANSWERS = 1.0
+"""Seconds for the answers to requests that the end of the grace period finds unscored."""
 
 
 class Server(uvicorn.Server):
     """A server that stops gracefully.
 
-    A first signal lets requests finish, a second one does not wait for them.
+    A first signal lets requests finish, a second one does not wait for them. A thread that a decoder or a graph still
+    holds after the grace period cannot be ended; the process is, which the log says.
     """
+
+    _watchdog: threading.Timer | None = None
+    _last_line = -SILENCE
 
     def __init__(self, app: ASGIApp, *, limits: Limits, ready: Callable[[], None]) -> None:
         """Configure uvicorn.
@@ -47,17 +69,21 @@ class Server(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                backlog=BACKLOG,
+                backlog=ACCEPTED,
                 timeout_keep_alive=KEEP_ALIVE,
                 limit_concurrency=None,
                 timeout_graceful_shutdown=max(1, round(limits.grace)),
             )
         )
+        self._limits = limits
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and call `ready`."""
+        asyncio.get_running_loop().set_exception_handler(self._failed)
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)  # asyncio has set it to the number that it accepts at once
         self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -67,6 +93,27 @@ class Server(uvicorn.Server):
         """
         self.force_exit = self.should_exit
         self.should_exit = True
+        self._end_within(0 if self.force_exit else self._limits.grace + self._limits.drain)
+
+    def ended(self) -> None:
+        """Note that all threads have ended, so that the process ends by itself."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+
+    def _end_within(self, seconds: float) -> None:
+        self.ended()
+        self._watchdog = threading.Timer(seconds + LAST_ANSWERS, _end)
+        self._watchdog.daemon = True
+        self._watchdog.start()
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Report errors that reach nobody, those of exhausted resources in one line now and then."""
+        error = context.get("exception")
+        if not (isinstance(error, OSError) and error.errno in EXHAUSTED):
+            loop.default_exception_handler(context)
+        elif loop.time() >= self._last_line + SILENCE:
+            self._last_line = loop.time()
+            _say(f"no further connection can be taken: {error.strerror}. Raise the limit (ulimit -n)")
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -90,7 +137,9 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def serve(app: ASGIApp, listener: socket.socket, *, limits: Limits, ready: Callable[[], None]) -> None:
+def serve(
+    app: ASGIApp, listener: socket.socket, *, limits: Limits, ready: Callable[[], None], close: Callable[[], None]
+) -> None:
     """Serve an application until a signal stops it.
 
     Args:
@@ -98,6 +147,21 @@ def serve(app: ASGIApp, listener: socket.socket, *, limits: Limits, ready: Calla
         listener: A listening socket, which is closed at the end.
         limits: Limits of connections and of time.
         ready: Called once the server can be reached.
+        close: Called once it cannot any more, to wait for the threads that score.
     """
+    server = Server(app, limits=limits, ready=ready)
     with closing(listener):
-        Server(app, limits=limits, ready=ready).run([listener])
+        try:
+            server.run([listener])
+        finally:
+            close()
+            server.ended()
+
+
+def _end() -> None:
+    _say("stopped, though a decoder or a graph had not come to its end")
+    os._exit(0)
+
+
+def _say(line: str) -> None:
+    print(f"lit-od: {line}", file=sys.stderr, flush=True)  # noqa: T201

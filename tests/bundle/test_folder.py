@@ -93,6 +93,21 @@ def test_a_bundle_that_was_left_aside_is_put_back(own_bundle: Path) -> None:
     assert own_bundle.is_dir()
 
 
+def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(
+    own_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Manifest and files would be of two bundles."""
+    bundle, file_bytes, names = Bundle.read(own_bundle), bundles._file_bytes, ["newest", "newer"]
+
+    def replaced(file: Path, entry: FileEntry) -> bytes:
+        if names:
+            bundles.rewrite(bundle, msgspec.structs.replace(bundle.manifest, name=names.pop()), bundle.calibration)
+        return file_bytes(file, entry)
+
+    monkeypatch.setattr(bundles, "_file_bytes", replaced)
+    assert Bundle.read(own_bundle).manifest.name == "newest"
+
+
 def test_an_index_is_a_file_of_its_own(made_bundle: Bundle, tmp_path: Path) -> None:
     bank = features(300)
     detector = KNN.fit(bank, k=2, index="IVF4,Flat")

@@ -4,13 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from lit_od.errors import ConfigError
 from lit_od.formats import atomic as folders
-from lit_od.formats.atomic import atomic_file, atomic_folder, recover, require_writable
+from lit_od.formats.atomic import atomic_file, atomic_folder, read_whole, recover, require_writable
 
 
 class Crash(BaseException):
@@ -182,6 +183,75 @@ def test_the_old_folder_outlives_a_rename_that_cannot_be_taken_back(
     assert not target.exists()
     recover(target)
     assert read(target) == "old"
+
+
+def test_a_reader_between_the_two_renames_waits_for_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its recovery would take the writer's place."""
+    target, found = tmp_path / "target", list[str]()
+    write(target, "old")
+
+    def reader() -> None:
+        recover(target)
+        found.append(read(target))
+
+    reading, rename = threading.Thread(target=reader), Path.rename
+
+    def between(self: Path, to: Path) -> Path:
+        if to == target:
+            reading.start()
+            reading.join(0.2)
+        return rename(self, to)
+
+    monkeypatch.setattr(folders, "_rename_exchange", lambda one, other: False)
+    monkeypatch.setattr(Path, "rename", between)
+    write(target, "new")
+    reading.join()
+    assert found == ["new"]
+    assert read(target) == "new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["target"]
+
+
+@pytest.mark.usefixtures("both_ways")
+def test_what_is_replaced_while_it_is_read_is_read_again(tmp_path: Path) -> None:
+    target, texts = tmp_path / "target", ["2", "3"]
+    write(target, "1")
+
+    def reader() -> str:
+        found = read(target)
+        if texts:
+            write(target, texts.pop(0))
+            raise KeyError("two folders")
+        return found
+
+    assert read_whole(target, reader, failure=KeyError) == "3"
+
+
+def test_a_failure_of_a_folder_that_stays_is_raised_at_once(tmp_path: Path) -> None:
+    tries = []
+
+    def reader() -> str:
+        tries.append(1)
+        raise KeyError("damaged")
+
+    for there in (False, True):
+        if there:
+            write(tmp_path / "target", "1")
+        with pytest.raises(KeyError, match="damaged"):
+            read_whole(tmp_path / "target", reader, failure=KeyError)
+    assert len(tries) == 2
+
+
+def test_a_folder_that_is_replaced_for_ever_is_given_up(tmp_path: Path) -> None:
+    tries = []
+
+    def reader() -> str:
+        tries.append(1)
+        write(tmp_path / "target", "again")
+        raise KeyError("two folders")
+
+    with pytest.raises(KeyError, match="two folders"):
+        read_whole(tmp_path / "target", reader, failure=KeyError)
+    assert len(tries) == folders.MOST_READS
 
 
 def test_recover_leaves_a_folder_that_is_there(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_a_graph_of_errors_is_not_run(digits: list[Source], tmp_path: Path, monk
     scorer = Scorer.of(bundle_at(tmp_path / "grey", digits, graph_of(["errors", "reconstruction"])), threads=1)
     monkeypatch.setattr("lit_od.runtime.onnx_session.run_session", lambda *given: pytest.fail("it ran"))
     sources = [digits[0], Unreadable("gone.png", "no such file"), digits[1]]
-    found = SimilarImages.of(scorer, sources, GREY, cosine=True)
+    found = SimilarImages.of(scorer, sources, GREY)
     assert found.places.tolist() == [0, 2]
     images = np.stack([digits[0].prepare(GREY), digits[1].prepare(GREY)])
     np.testing.assert_array_equal(found.rows, small_pixels(images))
@@ -39,17 +39,10 @@ def test_a_graph_of_errors_is_not_run(digits: list[Source], tmp_path: Path, monk
         SimilarImages.of(scorer, sources, GREY, readable=True)
 
 
-@pytest.mark.parametrize("cosine", [False, True])
-def test_the_nearest_rows_are_the_nearest(cosine: bool) -> None:
+def test_the_nearest_rows_are_the_nearest() -> None:
     rng = np.random.default_rng(0)
     rows, bank = rng.normal(size=(30, 5)).astype(np.float32), rng.normal(size=(50, 5)).astype(np.float32)
-    unit = [each / np.linalg.norm(each, axis=1, keepdims=True) if cosine else each for each in (rows, bank)]
-    apart = np.linalg.norm(unit[0][:, None] - unit[1], axis=2)
-    found, distances = nearest_rows(rows, bank, 4, cosine=cosine)
+    apart = np.linalg.norm(rows[:, None] - bank, axis=2)
+    found, distances = nearest_rows(rows, bank, 4)
     np.testing.assert_array_equal(found, np.argsort(apart, axis=1)[:, :4])
     np.testing.assert_allclose(distances, np.sort(apart, axis=1)[:, :4], rtol=1e-5)
-
-
-def test_a_row_of_zeros_has_a_nearest_one_by_cosine_too() -> None:
-    found, _ = nearest_rows(np.zeros((1, 2), np.float32), np.eye(2, dtype=np.float32), 1, cosine=True)
-    assert found.tolist() == [[0]]

@@ -23,6 +23,11 @@ def test_names_of_the_server(named: Site, host: str) -> None:
     assert named.ask("/v2", headers={"host": host, "origin": f"http://{host.lower()}"}).status == 200
 
 
+def test_no_page_of_another_site_may_embed_an_answer(named: Site) -> None:
+    for path in ("/", "/v2", "/nothing"):
+        assert named.ask(path).headers["cross-origin-resource-policy"] == "same-origin"
+
+
 @pytest.mark.parametrize("host", FOREIGN)
 def test_a_foreign_name_that_points_here(named: Site, host: str) -> None:
     answer = named.ask("/v2", headers={"host": host})

@@ -1,5 +1,6 @@
 """Whoever asks too much, too slowly or wrongly has an answer of one line, and the others are served meanwhile."""
 
+import gc
 import json
 import socket
 import struct
@@ -9,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from PIL import Image
 from lit_od.images.preparation import MAX_PIXELS
 from lit_od.serving import connection
 from lit_od.serving.limits import Limits
-from lit_od.serving.models import Answers, Model
+from lit_od.serving.models import MAP, Answers, Model
 from tests.support.images import encoded
 from tests.support.site import Answer, Site, binary, read_all, running
 
@@ -267,6 +269,34 @@ def test_memory_and_queue_are_given_back(model: Model, pictures: list[bytes]) ->
             assert site.ask(INFER, bytes(2 * len(body)), headers=headers).status == 503
 
 
+M = TypeVar("M", bound=Model)
+
+
+def of_kind(kind: type[M], model: Model) -> M:
+    return kind(model.name, model.bundle, model.whole, model.single, model.maps, model.nearest)
+
+
+class Talkative(Model):
+    """A model with large answers."""
+
+    size = 2**24
+
+    def answer(self, sources: object, wanted: frozenset[str], *, alone: bool) -> Answers:
+        answers = super().answer(sources, wanted, alone=alone)  # type: ignore[arg-type]
+        return {**answers, "error": ["x" * self.size], MAP: [bytes(self.size)]}
+
+
+def test_pictures_that_wait_for_the_rest_of_their_request_hold_memory(model: Model, pictures: list[bytes]) -> None:
+    with running([of_kind(Talkative, model)], limits=Limits(memory=2**23, grace=1)) as site:
+        for _ in range(2):
+            body, headers = binary(pictures[:1], outputs=[{"name": name} for name in ("map", "error")])
+            answer = site.ask(INFER, body, headers=headers)
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+            assert answer.error == "the server is full: try again"
+            body, headers = binary(pictures[:1], outputs=[{"name": name} for name in ("score", "error")])
+            assert site.ask(INFER, body, headers=headers).status == 503  # the answer itself
+
+
 class Halted(Model):
     """A model that waits until it may answer."""
 
@@ -289,8 +319,29 @@ def require_requests(site: Site, number: int) -> None:
     assert site.queue._requests == number
 
 
-def test_what_a_client_has_given_up_is_not_scored(model: Model, pictures: list[bytes]) -> None:
-    halted = Halted(model.name, model.bundle, model.whole, model.single, model.maps, model.nearest)
+class Unended(Halted):
+    """As Halted, for another test."""
+
+    may = threading.Event()
+    begun = threading.Semaphore(0)
+    answered: "list[int]" = []  # noqa: RUF012 -- as above
+
+
+def test_what_is_not_scored_when_the_server_ends_is_told_so(model: Model, pictures: list[bytes]) -> None:
+    body, headers = binary(pictures[:1])
+    with ThreadPoolExecutor(1) as clients, running([of_kind(Unended, model)], limits=Limits(grace=1)) as site:
+        sent = clients.submit(site.ask, INFER, body, headers=headers)
+        sent.add_done_callback(lambda answer: Unended.may.set())
+        assert Unended.begun.acquire(timeout=10)
+    answer = sent.result(0)
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert answer.error == "the server is being stopped: try again"
+
+
+def test_what_a_client_has_given_up_is_not_scored(
+    model: Model, pictures: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    halted = of_kind(Halted, model)
     body, headers = binary(pictures[:3])
     request = request_of(body, headers)
     with running([halted]) as site:
@@ -311,6 +362,8 @@ def test_what_a_client_has_given_up_is_not_scored(model: Model, pictures: list[b
             connection.close()
         assert site.ask(INFER, body, headers=headers).status == 200
     assert Halted.answered == [3, 3, 3]
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_a_defect_is_an_answer_too(model: Model, pictures: list[bytes], capsys: pytest.CaptureFixture[str]) -> None:
@@ -318,7 +371,7 @@ def test_a_defect_is_an_answer_too(model: Model, pictures: list[bytes], capsys: 
         def answer(self, sources: object, wanted: frozenset[str], *, alone: bool) -> Answers:
             raise ArithmeticError("two\nlines")
 
-    defective = Defective(model.name, model.bundle, model.whole, model.single, model.maps, model.nearest)
+    defective = of_kind(Defective, model)
     body, headers = binary(pictures[:1])
     with running([defective]) as site:
         answer = site.ask(INFER, body, headers=headers)
@@ -339,7 +392,7 @@ class Stuck(Halted):
 def test_a_request_that_takes_too_long_is_answered_and_what_is_left_of_it_not_scored(
     model: Model, pictures: list[bytes]
 ) -> None:
-    stuck = Stuck(model.name, model.bundle, model.whole, model.single, model.maps, model.nearest)
+    stuck = of_kind(Stuck, model)
     with running([stuck], limits=Limits(time=0.5, grace=1)) as site:
         try:
             with ThreadPoolExecutor(3) as clients:
@@ -444,10 +497,9 @@ class TestConnections:
 @pytest.mark.parametrize(("step", "whole"), [(2**18, True), (2**14, False)], ids=["steadily", "too slowly"])
 def test_a_client_that_reads_its_answer(model: Model, pictures: list[bytes], step: int, whole: bool) -> None:
     """At some 6 MB a second it may take longer than patience, where 2 are wanted, and at 0.8 it may not."""
-    mark = "x" * 2**24
-    body, headers = binary(pictures[:1], id=mark)
+    body, headers = binary(pictures[:1])
     limits = Limits(patience=0.8, rate=2**21, grace=1)
-    with running([model], limits=limits) as site, closing(socket.socket()) as client:
+    with running([of_kind(Talkative, model)], limits=limits) as site, closing(socket.socket()) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**17)
         client.settimeout(20)
         client.connect(site.place)
@@ -458,15 +510,15 @@ def test_a_client_that_reads_its_answer(model: Model, pictures: list[bytes], ste
                 received += len(data)
                 if whole or time.monotonic() < begun + 3 * limits.patience:  # then it takes what the system holds
                     time.sleep(0.02)
-        assert (received > len(mark)) == whole
+        assert (received > Talkative.size) == whole
         assert time.monotonic() - begun > limits.patience * (2 if whole else 1)
 
 
 def test_a_client_that_does_not_read_its_answer_is_left(model: Model, pictures: list[bytes]) -> None:
-    """Its answer, with the mark that it gave, is larger than what the system holds for it."""
-    mark = "x" * 2**24
-    body, headers = binary(pictures[:1], id=mark)
-    with running([model], limits=Limits(patience=0.3, grace=1)) as site, closing(socket.socket()) as client:
+    """Its answer is larger than what the system holds for it."""
+    body, headers = binary(pictures[:1])
+    limits = Limits(patience=0.3, grace=1)
+    with running([of_kind(Talkative, model)], limits=limits) as site, closing(socket.socket()) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(20)
         client.connect(site.place)
@@ -477,5 +529,5 @@ def test_a_client_that_does_not_read_its_answer_is_left(model: Model, pictures: 
         with suppress(ConnectionResetError):
             while data := client.recv(2**20):
                 received += len(data)
-        assert received < len(mark) / 2
-        assert len(site.ask(INFER, body, headers=headers).json["id"]) == len(mark)
+        assert received < Talkative.size / 2
+        assert site.ask(INFER, body, headers=headers).output("error") == ["x" * Talkative.size]

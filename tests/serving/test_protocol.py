@@ -12,6 +12,7 @@ import pytest
 from lit_od.images.sources import EncodedImage, ImageArray, Unreadable
 from lit_od.serving import protocol, tensors
 from lit_od.serving.limits import Refused
+from lit_od.serving.sent_images import DecodingRoom
 
 KNOWN = (*protocol.PLAIN, "map")
 PIXELS = np.arange(2 * 3 * 4 * 1, dtype=np.uint8).reshape(2, 3, 4, 1)
@@ -30,7 +31,7 @@ def encoded(**changes: Any) -> dict[str, Any]:
 def read(given: Any, behind: bytes = b"", *, announce: bool = False) -> protocol.ScoreRequest:
     head = given if isinstance(given, bytes) else json.dumps(given).encode()
     length = str(len(head)) if behind or announce else None
-    return protocol.read(head + behind, length, known=KNOWN, most=8, pixels=10_000)
+    return protocol.read(head + behind, length, known=KNOWN, most=8, pixels=10_000, decoding=DecodingRoom(10**6))
 
 
 @pytest.mark.parametrize("data", [PIXELS.tolist(), PIXELS.reshape(-1).tolist()])
@@ -48,6 +49,13 @@ def test_json_may_hold_white_space_anywhere() -> None:
     (first, _) = read(given).sources
     assert isinstance(first, ImageArray)
     np.testing.assert_array_equal(first.pixels, PIXELS[0])
+
+
+def test_an_id_is_bounded() -> None:
+    """The answer repeats it."""
+    assert read({"inputs": [images()], "id": "x" * 256}).id == "x" * 256
+    with pytest.raises(Refused, match="the id may have 256 characters, got 257: send a shorter one"):
+        read({"inputs": [images()], "id": "x" * 257})
 
 
 def test_pixels_in_binary_form() -> None:
@@ -150,7 +158,7 @@ def test_a_bytes_tensor_whose_lengths_lie(data: bytes) -> None:
 @pytest.mark.parametrize("length", ["-1", "999", "1e2", "", "x", "٣", "9" * 30])
 def test_a_length_of_the_json_that_lies(length: str) -> None:
     with pytest.raises(Refused, match="Inference-Header-Content-Length"):
-        protocol.read(b'{"inputs": []}', length, known=KNOWN, most=8, pixels=10_000)
+        protocol.read(b'{"inputs": []}', length, known=KNOWN, most=8, pixels=10_000, decoding=DecodingRoom(10**6))
 
 
 def test_too_many_images() -> None:

@@ -75,12 +75,12 @@ class Normals:
             raise DataError("nearest normal images need normal images, got none")
         self.sources = evenly(images.sources, SEARCHED)
         self.preparation = images.preparation
-        self._similar = SimilarImages.of(scorer, self.sources, images.preparation, cosine=True, readable=True)
+        self._similar = SimilarImages.of(scorer, self.sources, images.preparation, readable=True)
 
     def nearest(self, images: Images, outputs: Features, names: Sequence[str]) -> list[list[tuple[str, Images]]]:
         """Find the nearest normal images of each of n images.
 
-        The measure is the cosine of features, or the distance of pixels if the graph has none. An image is not
+        The measure is the distance of features, or that of pixels if the graph has none. An image is not
         its own neighbour: one of the same name is passed over.
 
         Args:

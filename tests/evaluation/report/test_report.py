@@ -27,6 +27,7 @@ from lit_od.recipes.load import override, read
 from lit_od.scoring.drawing import overlay
 from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.scorer import Scorer
+from lit_od.serving.normal_images import NormalImages, similar_images
 from tests.support.browser import Browser
 from tests.support.graphs import bundle_at, graph_of
 from tests.support.images import ASSETS, GREY
@@ -112,20 +113,29 @@ def test_small_sets_show_each_image_once(made_bundle, digits):
     assert sorted(names) == sorted(source.name for source in images.sources)
 
 
-def test_neighbours_are_the_nearest_by_cosine_and_never_the_image_itself(made_bundle, digits):
+def test_neighbours_are_the_nearest_by_distance_and_never_the_image_itself(made_bundle, digits):
     scorer = Scorer.of(made_bundle, threads=1)
     images = ImageSet("n", digits[:60], GREY)
     pixels = np.stack([source.prepare(GREY) for source in images.sources])
     features = scorer.backbone(pixels).astype(np.float64)
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    alike = unit @ unit.T
-    np.fill_diagonal(alike, -2)
+    apart = np.linalg.norm(features[:, None] - features, axis=2)
+    np.fill_diagonal(apart, np.inf)
     names = [source.name for source in images.sources]
     found = Normals(scorer, images).nearest(pixels[:5], scorer.backbone(pixels[:5]), names[:5])
     for row, near in enumerate(found):
-        wanted = np.argsort(-alike[row], kind="stable")[:NEIGHBOURS]
+        wanted = np.argsort(apart[row], kind="stable")[:NEIGHBOURS]
         assert [name for name, _ in near] == [names[each] for each in wanted]
         np.testing.assert_array_equal(near[0][1], pixels[wanted[0]])
+
+
+def test_neighbours_are_those_of_the_page_that_is_served(made_bundle, digits):
+    scorer = Scorer.of(made_bundle, threads=1)
+    sources = digits[:60]
+    pixels = np.stack([source.prepare(GREY) for source in digits[100:104]])
+    outputs = scorer.backbone(pixels)
+    places, _ = similar_images(NormalImages(sources, []), scorer).nearest(pixels, outputs, NEIGHBOURS)
+    found = Normals(scorer, ImageSet("n", sources, GREY)).nearest(pixels, outputs, ["", "", "", ""])
+    assert [[name for name, _ in near] for near in found] == [[sources[each].name for each in row] for row in places]
 
 
 def test_normals_must_be_there(made_bundle):

@@ -1,0 +1,108 @@
+"""Images from clients, which take turns where decoding all of them at once would fill memory."""
+
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from lit_od.images.preparation import FORMATS, MAX_PIXELS, Preparation, open_image
+from lit_od.images.sources import EncodedImage, ImageArray
+from lit_od.serving.limits import MOST_BYTES_A_PIXEL
+from lit_od.types import Images
+
+_BYTES_A_PIXEL = {"1": 3, "L": 3, "RGB": 8}
+"""Memory of a pixel while it is decoded, turned and converted, by mode; others take the most."""
+
+_BYTES_OF_COEFFICIENTS = 6
+"""Memory that the decoder of a progressive JPEG takes for a pixel."""
+
+
+class DecodingRoom:
+    """Memory for the images that are being decoded; an image waits until there is enough.
+
+    Args:
+        size: Bytes of it. An image that wants more is decoded alone.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.held = 0
+        self._turn = threading.Lock()  # the first to wait is the first to go on, however large
+        self._freed = threading.Condition()
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Hold as many bytes during the block."""
+        size = min(size, self.size)
+        with self._turn, self._freed:
+            self._freed.wait_for(lambda: self.held + size <= self.size)
+            self.held += size
+        try:
+            yield
+        finally:
+            with self._freed:
+                self.held -= size
+                self._freed.notify_all()
+
+
+@dataclass(frozen=True, slots=True)
+class SentImage(EncodedImage):
+    """An image file from a client.
+
+    Attributes:
+        pixels: Largest number of pixels.
+        decoding: Room that it takes while it is decoded.
+    """
+
+    pixels: int = MAX_PIXELS
+    decoding: DecodingRoom = field(kw_only=True, repr=False, compare=False)
+
+    def decode(self) -> Image.Image:
+        """Decode the bytes, upright.
+
+        Raises:
+            ImageError: If the bytes are unreadable, or hold too many pixels.
+        """
+        return open_image(self.data, most=self.pixels)
+
+    def prepare(self, preparation: Preparation) -> Images:
+        """Return pixels of shape (h, w, c). Raises ImageError if the image cannot be read."""
+        with self.decoding.hold(decoding_bytes(self.data)):
+            return EncodedImage.prepare(self, preparation)
+
+
+@dataclass(frozen=True, slots=True)
+class SentArray(ImageArray):
+    """An image from a client that is already decoded.
+
+    Attributes:
+        decoding: Room that it takes while it is converted.
+    """
+
+    decoding: DecodingRoom = field(kw_only=True, repr=False, compare=False)
+
+    def prepare(self, preparation: Preparation) -> Images:
+        """Return pixels of shape (h, w, c)."""
+        height, width = self.pixels.shape[:2]
+        with self.decoding.hold(MOST_BYTES_A_PIXEL * height * width):
+            return ImageArray.prepare(self, preparation)
+
+
+def decoding_bytes(data: bytes) -> int:
+    """Estimate from the header of an image file the memory that decoding and converting take, in bytes.
+
+    Zero where the header cannot be read: decoding fails then before it takes any.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            each = MOST_BYTES_A_PIXEL
+            if not image.has_transparency_data:
+                each = _BYTES_A_PIXEL.get(image.mode, each)
+            if "progressive" in image.info:
+                each += _BYTES_OF_COEFFICIENTS
+            return each * image.width * image.height
+    except Exception:  # Pillow's decoders raise whatever a broken file makes them raise
+        return 0
