@@ -10,7 +10,7 @@ from lit_od.evaluation import image_sets as sets
 from lit_od.evaluation.image_sets import ImageSets
 from lit_od.images.sources import SetOpener, Source
 from lit_od.recipes.load import override
-from lit_od.recipes.overrides import folder, parse_overrides
+from lit_od.recipes.overrides import parse_overrides
 from lit_od.recipes.partition import NAMED_SETS
 from lit_od.recipes.roots import data_root
 
@@ -77,7 +77,7 @@ def torchvision_sets(root: Path, *, download: bool = True) -> SetOpener:
 
 def sets_root(overrides: list[str]) -> Path:
     """Return --data.root, else LIT_OD_DATA, else the working folder."""
-    return data_root(folder("data.root", dict(parse_overrides(overrides)).get("data.root")))
+    return data_root(dict(parse_overrides(overrides)).get("data.root"))
 
 
 def _by_name(words: list[str]) -> dict[str, list[str]]:
