@@ -28,13 +28,14 @@ def find(paths: Iterable[str | Path], *, root: Path | None = None, sets: SetOpen
             `file.npz:ARRAY` or `file.npz:ARRAY:CLASSES`; `-` for a list on standard input.
             Paths in a list are relative to the list.
         root: Folder that relative PATHs start from. None is the working folder.
-        sets: Opens further sets by name, such as `mnist:test:8,9`. None knows no sets.
+        sets: Opens further sets by name, such as `mnist:test:8,9`, where no file or folder has that name. None knows
+            no sets.
 
     Returns:
         At least one image.
 
     Raises:
-        DataError: If a PATH does not exist (a missing image becomes an error when it is read), a list or an
+        DataError: If a PATH is empty or does not exist (a missing image becomes an error when it is read), a list or an
             array cannot be read, or nothing was found.
     """
     found: list[Source] = []
@@ -68,9 +69,13 @@ def _find_one(path: str, root: Path | None, sets: SetOpener | None) -> list[Sour
         if hasattr(sys.stdin, "reconfigure"):
             sys.stdin.reconfigure(errors="surrogateescape")  # names that are not Unicode, as in a list
         return list(_listed(sys.stdin, Path(), "standard input"))
-    if sets is not None and (named := sets(path)) is not None:
-        return named
+    if not path:
+        raise DataError(
+            "an empty PATH was given, perhaps of a variable that is not set: name an image, a folder or a list"
+        )
     where = root / path if root is not None else Path(path)
+    if sets is not None and not is_on_disk(where) and (named := sets(path)) is not None:
+        return named
     if where.is_dir():
         return list(_in_folder(where))
     archive, array, classes = _split_npz(str(where))
@@ -86,6 +91,19 @@ def _find_one(path: str, root: Path | None, sets: SetOpener | None) -> list[Sour
             return list(_in_csv(where))
         case _:
             return [ImageFile(where, str(where))]
+
+
+def is_on_disk(path: Path) -> bool:
+    """Return True if a file or folder has this very name.
+
+    A file system that ignores case would take torchvision's folder MNIST for a folder called mnist.
+    """
+    if not path.exists() or path.name in ("", ".."):
+        return path.exists()
+    try:
+        return any(each.name == path.name for each in path.parent.iterdir())
+    except PermissionError:
+        return True
 
 
 def _in_folder(folder: Path) -> Iterator[Source]:

@@ -107,7 +107,22 @@ def test_paths_start_from_the_root(tmp_path: Path) -> None:
     assert names(find([str(tmp_path / "b.png")], root=Path("/nowhere"))) == [str(tmp_path / "b.png")]
 
 
-def test_sets_are_asked_first(tmp_path: Path) -> None:
+def test_what_exists_on_disk_wins_over_a_set_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path / "mnist" / "a.png", tmp_path / "CIFAR10" / "b.png")
+    known: list[Source] = [Unreadable("a", "b")]
+    assert names(find(["mnist"], root=tmp_path, sets=lambda path: known)) == [str(tmp_path / "mnist" / "a.png")]
+    monkeypatch.chdir(tmp_path)
+    assert names(find(["mnist"], sets=lambda path: known)) == ["mnist/a.png"]
+    assert find(["mnist:test"], sets=lambda path: known) == known
+    assert find(["cifar10"], sets=lambda path: known) == known  # CIFAR10 is another name, whatever the file system
+
+
+def test_an_empty_path_is_refused() -> None:
+    with pytest.raises(DataError, match=r"an empty PATH was given.*name an image"):
+        find([""])
+
+
+def test_sets_are_asked_where_nothing_has_their_name(tmp_path: Path) -> None:
     touch(tmp_path / "mnist.png")
     known: list[Source] = [Unreadable("a", "b")]
     found = find(["mnist:test", tmp_path / "mnist.png"], sets=lambda path: known if path == "mnist:test" else None)
