@@ -140,7 +140,7 @@ def test_what_does_not_exist_or_holds_nothing_is_refused(tmp_path: Path) -> None
     (tmp_path / "empty.txt").write_text("# nothing\n\n")
     with pytest.raises(DataError, match=r"missing does not exist: wanted an image, a folder, a list"):
         find([tmp_path / "missing"])
-    with pytest.raises(DataError, match=r"no image found in .*empty\. Looked for \.avif"):
+    with pytest.raises(DataError, match=r"no image found in .*empty\. Looked for \.apng"):
         find([tmp_path / "empty"])
     with pytest.raises(DataError, match=r"no image found in .*empty\.txt"):
         find([tmp_path / "empty.txt"])
@@ -218,7 +218,76 @@ def test_standard_input_that_is_no_text_is_refused(monkeypatch: pytest.MonkeyPat
         find(["-"])
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_lists_in_utf_16(tmp_path: Path, encoding: str) -> None:
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    (tmp_path / "list.txt").write_bytes(f"{mark}a.png\r\n日本.png\r\n".encode(encoding))
+    (tmp_path / "list.csv").write_bytes(f"{mark}path,label\r\na.png,good\r\n".encode(encoding))
+    assert names(find([tmp_path / "list.txt"])) == [str(tmp_path / "a.png"), str(tmp_path / "日本.png")]
+    assert [source.label for source in find([tmp_path / "list.csv"])] == ["good"]
+    (tmp_path / "bare.txt").write_bytes("a.png\n".encode("utf-16-le"))
+    with pytest.raises(DataError, match=r"bare\.txt is not a text list of paths: wanted UTF-8 or UTF-16"):
+        find([tmp_path / "bare.txt"])
+    (tmp_path / "cut.txt").write_bytes("\ufeffab".encode("utf-16-le")[:-1])
+    with pytest.raises(DataError, match=r"cut\.txt is not a text list of paths: truncated data"):
+        find([tmp_path / "cut.txt"])
+
+
+def test_lines_of_a_list_end_where_lines_of_a_file_end(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a\x0b\u2028b.png\rc.png\n", newline="")
+    assert names(find([tmp_path / "list.txt"])) == [str(tmp_path / "a\x0b\u2028b.png"), str(tmp_path / "c.png")]
+
+
+def test_backslashes_separate_where_only_so_a_file_exists(tmp_path: Path) -> None:
+    touch(tmp_path / "sub" / "a.png", tmp_path / "sub" / "b.png", tmp_path / "sub\\b.png")
+    (tmp_path / "list.txt").write_text("sub\\a.png\nsub\\b.png\nsub\\gone.png\n")
+    (tmp_path / "list.csv").write_text("path\nsub\\a.png\n")
+    wanted = [str(tmp_path / name) for name in ("sub/a.png", "sub\\b.png", "sub\\gone.png")]
+    assert names(find([tmp_path / "list.txt"])) == wanted
+    assert names(find([tmp_path / "list.csv"])) == wanted[:1]
+
+
+def test_blanks_around_columns_and_labels_are_dropped(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path , label\na.png, good\n b.png,\n")
+    found = find([tmp_path / "list.csv"])
+    assert names(found) == [str(tmp_path / "a.png"), str(tmp_path / " b.png")]
+    assert [source.label for source in found] == ["good", None]
+
+
 # Arrays
+
+
+def test_an_array_of_numpys_own_file(tmp_path: Path) -> None:
+    stack = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
+    np.save(tmp_path / "a.npy", stack)
+    found = find([tmp_path / "a.npy"])
+    assert names(found) == [f"{tmp_path / 'a.npy'}#{row}" for row in range(3)]
+    np.testing.assert_array_equal([np.asarray(source.decode()) for source in found], stack)
+    np.save(tmp_path / "harm.npy", np.array([{}], dtype=object))
+    (tmp_path / "text.npy").write_text("no array")
+    for name in ("harm", "text"):
+        with pytest.raises(DataError, match=rf"{name}\.npy cannot be read as \.npy: .*Write it with numpy\.save"):
+            find([tmp_path / f"{name}.npy"])
+    with pytest.raises(DataError, match=r"gone\.npy does not exist"):
+        find([tmp_path / "gone.npy"])
+
+
+@pytest.mark.parametrize("name", ["x.npz", "UP.NPZ", "x.npz.v2.npz"])
+def test_an_archive_whatever_its_name(tmp_path: Path, name: str) -> None:
+    with (tmp_path / name).open("wb") as out:
+        np.savez(out, a=np.zeros((2, 4, 4), np.uint8))
+    assert names(find([tmp_path / name])) == [f"{tmp_path / name}#{row}" for row in range(2)]
+    assert len(find([f"{tmp_path / name}:a"])) == 2
+
+
+def test_an_array_of_one_image_in_colour_is_one_image(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    np.savez(tmp_path / "one.npz", picture=picture)
+    np.save(tmp_path / "one.npy", picture)
+    for name in ("one.npz", "one.npy"):
+        (source,) = find([tmp_path / name])
+        assert source.name == f"{tmp_path / name}#0"
+        np.testing.assert_array_equal(np.asarray(source.decode()), picture)
 
 
 @pytest.fixture
