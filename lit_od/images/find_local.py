@@ -3,10 +3,12 @@
 import codecs
 import csv
 import io
+import logging
 import os
 import re
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.errors import DataError
+from lit_od.formats.text import one_line
+from lit_od.images import heif
 from lit_od.images.sources import ImageArray, ImageFile, SetOpener, Source, Unreadable
+from lit_od.runtime.processes import is_first
 from lit_od.types import Images
 
 EXTENSIONS = frozenset(
@@ -25,6 +30,23 @@ EXTENSIONS = frozenset(
     ).split()
 )
 """Endings, in any case, of the files that are found in a folder. A file that is named itself may have any ending."""
+
+NOT_READ = frozenset(
+    (
+        ".arw .avifs .cr2 .cr3 .crw .dcm .dds .dng .dpx .emf .eps .exr .fit .fits .hdr .icns .ico .jls .jxl .jxr .mrw "
+        ".ndpi .nef .nrw .orf .pam .pcx .pef .pfm .psb .psd .qoi .raf .ras .raw .rgb .rgba .rw2 .sgi .sr2 .srf .srw "
+        ".svg .svgz .svs .wbmp .wdp .wmf .x3f .xbm .xcf .xpm"
+    ).split()
+)
+"""Endings of images in formats that are not read, which a folder's search reports."""
+
+_LOG = logging.getLogger(__name__)
+"""Logger that Python prints to standard error where nothing else is set up."""
+
+
+def endings() -> frozenset[str]:
+    """Return the endings, in lower case, of the files that are found in a folder."""
+    return EXTENSIONS | heif.ENDINGS if heif.is_readable() else EXTENSIONS
 
 
 def find(paths: Iterable[str | Path], *, root: Path | None = None, sets: SetOpener | None = None) -> list[Source]:
@@ -51,7 +73,7 @@ def find(paths: Iterable[str | Path], *, root: Path | None = None, sets: SetOpen
     for path in paths:
         images = _find_one(str(path), root, sets)
         if not images:
-            raise DataError(f"no image found in {path}. Looked for {' '.join(sorted(EXTENSIONS))}")
+            raise DataError(f"no image found in {path}. Looked for {' '.join(sorted(endings()))}")
         found += images
     if not found:
         raise DataError("no PATH given: name an image, a folder, a list, an .npz, or - for standard input")
@@ -90,7 +112,7 @@ def _find_one(path: str, root: Path | None, sets: SetOpener | None) -> list[Sour
     archive, array, classes = _split_npz(where)
     if archive is not None:
         return _in_npz(archive, array, classes)
-    if not where.exists() and where.suffix.lower() not in EXTENSIONS:  # a missing image is an error when it is read
+    if not where.exists() and where.suffix.lower() not in endings():  # a missing image is an error when it is read
         raise DataError(f"{where} does not exist: wanted an image, a folder, a list, an .npz or -")
     match where.suffix.lower():
         case ".txt":
@@ -119,8 +141,12 @@ def is_on_disk(path: Path) -> bool:
 def _in_folder(folder: Path) -> Iterator[Source]:
     """Find images below a folder, sorted; each linked folder is searched once.
 
-    A folder that cannot be listed becomes an unreadable image.
+    A folder that cannot be listed becomes an unreadable image. A line says how many images of which endings were left
+    out.
     """
+    wanted = endings()
+    known_images = NOT_READ | heif.ENDINGS
+    left_out: Counter[str] = Counter()
     seen: set[str] = set()
     closed: list[OSError] = []
     for here, folders, files in os.walk(folder, followlinks=True, onerror=closed.append):
@@ -132,11 +158,29 @@ def _in_folder(folder: Path) -> Iterator[Source]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = Path(here).relative_to(folder).parts
         for name in sorted(files):
-            if Path(name).suffix.lower() in EXTENSIONS and not name.startswith("."):
+            ending = Path(name).suffix.lower()
+            if name.startswith("."):
+                continue
+            if ending in wanted:
                 path = Path(here, name)
                 yield ImageFile(path, str(path), below[0] if below else None)
+            elif ending in known_images:
+                left_out[ending] += 1
     for error in closed:
         yield Unreadable(str(error.filename), f"the folder cannot be listed: {str(error.strerror).lower()}")
+    if left_out and is_first():
+        _say_left_out(folder, left_out)
+
+
+def _say_left_out(folder: Path, left_out: Counter[str]) -> None:
+    """Log the number of images of each ending that were left out."""
+    counts = ", ".join(f"{count:,} {ending}" for ending, count in left_out.most_common())
+    mend = (
+        'Convert them to PNG, or for HEIC run: pip install "lit-od[heif]"'
+        if left_out.keys() & heif.ENDINGS
+        else ("Convert them to PNG")
+    )
+    _LOG.warning("lit-od: %s: left out %s, which cannot be read. %s", one_line(folder), counts, mend)
 
 
 def _text(file: Path) -> str:

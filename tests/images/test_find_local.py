@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from lit_od.errors import DataError, ImageError
+from lit_od.images import heif
 from lit_od.images.find_local import find, of_classes
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, OpenImage, Source, Unreadable
 from tests.support.images import GREY
@@ -50,6 +51,36 @@ def test_a_folder_is_searched_through_in_the_order_of_names(tmp_path: Path) -> N
     wanted = ["A.bmp", "z.png", "a/0.tif", "a/deep/er/1.webp", "b/10.jpeg", "b/2.JPG"]
     assert names(found) == [str(tmp_path / name) for name in wanted]
     assert [source.label for source in found] == [None, None, "a", "a", "b", "b"]
+
+
+def test_images_of_formats_that_are_not_read_are_counted_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heif, "is_readable", lambda: False)
+    touch(
+        tmp_path / "a.apng", tmp_path / "sub" / "b.mpo", tmp_path / "c.j2c", tmp_path / "notes.txt", tmp_path / ".x.jxl"
+    )
+    assert len(find([tmp_path])) == 3
+    assert caplog.messages == []
+    touch(tmp_path / "1.HEIC", tmp_path / "2.heic", tmp_path / "sub" / "3.jxl")
+    assert len(find([tmp_path])) == 3
+    (line,) = caplog.messages
+    assert line.startswith(
+        f"lit-od: {tmp_path}: left out 2 .heic, 1 .jxl, which cannot be read. Convert them to PNG, or"
+    )
+    assert 'pip install "lit-od[heif]"' in line
+    caplog.clear()
+    (tmp_path / "sub" / "3.jxl").rename(tmp_path / "sub" / "3.nef")
+    assert len(find([tmp_path / "sub"])) == 1
+    assert "left out 1 .nef, which cannot be read. Convert them to PNG" in caplog.text
+
+
+def test_a_heic_image_is_found_and_read(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif")
+    assert heif.is_readable()
+    Image.new("RGB", (8, 6), (200, 30, 40)).save(tmp_path / "a.heic")
+    (source,) = find([tmp_path])
+    assert source.decode().size == (8, 6)
 
 
 def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
