@@ -144,6 +144,14 @@ def test_the_demo_runs_twice_in_the_same_folder(tmp_path: Path, capsys: pytest.C
     assert main(["verify", str(tmp_path / "bundle")]) == 0
 
 
+def test_the_demo_leaves_another_run_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("name: mine\n")
+    assert main(["demo", "--out", str(tmp_path), *QUICK]) == 2
+    assert "run is not of an earlier tour, and would be replaced: give another --out" in capsys.readouterr().err
+    assert [each.name for each in tmp_path.rglob("*")] == ["run", "config.yaml"]
+
+
 def test_an_export_cannot_divide_the_images_anew(trained: Path, capsys: pytest.CaptureFixture[str]):
     words = ["export", str(trained / "run" / "best.ckpt"), "--out", str(trained / "leaky")]
     assert main([*words, "--data.split.calibration", "0.3"]) == 2

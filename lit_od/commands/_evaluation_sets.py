@@ -8,9 +8,10 @@ from lit_od.commands._arguments import extra, no_overrides, only_overrides
 from lit_od.errors import ConfigError
 from lit_od.evaluation import image_sets as sets
 from lit_od.evaluation.image_sets import ImageSets
+from lit_od.images.find_local import find, is_on_disk
 from lit_od.images.sources import SetOpener, Source
 from lit_od.recipes.load import override
-from lit_od.recipes.overrides import folder, parse_overrides
+from lit_od.recipes.overrides import parse_overrides
 from lit_od.recipes.partition import NAMED_SETS
 from lit_od.recipes.roots import data_root
 
@@ -58,7 +59,7 @@ def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) 
 def torchvision_sets(root: Path, *, download: bool = True) -> SetOpener:
     """Return an opener of torchvision's sets.
 
-    It imports torch only if one of them is named.
+    It imports torch only if one of them is named. A file or folder of that name below the root is taken instead.
 
     Args:
         root: Folder that torchvision's classes read.
@@ -68,6 +69,8 @@ def torchvision_sets(root: Path, *, download: bool = True) -> SetOpener:
     def opener(path: str) -> list[Source] | None:
         if path.partition(":")[0] not in NAMED_SETS:
             return None
+        if is_on_disk(root / path):
+            return find([root / path])
         with extra():
             from lit_od.training.data.torchvision_sets import open_set
         return open_set(root, download=download)(path)
@@ -77,7 +80,7 @@ def torchvision_sets(root: Path, *, download: bool = True) -> SetOpener:
 
 def sets_root(overrides: list[str]) -> Path:
     """Return --data.root, else LIT_OD_DATA, else the working folder."""
-    return data_root(folder("data.root", dict(parse_overrides(overrides)).get("data.root")))
+    return data_root(dict(parse_overrides(overrides)).get("data.root"))
 
 
 def _by_name(words: list[str]) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from lit_od.commands._arguments import extra
 from lit_od.commands._status import DONE, written
-from lit_od.errors import LitODError
+from lit_od.errors import ConfigError, LitODError
 from lit_od.recipes.load import read
 from lit_od.recipes.roots import data_root
 from lit_od.types import Scores
@@ -38,8 +38,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     recipe = read("demo", [*overrides, f"--seed={args.seed}"])
     print("1. Train a small network on real digits 0 to 7, export it, fit a Mahalanobis detector, write a bundle")
     started = time.perf_counter()
-    if (out / "run" / "config.yaml").exists():
-        shutil.rmtree(out / "run")  # of an earlier tour
+    _clear(out / "run", sign=out / "digits-0-7.csv")
     bundle = fit(recipe, out / "bundle", run=out / "run")
     print(f"   {written(bundle, time.perf_counter() - started).splitlines()[0]}")
     print("2. Score digits and garments in a process that has no torch")
@@ -57,6 +56,19 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     plots.save(plots.score_histograms(scores, bundle.calibration.threshold), picture)
     print(f"Histogram with the threshold: {picture}\nThe bundle: {bundle.path} (lit-od inspect {bundle.path})")
     return DONE
+
+
+def _clear(run: Path, *, sign: Path) -> None:
+    """Remove the run of an earlier tour, known by its rows, and mark this one.
+
+    Raises:
+        ConfigError: If the folder is another run's.
+    """
+    if run.exists():
+        if not sign.exists():
+            raise ConfigError(f"{run} is not of an earlier tour, and would be replaced: give another --out")
+        shutil.rmtree(run)
+    sign.touch()
 
 
 def _score(bundle: Path, path: str, rows: Path) -> Scores:

@@ -8,6 +8,7 @@ torchvision's sets: mnist:test:8,9, fashion-mnist:test, cifar10:all (under --dat
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import msgspec
@@ -68,8 +69,7 @@ def _record(bundle: Bundle, found: Evaluation) -> None:
             "inliers": found.inliers.n,
             "outliers": each.scores.n,
             "auroc": area.value,
-            "auroc_low": area.low,
-            "auroc_high": area.high,
+            **({} if math.isnan(area.low) else {"auroc_low": area.low, "auroc_high": area.high}),
             "fpr95": each.figures["fpr95"].value,
         }
     provenance = msgspec.structs.replace(bundle.manifest.provenance, metrics=kept)

@@ -11,6 +11,7 @@ how many they are, but for the training, where N processes take steps of N times
 
 import argparse
 import time
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -21,8 +22,17 @@ from lit_od.commands._launch import command_line, each_process, launch, process_
 from lit_od.commands._status import DONE, written
 from lit_od.errors import ConfigError
 from lit_od.fitting.from_recipe import fit_onnx, require_no_run
+from lit_od.recipes.overrides import parse_overrides
 from lit_od.recipes.schema import Recipe
 from lit_od.runtime.processes import Group, place
+
+WITHOUT_EFFECT = {
+    "export": "which is used as it is",
+    "data.batch_size": "over which nothing is trained",
+    "data.memory": "over which nothing is trained",
+    "data.split.validation": "over which nothing is validated (data.split.calibration is what is set aside)",
+}
+"""Keys of a recipe that go with a `model`, and the reason."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +54,19 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 
 def _recipe(args: argparse.Namespace, overrides: list[str]) -> Recipe:
     recipe = read_recipe(args, overrides)
-    return recipe if args.backbone is None else msgspec.structs.replace(recipe, backbone=args.backbone)
+    if args.backbone is not None:
+        recipe = msgspec.structs.replace(recipe, backbone=args.backbone)
+    if recipe.backbone is not None:
+        _require_effect(overrides)
+    return recipe
+
+
+def _require_effect(overrides: Sequence[str]) -> None:
+    """Raise ConfigError for an override that an ONNX backbone ignores."""
+    for path, _ in parse_overrides(overrides):
+        for key, reason in WITHOUT_EFFECT.items():
+            if path == key or path.startswith(f"{key}."):
+                raise ConfigError(f"--{path} has no effect over an ONNX backbone, {reason}: leave it out")
 
 
 def _fit(recipe: Recipe, args: argparse.Namespace, group: Group) -> int:

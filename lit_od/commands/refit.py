@@ -2,7 +2,8 @@
 
 The images are split into a part that fits (80 %) and one that calibrates (20 %), by seed; the bundle's
 threshold rule is applied anew (max_f1 with --outliers) and its golden images are renewed. Options of the
-detector and of the rule: --detector.k 5, --calibration.rule percentile --calibration.q 99.5 ...
+detector and of the rule: --detector.k 5, --calibration.rule percentile --calibration.q 99.5 ... Another rule
+begins with its own defaults, the bundle's own rule keeps its options.
 
 --engine ray runs the graph on a Ray cluster and merges its workers' statistics; PATHs as in lit-od score.
 """
@@ -38,7 +39,7 @@ from lit_od.fitting.process_group import open_engine
 from lit_od.images.find_local import find
 from lit_od.images.find_remote import find_with_urls
 from lit_od.images.split import fit_and_calibration_parts
-from lit_od.recipes.overrides import parse_overrides
+from lit_od.recipes.overrides import apply, parse_overrides
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,23 +99,21 @@ def _options(
 ) -> tuple[DetectorSpec, dict[str, Any], list[str]]:
     """Return the detector, the rule and PATHs of outliers, as the command line says."""
     entry, kind = bundle.manifest.detector, args.detector
-    detector = {"kind": entry.kind, **entry.options} if kind is None else {"kind": kind}
-    rule = {key: value for key, value in bundle.calibration.rule.items() if key != "outliers"}  # their number alone
-    for path, value in sorted(parse_overrides(overrides), key=lambda each: each[0] != "calibration.rule"):
+    tree: dict[str, Any] = {
+        "detector": {"kind": entry.kind, **entry.options} if kind is None else {"kind": kind},
+        "calibration": {key: value for key, value in bundle.calibration.rule.items() if key != "outliers"},  # a number
+    }
+    for path, _ in parse_overrides(overrides):
         part, _, key = path.partition(".")
-        if part == "detector" and key and key != "kind":
-            detector[key] = value
-        elif path == "calibration.rule":
-            rule = {"rule": value}
-        elif part == "calibration" and key:
-            rule[key] = value
-        else:
+        if part not in tree or not key or path == "detector.kind":
             no_overrides([f"--{path}"])
+    apply(tree, overrides)
+    rule = tree["calibration"]
     if rule["rule"] == "value":
         raise ConfigError("the bundle's threshold was set by hand and cannot be applied anew: give --calibration.rule")
     if args.outliers:
         rule["outliers"] = args.outliers
-    return DetectorSpec.parse(detector, trust=args.trust), *rule_and_outliers(rule)
+    return DetectorSpec.parse(tree["detector"], trust=args.trust), *rule_and_outliers(rule)
 
 
 def _require_labels(spec: DetectorSpec, labels: str | None) -> None:

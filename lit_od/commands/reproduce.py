@@ -29,7 +29,7 @@ from lit_od.errors import ConfigError, LitODError
 from lit_od.experiments import summary_table as together
 from lit_od.experiments.results import ExperimentOptions, ExperimentResult
 from lit_od.experiments.summary_table import Finished
-from lit_od.recipes.overrides import folder, parse_overrides
+from lit_od.recipes.overrides import parse_overrides
 
 EXPERIMENTS = {
     "mnist-digits": frozenset[str](),
@@ -167,7 +167,7 @@ def _options(args: argparse.Namespace, overrides: list[str], out: Path) -> Exper
         if getattr(args, name) not in (None, []):
             raise ConfigError(f"{args.name} takes no --{name}: leave it out")
     values = dict(parse_overrides(overrides))
-    root = folder("data.root", values.pop("data.root", None))
+    root = values.pop("data.root", None)
     if "overrides" not in takes:
         no_overrides([f"--{path}" for path in values])
     out.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """Evaluate scores of inliers and of sets of outliers: figures, a table, JSON."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -82,8 +83,12 @@ class Evaluation:
     macro: dict[str, Interval]
 
     def to_json(self) -> dict[str, Any]:
-        """Return all figures as plain dictionaries and numbers, as shares of 1."""
-        return asdict(self)
+        """Return all figures as plain dictionaries and numbers, as shares of 1.
+
+        The ends of an interval are None where the images are too few for one.
+        """
+        tree: dict[str, Any] = _known_numbers(asdict(self))
+        return tree
 
     def figure_rows(self) -> list[list[str]]:
         """Return rows of name and percentages: one a set of outliers, and their mean."""
@@ -224,13 +229,22 @@ def _one_set(
 
 
 def percent(interval: Interval) -> str:
-    """Format a share and its interval in percent: 99.12 [98.70 99.41]."""
+    """Format a share in percent with its interval, if any: 99.12 [98.70 99.41]."""
+    if math.isnan(interval.low):
+        return _digits(interval.value)
     return f"{_digits(interval.value)} [{_digits(interval.low)} {_digits(interval.high)}]"
 
 
 def _digits(share: float) -> str:
     """Format a share in percent in at most five characters."""
     return f"{100 * share:.2f}" if share < 0.99995 else "100.0"
+
+
+def _known_numbers(tree: Any) -> Any:
+    """Replace NaN by None, which JSON can hold."""
+    if isinstance(tree, dict):
+        return {key: _known_numbers(value) for key, value in tree.items()}
+    return None if isinstance(tree, float) and math.isnan(tree) else tree
 
 
 def _shares(at: Rates) -> tuple[float, ...]:

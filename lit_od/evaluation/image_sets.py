@@ -15,7 +15,7 @@ from lit_od.images.identity import fingerprint
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import SetOpener, Source
 from lit_od.recipes.load import from_tree, override
-from lit_od.recipes.partition import divided, find_parts
+from lit_od.recipes.partition import divided, find_parts, found_tests
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import EvaluationSet, Recipe
 from lit_od.scoring.scorer import Scorer
@@ -83,6 +83,8 @@ def sets_of_recipe(recipe: Recipe, preparation: Preparation, *, sets: OpenSets, 
         raise ConfigError(f"recipe {recipe.name} names no evaluation.outliers: give --inliers and --outliers NAME=PATH")
     if recipe.evaluation.inliers is not None:
         inliers = _named("inliers", recipe.evaluation.inliers, recipe, preparation, sets)
+    elif recipe.backbone is not None:
+        inliers = ImageSet("inliers", found_tests(recipe.data, sets(data_root(recipe.data.root))), preparation)
     else:
         parts = find_parts(recipe.data, seed=recipe.seed, sets=sets(data_root(recipe.data.root)))
         inliers = ImageSet("inliers", parts.test, preparation)

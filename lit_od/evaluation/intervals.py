@@ -30,7 +30,13 @@ CHUNK_VALUES = 1 << 15
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure with its confidence interval."""
+    """A figure with its confidence interval.
+
+    Attributes:
+        value: The figure.
+        low: Lower end; NaN where the images are too few for an interval.
+        high: Upper end, likewise.
+    """
 
     value: float
     low: float
@@ -68,7 +74,7 @@ def bootstrap(
 
     Percentile intervals. Inliers and outliers are each drawn with replacement, as many as there are, so that
     their proportion, on which AUPR depends, stays. Scores that separate the sets without an error give an
-    interval of no width: no resample can show an overlap that the sample does not.
+    interval of no width: no resample can show an overlap that the sample does not. A set of one image gives none.
 
     Args:
         inlier_scores: Shape (n,).
@@ -106,12 +112,17 @@ def bootstrap_draws(
         outlier_rng: Draws the outliers.
         resamples: Number of resamples, at least 1.
 
+    Returns:
+        The draws; NaN where inliers or outliers are fewer than two, since a single image resamples to itself.
+
     Raises:
         DataError: If `resamples` is less than 1.
     """
     if resamples < 1:
         raise DataError(f"resamples must be at least 1, got {resamples}")
-    draws = {name: np.empty(resamples) for name in FIGURES}
+    draws = {name: np.full(resamples, np.nan) for name in FIGURES}
+    if min(tally.inlier_places.size, tally.outlier_places.size) < 2:
+        return draws
     step = max(1, CHUNK_VALUES // tally.scores.size)
     for start in range(0, resamples, step):
         rows = slice(start, min(start + step, resamples))

@@ -19,6 +19,15 @@ def parse(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
+def parse_strings(text: str) -> Any:
+    """Parse a YAML text whose values are all strings, such as `[0, no, "a b"]`.
+
+    Raises:
+        YAMLError: If the text is not YAML.
+    """
+    return yaml.load(text, Loader=yaml.BaseLoader)
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with three corrections.
 

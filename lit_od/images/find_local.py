@@ -1,21 +1,52 @@
 """Find images on this machine: files, folders, lists, arrays and standard input."""
 
+import codecs
 import csv
+import io
+import logging
 import os
+import re
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lit_od.errors import DataError
+from lit_od.formats.text import one_line
+from lit_od.images import heif
 from lit_od.images.sources import ImageArray, ImageFile, SetOpener, Source, Unreadable
+from lit_od.runtime.processes import is_first
+from lit_od.types import Images
 
 EXTENSIONS = frozenset(
-    ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
+    (
+        ".apng .avif .bmp .dib .gif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm "
+        ".tga .tif .tiff .webp"
+    ).split()
 )
 """Endings, in any case, of the files that are found in a folder. A file that is named itself may have any ending."""
+
+NOT_READ = frozenset(
+    (
+        ".arw .avifs .cr2 .cr3 .crw .dcm .dds .dng .dpx .emf .eps .exr .fit .fits .hdr .icns .ico .jls .jxl .jxr .mrw "
+        ".ndpi .nef .nrw .orf .pam .pcx .pef .pfm .psb .psd .qoi .raf .ras .raw .rgb .rgba .rw2 .sgi .sr2 .srf .srw "
+        ".svg .svgz .svs .wbmp .wdp .wmf .x3f .xbm .xcf .xpm"
+    ).split()
+)
+"""Endings of images in formats that are not read, which a folder's search reports."""
+
+_LOG = logging.getLogger(__name__)
+"""Logger that Python prints to standard error where nothing else is set up."""
+
+
+def endings() -> frozenset[str]:
+    """Return the endings, in lower case, of the files that are found in a folder."""
+    return EXTENSIONS | heif.ENDINGS if heif.is_readable() else EXTENSIONS
 
 
 def find(paths: Iterable[str | Path], *, root: Path | None = None, sets: SetOpener | None = None) -> list[Source]:
@@ -25,23 +56,24 @@ def find(paths: Iterable[str | Path], *, root: Path | None = None, sets: SetOpen
         paths: Each an image file; a folder, searched through (hidden files and folders are left out;
             the first folder below it is an image's label); a `.txt` list, a path a line, `#` comments;
             a `.csv` with a `path` and perhaps a `label` column; an `.npz`, as `file.npz`,
-            `file.npz:ARRAY` or `file.npz:ARRAY:CLASSES`; `-` for a list on standard input.
-            Paths in a list are relative to the list.
+            `file.npz:ARRAY` or `file.npz:ARRAY:CLASSES`; an `.npy`; `-` for a list on standard input.
+            Lists are UTF-8 or UTF-16, their paths are relative to the list.
         root: Folder that relative PATHs start from. None is the working folder.
-        sets: Opens further sets by name, such as `mnist:test:8,9`. None knows no sets.
+        sets: Opens further sets by name, such as `mnist:test:8,9`, where no file or folder has that name. None knows
+            no sets.
 
     Returns:
         At least one image.
 
     Raises:
-        DataError: If a PATH does not exist (a missing image becomes an error when it is read), a list or an
+        DataError: If a PATH is empty or does not exist (a missing image becomes an error when it is read), a list or an
             array cannot be read, or nothing was found.
     """
     found: list[Source] = []
     for path in paths:
         images = _find_one(str(path), root, sets)
         if not images:
-            raise DataError(f"no image found in {path}. Looked for {' '.join(sorted(EXTENSIONS))}")
+            raise DataError(f"no image found in {path}. Looked for {' '.join(sorted(endings()))}")
         found += images
     if not found:
         raise DataError("no PATH given: name an image, a folder, a list, an .npz, or - for standard input")
@@ -68,31 +100,53 @@ def _find_one(path: str, root: Path | None, sets: SetOpener | None) -> list[Sour
         if hasattr(sys.stdin, "reconfigure"):
             sys.stdin.reconfigure(errors="surrogateescape")  # names that are not Unicode, as in a list
         return list(_listed(sys.stdin, Path(), "standard input"))
-    if sets is not None and (named := sets(path)) is not None:
-        return named
+    if not path:
+        raise DataError(
+            "an empty PATH was given, perhaps of a variable that is not set: name an image, a folder or a list"
+        )
     where = root / path if root is not None else Path(path)
+    if sets is not None and not is_on_disk(where) and (named := sets(path)) is not None:
+        return named
     if where.is_dir():
         return list(_in_folder(where))
-    archive, array, classes = _split_npz(str(where))
+    archive, array, classes = _split_npz(where)
     if archive is not None:
         return _in_npz(archive, array, classes)
-    if not where.exists() and where.suffix.lower() not in EXTENSIONS:  # a missing image is an error when it is read
+    if not where.exists() and where.suffix.lower() not in endings():  # a missing image is an error when it is read
         raise DataError(f"{where} does not exist: wanted an image, a folder, a list, an .npz or -")
     match where.suffix.lower():
         case ".txt":
-            with where.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
-                return list(_listed(lines, where.parent, str(where)))
+            return list(_listed(io.StringIO(_text(where), newline=None), where.parent, str(where)))
         case ".csv":
             return list(_in_csv(where))
+        case ".npy":
+            return _in_npy(where)
         case _:
             return [ImageFile(where, str(where))]
+
+
+def is_on_disk(path: Path) -> bool:
+    """Return True if a file or folder has this very name.
+
+    A file system that ignores case would take torchvision's folder MNIST for a folder called mnist.
+    """
+    if not path.exists() or path.name in ("", ".."):
+        return path.exists()
+    try:
+        return any(each.name == path.name for each in path.parent.iterdir())
+    except PermissionError:
+        return True
 
 
 def _in_folder(folder: Path) -> Iterator[Source]:
     """Find images below a folder, sorted; each linked folder is searched once.
 
-    A folder that cannot be listed becomes an unreadable image.
+    A folder that cannot be listed becomes an unreadable image. A line says how many images of which endings were left
+    out.
     """
+    wanted = endings()
+    known_images = NOT_READ | heif.ENDINGS
+    left_out: Counter[str] = Counter()
     seen: set[str] = set()
     closed: list[OSError] = []
     for here, folders, files in os.walk(folder, followlinks=True, onerror=closed.append):
@@ -104,11 +158,46 @@ def _in_folder(folder: Path) -> Iterator[Source]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = Path(here).relative_to(folder).parts
         for name in sorted(files):
-            if Path(name).suffix.lower() in EXTENSIONS and not name.startswith("."):
+            ending = Path(name).suffix.lower()
+            if name.startswith("."):
+                continue
+            if ending in wanted:
                 path = Path(here, name)
                 yield ImageFile(path, str(path), below[0] if below else None)
+            elif ending in known_images:
+                left_out[ending] += 1
     for error in closed:
         yield Unreadable(str(error.filename), f"the folder cannot be listed: {str(error.strerror).lower()}")
+    if left_out and is_first():
+        _say_left_out(folder, left_out)
+
+
+def _say_left_out(folder: Path, left_out: Counter[str]) -> None:
+    """Log the number of images of each ending that were left out."""
+    counts = ", ".join(f"{count:,} {ending}" for ending, count in left_out.most_common())
+    mend = (
+        'Convert them to PNG, or for HEIC run: pip install "lit-od[heif]"'
+        if left_out.keys() & heif.ENDINGS
+        else ("Convert them to PNG")
+    )
+    _LOG.warning("lit-od: %s: left out %s, which cannot be read. %s", one_line(folder), counts, mend)
+
+
+def _text(file: Path) -> str:
+    """Read a list in UTF-8, or in UTF-16 where it begins with that byte order mark.
+
+    Bytes of names that are no Unicode are kept.
+
+    Raises:
+        DataError: If it is no text.
+    """
+    data = file.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            return data.decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file} is not a text list of paths: {error.reason}") from None
+    return data.decode("utf-8-sig", errors="surrogateescape")
 
 
 def _listed(lines: Iterable[str], base: Path, where: str) -> Iterator[Source]:
@@ -117,35 +206,62 @@ def _listed(lines: Iterable[str], base: Path, where: str) -> Iterator[Source]:
             line = raw.rstrip("\r\n")
             if number == 0:
                 line = line.removeprefix("\ufeff")  # standard input keeps the byte order mark that utf-8-sig drops
+            if "\0" in line:
+                raise DataError(f"{where} is not a text list of paths: wanted UTF-8 or UTF-16, got a zero byte")
             if line.strip() and not line.lstrip().startswith("#"):
-                yield ImageFile(base / line, str(base / line))
+                path = _below(base, line)
+                yield ImageFile(path, str(path))
     except UnicodeDecodeError as error:
         raise DataError(f"{where} is not a text list of paths: {error.reason}") from None
 
 
+def _below(base: Path, name: str) -> Path:
+    """Return the file that a list names, also with separators of Windows.
+
+    A backslash may be part of a name elsewhere: it separates where only so the file exists.
+    """
+    path = base / name
+    if os.sep != "\\" and "\\" in name and not path.exists():
+        other = base / name.replace("\\", "/")
+        return other if other.exists() else path
+    return path
+
+
 def _in_csv(table: Path) -> Iterator[Source]:
-    with table.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        rows = csv.DictReader(lines, strict=True)  # else a quote that is never closed swallows the rest
-        try:
-            if "path" not in (rows.fieldnames or ()):
-                raise DataError(f"{table} needs a column named path, its columns are {rows.fieldnames}")
-            for row in rows:
-                if row["path"]:
-                    path = table.parent / row["path"]
-                    yield ImageFile(path, str(path), row.get("label") or None)
-                elif any(row.values()):
-                    raise DataError(f"{table} line {rows.line_num} has no path")
-        except csv.Error as error:
-            raise DataError(f"{table} line {rows.reader.line_num} is not CSV: {error}") from None
+    rows = csv.DictReader(io.StringIO(_text(table), newline=""), strict=True)  # else an open quote swallows the rest
+    try:
+        columns = rows.fieldnames and [name.strip() for name in rows.fieldnames]
+        if "path" not in (columns or ()):
+            raise DataError(f"{table} needs a column named path, its columns are {columns}")
+        rows.fieldnames = columns
+        for row in rows:
+            if row["path"]:
+                path = _below(table.parent, row["path"])
+                yield ImageFile(path, str(path), (row.get("label") or "").strip() or None)
+            elif any(row.values()):
+                raise DataError(f"{table} line {rows.line_num} has no path")
+    except csv.Error as error:
+        raise DataError(f"{table} line {rows.reader.line_num} is not CSV: {error}") from None
 
 
-def _split_npz(path: str) -> tuple[Path | None, str | None, list[str] | None]:
+def _split_npz(path: Path) -> tuple[Path | None, str | None, list[str] | None]:
     """Split `file.npz:ARRAY:CLASSES` into its parts; None for each that is missing."""
-    head, ending, tail = path.partition(".npz")
-    if not ending or (tail and not tail.startswith(":")):
+    parts = re.fullmatch(r"(.*?\.npz)(?::(.*))?", str(path), re.DOTALL | re.IGNORECASE)
+    if parts is None:
         return None, None, None
-    array, _, classes = tail[1:].partition(":")
-    return Path(head + ending), array or None, classes.split(",") if classes else None
+    array, _, classes = (parts[2] or "").partition(":")
+    return Path(parts[1]), array or None, classes.split(",") if classes else None
+
+
+def _in_npy(file: Path) -> list[Source]:
+    if not file.exists():
+        raise DataError(f"{file} does not exist")
+    try:
+        with file.open("rb") as data:
+            images = np.lib.format.read_array(data, allow_pickle=False)
+    except Exception as error:  # numpy raises several types, and would suggest unpickling
+        raise DataError(f"{file} cannot be read as .npy: {error}. Write it with numpy.save") from error
+    return [ImageArray(pixels, f"{file}#{row}") for row, pixels in enumerate(_stack(images, str(file)))]
 
 
 def _in_npz(archive: Path, array: str | None, classes: list[str] | None) -> list[Source]:
@@ -167,10 +283,7 @@ def _in_npz(archive: Path, array: str | None, classes: list[str] | None) -> list
         raise
     except Exception as error:  # zipfile, zlib and numpy each raise their own type
         raise DataError(f"{archive} cannot be read as .npz: {error}") from error
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        raise DataError(f"{archive}:{array} must be uint8 (n, h, w) or (n, h, w, c), got {images.dtype} {images.shape}")
-    if images.ndim == 4 and images.shape[3] not in (1, 3, 4):
-        raise DataError(f"{archive}:{array} must have 1, 3 or 4 channels, last of its axes, got shape {images.shape}")
+    images = _stack(images, f"{archive}:{array}")
     if labels is not None and len(labels) != len(images):
         raise DataError(f"{archive}: {labels_name} has {len(labels)} rows for {len(images)} images")
     rows: list[Source] = [
@@ -178,6 +291,23 @@ def _in_npz(archive: Path, array: str | None, classes: list[str] | None) -> list
         for row, pixels in enumerate(images)
     ]
     return rows if classes is None else of_classes(rows, classes)
+
+
+def _stack(images: NDArray[Any], where: str) -> Images:
+    """Return the images of an array, shape (n, h, w) or (n, h, w, c).
+
+    An array (h, w, 3) is one image in colour, as it is for a Scorer.
+
+    Raises:
+        DataError: If the array holds no images.
+    """
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise DataError(f"{where} must be uint8 (n, h, w) or (n, h, w, c), got {images.dtype} {images.shape}")
+    if images.ndim == 3 and images.shape[2] == 3:
+        return images[None]
+    if images.ndim == 4 and images.shape[3] not in (1, 3, 4):
+        raise DataError(f"{where} must have 1, 3 or 4 channels, last of its axes, got shape {images.shape}")
+    return images
 
 
 def _only_images(archive: Path, names: list[str]) -> str:

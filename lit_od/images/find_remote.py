@@ -7,7 +7,7 @@ from itertools import accumulate
 from pathlib import Path, PurePosixPath
 
 from lit_od.errors import DataError, first_line
-from lit_od.images.find_local import EXTENSIONS, find
+from lit_od.images.find_local import endings, find
 from lit_od.images.object_store import StoredImage, arrow, filesystem
 from lit_od.images.parquet import RowGroup, row_groups
 from lit_od.images.sources import LazySequence, Source
@@ -56,7 +56,7 @@ def find_with_urls(paths: Iterable[str | Path]) -> Sequence[Source]:
         if "://" in path:
             parts += _at_url(path)
         elif tables := sorted(file for file in _visible(path) if file.suffix.lower() == PARQUET):
-            mixed = any(file.suffix.lower() in EXTENSIONS for file in _visible(path))
+            mixed = any(file.suffix.lower() in endings() for file in _visible(path))
             _require_one_kind(path, tables=True, images=mixed)
             parts += [group for table in tables for group in row_groups(str(table))]
         elif path.lower().endswith(PARQUET) and not Path(path).is_dir():
@@ -95,9 +95,9 @@ def _at_url(url: str) -> Iterator[Sequence[Source]]:
     names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
     base = url.rstrip("/")
     tables = [name for name in names if name.lower().endswith(PARQUET)]
-    images = [name for name in names if PurePosixPath(name).suffix.lower() in EXTENSIONS]
+    images = [name for name in names if PurePosixPath(name).suffix.lower() in endings()]
     if not tables and not images:
-        raise DataError(f"no image found in {url}. Looked for {PARQUET} and {' '.join(sorted(EXTENSIONS))}")
+        raise DataError(f"no image found in {url}. Looked for {PARQUET} and {' '.join(sorted(endings()))}")
     _require_one_kind(url, tables=bool(tables), images=bool(images))
     for name in tables:
         yield from row_groups(f"{base}/{name}")

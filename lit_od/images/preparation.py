@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from lit_od.errors import ConfigError, DataError, ImageError, first_line
+from lit_od.images import heif
 from lit_od.images.corrections import after_decoding, before_decoding, upright, xmp_set_aside
 from lit_od.types import Images
 
@@ -86,6 +87,11 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return (*self.size, self.channels)
 
 
+def formats() -> tuple[str, ...]:
+    """Return the formats that are read: `FORMATS`, and HEIF with its extra."""
+    return (*FORMATS, "HEIF") if heif.is_readable() else FORMATS
+
+
 def open_image(file: Path | bytes, *, most: int = MAX_PIXELS) -> Image.Image:
     """Decode an image file, or the bytes of one, upright and whole.
 
@@ -99,7 +105,7 @@ def open_image(file: Path | bytes, *, most: int = MAX_PIXELS) -> Image.Image:
     try:
         if (_file_size(file) if isinstance(file, Path) else len(file)) == 0:
             raise ImageError("empty file")
-        with Image.open(file if isinstance(file, Path) else io.BytesIO(file), formats=FORMATS) as image:
+        with Image.open(file if isinstance(file, Path) else io.BytesIO(file), formats=formats()) as image:
             return loaded(image, most=most)
     except ImageError:
         raise

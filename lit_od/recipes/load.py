@@ -26,7 +26,7 @@ def read(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         name: `mnist-digits`, or the path of a YAML file.
-        overrides: `--data.root DIR` or `--data.root=DIR`, values in YAML.
+        overrides: `--data.root DIR` or `--data.root=DIR`, as `parse_overrides` takes them.
 
     Raises:
         ConfigError: If the recipe does not exist, or a key or value is invalid.
@@ -41,7 +41,7 @@ def override(recipe: Recipe, overrides: Sequence[str], *, detector: str | None =
 
     Args:
         recipe: The recipe to change.
-        overrides: `--data.root DIR` or `--data.root=DIR`, values in YAML.
+        overrides: `--data.root DIR` or `--data.root=DIR`, as `parse_overrides` takes them.
         detector: Kind of another detector, which gets its default options; None keeps the recipe's.
 
     Raises:

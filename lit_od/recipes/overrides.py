@@ -1,20 +1,34 @@
 """Overrides: words of a command line that change single keys of a recipe.
 
-Each is `--part.key VALUE`, with the value in YAML.
+Each is `--part.key VALUE`. A key that holds a string takes the word as it is typed; all other values are YAML.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+import msgspec
 
 from lit_od.errors import ConfigError
-from lit_od.formats.strict_yaml import YAMLError, parse
+from lit_od.formats.strict_yaml import YAMLError, parse, parse_strings
+from lit_od.recipes.schema import Recipe
 
 _CHOICES = {"detector.kind": "detector", "calibration.rule": "calibration"}
 """Overrides that choose the kind of a part; the options of another choice are dropped with it."""
 
+_TYPES = {
+    "calibration.outliers": str | list[str],
+    "data.root": str,  # a folder may be called null
+    "model.init_args.checkpoint_path": str | None,
+}
+"""Types of keys that hold paths and that the schema does not say."""
+
 
 def parse_overrides(words: Sequence[str]) -> Iterable[tuple[str, Any]]:
-    """Yield key paths and YAML values of `--key.path VALUE` and `--key.path=VALUE`.
+    """Yield key paths and values of `--key.path VALUE` and `--key.path=VALUE`.
+
+    Strings are words as typed, also within a list of strings, and no word is None. `null` is None where a string may be
+    missing.
 
     Raises:
         ConfigError: If a word is no override, has no value, or its value is not YAML.
@@ -30,9 +44,9 @@ def parse_overrides(words: Sequence[str]) -> Iterable[tuple[str, Any]]:
                 raise ConfigError(f"--{path} needs a value, as in --{path} VALUE")
             text = rest.pop(0)
         try:
-            yield path, parse(text)
+            yield path, _value(path, text)
         except YAMLError:
-            raise ConfigError(f"--{path}: {text!r} is not a YAML value") from None
+            raise ConfigError(f"--{path}: {text!r} is not a YAML value: quote a text, as '\"TEXT\"'") from None
 
 
 def apply(tree: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -44,15 +58,34 @@ def apply(tree: dict[str, Any], overrides: Sequence[str]) -> None:
         _set(tree, path, value)
 
 
-def folder(name: str, value: Any) -> str | None:
-    """Check the value of an override that names a folder, and return it.
-
-    Raises:
-        ConfigError: If YAML made something else than text of it.
-    """
-    if value is not None and not isinstance(value, str):
-        raise ConfigError(f"--{name} must name a folder, got {value!r}: quote it for YAML, as '\"{value}\"'")
+def _value(path: str, text: str) -> Any:
+    """Return the value of a key from its word."""
+    kinds = _kinds(path)
+    if str in kinds and (list[str] not in kinds or not text.startswith("[")):
+        return None if not text or (NoneType in kinds and text == "null") else text
+    if list[str] in kinds and text.startswith("["):
+        return parse_strings(text)
+    value = parse(text)
+    if isinstance(value, str) and text[0] not in "\"'":
+        return text  # YAML would end a plain text at a comment sign
     return value
+
+
+def _kinds(path: str) -> tuple[Any, ...]:
+    """Return the types of a recipe's key; empty where the schema is silent."""
+    kind: Any = Recipe
+    for key in path.split("."):
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        else:
+            structs = [each for each in (kind, *get_args(kind)) if _is_struct(each)]
+            kind = get_type_hints(structs[0]).get(key) if structs else None
+    kind = _TYPES.get(path, kind)
+    return () if kind is None else get_args(kind) if get_origin(kind) is UnionType else (kind,)
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
 def _set(tree: dict[str, Any], path: str, value: Any) -> None:

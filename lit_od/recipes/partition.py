@@ -4,6 +4,7 @@ The division is a function of the seed and of the order of the sources alone; im
 within their part.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from lit_od.errors import ConfigError, DataError
 from lit_od.images.find_local import find, of_classes
 from lit_od.images.sources import ImageFile, SetOpener, Source
 from lit_od.images.split import fit_and_calibration
-from lit_od.recipes.roots import data_root
+from lit_od.recipes.roots import VARIABLE, data_root
 from lit_od.recipes.schema import DataConfig, Split
 
 UNLABELLED = "inlier"
@@ -242,13 +243,37 @@ def divided(config: DataConfig, *, seed: int, sets: SetOpener | None = None) -> 
             "data.split.test goes with a `model`: over an ONNX backbone, keep images for evaluation apart and name "
             "them in data.test or evaluation.inliers"
         )
-    sources = found_images([config.train], config, sets)
+    inliers = _of_chosen_classes(config.train, config, sets)
+    return fit_and_calibration(_drawn(inliers, config.limit, seed), seed=seed, share=config.split.calibration)
+
+
+def found_tests(config: DataConfig, sets: SetOpener | None = None) -> list[Source]:
+    """Find the test inliers of a recipe over an ONNX file; they need no classes.
+
+    Args:
+        config: The recipe's `data`.
+        sets: Opens torchvision's sets by name; None refuses them.
+
+    Raises:
+        ConfigError: If the recipe names no test images.
+        DataError: If images or classes are missing.
+    """
+    if config.test is None:
+        raise ConfigError(
+            "the recipe names no test images: give --data.test PATH, or --inliers and --outliers NAME=PATH"
+        )
+    return _of_chosen_classes(config.test, config, sets)
+
+
+def _of_chosen_classes(path: str, config: DataConfig, sets: SetOpener | None) -> list[Source]:
+    """Find the images of a PATH, without the classes that are held out or not used."""
+    sources = found_images([path], config, sets)
     held_out = {id(source) for source in of_classes(sources, config.outlier_classes)}
     chosen = sources if config.classes is None else of_classes(sources, config.classes)
     inliers = [source for source in chosen if id(source) not in held_out]
     if not inliers:
-        raise DataError(f"{config.train}: every class is in data.outlier_classes, which leaves no inlier")
-    return fit_and_calibration(_drawn(inliers, config.limit, seed), seed=seed, share=config.split.calibration)
+        raise DataError(f"{path}: every class is in data.outlier_classes, which leaves no inlier")
+    return inliers
 
 
 def found_images(paths: Sequence[str], config: DataConfig, sets: SetOpener | None) -> list[Source]:
@@ -266,8 +291,8 @@ def found_images(paths: Sequence[str], config: DataConfig, sets: SetOpener | Non
     root = data_root(config.root)
     found: list[Source] = []
     for path in paths:
-        if path in ("", ".") and not config.root:
-            raise ConfigError("which folder of images? Give --data.root FOLDER")
+        if path in ("", ".") and not config.root and not os.environ.get(VARIABLE):
+            raise ConfigError(f"which folder of images? Give --data.root FOLDER, or set {VARIABLE}")
         name = path.partition(":")[0]
         if sets is None and name in NAMED_SETS and not (root / path).exists():
             raise ConfigError(

@@ -1,6 +1,8 @@
 """`lit-od evaluate`: what it writes; with --record figures go where the card shows them, and nothing else changes."""
 
+import json
 import os
+import shutil
 
 import pytest
 
@@ -80,3 +82,23 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(made_bundle, 
     assert (done.status, done.err) == (2, f"lit-od: {tmp_path}/file is a file: name a folder\n")
     done = command("report", made_bundle.path, "--out", tmp_path / "file" / "x.html")
     assert (done.status, done.err) == (2, f"lit-od: {tmp_path}/file is a file: name a folder\n")
+
+
+def test_a_folder_called_mnist_is_what_is_evaluated(own_bundle, command, digit_files, tmp_path, monkeypatch):
+    shutil.copytree(digit_files / "0", tmp_path / "data" / "mnist")
+    count = len(list((tmp_path / "data" / "mnist").iterdir()))
+    monkeypatch.chdir(tmp_path)
+    words = ["evaluate", own_bundle, "--inliers", "mnist", "--outliers", f"g={GARMENTS}"]
+    assert command(*words, "--data.root", tmp_path / "data", "--out", "out").status == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["inliers"]["n"] == count
+    monkeypatch.chdir(tmp_path / "data")
+    assert command(*words).status == 0
+    assert [each.name for each in (tmp_path / "data").iterdir()] == ["mnist"]
+
+
+def test_one_inlier_is_evaluated_and_recorded_without_an_interval(own_bundle, command, digit_files):
+    one = next((digit_files / "0").iterdir())
+    done = command("evaluate", own_bundle, "--inliers", one, "--outliers", f"g={GARMENTS}", "--record")
+    assert (done.status, done.err) == (0, "")
+    kept = Bundle.read(own_bundle).manifest.provenance.metrics["against g"]
+    assert set(kept) == {"inliers", "outliers", "auroc", "fpr95"}

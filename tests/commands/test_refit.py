@@ -58,6 +58,17 @@ def test_outliers_serve_max_f1(own_bundle: Path, tmp_path: Path, command: Comman
     assert new.manifest.provenance.data["outliers"]["images"] == 1000
 
 
+def test_the_bundles_rule_named_again_keeps_its_options_and_another_one_has_its_own(
+    own_bundle: Path, tmp_path: Path, command: Command
+) -> None:
+    assert command("threshold", own_bundle, "--rule", "percentile", "--q", "90").status == 0
+    words = ["refit", own_bundle, INLIERS, "--out", tmp_path / "new"]
+    assert command(*words, "--calibration.rule", "percentile").status == 0
+    assert Bundle.read(tmp_path / "new").calibration.rule == {"rule": "percentile", "q": 90}
+    assert command(*words, "--calibration.n", "3", "--calibration.rule", "mean_std").status == 0
+    assert Bundle.read(tmp_path / "new").calibration.rule == {"rule": "mean_std", "n": 3}
+
+
 def test_a_bundle_by_max_f1_asks_for_outliers_again(own_bundle: Path, tmp_path: Path, command: Command) -> None:
     assert command("threshold", own_bundle, "--rule", "max_f1", "--outliers", OUTLIERS).status == 0
     out = tmp_path / "new"
@@ -84,7 +95,7 @@ def test_a_bundle_by_max_f1_asks_for_outliers_again(own_bundle: Path, tmp_path: 
         (["--detector", "knn", "--detector.k", "0"], "k must be an integer of at least 1, got 0"),
         (["--detector", "magic"], "unknown detector 'magic'"),
         (["--calibration.rule", "max_f1"], "rule max_f1 needs labelled outliers"),
-        (["--calibration.rule", "max_f1", "--calibration.outliers", "7"], "must be a PATH or a list of PATHs, got 7"),
+        (["--calibration.rule", "max_f1", "--calibration.outliers", "[[7]]"], "must be a PATH or a list of PATHs"),
         (["--outliers", "anything"], "rule percentile takes no outliers"),
         (["--calibration.rule", "value"], "was set by hand and cannot be applied anew: give --calibration.rule"),
         (["--calibration.q", "101"], "q must be a number in [0, 100], got 101"),

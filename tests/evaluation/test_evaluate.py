@@ -62,6 +62,18 @@ def test_json_is_plain_and_finite(found):
     assert math.isclose(tree["inliers"]["flagged"]["value"], (INLIERS > 10).mean())
 
 
+@pytest.mark.parametrize(("inliers", "outliers"), [(300, 1), (1, 200), (1, 1)])
+def test_one_image_a_side_gives_no_interval(inliers, outliers):
+    found = evaluate(INLIERS[:inliers], {"x": SETS["near"][:outliers]}, threshold=10.0, resamples=20)
+    for interval in (*found.outliers["x"].figures.values(), *found.macro.values()):
+        assert math.isnan(interval.low)
+        assert math.isnan(interval.high)
+        assert 0 <= interval.value <= 1
+    tree = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert tree["macro"]["auroc"]["low"] is None
+    assert "[" not in found.table().splitlines()[3]
+
+
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
 def test_the_table_fits_and_names_every_set(scale):
     sets = {"mnist digits 8 and 9": SETS["near"] * scale, "a name " * 20: np.full(1, 99 * scale)}

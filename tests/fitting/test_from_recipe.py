@@ -1,6 +1,7 @@
 """Recipes over an ONNX file, and the backbone that ships: images to bundle without torch."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -201,6 +202,13 @@ def test_a_folder_of_images_and_nothing_else(digit_files: Path, tmp_path: Path):
         (["--data.root", "gone"], "data.root gone is not a folder"),
         (["--data.root", "EMPTY", "--run", "runs"], "leave out --run"),
         (["--data.root", "EMPTY", "--backbone", "gone.onnx"], "backbone gone.onnx is no file"),
+        (["--export.opset", "17"], "--export.opset has no effect over an ONNX backbone, which is used as it is"),
+        (
+            ["--data.batch_size=4"],
+            "--data.batch_size has no effect over an ONNX backbone, over which nothing is trained",
+        ),
+        (["--data.memory=4"], "--data.memory has no effect over an ONNX backbone"),
+        (["--data.split.validation", "0.1"], "over which nothing is validated (data.split.calibration is what"),
     ],
 )
 def test_fit_folder_refuses_in_one_line(
@@ -212,6 +220,54 @@ def test_fit_folder_refuses_in_one_line(
     refusal = capsys.readouterr().err
     assert message in refusal
     assert refusal.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["good #2", "2024", "no", "1e3", "null", "a: b", "@x", "&a"])
+def test_the_root_is_the_folder_of_that_very_name(
+    small_graph: bytes, name: str, digit_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "net.onnx").write_bytes(small_graph)
+    shutil.copytree(digit_files / "0", tmp_path / name)
+    shutil.copytree(digit_files / "1", tmp_path / "good")
+    monkeypatch.chdir(tmp_path)
+    words = ["--out", "b", "--backbone", "net.onnx", "--data.prepare", "{size: [28, 28], mode: grey}"]
+    assert main(["fit", "folder", "--data.root", name, *words]) == 0
+    count = len(list((tmp_path / name).iterdir()))
+    bundle = Bundle.read("b")
+    assert bundle.manifest.detector.images + bundle.calibration.scores.size == count
+
+
+def test_the_variable_names_the_folder_too(
+    small_graph: bytes, digit_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "net.onnx").write_bytes(small_graph)
+    monkeypatch.setenv("LIT_OD_DATA", str(digit_files))
+    words = ["--backbone", str(tmp_path / "net.onnx"), "--data.prepare", "{size: [28, 28], mode: grey}"]
+    assert main(["fit", "folder", *words, "--out", str(tmp_path / "b")]) == 0
+    assert Bundle.read(tmp_path / "b").manifest.detector.images == 32
+
+
+def test_a_bundle_of_class_folders_is_evaluated_by_its_own_recipe(
+    small_graph: bytes, digit_files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Classes of few images, and test images of no class, which a training could not divide."""
+    (tmp_path / "net.onnx").write_bytes(small_graph)
+    for number in ("3", "5"):
+        (tmp_path / "root" / "train" / number).mkdir(parents=True)
+        for file in sorted((digit_files / number).iterdir())[:2]:
+            shutil.copy(file, tmp_path / "root" / "train" / number)
+    shutil.copytree(digit_files / "1", tmp_path / "root" / "test")
+    shutil.copytree(digit_files / "0", tmp_path / "root" / "bad")
+    words = ["--backbone", str(tmp_path / "net.onnx"), "--data.prepare", "{size: [28, 28], mode: grey}"]
+    words += ["--data.root", str(tmp_path / "root"), "--data.train", "train", "--evaluation.outliers.bad.path", "bad"]
+    where = ["--data.root", str(tmp_path / "root")]
+    assert main(["fit", "folder", *words, "--data.test", "test", "--out", str(tmp_path / "b")]) == 0
+    assert main(["evaluate", str(tmp_path / "b"), *where]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("inliers"))
+    assert int(row.split()[1]) == len(list((digit_files / "1").iterdir()))
+    assert main(["fit", "folder", *words, "--out", str(tmp_path / "c")]) == 0
+    assert main(["evaluate", str(tmp_path / "c"), *where]) == 2
+    assert "names no test images: give --data.test PATH" in capsys.readouterr().err
 
 
 def test_another_onnx_file_in_the_recipes_place(

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from lit_od.errors import DataError, ImageError
+from lit_od.images import heif
 from lit_od.images.find_local import find, of_classes
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, OpenImage, Source, Unreadable
 from tests.support.images import GREY
@@ -50,6 +51,36 @@ def test_a_folder_is_searched_through_in_the_order_of_names(tmp_path: Path) -> N
     wanted = ["A.bmp", "z.png", "a/0.tif", "a/deep/er/1.webp", "b/10.jpeg", "b/2.JPG"]
     assert names(found) == [str(tmp_path / name) for name in wanted]
     assert [source.label for source in found] == [None, None, "a", "a", "b", "b"]
+
+
+def test_images_of_formats_that_are_not_read_are_counted_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heif, "is_readable", lambda: False)
+    touch(
+        tmp_path / "a.apng", tmp_path / "sub" / "b.mpo", tmp_path / "c.j2c", tmp_path / "notes.txt", tmp_path / ".x.jxl"
+    )
+    assert len(find([tmp_path])) == 3
+    assert caplog.messages == []
+    touch(tmp_path / "1.HEIC", tmp_path / "2.heic", tmp_path / "sub" / "3.jxl")
+    assert len(find([tmp_path])) == 3
+    (line,) = caplog.messages
+    assert line.startswith(
+        f"lit-od: {tmp_path}: left out 2 .heic, 1 .jxl, which cannot be read. Convert them to PNG, or"
+    )
+    assert 'pip install "lit-od[heif]"' in line
+    caplog.clear()
+    (tmp_path / "sub" / "3.jxl").rename(tmp_path / "sub" / "3.nef")
+    assert len(find([tmp_path / "sub"])) == 1
+    assert "left out 1 .nef, which cannot be read. Convert them to PNG" in caplog.text
+
+
+def test_a_heic_image_is_found_and_read(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif")
+    assert heif.is_readable()
+    Image.new("RGB", (8, 6), (200, 30, 40)).save(tmp_path / "a.heic")
+    (source,) = find([tmp_path])
+    assert source.decode().size == (8, 6)
 
 
 def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
@@ -107,7 +138,22 @@ def test_paths_start_from_the_root(tmp_path: Path) -> None:
     assert names(find([str(tmp_path / "b.png")], root=Path("/nowhere"))) == [str(tmp_path / "b.png")]
 
 
-def test_sets_are_asked_first(tmp_path: Path) -> None:
+def test_what_exists_on_disk_wins_over_a_set_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path / "mnist" / "a.png", tmp_path / "CIFAR10" / "b.png")
+    known: list[Source] = [Unreadable("a", "b")]
+    assert names(find(["mnist"], root=tmp_path, sets=lambda path: known)) == [str(tmp_path / "mnist" / "a.png")]
+    monkeypatch.chdir(tmp_path)
+    assert names(find(["mnist"], sets=lambda path: known)) == ["mnist/a.png"]
+    assert find(["mnist:test"], sets=lambda path: known) == known
+    assert find(["cifar10"], sets=lambda path: known) == known  # CIFAR10 is another name, whatever the file system
+
+
+def test_an_empty_path_is_refused() -> None:
+    with pytest.raises(DataError, match=r"an empty PATH was given.*name an image"):
+        find([""])
+
+
+def test_sets_are_asked_where_nothing_has_their_name(tmp_path: Path) -> None:
     touch(tmp_path / "mnist.png")
     known: list[Source] = [Unreadable("a", "b")]
     found = find(["mnist:test", tmp_path / "mnist.png"], sets=lambda path: known if path == "mnist:test" else None)
@@ -125,7 +171,7 @@ def test_what_does_not_exist_or_holds_nothing_is_refused(tmp_path: Path) -> None
     (tmp_path / "empty.txt").write_text("# nothing\n\n")
     with pytest.raises(DataError, match=r"missing does not exist: wanted an image, a folder, a list"):
         find([tmp_path / "missing"])
-    with pytest.raises(DataError, match=r"no image found in .*empty\. Looked for \.avif"):
+    with pytest.raises(DataError, match=r"no image found in .*empty\. Looked for \.apng"):
         find([tmp_path / "empty"])
     with pytest.raises(DataError, match=r"no image found in .*empty\.txt"):
         find([tmp_path / "empty.txt"])
@@ -203,7 +249,76 @@ def test_standard_input_that_is_no_text_is_refused(monkeypatch: pytest.MonkeyPat
         find(["-"])
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_lists_in_utf_16(tmp_path: Path, encoding: str) -> None:
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    (tmp_path / "list.txt").write_bytes(f"{mark}a.png\r\n日本.png\r\n".encode(encoding))
+    (tmp_path / "list.csv").write_bytes(f"{mark}path,label\r\na.png,good\r\n".encode(encoding))
+    assert names(find([tmp_path / "list.txt"])) == [str(tmp_path / "a.png"), str(tmp_path / "日本.png")]
+    assert [source.label for source in find([tmp_path / "list.csv"])] == ["good"]
+    (tmp_path / "bare.txt").write_bytes("a.png\n".encode("utf-16-le"))
+    with pytest.raises(DataError, match=r"bare\.txt is not a text list of paths: wanted UTF-8 or UTF-16"):
+        find([tmp_path / "bare.txt"])
+    (tmp_path / "cut.txt").write_bytes("\ufeffab".encode("utf-16-le")[:-1])
+    with pytest.raises(DataError, match=r"cut\.txt is not a text list of paths: truncated data"):
+        find([tmp_path / "cut.txt"])
+
+
+def test_lines_of_a_list_end_where_lines_of_a_file_end(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a\x0b\u2028b.png\rc.png\n", newline="")
+    assert names(find([tmp_path / "list.txt"])) == [str(tmp_path / "a\x0b\u2028b.png"), str(tmp_path / "c.png")]
+
+
+def test_backslashes_separate_where_only_so_a_file_exists(tmp_path: Path) -> None:
+    touch(tmp_path / "sub" / "a.png", tmp_path / "sub" / "b.png", tmp_path / "sub\\b.png")
+    (tmp_path / "list.txt").write_text("sub\\a.png\nsub\\b.png\nsub\\gone.png\n")
+    (tmp_path / "list.csv").write_text("path\nsub\\a.png\n")
+    wanted = [str(tmp_path / name) for name in ("sub/a.png", "sub\\b.png", "sub\\gone.png")]
+    assert names(find([tmp_path / "list.txt"])) == wanted
+    assert names(find([tmp_path / "list.csv"])) == wanted[:1]
+
+
+def test_blanks_around_columns_and_labels_are_dropped(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path , label\na.png, good\n b.png,\n")
+    found = find([tmp_path / "list.csv"])
+    assert names(found) == [str(tmp_path / "a.png"), str(tmp_path / " b.png")]
+    assert [source.label for source in found] == ["good", None]
+
+
 # Arrays
+
+
+def test_an_array_of_numpys_own_file(tmp_path: Path) -> None:
+    stack = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
+    np.save(tmp_path / "a.npy", stack)
+    found = find([tmp_path / "a.npy"])
+    assert names(found) == [f"{tmp_path / 'a.npy'}#{row}" for row in range(3)]
+    np.testing.assert_array_equal([np.asarray(source.decode()) for source in found], stack)
+    np.save(tmp_path / "harm.npy", np.array([{}], dtype=object))
+    (tmp_path / "text.npy").write_text("no array")
+    for name in ("harm", "text"):
+        with pytest.raises(DataError, match=rf"{name}\.npy cannot be read as \.npy: .*Write it with numpy\.save"):
+            find([tmp_path / f"{name}.npy"])
+    with pytest.raises(DataError, match=r"gone\.npy does not exist"):
+        find([tmp_path / "gone.npy"])
+
+
+@pytest.mark.parametrize("name", ["x.npz", "UP.NPZ", "x.npz.v2.npz"])
+def test_an_archive_whatever_its_name(tmp_path: Path, name: str) -> None:
+    with (tmp_path / name).open("wb") as out:
+        np.savez(out, a=np.zeros((2, 4, 4), np.uint8))
+    assert names(find([tmp_path / name])) == [f"{tmp_path / name}#{row}" for row in range(2)]
+    assert len(find([f"{tmp_path / name}:a"])) == 2
+
+
+def test_an_array_of_one_image_in_colour_is_one_image(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    np.savez(tmp_path / "one.npz", picture=picture)
+    np.save(tmp_path / "one.npy", picture)
+    for name in ("one.npz", "one.npy"):
+        (source,) = find([tmp_path / name])
+        assert source.name == f"{tmp_path / name}#0"
+        np.testing.assert_array_equal(np.asarray(source.decode()), picture)
 
 
 @pytest.fixture

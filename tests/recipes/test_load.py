@@ -97,7 +97,7 @@ def test_numbers_in_files_may_have_an_exponent_alone(small: Path) -> None:
         (["--"], "expected an override"),
         (["--data.root"], r"--data\.root needs a value, as in --data\.root VALUE"),
         (["--data.root", "--seed=1"], r"--data\.root needs a value"),
-        (["--data.root=[1"], r"--data\.root: '\[1' is not a YAML value"),
+        (["--data.limit=[1"], r"--data\.limit: '\[1' is not a YAML value"),
         (["--data.rot=x"], r"recipe .*mine\.yaml: unknown key `rot` - at `data`"),
         (["--name.x=1"], r"--name\.x: 'name' holds a value, not further keys"),
         (["--data.batch_size=many"], r"Expected `int`, got `str` - at `data\.batch_size`"),
