@@ -1,7 +1,7 @@
-"""The axis of the channels in each layer's output, followed through a network's operations.
+"""The axis of the channels in each layer's output.
 
-Networks of one library differ, and so do the layers of one network: a linear layer has its channels last, a
-convolution second, and both occur side by side.
+It is followed through a network's operations, from the image on. Networks of one library differ, and so do the
+layers of one network: a linear layer has its channels last, a convolution second, and both occur side by side.
 """
 
 import math
@@ -79,7 +79,7 @@ class _Followed(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
 
 
 def _axis_of_result(name: str, args: tuple[Any, ...], result: Tensor) -> int | None:
-    """Return the axis of the channels in an operation's result; None where it is open."""
+    """Return the channels' axis in an operation's result; None where it is open."""
     if name in SECOND and result.ndim >= 2:
         return 1
     if name in LAST:
@@ -105,7 +105,10 @@ def _axis_of_result(name: str, args: tuple[Any, ...], result: Tensor) -> int | N
 
 
 def _after_view(before: Sequence[int], axis: int, after: Sequence[int]) -> int | None:
-    """Return the axis of the same length behind as many values; None where a view joins or divides it."""
+    """Return an axis as it is after a view; None where that joins or divides it.
+
+    The axis has the same length then, behind as many values.
+    """
     for place, length in enumerate(after):
         if length == before[axis] and math.prod(after[:place]) == math.prod(before[:axis]):
             return place

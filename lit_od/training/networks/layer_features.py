@@ -124,7 +124,10 @@ def _stopping_early() -> Iterator[None]:
 
 
 def require_layers(body: nn.Module, layers: Sequence[str]) -> None:
-    """Raise ConfigError unless layers name modules of a network, each once, and at least one."""
+    """Raise ConfigError unless layers name modules of a network, each once.
+
+    There must be at least one.
+    """
     names = [name for name, _ in body.named_modules() if name]
     if not layers:
         first = ", ".join(name for name, _ in body.named_children())

@@ -198,7 +198,7 @@ def feature_count(body: nn.Module, name: str, channels: int, image_size: tuple[i
 
 @contextlib.contextmanager
 def _whole_patches(body: nn.Module, name: str, image_size: tuple[int, int]) -> Iterator[None]:
-    """Refuse, while a network runs, that it cuts an image into patches and passes over a border."""
+    """Refuse, while a network runs, that its patches pass over a border."""
 
     def check(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         assert isinstance(module, nn.Conv2d)
