@@ -26,6 +26,9 @@ from lit_od.runtime.threads import available_threads
 GRACE = 10.0
 """Seconds that others have to end by themselves once one has failed, and again after SIGTERM."""
 
+ALL = -1
+"""Devices of a trainer: every GPU of this machine."""
+
 _POLL = 0.05
 
 _HELD = "LIT_OD_HELD"
@@ -62,24 +65,48 @@ def process_count(trainer: Mapping[str, Any]) -> int:
         trainer: Options of the recipe's trainer.
 
     Raises:
-        ConfigError: If several machines are asked for, which no process can start.
+        ConfigError: If several machines are asked for, which no process can start, or the devices are none of this
+            machine's.
     """
     if place() is not None:
         return 1
     if (nodes := trainer.get("num_nodes", 1)) not in (1, "1"):
         raise ConfigError(f"trainer.num_nodes {nodes}: start a process a device on every machine, by torchrun or srun")
-    devices = trainer.get("devices", 1)
-    if isinstance(devices, str) and re.fullmatch(r"-?\d+", devices):
-        devices = int(devices)
-    if isinstance(devices, list):
-        return max(1, len(devices))
-    if isinstance(devices, int) and devices != -1:
-        return max(1, devices)
-    if trainer.get("accelerator", "auto") not in ("auto", "gpu", "cuda"):
+    devices = _devices(trainer.get("devices", 1))
+    if isinstance(devices, int) and devices != ALL:
+        return devices
+    on_gpus = trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
+    if devices == ALL and not on_gpus:
         return 1
-    from lit_od.training.distributed import gpus
+    with extra():
+        from lit_od.training.distributed import gpus
+    there = gpus() if on_gpus else 0
+    if isinstance(devices, int):
+        return max(1, there)
+    if absent := [each for each in devices if each >= there]:
+        raise ConfigError(
+            f"trainer.devices names GPU {absent[0]}, and this run has {there} of them: give the numbers of GPUs, from "
+            "0, or the number of processes, such as 2"
+        )
+    return len(devices)
 
-    return max(1, gpus())
+
+def _devices(given: Any) -> int | list[int]:
+    """Return a number of processes, `ALL`, or numbers of GPUs."""
+    if isinstance(given, str) and (numbers := re.fullmatch(r"\d+(,\d+)*,?", given.replace(" ", ""))):
+        words = numbers.group().rstrip(",").split(",")
+        given = [int(word) for word in words] if "," in given else int(given)
+    if given in ("auto", "-1", ALL, [ALL]):
+        return ALL
+    if isinstance(given, int) and not isinstance(given, bool) and given >= 1:
+        return given
+    numbered = isinstance(given, list) and given and all(type(each) is int and each >= 0 for each in given)
+    if numbered and len(set(given)) == len(given):
+        return list(given)
+    raise ConfigError(
+        "trainer.devices must be a number of processes of at least 1, numbers of GPUs such as 0,1, or auto, got "
+        f"{given!r}"
+    )
 
 
 def command_line(name: str, args: Namespace, overrides: Sequence[str]) -> list[str]:
@@ -130,7 +157,8 @@ def launch(count: int, words: Sequence[str]) -> int:
         "LOCAL_WORLD_SIZE": str(count),
         _HELD: "yes",
     }
-    command = [sys.executable, "-m", "lit_od.cli", *words]
+    # -P: else Python would import what lies in the working folder first
+    command = [sys.executable, "-P", "-m", "lit_od.cli", *words]
     running: list[subprocess.Popen[bytes]] = []
 
     def stop(number: int, frame: object) -> None:

@@ -9,8 +9,9 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from lit_od.errors import ConfigError
+from lit_od.training.networks.channel_axes import channel_axes
 from lit_od.training.networks.feature_network import FeatureNetwork
-from lit_od.training.networks.layer_features import CutNetwork, drop_unused, weights_used
+from lit_od.training.networks.layer_features import CutNetwork, drop_unused, require_layers, weights_used
 from lit_od.training.networks.pooling import Pooling
 from lit_od.training.networks.pretrained import WholeNetwork, feature_count, is_import_path, whole_network
 from lit_od.training.networks.weights import load_part
@@ -69,8 +70,10 @@ class FrozenBackbone(LightningModule):
             pretrained: Without a file, take the published weights; else they stay random.
             scaling: `mean`, `std` and optionally `order`, as in `Scaling`. None takes the scaling of the
                 network's training, and for an import path pixels in [-1, 1].
-            channels_last: True for feature maps (n, h, w, c). None takes the network's own
-                statement: timm's `output_fmt`, torchvision's class; else (n, c, h, w).
+            channels_last: True for feature maps (n, h, w, c), False for (n, c, h, w), of all layers. None
+                follows the channels through the operations up to each layer, and where these leave their axis
+                open takes the network's own statement: timm's `output_fmt`, torchvision's class; else
+                (n, c, h, w).
             channels: Channels of the images, 1 or 3. Grey images are repeated in the three channels that
                 timm's and torchvision's networks take.
             image_size: Height and width of the images.
@@ -97,9 +100,18 @@ class FrozenBackbone(LightningModule):
             raise ConfigError(f"network {network} scales its images itself: name the plain network inside it")
         input_scaling = _scaling(whole) if scaling is None else _read_scaling(scaling, len(whole.mean))
         last = whole.channels_last if channels_last is None else channels_last
-        cut = CutNetwork(whole.body, layers=layers, pooling=pooling, channels_last=last, unit_length=unit_length).eval()
-        width = feature_count(cut, network, len(whole.mean), size)
         pixels = torch.zeros(1, len(whole.mean), *size)
+        require_layers(whole.body, layers)
+        axes = channel_axes(whole.body.eval(), layers, pixels) if channels_last is None else {}
+        cut = CutNetwork(
+            whole.body,
+            layers=layers,
+            pooling=pooling,
+            channels_last=last,
+            channel_axes=axes,
+            unit_length=unit_length,
+        ).eval()
+        width = feature_count(cut, network, len(whole.mean), size)
         used = weights_used(cut, pixels)
         if checkpoint_path is not None:
             load_part(cut.body, checkpoint_path, [name.removeprefix("body.") for name in used])

@@ -40,13 +40,47 @@ def test_where_a_process_stands() -> None:
 
 @pytest.mark.parametrize(
     ("trainer", "count"),
-    [({}, 1), ({"devices": 3}, 3), ({"devices": "2"}, 2), ({"devices": [0, 2]}, 2), ({"devices": 1}, 1)],
+    [
+        ({}, 1),
+        ({"devices": 3}, 3),
+        ({"devices": "2"}, 2),
+        ({"devices": [0, 2]}, 2),
+        ({"devices": 1}, 1),
+        ({"devices": "0,1"}, 2),
+        ({"devices": "0, 3"}, 2),
+        ({"devices": "3,"}, 1),
+        ({"devices": "auto"}, 4),
+        ({"devices": "-1"}, 4),
+        ({"devices": [-1], "accelerator": "gpu"}, 4),
+        ({"devices": "auto", "accelerator": "cpu"}, 1),
+        ({"devices": 2, "accelerator": "cpu"}, 2),
+    ],
 )
-def test_a_process_a_device(trainer: dict[str, object], count: int) -> None:
+def test_a_process_a_device(trainer: dict[str, object], count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_od.training.distributed.gpus", lambda: 4)
     assert process_count(trainer) == count
     assert process_count({"devices": "auto", "accelerator": "cpu"}) == 1
     with pytest.raises(ConfigError, match=r"trainer\.num_nodes 2: start a process a device on every machine"):
         process_count(trainer | {"num_nodes": 2})
+
+
+@pytest.mark.parametrize(
+    ("trainer", "message"),
+    [
+        *[
+            ({"devices": bad}, "must be a number of processes of at least 1, numbers of GPUs such as 0,1, or auto, got")
+            for bad in ("abc", "0;1", "0,0", 0, "0", -2, [], [0, 0], [0, "a"], 1.5, True, None, {"a": 1})
+        ],
+        ({"devices": "0,4"}, r"names GPU 4, and this run has 4 of them: give the numbers"),
+        ({"devices": "0,1", "accelerator": "cpu"}, r"names GPU 0, and this run has 0 of them"),
+    ],
+)
+def test_devices_that_are_none_start_nothing(
+    trainer: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lit_od.training.distributed.gpus", lambda: 4)
+    with pytest.raises(ConfigError, match=message):
+        process_count(trainer)
 
 
 def test_a_command_line_from_its_arguments() -> None:

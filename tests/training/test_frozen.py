@@ -16,7 +16,7 @@ from lit_od.cli import main
 from lit_od.errors import ConfigError, DataError
 from lit_od.training import FrozenBackbone
 from lit_od.training.export.backbone_graph import export_backbone
-from lit_od.training.networks.feature_network import FeatureNetwork
+from lit_od.training.networks.feature_network import FeatureNetwork, build_network
 from lit_od.training.networks.pretrained import whole_network
 from tests.support.images import ASSETS
 from tests.support.twins import digits_root
@@ -118,6 +118,56 @@ def test_transformers_give_tokens_and_state_that_their_maps_are_channels_last():
     assert whole_network("torchvision:swin_t", **shape).channels_last
     assert whole_network("swin_tiny_patch4_window7_224", **shape).channels_last
     assert not whole_network(TIMM, **shape).channels_last
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("network", "layer", "size", "channels_first"),
+    [
+        ("test_convnext", "stages.1.blocks.0.mlp", 64, False),
+        ("test_convnext", "stages.1.blocks.0.mlp", 96, False),
+        ("test_convnext", "stages.1", 64, True),
+        ("torchvision:convnext_tiny", "features.1.0.block.3", 64, False),
+        ("torchvision:convnext_tiny", "features.1.0", 64, True),
+        ("torchvision:swin_t", "features.0.0", 64, True),
+        ("torchvision:swin_t", "features.1.0", 64, False),
+        ("swin_tiny_patch4_window7_224", "patch_embed.proj", 224, True),
+        ("maxvit_nano_rw_256", "stages.0.blocks.0.attn_block", 256, False),
+        ("volo_d1_224", "network.0.0", 224, False),
+    ],
+)
+def test_each_layer_is_pooled_over_its_own_positions(network: str, layer: str, size: int, channels_first: bool):
+    frozen = FrozenBackbone(network=network, layers=[layer], pretrained=False, image_size=(size, size))
+    given: list[Tensor] = []
+    images = torch.randint(0, 256, (1, size, size, 3), dtype=torch.uint8)
+    frozen.network.body.body.get_submodule(layer).register_forward_pre_hook(lambda module, inputs: given.extend(inputs))
+    features = frozen(images).numpy()
+    output = frozen.network.body.body.get_submodule(layer)(*given[:1]).numpy()
+    wanted = np.stack(
+        [(output[:, k] if channels_first else output[..., k]).mean((1, 2)) for k in range(features.shape[1])], axis=1
+    )
+    np.testing.assert_allclose(features, wanted, rtol=1e-3, atol=1e-5)
+    assert features.shape[1] == output.shape[1 if channels_first else 3]
+
+
+def test_what_is_said_of_channels_is_taken_as_it_is():
+    said = FrozenBackbone(network="test_convnext", layers=["stages.1.blocks.0.mlp"], channels_last=False, **RANDOM)
+    assert said.network.num_features == 8  # rows of a map of 8x8
+
+
+def test_a_layer_of_windows_has_no_row_for_each_image():
+    windows = {"network": "swin_tiny_patch4_window7_224", "layers": ["layers.0.blocks.0.attn"]}
+    with pytest.raises(ConfigError, match=r"must return features of shape \(n, d\), got \(64, 96\) for one image"):
+        FrozenBackbone(**windows, pretrained=False)
+
+
+def test_images_that_patches_do_not_divide_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"patches of 16x16, and of 40x28 \(h x w\) it would pass over 8 rows and 12 columns: make"
+    ):
+        FrozenBackbone(network="vit_tiny_patch16_224", layers=["blocks.1"], pretrained=False, image_size=(40, 28))
+    with pytest.raises(ConfigError, match="network vit_tiny_patch16_224 cuts images into patches of 16x16"):
+        build_network("vit_tiny_patch16_224", channels=3, image_size=(28, 28))
 
 
 def test_a_network_of_the_users_own_is_cut_where_its_tail_would_fail(tmp_path: Path):

@@ -200,8 +200,10 @@ def _callbacks(recipe: Recipe, data: ImageData, kind: type[LightningModule], bes
     if data.watched_outliers() and hasattr(kind, "backbone"):
         callbacks.append(OutlierMonitor(data))
     if recipe.early_stopping is not None:
+        # Lightning counts validations, the recipe epochs
+        patience = -(-recipe.early_stopping // recipe.trainer.get("check_val_every_n_epoch", 1))
         # a loss that is not finite, or not logged, is refused elsewhere, in one line
-        stop = ResumableEarlyStopping("val_loss", patience=recipe.early_stopping, check_finite=False, strict=False)
+        stop = ResumableEarlyStopping("val_loss", patience=patience, check_finite=False, strict=False)
         callbacks.append(stop)
     return callbacks
 

@@ -1,11 +1,14 @@
 """Lightning's Trainer: checked arguments, silenced chatter, contained seeds."""
 
 import contextlib
+import inspect
 import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from datetime import timedelta
+from types import NoneType, UnionType
+from typing import Any, get_args
 
 import torch
 from lightning import LightningModule, Trainer
@@ -35,10 +38,32 @@ RESERVED = frozenset(
 )
 """Arguments of the Trainer that the run itself sets, since its files depend on them."""
 
+WHOLE: dict[str, tuple[int, bool]] = {
+    "max_epochs": (-1, True),
+    "min_epochs": (0, True),
+    "max_steps": (-1, False),
+    "min_steps": (0, True),
+    "accumulate_grad_batches": (1, False),
+    "check_val_every_n_epoch": (1, False),
+    "num_sanity_val_steps": (-1, True),
+    "log_every_n_steps": (0, True),
+    "reload_dataloaders_every_n_epochs": (0, False),
+}
+"""Whole numbers of the Trainer: the least value, and True where they may be null. Lightning checks few
+of them, and fails on others in the middle of a run."""
+
+NUMBERS = frozenset(
+    "limit_train_batches limit_val_batches limit_test_batches limit_predict_batches overfit_batches"
+    " gradient_clip_val".split()
+)
+FLAGS = frozenset("detect_anomaly inference_mode benchmark sync_batchnorm enable_model_summary".split())
+
 COMPILE, SCALING = "compile", "scale_learning_rate"
 """Options of `trainer` beyond Lightning's: true to run torch.compile on the network (default false), and the factor of
 the learning rate where a step has more images than data.batch_size, N times as many by processes and gradient
 accumulation: "none" (the default), "sqrt" (root of N) or "linear" (N)."""
+
+_KINDS = {int: "a number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
 
 _SCALES = {"none": lambda times: 1.0, "sqrt": math.sqrt, "linear": float}
 
@@ -58,10 +83,33 @@ def trainer_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"trainer.{COMPILE} must be true or false, got {options[COMPILE]!r}")
     if options.get(SCALING, "none") not in _SCALES:
         raise ConfigError(f"trainer.{SCALING} must be one of {', '.join(_SCALES)}, got {options[SCALING]!r}")
+    for name, value in arguments.items():
+        _require_valid(name, value)
     strategy = str(options.get("strategy"))
     if any(word in strategy for word in ("spawn", "fork", "notebook")):
         raise ConfigError(f"trainer.strategy {strategy} makes processes that cannot export: give ddp")
     return DEFAULTS | _processes() | arguments
+
+
+def _require_valid(name: str, value: Any) -> None:
+    """Raise ConfigError unless an argument of the Trainer has a value of its kind."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if name in WHOLE:
+        least, may_be_null = WHOLE[name]
+        if not (number and isinstance(value, int) and value >= least) and not (value is None and may_be_null):
+            raise ConfigError(f"trainer.{name} must be a whole number of at least {least}, got {value!r}")
+    elif name in NUMBERS and not (number and value >= 0) and value is not None:
+        raise ConfigError(f"trainer.{name} must be a number of at least 0, got {value!r}")
+    elif name in FLAGS and not isinstance(value, bool) and value is not None:
+        raise ConfigError(f"trainer.{name} must be true or false, got {value!r}")
+    elif name == "max_time" and not isinstance(value, str | dict | timedelta) and value is not None:
+        raise ConfigError(f"trainer.max_time must be text, '00:12:00:00' for instance (d:h:m:s), got {value!r}")
+    elif name == "val_check_interval" and not (value is None or (isinstance(value, float) and value == 1)):
+        # the log has a row an epoch, and the best checkpoint and early stopping are those of epochs
+        raise ConfigError(
+            f"trainer.val_check_interval {value!r} validates within an epoch, and figures are those of whole epochs: "
+            "leave it out, or validate more seldom by trainer.check_val_every_n_epoch"
+        )
 
 
 def _processes() -> dict[str, Any]:
@@ -172,10 +220,30 @@ def _require_consistent(init_args: dict[str, Any], known: Mapping[str, Any], *, 
 
 def make_module(kind: type[LightningModule], arguments: Mapping[str, Any]) -> LightningModule:
     """Make the module. Raises ConfigError, in one line, for types it refuses."""
+    _require_types(kind, arguments)
     try:
         return kind(**arguments)
     except TypeError as error:
         raise ConfigError(f"model.init_args: {kind.__name__}: {' '.join(str(error).split())}") from error
+
+
+def _require_types(kind: type[LightningModule], arguments: Mapping[str, Any]) -> None:
+    """Raise ConfigError where an argument is no number, text or flag as it must be.
+
+    The class says which it must be. Some are first used in the middle of a training.
+    """
+    parameters = inspect.signature(kind).parameters
+    for name, value in arguments.items():
+        wanted = parameters[name].annotation if name in parameters else None
+        kinds = set(get_args(wanted)) if isinstance(wanted, UnionType) else {wanted}
+        if not kinds <= {int, float, str, bool, NoneType}:
+            continue
+        given = float if type(value) is int and int not in kinds else int if type(value) is float else type(value)
+        if type(value) not in kinds and given not in kinds:
+            names = " or ".join(dict.fromkeys(_KINDS[each] for each in _KINDS if each in kinds))
+            raise ConfigError(
+                f"model.init_args: {kind.__name__}: {name} must be {names}, got {value!r} ({type(value).__name__})"
+            )
 
 
 @contextlib.contextmanager

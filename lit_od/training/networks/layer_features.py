@@ -33,7 +33,8 @@ class CutNetwork(nn.Module):
         body: The whole network.
         layers: Names as in `body.named_modules()`.
         pooling: Pooling of each layer's output, by name.
-        channels_last: True for feature maps (n, h, w, c).
+        channel_axes: Axis of the channels in a layer's output, by the layer's name.
+        channels_last: True if the feature maps of all other layers are (n, h, w, c).
         unit_length: True divides each layer's pooled values by their length.
     """
 
@@ -44,6 +45,7 @@ class CutNetwork(nn.Module):
         layers: Sequence[str],
         pooling: Sequence[Pooling],
         channels_last: bool,
+        channel_axes: Mapping[str, int] | None = None,
         unit_length: bool = False,
     ) -> None:
         """Wrap a network.
@@ -53,17 +55,18 @@ class CutNetwork(nn.Module):
             layers: Names as in `body.named_modules()`.
             pooling: One a layer.
             channels_last: True for feature maps (n, h, w, c).
+            channel_axes: Axis of the channels in a layer's output, by the layer's name, where it is known.
             unit_length: True divides each layer's pooled values by their length.
 
         Raises:
             ConfigError: If a layer does not exist.
         """
         super().__init__()
-        _check_layers(body, layers)
+        require_layers(body, layers)
         self.body = body
         self.layers = tuple(layers)
         self.pooling = dict(zip(layers, pooling, strict=True))
-        self.channels_last = channels_last
+        self.channels_last, self.channel_axes = channels_last, dict(channel_axes or {})
         self.unit_length = unit_length
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -95,8 +98,10 @@ class CutNetwork(nn.Module):
             raise ConfigError(
                 f"layer {layer} gives {type(output).__name__}, wanted one tensor: choose a layer inside it"
             )
-        if self.channels_last and output.ndim == 4:
-            output = output.permute(0, 3, 1, 2)
+        wanted = {3: 2, 4: 1}.get(output.ndim)
+        axis = self.channel_axes.get(layer, 3 if self.channels_last and output.ndim == 4 else wanted)
+        if wanted is not None and axis is not None and axis != wanted:
+            output = output.movedim(axis, wanted)
         pooled = self.pooling[layer](output, layer)
         return F.normalize(pooled, dim=1) if self.unit_length else pooled
 
@@ -118,7 +123,11 @@ def _stopping_early() -> Iterator[None]:
             running.popitem()
 
 
-def _check_layers(body: nn.Module, layers: Sequence[str]) -> None:
+def require_layers(body: nn.Module, layers: Sequence[str]) -> None:
+    """Raise ConfigError unless layers name modules of a network, each once.
+
+    There must be at least one.
+    """
     names = [name for name, _ in body.named_modules() if name]
     if not layers:
         first = ", ".join(name for name, _ in body.named_children())

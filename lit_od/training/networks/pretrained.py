@@ -188,8 +188,33 @@ def feature_count(body: nn.Module, name: str, channels: int, image_size: tuple[i
         ConfigError: If it fails on an image of that size, or does not return (n, d).
     """
     failure = f"network {name} fails on one image of {channels} channels and {image_size[0]}x{image_size[1]} (h x w)"
-    features = output_of_zeros(body, (channels, *image_size), failure, ". Change data.prepare")
-    if not isinstance(features, Tensor) or features.ndim != 2:
+    with _whole_patches(body, name, image_size):
+        features = output_of_zeros(body, (channels, *image_size), failure, ". Change data.prepare")
+    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 1:
         shape = shape_or_type(features)
         raise ConfigError(f"network {name} must return features of shape (n, d), got {shape} for one image")
     return int(features.shape[1])
+
+
+@contextlib.contextmanager
+def _whole_patches(body: nn.Module, name: str, image_size: tuple[int, int]) -> Iterator[None]:
+    """Refuse, while a network runs, that its patches pass over a border."""
+
+    def check(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        assert isinstance(module, nn.Conv2d)
+        patch = module.kernel_size
+        if tuple(inputs[0].shape[-2:]) != image_size or patch != module.stride or module.padding not in (0, (0, 0)):
+            return
+        rest = [side % each for side, each in zip(image_size, patch, strict=True)]
+        if any(rest):
+            raise ConfigError(
+                f"network {name} cuts images into patches of {patch[0]}x{patch[1]}, and of {image_size[0]}x"
+                f"{image_size[1]} (h x w) it would pass over {rest[0]} rows and {rest[1]} columns: make height and "
+                "width multiples of the patch, by data.prepare.size"
+            )
+
+    with contextlib.ExitStack() as hooks:
+        for part in body.modules():
+            if isinstance(part, nn.Conv2d):
+                hooks.enter_context(part.register_forward_pre_hook(check))
+        yield

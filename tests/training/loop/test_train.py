@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import EarlyStopping
 
 from lit_od.errors import ConfigError, DataError
 from lit_od.recipes.load import from_tree, read, read_tree, to_tree
@@ -15,7 +16,7 @@ from lit_od.training.classifier import LitClassifier
 from lit_od.training.data.image_data import ImageData
 from lit_od.training.distributed import environment
 from lit_od.training.loop.checkpoints import load_module, read_checkpoint
-from lit_od.training.loop.train import _fit, train
+from lit_od.training.loop.train import _callbacks, _fit, train
 from lit_od.training.loop.trainer import make_trainer, trainer_arguments
 from tests.support.small_training import rows_of
 from tests.support.twins import recipe as twins
@@ -404,6 +405,60 @@ def test_a_recipe_that_cannot_be_trained_is_refused_in_one_line(override, messag
     with pytest.raises(ConfigError, match=message) as caught:
         train(demo(override), tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--trainer.max_epochs=abc", r"trainer\.max_epochs must be a whole number of at least -1, got 'abc'"),
+        ("--trainer.max_epochs=1.5", r"trainer\.max_epochs must be a whole number of at least -1, got 1\.5"),
+        ("--trainer.max_epochs=true", r"trainer\.max_epochs must be a whole number of at least -1, got True"),
+        ("--trainer.min_epochs=abc", r"trainer\.min_epochs must be a whole number of at least 0, got 'abc'"),
+        ("--trainer.max_steps=null", r"trainer\.max_steps must be a whole number of at least -1, got None"),
+        ("--trainer.accumulate_grad_batches=0", r"accumulate_grad_batches must be a whole number of at least 1, got 0"),
+        ("--trainer.accumulate_grad_batches=abc", r"accumulate_grad_batches must be a whole number .*, got 'abc'"),
+        ("--trainer.accumulate_grad_batches=0.5", r"accumulate_grad_batches must be a whole number .*, got 0\.5"),
+        ("--trainer.check_val_every_n_epoch=0", r"check_val_every_n_epoch must be a whole number of at least 1, got 0"),
+        ("--trainer.check_val_every_n_epoch=null", r"check_val_every_n_epoch must be a whole number .*, got None"),
+        ("--trainer.limit_train_batches=abc", r"limit_train_batches must be a number of at least 0, got 'abc'"),
+        ("--trainer.gradient_clip_val=-1", r"gradient_clip_val must be a number of at least 0, got -1"),
+        ("--trainer.detect_anomaly=abc", r"trainer\.detect_anomaly must be true or false, got 'abc'"),
+        ("--trainer.max_time=5", r"trainer\.max_time must be text, '00:12:00:00' for instance \(d:h:m:s\), got 5"),
+        ("--trainer.val_check_interval=0.25", r"val_check_interval 0\.25 validates within an epoch, .*: leave it out"),
+        ("--trainer.val_check_interval=100", r"val_check_interval 100 validates within an epoch"),
+        ("--trainer.val_check_interval=1", r"val_check_interval 1 validates within an epoch"),
+        ("--trainer.val_check_interval=0", r"val_check_interval 0 validates within an epoch"),
+        ("--model.init_args.lr_floor=abc", r"LitClassifier: lr_floor must be a number, got 'abc' \(str\)"),
+        ("--model.init_args.network=5", r"LitClassifier: network must be text, got 5 \(int\)"),
+        ("--model.init_args.checkpoint_path=5", r"LitClassifier: checkpoint_path must be text or null, got 5"),
+        ("--model.init_args.pretrained=1", r"LitClassifier: pretrained must be true or false, got 1"),
+        ("--model.init_args.dropout=true", r"LitClassifier: dropout must be a number, got True"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_before_the_run(override, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        train(demo(override), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_values_of_their_kind_are_taken():
+    taken = {
+        "max_epochs": None,
+        "min_epochs": 0,
+        "limit_train_batches": 0.5,
+        "gradient_clip_val": None,
+        "max_time": None,
+    }
+    taken |= {"val_check_interval": 1.0, "deterministic": "warn", "log_every_n_steps": 0, "max_steps": -1}
+    assert trainer_arguments(taken).items() >= taken.items()
+
+
+@pytest.mark.parametrize(("epochs", "every", "validations"), [(3, 1, 3), (3, 2, 2), (4, 2, 2), (1, 5, 1)])
+def test_early_stopping_counts_epochs_between_validations(epochs, every, validations):
+    recipe = demo(f"--early_stopping={epochs}", f"--trainer.check_val_every_n_epoch={every}")
+    data = ImageData(recipe.data, seed=0)
+    (stop,) = (each for each in _callbacks(recipe, data, LitClassifier, None) if isinstance(each, EarlyStopping))
+    assert stop.patience == validations
 
 
 def test_a_recipe_with_a_graph_trains_nothing(tmp_path):
