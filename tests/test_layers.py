@@ -44,6 +44,15 @@ NOT_FOR = {
 
 TORCH = {"torch", "torchvision", "torchmetrics", "lightning", "timm", "captum"}
 MAY_IMPORT_TORCH = {"training", "experiments"}
+HOMES = {
+    "onnxruntime": "runtime/onnx_session.py",
+    "faiss": "detectors/bank/",
+    "ray": "cluster/",
+    "starlette": "serving/",
+    "uvicorn": "serving/",
+}
+"""The only file or folder that imports a runtime."""
+
 MOST_AT_THE_TOP = 10
 MOST_LINES = 350
 MOST_PARAMETERS = 7
@@ -114,6 +123,8 @@ def faults(package: Path) -> list[str]:
         root = each.module.split(".")[0]
         if root in TORCH and here not in MAY_IMPORT_TORCH:
             found.append(f"{where}: {root} outside {', '.join(sorted(MAY_IMPORT_TORCH))}")
+        if root in HOMES and not str(each.file.relative_to(package)).startswith(HOMES[root]):
+            found.append(f"{where}: {root} outside {HOMES[root]}")
         for target in targets(package, each):
             there = place_of(package, target)
             shown = target.relative_to(package)
@@ -230,6 +241,11 @@ PLANTED = {
         "leaves recipes alone",
     ),
     "torch outside its packages": ("evaluation/planted.py", "import torch.nn", "torch outside"),
+    "a runtime outside its home": (
+        "detectors/planted.py",
+        "def f():\n    import faiss",
+        "faiss outside detectors/bank/",
+    ),
     "the own package's face": ("scoring/planted.py", "from lit_od import Scorer", "not below it"),
     "the own sub-package's face": ("detectors/bank/planted.py", "from lit_od.detectors import KNN", "hands on"),
     "a helper of a command": ("commands/planted.py", "from lit_od.commands.score import run", "what commands share"),
