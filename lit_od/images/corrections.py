@@ -1,6 +1,7 @@
-"""Correct what Pillow decodes wrongly, and refuse what would take too long or cannot be corrected.
+"""Correct images that Pillow decodes wrongly, and refuse others.
 
-`before_decoding` works on what has been read of an opened file, its head; `after_decoding` on its pixels.
+Refused are files that would take too long, and those that cannot be corrected. `before_decoding` works on what Pillow
+has read of an opened file, its head; `after_decoding` on its pixels.
 """
 
 import re
@@ -39,10 +40,13 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What brings an image of each EXIF orientation upright."""
+"""Turn that brings an image of each EXIF orientation upright."""
 
 _XMP = ("xmp", "XML:com.adobe.xmp")
 """Keys of XMP in what Pillow knows of an image."""
+
+_OF_TWELVE_BITS = ((np.arange(4096) * 255 + 2047) // 4095).astype(np.uint8)
+"""8 bits of each value of 12 bits, (4096,)."""
 
 _PHOTOMETRIC, _PLANAR, _BITS, _SAMPLES, _SAMPLE_FORMAT, _FILL_ORDER = 262, 284, 258, 277, 339, 266
 _EXTRA_SAMPLES, _PREDICTOR = 338, 317
@@ -50,7 +54,9 @@ _WHITE_IS_ZERO, _SEPARATE, _SIGNED, _PREMULTIPLIED = 0, 2, 2, 1
 
 
 def before_decoding(image: Image.Image) -> None:
-    """Correct how Pillow is going to decode an opened file; one that is decoded already stays as it is.
+    """Correct how Pillow is going to decode an opened file.
+
+    An image that is decoded already stays unchanged.
 
     Raises:
         ImageError: If the file has too many scans, or is of a kind that Pillow decodes wrongly.
@@ -70,12 +76,11 @@ def before_decoding(image: Image.Image) -> None:
 
 
 def after_decoding(image: Image.Image) -> Image.Image:
-    """Return a decoded image whose values mean what Pillow's modes mean: 0 is black, the largest is white."""
+    """Correct the values of a decoded image: 0 is black, the largest is white."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return image
     if image.mode == "I;16" and image.tag_v2.get(_BITS) == (12,):
-        values = np.asarray(image).astype(np.uint32)  # (h, w), 0..4095
-        return Image.fromarray(((values * 255 + 2047) // 4095).astype(np.uint8))
+        return Image.fromarray(_OF_TWELVE_BITS[np.asarray(image)])
     if image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         if image.mode == "I;16":
             return Image.fromarray(65_535 - np.asarray(image))
@@ -85,7 +90,7 @@ def after_decoding(image: Image.Image) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turn a decoded image as its EXIF orientation says; what cannot be read of EXIF turns nothing."""
+    """Turn a decoded image as its EXIF orientation says; broken EXIF says nothing."""
     try:
         method = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # whatever broken metadata makes Pillow raise: the pixels are intact
@@ -100,7 +105,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def xmp_set_aside(image: Image.Image) -> Iterator[None]:
-    """Hide an image's XMP from Pillow, which would turn the image by it as no other program does."""
+    """Hide the XMP of an image from Pillow, which would turn the image by it."""
     aside = {key: image.info.pop(key) for key in _XMP if key in image.info}
     try:
         yield
@@ -122,7 +127,7 @@ def _require_few_scans(image: ImageFile.ImageFile) -> None:
 
 
 def _has_more_scans(data: bytes, most: int) -> bool:
-    """Return True if the JPEG that the bytes begin with has more than `most` scans, by its markers."""
+    """Return True if a JPEG has more than `most` scans, by its markers."""
     scans, at = 0, 0
     while (found := _MARKER.search(data, at)) is not None:
         marker, at = found[1][0], found.end()
@@ -140,7 +145,10 @@ def _has_more_scans(data: bytes, most: int) -> bool:
 
 
 def _require_channels_in_order(image: ImageFile.ImageFile) -> None:
-    """Refuse a file whose channel definitions (box cdef) put colours elsewhere than Pillow takes them from."""
+    """Refuse channel definitions (box cdef) by which channels are permuted.
+
+    Pillow passes over them.
+    """
     assert image.fp is not None
     place = image.fp.tell()
     image.fp.seek(0)
@@ -163,7 +171,13 @@ def _require_channels_in_order(image: ImageFile.ImageFile) -> None:
 
 
 def _scale_transparent_grey(image: ImageFile.ImageFile) -> None:
-    """Bring the transparent grey of 2 or 4 bits to the 8 bits of the pixels; Pillow compares it as it is stored."""
+    """Bring the transparent grey of 2 or 4 bits to the 8 bits of the pixels.
+
+    Pillow compares the one that is stored with pixels of 8 bits.
+
+    Raises:
+        ImageError: If the transparent colour has more bits than the pixels will have.
+    """
     key, form = image.info.get("transparency"), image.tile[0].args
     bits = {"L;2": 2, "L;4": 4}.get(form) if isinstance(form, str) else None
     if bits is not None and isinstance(key, int):
@@ -188,7 +202,9 @@ def _require_known_samples(image: TiffImagePlugin.TiffImageFile) -> None:
 
 
 def _correct_planes(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Name the type of each uncompressed plane: Pillow takes separate planes for 8 bits, unscaled and not inverted.
+    """Name the type of each uncompressed plane.
+
+    Pillow takes separate planes for 8 bits that are not inverted.
 
     Raises:
         ImageError: If Pillow would put a plane elsewhere.
@@ -220,7 +236,10 @@ def _correct_planes(image: TiffImagePlugin.TiffImageFile) -> None:
 
 
 def _correct_byte_order(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Take what libtiff has decompressed in the machine's byte order; Pillow takes some types in the file's."""
+    """Read decompressed values in the byte order of the machine.
+
+    libtiff gives them in that order; Pillow reads some types in the order of the file.
+    """
     if image.tile[0].codec_name == "libtiff":
         image.tile = [
             each._replace(args=(_NATIVE.get(each.args[0], each.args[0]), *each.args[1:]))
