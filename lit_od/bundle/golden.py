@@ -15,7 +15,7 @@ from lit_od.backbone.model import Backbone
 from lit_od.bundle.manifest import Tolerance
 from lit_od.detectors import Detector
 from lit_od.errors import LitODError
-from lit_od.images.preparation import Preparation, eight_bits, open_image, prepare
+from lit_od.images.preparation import MAX_PIXELS, Preparation, eight_bits, open_image, prepare
 from lit_od.images.sources import Source
 from lit_od.types import Arrays
 
@@ -114,7 +114,10 @@ def _saved(image: Image.Image, form: str, exif: Image.Exif | None = None) -> byt
 
 
 def _larger_png(image: Image.Image) -> bytes:
-    return _saved(image.convert("RGB").resize((image.width * 2 + 1, image.height * 2)), "PNG")
+    size = (image.width * 2 + 1, image.height * 2)
+    if size[0] * size[1] > MAX_PIXELS:  # no image may be larger
+        return _saved(image.convert("RGB"), "PNG")
+    return _saved(image.convert("RGB").resize(size), "PNG")
 
 
 def _palette_png(image: Image.Image) -> bytes:

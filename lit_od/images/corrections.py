@@ -1,9 +1,11 @@
-"""Correct what Pillow decodes wrongly, and refuse what would take too long or cannot be corrected.
+"""Correct images that Pillow decodes wrongly, and refuse others.
 
-`before_decoding` works on what has been read of an opened file, its head; `after_decoding` on its pixels.
+Refused are files that would take too long, and those that cannot be corrected. `before_decoding` works on what Pillow
+has read of an opened file, its head; `after_decoding` on its pixels.
 """
 
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +16,9 @@ from lit_od.errors import ImageError
 
 MAX_SCANS = 100
 """Largest number of scans of a JPEG, each of which passes over all pixels: encoders write about ten."""
+
+BIG_ENDIAN_BIGTIFF = b"MM\0+"
+"""First bytes of such a file."""
 
 _MARKER = re.compile(rb"\xff([\x01-\xfe])", re.DOTALL)
 _BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))
@@ -39,18 +44,30 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What brings an image of each EXIF orientation upright."""
+"""Turn that brings an image of each EXIF orientation upright."""
 
 _XMP = ("xmp", "XML:com.adobe.xmp")
 """Keys of XMP in what Pillow knows of an image."""
 
+_OF_TWELVE_BITS = ((np.arange(4096) * 255 + 2047) // 4095).astype(np.uint8)
+"""8 bits of each value of 12 bits, (4096,)."""
+
 _PHOTOMETRIC, _PLANAR, _BITS, _SAMPLES, _SAMPLE_FORMAT, _FILL_ORDER = 262, 284, 258, 277, 339, 266
 _EXTRA_SAMPLES, _PREDICTOR = 338, 317
+_DIRECTORIES = frozenset((330, 34_665, 34_853))
+"""Tags that point to further directories: of images, of EXIF and of GPS."""
+
+_TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+"""Bytes of a value by its type."""
+
+_OF_64_BITS = frozenset((16, 17, 18))
 _WHITE_IS_ZERO, _SEPARATE, _SIGNED, _PREMULTIPLIED = 0, 2, 2, 1
 
 
 def before_decoding(image: Image.Image) -> None:
-    """Correct how Pillow is going to decode an opened file; one that is decoded already stays as it is.
+    """Correct how Pillow is going to decode an opened file.
+
+    An image that is decoded already stays unchanged.
 
     Raises:
         ImageError: If the file has too many scans, or is of a kind that Pillow decodes wrongly.
@@ -70,12 +87,11 @@ def before_decoding(image: Image.Image) -> None:
 
 
 def after_decoding(image: Image.Image) -> Image.Image:
-    """Return a decoded image whose values mean what Pillow's modes mean: 0 is black, the largest is white."""
+    """Correct the values of a decoded image: 0 is black, the largest is white."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return image
     if image.mode == "I;16" and image.tag_v2.get(_BITS) == (12,):
-        values = np.asarray(image).astype(np.uint32)  # (h, w), 0..4095
-        return Image.fromarray(((values * 255 + 2047) // 4095).astype(np.uint8))
+        return Image.fromarray(_OF_TWELVE_BITS[np.asarray(image)])
     if image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         if image.mode == "I;16":
             return Image.fromarray(65_535 - np.asarray(image))
@@ -85,7 +101,7 @@ def after_decoding(image: Image.Image) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turn a decoded image as its EXIF orientation says; what cannot be read of EXIF turns nothing."""
+    """Turn a decoded image as its EXIF orientation says; broken EXIF says nothing."""
     try:
         method = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # whatever broken metadata makes Pillow raise: the pixels are intact
@@ -100,7 +116,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def xmp_set_aside(image: Image.Image) -> Iterator[None]:
-    """Hide an image's XMP from Pillow, which would turn the image by it as no other program does."""
+    """Hide the XMP of an image from Pillow, which would turn the image by it."""
     aside = {key: image.info.pop(key) for key in _XMP if key in image.info}
     try:
         yield
@@ -122,7 +138,7 @@ def _require_few_scans(image: ImageFile.ImageFile) -> None:
 
 
 def _has_more_scans(data: bytes, most: int) -> bool:
-    """Return True if the JPEG that the bytes begin with has more than `most` scans, by its markers."""
+    """Return True if a JPEG has more than `most` scans, by its markers."""
     scans, at = 0, 0
     while (found := _MARKER.search(data, at)) is not None:
         marker, at = found[1][0], found.end()
@@ -140,7 +156,10 @@ def _has_more_scans(data: bytes, most: int) -> bool:
 
 
 def _require_channels_in_order(image: ImageFile.ImageFile) -> None:
-    """Refuse a file whose channel definitions (box cdef) put colours elsewhere than Pillow takes them from."""
+    """Refuse channel definitions (box cdef) by which channels are permuted.
+
+    Pillow passes over them.
+    """
     assert image.fp is not None
     place = image.fp.tell()
     image.fp.seek(0)
@@ -163,7 +182,13 @@ def _require_channels_in_order(image: ImageFile.ImageFile) -> None:
 
 
 def _scale_transparent_grey(image: ImageFile.ImageFile) -> None:
-    """Bring the transparent grey of 2 or 4 bits to the 8 bits of the pixels; Pillow compares it as it is stored."""
+    """Bring the transparent grey of 2 or 4 bits to the 8 bits of the pixels.
+
+    Pillow compares the one that is stored with pixels of 8 bits.
+
+    Raises:
+        ImageError: If the transparent colour has more bits than the pixels will have.
+    """
     key, form = image.info.get("transparency"), image.tile[0].args
     bits = {"L;2": 2, "L;4": 4}.get(form) if isinstance(form, str) else None
     if bits is not None and isinstance(key, int):
@@ -188,7 +213,9 @@ def _require_known_samples(image: TiffImagePlugin.TiffImageFile) -> None:
 
 
 def _correct_planes(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Name the type of each uncompressed plane: Pillow takes separate planes for 8 bits, unscaled and not inverted.
+    """Name the type of each uncompressed plane.
+
+    Pillow takes separate planes for 8 bits that are not inverted.
 
     Raises:
         ImageError: If Pillow would put a plane elsewhere.
@@ -220,10 +247,47 @@ def _correct_planes(image: TiffImagePlugin.TiffImageFile) -> None:
 
 
 def _correct_byte_order(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Take what libtiff has decompressed in the machine's byte order; Pillow takes some types in the file's."""
+    """Read decompressed values in the byte order of the machine.
+
+    libtiff gives them in that order; Pillow reads some types in the order of the file.
+    """
     if image.tile[0].codec_name == "libtiff":
         image.tile = [
             each._replace(args=(_NATIVE.get(each.args[0], each.args[0]), *each.args[1:]))
             for each in image.tile
             if isinstance(each.args, tuple)
         ]
+
+
+def classic_tiff(data: bytes) -> bytes:
+    """Rewrite a big-endian BigTIFF, which Pillow cannot read, as a classic TIFF.
+
+    The first directory, with 32-bit offsets, is put behind the data; everything else stays in its place.
+
+    Raises:
+        ImageError: If it is damaged, or holds more than 4 GiB.
+    """
+    try:
+        (place,) = struct.unpack_from(">Q", data, 8)
+        (count,) = struct.unpack_from(">Q", data, place)
+        added, entries = bytearray(), []
+        for at in range(place + 8, place + 8 + 20 * min(count, len(data)), 20):
+            tag, kind, number = struct.unpack_from(">HHQ", data, at)
+            length = number * _TYPE_SIZES[kind]
+            start = at + 12 if length <= 8 else struct.unpack_from(">Q", data, at + 12)[0]
+            raw = data[start : start + length]
+            if len(raw) < length or len(added) > len(data):  # values that overlap would multiply
+                raise ImageError("damaged image: the directory of its BigTIFF is not within the file")
+            if kind in _OF_64_BITS:
+                kind, raw = 4, struct.pack(f">{number}I", *struct.unpack(f">{number}Q", raw))
+            if len(raw) > 4:
+                value, added = struct.pack(">I", len(data) + len(added)), added + raw
+            else:
+                value = raw.ljust(4, b"\0")
+            if tag not in _DIRECTORIES:
+                entries.append(struct.pack(">HHI", tag, kind, number) + value)
+        directory = struct.pack(">H", len(entries)) + b"".join(entries) + bytes(4)
+        head = b"MM\0*" + struct.pack(">I", len(data) + len(added))
+    except (struct.error, KeyError):
+        raise ImageError("a damaged BigTIFF, or one of more than 4 GiB") from None
+    return head + data[8:] + bytes(added) + directory

@@ -26,7 +26,15 @@ from PIL import Image, UnidentifiedImageError
 
 from lit_od.errors import ConfigError, DataError, ImageError, first_line
 from lit_od.images import heif
-from lit_od.images.corrections import after_decoding, before_decoding, upright, xmp_set_aside
+from lit_od.images.corrections import (
+    BIG_ENDIAN_BIGTIFF,
+    after_decoding,
+    before_decoding,
+    classic_tiff,
+    upright,
+    xmp_set_aside,
+)
+from lit_od.images.memory import BUDGET, bytes_needed
 from lit_od.types import Images
 
 MAX_PIXELS = 89_478_485
@@ -36,6 +44,9 @@ FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "WEBP", "TIFF", "AVIF", "J
 """Formats of image files. Their size is known before they are decoded; ICO and some others decode when they are opened.
 MPO is opened as JPEG.
 """
+
+_BAND = 2**22
+"""Pixels that are converted at once."""
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _LUMINOSITY = np.array([0.21, 0.72, 0.07], dtype=np.float32)
@@ -105,7 +116,7 @@ def open_image(file: Path | bytes, *, most: int = MAX_PIXELS) -> Image.Image:
     try:
         if (_file_size(file) if isinstance(file, Path) else len(file)) == 0:
             raise ImageError("empty file")
-        with Image.open(file if isinstance(file, Path) else io.BytesIO(file), formats=formats()) as image:
+        with _opened(file) as image:
             return loaded(image, most=most)
     except ImageError:
         raise
@@ -113,6 +124,15 @@ def open_image(file: Path | bytes, *, most: int = MAX_PIXELS) -> Image.Image:
         raise ImageError("no such file") from None
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
         raise ImageError(_cause(error, most)) from error
+
+
+def _opened(file: Path | bytes) -> Image.Image:
+    """Open an image file, or the bytes of one."""
+    with file.open("rb") if isinstance(file, Path) else io.BytesIO(file) as stream:
+        if stream.read(len(BIG_ENDIAN_BIGTIFF)) == BIG_ENDIAN_BIGTIFF:
+            stream.seek(0)
+            return Image.open(io.BytesIO(classic_tiff(stream.read())), formats=FORMATS)
+    return Image.open(file if isinstance(file, Path) else io.BytesIO(file), formats=formats())
 
 
 def loaded(image: Image.Image, *, most: int = MAX_PIXELS) -> Image.Image:
@@ -125,6 +145,7 @@ def loaded(image: Image.Image, *, most: int = MAX_PIXELS) -> Image.Image:
         raise ImageError(f"{image.width}x{image.height} pixels, wanted at least one")
     if image.width * image.height > most:
         raise ImageError(f"{image.width}x{image.height} pixels exceed the limit of {most:,}")
+    BUDGET.take(bytes_needed(image))
     try:
         before_decoding(image)
         with xmp_set_aside(image):
@@ -151,7 +172,16 @@ def prepare(image: Image.Image | NDArray[np.uint8], preparation: Preparation) ->
         if image.shape == preparation.shape and image.dtype == np.uint8 and not preparation.crops:
             return image
         image = from_array(image)
-    image = _in_colour(eight_bits(image), preparation)
+    try:
+        return _fitted(_converted(image, preparation), preparation)
+    except MemoryError:
+        raise ImageError(
+            f"too little memory to prepare its {image.width}x{image.height} pixels: crop it or save it smaller"
+        ) from None
+
+
+def _fitted(image: Image.Image, preparation: Preparation) -> Images:
+    """Crop and resize an image of mode L or RGB."""
     box = _crop_box(image, preparation)
     if box is not None:
         image, box = _cut(image, box)
@@ -167,6 +197,8 @@ def _cause(error: Exception, most: int) -> str:
         return "not an image that can be decoded"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"its pixels exceed the limit of {most:,}"
+    if isinstance(error, MemoryError):
+        return "too little memory to decode it"
     if isinstance(error, OSError) and error.strerror:  # from the system, not from a decoder
         return error.strerror.lower()
     return f"damaged image: {first_line(error)}"
@@ -229,12 +261,30 @@ def eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _halved(image: Image.Image) -> Image.Image:
-    """Convert grey of 0..65535 to 8 bits; the transparent grey, where there is one, becomes white."""
+    """Convert grey of 0..65535 to 8 bits, its transparent grey to white."""
     values = np.asarray(image)
     grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if "transparency" in image.info:
         grey[values == image.info["transparency"]] = 255
     return Image.fromarray(grey)
+
+
+def _converted(image: Image.Image, preparation: Preparation) -> Image.Image:
+    """Convert an image to mode L or RGB, a band of rows at a time.
+
+    Between its mode and the wanted one a pixel takes up to 20 bytes; of a large image only a band takes them at once.
+    """
+    rows = max(1, _BAND // image.width)
+    if image.height <= rows:
+        return _in_colour(eight_bits(image), preparation)
+    mode = "RGB" if preparation.mode == "rgb" else "L"
+    if image.mode == mode and not image.has_transparency_data:
+        return image
+    whole = Image.new(mode, image.size)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        whole.paste(_in_colour(eight_bits(band), preparation), (0, top))
+    return whole
 
 
 def _in_colour(image: Image.Image, preparation: Preparation) -> Image.Image:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_od.errors import DataError, ImageError
+from lit_od.images.memory import BUDGET
 from lit_od.images.preparation import Preparation, from_array, loaded, open_image, prepare
 from lit_od.types import Images, Labels
 
@@ -38,7 +39,8 @@ class _Image(ABC):
         Raises:
             ImageError: If the image cannot be read.
         """
-        return prepare(self.decode(), preparation)
+        with BUDGET.returned():
+            return prepare(self.decode(), preparation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _cut(name: str, folder: Path) -> str:
-    """Write the first half of a file into a folder of its own, and return its path."""
+    """Write the first half of a file into a new folder, and return its path."""
     data = Path(name).read_bytes()
     folder.mkdir()
     (folder / Path(name).name).write_bytes(data[: len(data) // 2])

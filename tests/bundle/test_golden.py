@@ -181,6 +181,16 @@ def test_large_originals_are_shrunk(small_graph: bytes, made_bundle: Bundle) -> 
         assert image.size == (512, 256)
 
 
+def test_no_copy_exceeds_the_pixels_that_an_image_may_have(
+    small_graph: bytes, made_bundle: Bundle, digits: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lit_od.bundle.golden.MAX_PIXELS", 57 * 56 - 1)
+    golden = make(digits[:7], GREY, Backbone.load(small_graph, threads=1), made_bundle.detector)
+    for row in range(7):
+        with Image.open(io.BytesIO(golden[f"file.{row}"].tobytes())) as image:
+            assert image.size == (28, 28)
+
+
 def test_a_bundle_over_sixteen_bit_files(tmp_path: Path, small_graph: bytes, digits: list[Source]) -> None:
     sources: list[Source] = []
     for row, source in enumerate(digits[:60]):

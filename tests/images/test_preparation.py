@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -348,6 +349,47 @@ def test_an_image_smaller_than_the_crop_is_refused(digit: Pixels) -> None:
 def test_impossible_preparations_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Preparation(**options)  # type: ignore[arg-type]
+
+
+# Large images
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGB", "RGBA", "LA", "CMYK", "I;16", "I", "F"])
+@pytest.mark.parametrize("how", [{"mode": "rgb"}, {"mode": "grey"}, {"mode": "grey", "grey": "luminosity"}])
+def test_bands_give_the_pixels_of_the_whole(
+    digits: list[Source], monkeypatch: pytest.MonkeyPatch, mode: str, how: dict[str, Any]
+) -> None:
+    pixels = np.stack([np.asarray(source.decode()) for source in digits[:4]], axis=-1)[:-3]  # (25, 28, 4)
+    match mode:
+        case "I;16" | "I":
+            image = Image.fromarray(pixels[..., 0].astype("u2" if mode == "I;16" else "i4") * 257)
+            image.info["transparency"] = 0
+        case "F":
+            image = Image.fromarray(pixels[..., 0].astype("f4") / 255)
+        case _:
+            image = Image.fromarray(pixels).convert(mode)  # type: ignore[arg-type]  # a mode of the list above
+    assert image.mode == mode
+    preparation = Preparation(size=(20, 11), **how)
+    want = prepare(image, preparation)
+    monkeypatch.setattr("lit_od.images.preparation._BAND", 28 * 4)
+    np.testing.assert_array_equal(prepare(image, preparation), want)
+
+
+def test_an_image_too_large_to_prepare_is_unreadable(monkeypatch: pytest.MonkeyPatch, digit: Pixels) -> None:
+    """A bicubic filter over tens of millions of columns has more weights than Pillow allocates."""
+
+    def refuse(*args: object, **options: object) -> None:
+        raise MemoryError
+
+    file = encoded(Image.fromarray(digit), "BMP")
+    monkeypatch.setattr(Image.Image, "resize", refuse)
+    with pytest.raises(
+        ImageError, match=r"^too little memory to prepare its 28x24 pixels: crop it or save it smaller$"
+    ):
+        prepare(digit, Preparation(size=(8, 8), resize="bicubic"))
+    monkeypatch.setattr(Image.Image, "load", refuse)
+    with pytest.raises(ImageError, match=r"^too little memory to decode it$"):
+        open_image(file)
 
 
 # Arrays
