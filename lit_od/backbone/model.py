@@ -16,6 +16,13 @@ from lit_od.errors import BackboneError
 from lit_od.runtime.onnx_session import open_session, run_session
 from lit_od.types import Features, Images, Output
 
+OUTPUT_SHAPES: dict[Output, str] = {"features": "(n, d)", "errors": "(n, h, w, c)"}
+"""Shapes of a backbone's outputs, for messages."""
+
+_SIDES: dict[str, int] = {"features": 2, "errors": 4}
+
+_FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
+
 _SINGLE = threading.Lock()
 
 
@@ -92,7 +99,7 @@ class Backbone:
             Features (n, d), or squared errors (n, h, w, c), float32.
 
         Raises:
-            BackboneError: If the images have another shape than the graph takes.
+            BackboneError: If the images have another shape than the graph takes, or the outputs than a backbone gives.
         """
         fits = images.ndim == 4 and all(
             want in (None, got) for want, got in zip(self.image_shape, images.shape[1:], strict=True)
@@ -101,7 +108,13 @@ class Backbone:
             raise BackboneError(
                 f"the graph takes uint8 (n, {shape_text(self.image_shape)}), got {images.dtype} {images.shape}"
             )
-        return run_session(self.session, [self.output], {self.input: images})[0]
+        outputs = run_session(self.session, [self.output], {self.input: images})[0]
+        if not _fits(self.output, outputs.shape, images.shape):
+            raise BackboneError(
+                f"a backbone gives {self.output} {OUTPUT_SHAPES[self.output]}, a row an image; this graph gives "
+                f"{outputs.shape} for images {images.shape}"
+            )
+        return outputs
 
 
 def _interface(
@@ -122,7 +135,20 @@ def _interface(
     height, width, channels = (side if isinstance(side, int) else None for side in inputs[0].shape[1:])
     if isinstance(inputs[0].shape[0], int):
         raise BackboneError(f"a backbone takes any number of images; this graph takes {inputs[0].shape[0]}")
-    return inputs[0].name, outputs[0].name, (height, width, channels)
+    name, shape = outputs[0].name, outputs[0].shape
+    if outputs[0].type not in _FLOATS or (shape and (len(shape) != _SIDES[name] or isinstance(shape[0], int))):
+        raise BackboneError(
+            f"a backbone gives {name} {OUTPUT_SHAPES[name]}, floating point, a row an image; this graph gives "
+            f"{outputs[0].type} {shape}"
+        )
+    return inputs[0].name, name, (height, width, channels)
+
+
+def _fits(output: Output, shape: tuple[int, ...], images: tuple[int, ...]) -> bool:
+    """Return True if outputs have a shape that belongs to the images' shape."""
+    if output == "errors":
+        return shape == images
+    return len(shape) == _SIDES[output] and shape[0] == images[0]
 
 
 def shape_text(shape: Sequence[int | None]) -> str:
