@@ -1,4 +1,4 @@
-"""A check that a graph's output for an image does not depend on the other images of its batch.
+"""A check that a graph's rows do not depend on each other.
 
 Dynamic quantisation and batch normalisation in training mode compute scales over the whole batch: an image alone gets
 another score than among others, which a comparison of equal batches does not show.
@@ -51,7 +51,9 @@ def require_independent(backbone: Backbone, images: Images) -> None:
 
 
 def relative_gap(wanted: Features, got: Features) -> float:
-    """Return max |a - b| / max |a|; infinite where one is finite and the other is not.
+    """Return max |a - b| / max |a|.
+
+    It is infinite where one is finite and the other is not.
 
     Args:
         wanted: Outputs a, shape (n, ...).

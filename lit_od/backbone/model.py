@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from lit_od.errors import BackboneError
-from lit_od.runtime.onnx_session import open_session, run_session
+from lit_od.runtime.onnx_session import Session, run_session
 from lit_od.types import Features, Images, Output
 
 OUTPUT_SHAPES: dict[Output, str] = {"features": "(n, d)", "errors": "(n, h, w, c)"}
@@ -31,21 +31,17 @@ class Backbone:
     """A loaded graph.
 
     Attributes:
-        session: The onnxruntime.InferenceSession.
+        graph: The graph that ONNX Runtime runs; pickled, and in a forked process, it is opened anew.
         input: Name of its input.
         output: Name of its output: "features" or "errors".
         image_shape: (h, w, c) that it takes; None where it takes any.
-        provider: The execution provider that runs it.
-        threads: Threads of a run.
         model: The ONNX file or its bytes.
     """
 
-    session: Any
+    graph: Session
     input: str
     output: Output
     image_shape: tuple[int | None, int | None, int | None]
-    provider: str
-    threads: int
     model: Path | bytes = field(repr=False)
     _single: "list[Backbone]" = field(default_factory=list, init=False, repr=False)
 
@@ -64,7 +60,7 @@ class Backbone:
             model: An ONNX file, or its bytes.
             threads: Threads of the session. None takes one a core.
             providers: Execution providers in order of preference ("cpu", "cuda", or ONNX Runtime's own
-                names). None takes CUDA where it is there, else the CPU.
+                names). None takes CUDA where it is there and starts, else the CPU.
             device: Number of the GPU, for providers that run on NVIDIA's. None takes the first.
 
         Raises:
@@ -72,8 +68,23 @@ class Backbone:
             ConfigError: If a provider is unknown or absent (there is no silent fall back), or threads is below 1.
             MissingExtra: If no ONNX Runtime is installed.
         """
-        session, provider, count = open_session(model, threads=threads, providers=providers, device=device)
-        return cls(session, *_interface(session), provider=provider, threads=count, model=model)
+        graph = Session(model, threads=threads, providers=providers, device=device)
+        return cls(graph, *_interface(graph.opened), model=model)
+
+    @property
+    def session(self) -> Any:
+        """The onnxruntime.InferenceSession."""
+        return self.graph.opened
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that runs it."""
+        return self.graph.provider
+
+    @property
+    def threads(self) -> int:
+        """Threads of a run."""
+        return self.graph.threads
 
     def single(self) -> Self:
         """Return the same graph with one thread a run.
@@ -108,7 +119,7 @@ class Backbone:
             raise BackboneError(
                 f"the graph takes uint8 (n, {shape_text(self.image_shape)}), got {images.dtype} {images.shape}"
             )
-        outputs = run_session(self.session, [self.output], {self.input: images})[0]
+        outputs = run_session(self.graph, [self.output], {self.input: images})[0]
         if not _fits(self.output, outputs.shape, images.shape):
             raise BackboneError(
                 f"a backbone gives {self.output} {OUTPUT_SHAPES[self.output]}, a row an image; this graph gives "

@@ -189,7 +189,7 @@ def test_a_provider_that_is_absent_is_refused(small_graph: bytes) -> None:
 
 
 def test_the_gpu_is_taken_where_it_is(small_graph: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fake runtime that has CUDA: taken unasked; refused where it does not start."""
+    """A fake runtime that has CUDA: taken unasked where it starts; refused where it was asked for and does not."""
 
     class Session:
         def __init__(self, model: bytes, options: object, providers: list[str]) -> None:
@@ -211,8 +211,9 @@ def test_the_gpu_is_taken_where_it_is(small_graph: bytes, monkeypatch: pytest.Mo
     assert loaded.session.asked == [PROVIDERS["cuda"], CPU]
     assert Backbone.load(small_graph, providers=["cpu"]).session.asked == [CPU]
     starts = False
+    assert Backbone.load(small_graph).provider == CPU
     with pytest.raises(ConfigError, match="provider CUDAExecutionProvider did not start; it needs its drivers"):
-        Backbone.load(small_graph)
+        Backbone.load(small_graph, providers=["cuda"])
 
 
 def test_threads_are_the_sessions(small_graph: bytes) -> None:
