@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from lit_od.errors import BackboneError
-from lit_od.runtime.onnx_session import open_session, run_session
+from lit_od.runtime.onnx_session import Session, run_session
 from lit_od.types import Features, Images
 
 OUTPUTS = ("errors", "reconstruction")
@@ -17,11 +17,11 @@ class MapGraph:
     """A loaded `maps.onnx`.
 
     Attributes:
-        session: The onnxruntime.InferenceSession.
+        graph: The graph that ONNX Runtime runs.
         input: Name of its input.
     """
 
-    session: Any
+    graph: Session
     input: str
 
     @classmethod
@@ -38,14 +38,14 @@ class MapGraph:
             ConfigError: If a provider is unknown or absent.
             MissingExtra: If no ONNX Runtime is installed.
         """
-        session, _, _ = open_session(model, threads=threads, providers=providers)
-        inputs, outputs = session.get_inputs(), [each.name for each in session.get_outputs()]
+        graph = Session(model, threads=threads, providers=providers)
+        inputs, outputs = graph.opened.get_inputs(), [each.name for each in graph.opened.get_outputs()]
         if len(inputs) != 1 or inputs[0].type != "tensor(uint8)" or tuple(outputs) != OUTPUTS:
             raise BackboneError(
                 f"a graph of heat maps turns uint8 images into {' and '.join(OUTPUTS)}; this one takes "
                 f"{', '.join(each.type for each in inputs)} and gives {', '.join(outputs)}"
             )
-        return cls(session, inputs[0].name)
+        return cls(graph, inputs[0].name)
 
     def __call__(self, images: Images) -> tuple[Features, Features]:
         """Return squared errors and reconstructions of images, each in their shape.
@@ -56,7 +56,7 @@ class MapGraph:
         Raises:
             BackboneError: If the graph fails, or gives another shape.
         """
-        errors, reconstructed = run_session(self.session, OUTPUTS, {self.input: images})
+        errors, reconstructed = run_session(self.graph, OUTPUTS, {self.input: images})
         if errors.shape != images.shape or reconstructed.shape != images.shape:
             raise BackboneError(
                 f"the heat maps' graph gives {errors.shape} and {reconstructed.shape} for {images.shape}"

@@ -13,8 +13,15 @@ from typing import Any, Self
 import numpy as np
 
 from lit_od.errors import BackboneError
-from lit_od.runtime.onnx_session import open_session, run_session
+from lit_od.runtime.onnx_session import Session, run_session
 from lit_od.types import Features, Images, Output
+
+OUTPUT_SHAPES: dict[Output, str] = {"features": "(n, d)", "errors": "(n, h, w, c)"}
+"""Shapes of a backbone's outputs, for messages."""
+
+_SIDES: dict[str, int] = {"features": 2, "errors": 4}
+
+_FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
 _SINGLE = threading.Lock()
 
@@ -24,21 +31,17 @@ class Backbone:
     """A loaded graph.
 
     Attributes:
-        session: The onnxruntime.InferenceSession.
+        graph: The graph that ONNX Runtime runs; pickled, and in a forked process, it is opened anew.
         input: Name of its input.
         output: Name of its output: "features" or "errors".
         image_shape: (h, w, c) that it takes; None where it takes any.
-        provider: The execution provider that runs it.
-        threads: Threads of a run.
         model: The ONNX file or its bytes.
     """
 
-    session: Any
+    graph: Session
     input: str
     output: Output
     image_shape: tuple[int | None, int | None, int | None]
-    provider: str
-    threads: int
     model: Path | bytes = field(repr=False)
     _single: "list[Backbone]" = field(default_factory=list, init=False, repr=False)
 
@@ -57,7 +60,7 @@ class Backbone:
             model: An ONNX file, or its bytes.
             threads: Threads of the session. None takes one a core.
             providers: Execution providers in order of preference ("cpu", "cuda", or ONNX Runtime's own
-                names). None takes CUDA where it is there, else the CPU.
+                names). None takes CUDA where it is there and starts, else the CPU.
             device: Number of the GPU, for providers that run on NVIDIA's. None takes the first.
 
         Raises:
@@ -65,8 +68,23 @@ class Backbone:
             ConfigError: If a provider is unknown or absent (there is no silent fall back), or threads is below 1.
             MissingExtra: If no ONNX Runtime is installed.
         """
-        session, provider, count = open_session(model, threads=threads, providers=providers, device=device)
-        return cls(session, *_interface(session), provider=provider, threads=count, model=model)
+        graph = Session(model, threads=threads, providers=providers, device=device)
+        return cls(graph, *_interface(graph.opened), model=model)
+
+    @property
+    def session(self) -> Any:
+        """The onnxruntime.InferenceSession."""
+        return self.graph.opened
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that runs it."""
+        return self.graph.provider
+
+    @property
+    def threads(self) -> int:
+        """Threads of a run."""
+        return self.graph.threads
 
     def single(self) -> Self:
         """Return the same graph with one thread a run.
@@ -92,7 +110,7 @@ class Backbone:
             Features (n, d), or squared errors (n, h, w, c), float32.
 
         Raises:
-            BackboneError: If the images have another shape than the graph takes.
+            BackboneError: If the images have another shape than the graph takes, or the outputs than a backbone gives.
         """
         fits = images.ndim == 4 and all(
             want in (None, got) for want, got in zip(self.image_shape, images.shape[1:], strict=True)
@@ -101,7 +119,13 @@ class Backbone:
             raise BackboneError(
                 f"the graph takes uint8 (n, {shape_text(self.image_shape)}), got {images.dtype} {images.shape}"
             )
-        return run_session(self.session, [self.output], {self.input: images})[0]
+        outputs = run_session(self.graph, [self.output], {self.input: images})[0]
+        if not _fits(self.output, outputs.shape, images.shape):
+            raise BackboneError(
+                f"a backbone gives {self.output} {OUTPUT_SHAPES[self.output]}, a row an image; this graph gives "
+                f"{outputs.shape} for images {images.shape}"
+            )
+        return outputs
 
 
 def _interface(
@@ -122,7 +146,20 @@ def _interface(
     height, width, channels = (side if isinstance(side, int) else None for side in inputs[0].shape[1:])
     if isinstance(inputs[0].shape[0], int):
         raise BackboneError(f"a backbone takes any number of images; this graph takes {inputs[0].shape[0]}")
-    return inputs[0].name, outputs[0].name, (height, width, channels)
+    name, shape = outputs[0].name, outputs[0].shape
+    if outputs[0].type not in _FLOATS or (shape and (len(shape) != _SIDES[name] or isinstance(shape[0], int))):
+        raise BackboneError(
+            f"a backbone gives {name} {OUTPUT_SHAPES[name]}, floating point, a row an image; this graph gives "
+            f"{outputs[0].type} {shape}"
+        )
+    return inputs[0].name, name, (height, width, channels)
+
+
+def _fits(output: Output, shape: tuple[int, ...], images: tuple[int, ...]) -> bool:
+    """Return True if outputs have a shape that belongs to the images' shape."""
+    if output == "errors":
+        return shape == images
+    return len(shape) == _SIDES[output] and shape[0] == images[0]
 
 
 def shape_text(shape: Sequence[int | None]) -> str:

@@ -6,11 +6,12 @@ The golden images are decoded, prepared and scored again.
 import argparse
 from pathlib import Path
 
+from lit_od.backbone.independence import require_independent
 from lit_od.bundle.folder import MANIFEST, golden_arrays
 from lit_od.bundle.golden import differences
 from lit_od.commands._arguments import add_session_arguments, no_overrides, read_bundle, session_options
 from lit_od.commands._status import DONE, INCOMPLETE
-from lit_od.errors import BundleError
+from lit_od.errors import BackboneError, BundleError
 from lit_od.scoring.scorer import Scorer
 
 
@@ -28,6 +29,9 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         scorer = Scorer.of(bundle, **session_options(args))
         golden = golden_arrays(bundle)
         found = differences(golden, scorer.preparation, scorer.backbone, scorer.detector, bundle.manifest.tolerance)
+        require_independent(scorer.backbone, golden["pixels"])
+    except BackboneError as error:
+        found = [str(error)]
     except BundleError as error:
         if not (Path(args.bundle) / MANIFEST).exists():
             raise

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lit_od.backbone.independence import IMAGES, require_independent
 from lit_od.bundle import folder as bundles
 from lit_od.bundle import manifest as manifests
 from lit_od.bundle.folder import Bundle
@@ -26,11 +27,13 @@ from lit_od.calibration.rules import require_applicable
 from lit_od.detectors.bank.detector import BankAccumulator, BankDetector
 from lit_od.detectors.base import Detector, PixelDetector
 from lit_od.detectors.reconstruction import PIXEL_PERCENT, pixel_threshold
+from lit_od.detectors.registry import DETECTORS
 from lit_od.detectors.spec import DetectorSpec
-from lit_od.errors import DataError
+from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.engine import Engine, fit_detector
 from lit_od.fitting.partial_state import PartialState
 from lit_od.formats import safetensors_file as safetensors
+from lit_od.images.batching import load
 from lit_od.images.identity import fingerprint
 from lit_od.images.sources import Source
 from lit_od.images.split import evenly
@@ -123,7 +126,8 @@ def fit_bundle(
         The bundle, in every process.
 
     Raises:
-        ConfigError: If an option is invalid, or `out` is not free.
+        BackboneError: If the graph's output for an image depends on the other images of its batch.
+        ConfigError: If an option is invalid, the detector reads another output, or `out` is not free.
         DataError: If the images do not suffice, or one cannot be read.
     """
     if engine.leads:
@@ -132,6 +136,7 @@ def fit_bundle(
         raise DataError("no calibration images: give split.calibration a larger share, or pass more images")
     # before the work, not after it
     require_applicable(rule, inliers=len(images.calibration), outliers=len(images.outliers))
+    _require_usable(engine, spec, images.calibration)
     detector, gathered = fit_detector(engine, spec, images.fit)
     cost = _bank_cost(engine, detector, gathered, images)
     del gathered
@@ -182,6 +187,18 @@ def fit_bundle(
         sent = {**bundle.files, bundles.MANIFEST: manifests.encode(bundle.manifest)}
         engine.share(safetensors.save({name: np.frombuffer(data, np.uint8) for name, data in sent.items()}))
     return bundle
+
+
+def _require_usable(engine: Engine, spec: DetectorSpec, images: Sequence[Source]) -> None:
+    """Raise ConfigError or BackboneError unless the detector can use the graph."""
+    extractor = engine.extractor
+    gives, reads = extractor.backbone.output, spec.reads()
+    if gives != reads:
+        fitting = ", ".join(sorted(name for name, each in DETECTORS.items() if each.reads == gives))
+        raise ConfigError(f"the graph gives {gives}, and detector {spec.kind} reads {reads}: choose {fitting}")
+    if engine.leads:
+        shown = load(evenly(images, min(IMAGES, len(images))), extractor.preparation, threads=extractor.threads)
+        require_independent(extractor.backbone, shown)
 
 
 def _bank_cost(engine: Engine, detector: Detector, gathered: PartialState | None, images: FitImages) -> dict[str, Any]:

@@ -4,7 +4,9 @@ ONNX Runtime reports on the machine to its maker unless `ORT_DISABLE_TELEMETRY` 
 this package sets it, for this process and for those that it starts.
 """
 
+import ctypes
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,56 +37,109 @@ _SILENT = 4
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
-def open_session(
-    model: Path | bytes,
-    *,
-    threads: int | None = None,
-    providers: Sequence[str] | None = None,
-    device: int | None = None,
-) -> tuple[Any, str, int]:
-    """Open an ONNX Runtime session of any graph.
+class Session:
+    """A graph that ONNX Runtime runs.
+
+    A forked process has none of the session's threads, and another process none of its memory, so each opens the graph
+    anew when it first runs it.
 
     Args:
         model: The graph's file or its bytes.
         threads: Threads of one operator; None takes one a core.
         providers: Execution providers by short or long name, the preferred one first; None takes CUDA where
-            it is present, else the CPU.
+            it is present and starts, else the CPU.
         device: Number of the GPU for NVIDIA's providers; None leaves the choice to them.
 
-    Returns:
-        The session, the long name of the provider that runs it, and its number of threads.
+    Attributes:
+        provider: Long name of the execution provider that runs it.
+        threads: Its number of threads.
 
     Raises:
         BackboneError: If ONNX Runtime cannot load the graph.
         ConfigError: If a provider is absent or does not start, or threads is below 1.
         MissingExtra: If ONNX Runtime is not installed.
     """
-    runtime = onnx_runtime()
-    wanted = _providers(providers, runtime.get_available_providers())
-    options = runtime.SessionOptions()
-    count = thread_count(threads)
-    options.intra_op_num_threads = count
-    options.log_severity_level = _SILENT
-    chosen = [(name, {"device_id": device}) if device is not None and name in _NVIDIA else name for name in wanted]
-    try:
-        session = stoppable(
-            lambda: runtime.InferenceSession(
-                model if isinstance(model, bytes) else str(model), options, providers=chosen
-            ),
-            lambda: None,
-        )
-    except Exception as error:  # onnxruntime's exceptions have no common base
-        raise BackboneError(f"the graph cannot be loaded: {first_line(error)}") from error
-    if wanted[0] not in session.get_providers():
-        raise ConfigError(f"provider {wanted[0]} did not start; it needs its drivers and libraries")
-    return session, wanted[0], count
+
+    def __init__(
+        self,
+        model: Path | bytes,
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+        device: int | None = None,
+    ) -> None:
+        self.threads = thread_count(threads)
+        self._model, self._device = model, device
+        wanted = _providers(providers, onnx_runtime().get_available_providers())
+        self._opened: Any = self._open(wanted)
+        if wanted[0] not in self._opened.get_providers():
+            if providers is not None:
+                raise ConfigError(f"provider {wanted[0]} did not start; it needs its drivers and libraries")
+            wanted = wanted[1:]
+        self.provider = wanted[0]
+        self._wanted = wanted
+        _SESSIONS.add(self)
+
+    @property
+    def opened(self) -> Any:
+        """The onnxruntime.InferenceSession of this process."""
+        if self._opened is None:
+            self._opened = self._open(self._wanted)
+        return self._opened
+
+    def _open(self, providers: Sequence[str]) -> Any:
+        runtime = onnx_runtime()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = _SILENT
+        chosen = [
+            (name, {"device_id": self._device}) if self._device is not None and name in _NVIDIA else name
+            for name in providers
+        ]
+        model = self._model if isinstance(self._model, bytes) else str(self._model)
+        try:
+            return stoppable(
+                lambda: runtime.InferenceSession(model, options, providers=chosen),
+                lambda: None,
+            )
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise BackboneError(f"the graph cannot be loaded: {first_line(error)}") from error
+
+    def leave_behind(self) -> None:
+        """Forget the session of the process that this one was forked from.
+
+        Closing it would wait for threads that this process does not have.
+        """
+        if self._opened is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._opened))
+            self._opened = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _SESSIONS.add(self)
 
 
-def run_session(session: Any, outputs: Sequence[str], inputs: dict[str, Images]) -> list[Features]:
+_SESSIONS: "weakref.WeakSet[Session]" = weakref.WeakSet()
+"""The sessions of this process, for the processes that are forked from it."""
+
+
+def _leave_sessions_behind() -> None:
+    for session in list(_SESSIONS):
+        session.leave_behind()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_sessions_behind)
+
+
+def run_session(session: Session, outputs: Sequence[str], inputs: dict[str, Images]) -> list[Features]:
     """Run a session on a batch and return its outputs in the order of their names.
 
     Args:
-        session: An ONNX Runtime session.
+        session: The graph.
         outputs: Names of the outputs to compute.
         inputs: Batches by the name of the input, uint8 (n, h, w, c).
 
@@ -93,9 +148,10 @@ def run_session(session: Any, outputs: Sequence[str], inputs: dict[str, Images])
     """
     options = onnx_runtime().RunOptions()
     options.log_severity_level = _SILENT
+    opened = session.opened
     try:
         results: list[Features] = stoppable(
-            lambda: session.run(list(outputs), inputs, options), lambda: setattr(options, "terminate", True)
+            lambda: opened.run(list(outputs), inputs, options), lambda: setattr(options, "terminate", True)
         )
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise BackboneError(f"the graph failed: {first_line(error)}") from error

@@ -15,7 +15,10 @@ T = TypeVar("T")
 
 
 class Stopper:
-    """Native calls that can be stopped together; a call that begins after `stop` is refused."""
+    """Native calls that can be stopped together.
+
+    A call that begins after `stop` is refused.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

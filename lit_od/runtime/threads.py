@@ -101,7 +101,9 @@ def thread_count(threads: int | None) -> int:
 
 @contextmanager
 def threads_of_a_generator(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Yield a thread pool that ends with the generator, drops waiting work and stops graphs that run.
+    """Yield a thread pool that ends with the generator.
+
+    Waiting work is dropped, and graphs that run are stopped.
 
     The thread that took the first item waits for the pool. Any other does not: garbage collection closes a
     generator on any thread, one of the pool's included, and that one would wait for itself.

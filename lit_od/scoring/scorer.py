@@ -1,9 +1,10 @@
 """Score images with a bundle."""
 
+import io
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import BinaryIO, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +18,12 @@ from lit_od.detectors import Detector
 from lit_od.errors import BundleError, ConfigError, DataError
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
-from lit_od.images.sources import ImageArray, ImageFile, LazySequence, OpenImage, Source
+from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, LazySequence, OpenImage, Source
 from lit_od.runtime.threads import limited
 from lit_od.types import Images, Scores
 
-ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
-"""A path, a Pillow image, or uint8 pixels of shape (h, w), (h, w, 1 | 3 | 4)."""
+ImageLike: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | NDArray[np.uint8]
+"""A path, an encoded image as bytes or open binary file, a Pillow image, or uint8 pixels (h, w), (h, w, 1 | 3 | 4)."""
 
 
 NOT_FINITE = "the backbone gives NaN or infinity for this image"
@@ -141,8 +142,9 @@ class Scorer:
         """Score images, all of them in memory.
 
         Args:
-            images: One image or a list of them: paths, Pillow images, uint8 arrays of shape (h, w) or
-                (h, w, 3); or one array of shape (n, h, w, c).
+            images: One image or a list of them: paths, encoded images as bytes or open binary files, which are
+                read from where they stand, Pillow images, uint8 arrays of shape (h, w) or (h, w, 3); or one array
+                of shape (n, h, w, c).
             batch_size: Images a run of the graph.
 
         Returns:
@@ -157,11 +159,14 @@ class Scorer:
         sources = [source for row, image in enumerate(_as_list(images)) for source in _sources(image, row)]
         return Result.joined(list(self.stream(sources, batch_size=batch_size)))
 
-    def stream(self, images: Iterable[str | Path | Source], *, batch_size: int = BATCH_SIZE) -> Iterator[Result]:
+    def stream(
+        self, images: str | Path | Iterable[str | Path | Source], *, batch_size: int = BATCH_SIZE
+    ) -> Iterator[Result]:
         """Score a stream of images in bounded memory, decoding ahead of the graph.
 
         Args:
-            images: PATHs (an image, a folder, a list, an .npz: see `lit_od.images.find_local.find`) or sources.
+            images: A PATH (an image, a folder, a list, an .npz: see `lit_od.images.find_local.find`), or any number
+                of PATHs and sources.
             batch_size: Images a result.
 
         Yields:
@@ -171,7 +176,7 @@ class Scorer:
             yield result
 
     def stream_outputs(
-        self, images: Iterable[str | Path | Source], *, batch_size: int = BATCH_SIZE
+        self, images: str | Path | Iterable[str | Path | Source], *, batch_size: int = BATCH_SIZE
     ) -> Iterator[tuple[Result, Extracted]]:
         """Score as `stream`, and yield batches and outputs too.
 
@@ -247,26 +252,38 @@ def _is_prepared(images: object, preparation: Preparation) -> bool:
 def _as_list(images: Sequence[ImageLike] | ImageLike) -> Sequence[ImageLike]:
     if isinstance(images, np.ndarray) and images.ndim == 4:
         return list(images)
-    if isinstance(images, str | Path | Image.Image | np.ndarray):
-        return [images]
-    return images
+    if isinstance(images, str | Path | bytes | Image.Image | np.ndarray) or _is_open_file(images):
+        return [images]  # type: ignore[list-item]  # a file that is open is no sequence
+    return images  # type: ignore[return-value]
+
+
+def _is_open_file(image: object) -> bool:
+    """Return True for a binary file or what reads like one."""
+    return hasattr(image, "read") and not isinstance(image, io.TextIOBase)
 
 
 def _sources(image: ImageLike, row: int) -> list[Source]:
     match image:
         case str() | Path():
             return [ImageFile(Path(image), str(image))]
+        case bytes():
+            return [EncodedImage(image, f"#{row}")]
         case Image.Image():
             return [OpenImage(image, f"#{row}")]
         case np.ndarray() if image.ndim == 4:
             return [ImageArray(pixels, f"#{row}.{part}") for part, pixels in enumerate(image)]
         case np.ndarray():
             return [ImageArray(image, f"#{row}")]
-    raise DataError(f"wanted a path, a Pillow image or a uint8 array, got {type(image).__name__}")
+    if _is_open_file(image):
+        return [EncodedImage(image.read(), f"#{row}")]
+    raise DataError(
+        "wanted a path, the bytes or open binary file of an image, a Pillow image or a uint8 array, got "
+        f"{type(image).__name__}"
+    )
 
 
-def _expanded(images: Iterable[str | Path | Source]) -> Iterator[Source]:
-    for image in images:
+def _expanded(images: str | Path | Iterable[str | Path | Source]) -> Iterator[Source]:
+    for image in [images] if isinstance(images, str | Path) else images:
         if isinstance(image, str | Path):
             yield from find([image])
         else:

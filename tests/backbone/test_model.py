@@ -120,12 +120,42 @@ def test_what_is_no_graph_is_refused_in_one_line(model: bytes | Path) -> None:
 def test_a_graph_that_fails_says_so_in_one_line() -> None:
     broken = [
         helper.make_node("Cast", ["images"], ["floats"], to=1),
-        helper.make_node("Constant", [], ["shape"], value=numpy_helper.from_array(np.array([3, 7]))),
+        helper.make_node("Constant", [], ["shape"], value=numpy_helper.from_array(np.array([-1, 7]))),
         helper.make_node("Reshape", ["floats", "shape"], ["features"]),
     ]
     backbone = Backbone.load(graph(outputs=["features"], nodes=broken))
     with pytest.raises(BackboneError, match=r"^the graph failed: [^\n]+$"):
         backbone(np.zeros((2, 4, 4, 1), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("output", "shape", "message"),
+    [
+        (
+            "features",
+            [-1, 8],
+            r"gives features \(n, d\), a row an image; this graph gives \(4, 8\) for images \(2, 4, 4, 1\)",
+        ),
+        ("features", [0, 4, 4], r"a row an image; this graph gives \(2, 4, 4\)"),
+        ("features", [1, -1], r"a row an image; this graph gives tensor\(float\) \[1, 'a'\]"),
+        ("errors", [0, 2, 8, 1], r"gives errors \(n, h, w, c\), a row an image; this graph gives \(2, 2, 8, 1\)"),
+    ],
+)
+def test_outputs_that_are_no_row_an_image_are_refused(output: str, shape: list[int], message: str) -> None:
+    nodes = [
+        helper.make_node("Cast", ["images"], ["floats"], to=1),
+        helper.make_node("Constant", [], ["shape"], value=numpy_helper.from_array(np.array(shape))),
+        helper.make_node("Reshape", ["floats", "shape"], [output]),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "rows",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 4, 4, 1])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["m", *("abc"[: len(shape) - 1])])],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    with pytest.raises(BackboneError, match=message if len(shape) != 3 else r"features \(n, d\), floating point"):
+        Backbone.load(model)(np.zeros((2, 4, 4, 1), np.uint8))
 
 
 def test_a_batch_without_a_readable_image_does_not_run_the_graph() -> None:
@@ -159,7 +189,7 @@ def test_a_provider_that_is_absent_is_refused(small_graph: bytes) -> None:
 
 
 def test_the_gpu_is_taken_where_it_is(small_graph: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fake runtime that has CUDA: taken unasked; refused where it does not start."""
+    """A fake runtime that has CUDA: taken unasked where it starts; refused where it was asked for and does not."""
 
     class Session:
         def __init__(self, model: bytes, options: object, providers: list[str]) -> None:
@@ -181,8 +211,9 @@ def test_the_gpu_is_taken_where_it_is(small_graph: bytes, monkeypatch: pytest.Mo
     assert loaded.session.asked == [PROVIDERS["cuda"], CPU]
     assert Backbone.load(small_graph, providers=["cpu"]).session.asked == [CPU]
     starts = False
+    assert Backbone.load(small_graph).provider == CPU
     with pytest.raises(ConfigError, match="provider CUDAExecutionProvider did not start; it needs its drivers"):
-        Backbone.load(small_graph)
+        Backbone.load(small_graph, providers=["cuda"])
 
 
 def test_threads_are_the_sessions(small_graph: bytes) -> None:

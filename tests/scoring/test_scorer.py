@@ -1,5 +1,6 @@
 """The scorer: every form of image, each way to the same verdicts, and the others scored where one is broken."""
 
+import io
 import itertools
 import threading
 from collections.abc import Callable, Iterator
@@ -154,8 +155,9 @@ def test_no_image_at_all(scorer: Scorer) -> None:
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (3, "wanted a path, a Pillow image or a uint8 array, got int"),
+        (3, "a Pillow image or a uint8 array, got int"),
         (None, "got NoneType"),
+        (io.StringIO("text"), "got StringIO"),
         ([["a.png"]], "got list"),
         (np.zeros((28, 28)), "must be uint8"),
         (np.zeros((28, 28, 2), np.uint8), r"must have shape \(h, w\)"),
@@ -204,6 +206,22 @@ def test_a_stream_equals_a_score(scorer: Scorer, digit_files: Path, files: list[
         assert [len(result) for result in results] == [7, 7, 7, 7, 7, 5]
         same(joined(results), want)
         assert joined(results).name == files
+
+
+def test_a_stream_of_one_path_is_of_its_images(scorer: Scorer, digit_files: Path, files: list[str]) -> None:
+    for path in (digit_files, str(digit_files), files[0]):
+        [result] = scorer.stream(path)
+        same(result, scorer.score(files if path != files[0] else files[0]))
+
+
+def test_encoded_images_score_as_their_files(scorer: Scorer, files: list[str]) -> None:
+    data = Path(files[0]).read_bytes()
+    want = scorer.score(files[0]).score
+    with Path(files[0]).open("rb") as opened:
+        for image in (data, [data], io.BytesIO(data), [io.BytesIO(data)], opened):
+            came = scorer.score(image)
+            assert (came.score.tolist(), list(came.name)) == (want.tolist(), ["#0"])
+    assert scorer.score([data[:100], data]).score.tolist()[1:] == want.tolist()
 
 
 def test_a_stream_has_no_end_and_bounded_batches(scorer: Scorer, stack: np.ndarray) -> None:

@@ -55,6 +55,17 @@ def features_graph() -> bytes:
     return model_bytes(nodes, (28, 28, 1), {"features": (16,)}, {"weights": weights, "scale": np.float32(1 / 500)})
 
 
+def centred_graph() -> bytes:
+    """Return what is no backbone: the pixels of 28x28 grey images less their mean over the batch."""
+    nodes = [
+        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["floats"], ["flat"]),
+        helper.make_node("ReduceMean", ["flat", "first"], ["mean"], keepdims=1),
+        helper.make_node("Sub", ["flat", "mean"], ["features"]),
+    ]
+    return model_bytes(nodes, (28, 28, 1), {"features": (784,)}, {"first": np.array([0])})
+
+
 def graph_of(outputs: Sequence[str], shape: Shape = ("h", "w", 1), *, picture: np.ndarray | float = 0.5) -> bytes:
     """Return a graph that reconstructs every image as one picture, mid grey unless another is given.
 

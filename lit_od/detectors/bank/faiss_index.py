@@ -4,6 +4,8 @@ FAISS is imported when it is first used, since importing it costs a fifth of a s
 """
 
 import ctypes
+import os
+import sys
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -29,6 +31,28 @@ _SWITCHES = threading.Lock()
 """FAISS' switches belong to the whole process: code that sets them holds this lock, and sets them back."""
 
 
+_forked = False
+"""True in a process forked from one with FAISS: it lacks OpenMP's threads, for which a search on several would wait."""
+
+
+def _begin_forked() -> None:
+    global _SWITCHES, _forked
+    _SWITCHES, _forked = threading.Lock(), "faiss" in sys.modules
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_forked)
+
+
+def _faiss() -> Any:
+    """Import FAISS, with one thread in a forked process."""
+    import faiss
+
+    if _forked:
+        faiss.omp_set_num_threads(1)
+    return faiss
+
+
 def is_flat(factory: str) -> bool:
     """Return True if a factory string asks for exhaustive search, without index."""
     return factory.lower() == "flat"
@@ -45,7 +69,7 @@ def check_factory(factory: str, width: int, search: Mapping[str, float] | None) 
     Raises:
         ConfigError: If it cannot, or a search setting does not exist.
     """
-    import faiss
+    faiss = _faiss()
 
     if is_flat(factory):
         return
@@ -70,7 +94,7 @@ def build(factory: str, rows: NDArray[np.float32], search: Mapping[str, float] |
         ConfigError: If the factory string or a search setting does not exist.
         DataError: If there are too few rows to train it.
     """
-    import faiss
+    faiss = _faiss()
 
     check_factory(factory, rows.shape[1], search)
     index = faiss.index_factory(rows.shape[1], factory, faiss.METRIC_L2)
@@ -94,7 +118,7 @@ def build(factory: str, rows: NDArray[np.float32], search: Mapping[str, float] |
 
 def to_bytes(index: Any) -> NDArray[np.uint8]:
     """Return FAISS' own serialisation, shape (bytes,)."""
-    import faiss
+    faiss = _faiss()
 
     serialised: NDArray[np.uint8] = faiss.serialize_index(index)
     return serialised
@@ -116,7 +140,7 @@ def from_bytes(
         ConfigError: If the factory string or a search setting does not exist.
         DataError: If the bytes are no such index.
     """
-    import faiss
+    faiss = _faiss()
 
     index_checks.check_modest(factory, rows, width)
     index_checks.check_settings(search, rows)
@@ -147,7 +171,7 @@ def from_bytes(
 
 def half_index(rows: NDArray[np.float16]) -> tuple[Any, NDArray[np.float16]]:
     """Return an index of half-precision rows, and the rows as a view of its memory."""
-    import faiss
+    faiss = _faiss()
 
     index = faiss.IndexScalarQuantizer(rows.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2)
     step = max(1, DECODED_VALUES // rows.shape[1])
@@ -156,7 +180,7 @@ def half_index(rows: NDArray[np.float16]) -> tuple[Any, NDArray[np.float16]]:
         index.add(rows[start : start + step].astype(np.float32))
     address = faiss.rev_swig_ptr(index.codes.data(), index.codes.size()).ctypes.data
     memory = (ctypes.c_uint8 * index.codes.size()).from_address(address)
-    memory.owner = index  # type: ignore[attr-defined]  # keeps the memory alive as long as any view of it
+    memory.owner = index  # keeps the memory alive as long as any view of it
     return index, np.frombuffer(memoryview(memory), dtype=np.float16).reshape(rows.shape)
 
 
@@ -171,6 +195,7 @@ def propose(index: Any, queries: NDArray[np.float32], count: int) -> NDArray[np.
     Raises:
         DataError: If FAISS cannot search the index.
     """
+    _faiss()
     try:
         ids: NDArray[np.int64] = index.search(queries, count)[1]
     except (RuntimeError, MemoryError) as error:
@@ -197,6 +222,7 @@ def propose_all(
     if rows.dtype == np.float32:
         return _knn(queries, rows, count, direct)
     if direct and half is not None:
+        _faiss()
         distances, ids = half.search(queries, count)
         return distances, ids
     step = max(count, DECODED_VALUES // rows.shape[1])
@@ -216,7 +242,7 @@ def propose_all(
 def _knn(
     queries: NDArray[np.float32], rows: NDArray[np.float32], count: int, direct: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    import faiss
+    faiss = _faiss()
 
     wanted = {
         # FAISS would choose between the two by a size that differs from release to release.
@@ -242,7 +268,7 @@ def _knn(
 
 
 def _set(index: Any, factory: str, search: Mapping[str, float] | None) -> None:
-    import faiss
+    faiss = _faiss()
 
     for name, value in (search or {}).items():
         try:

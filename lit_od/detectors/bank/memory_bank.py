@@ -201,6 +201,10 @@ class Bank:
             arrays["index"] = faiss_index.to_bytes(self.index)
         return arrays
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as settings and arrays, since FAISS' indexes cannot be pickled."""
+        return type(self).from_state, (self.settings, self.state())
+
     @staticmethod
     def names(settings: BankOptions) -> list[str]:
         """Return the names of the arrays of a bank's state."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lit_od.backbone.independence import require_independent
 from lit_od.backbone.model import Backbone
 from lit_od.errors import BackboneError, DataError, ExportError
 from lit_od.training.networks.trial import evaluating
@@ -54,7 +55,8 @@ def check_parity(
 
     Raises:
         DataError: If the images are not uint8 (n, h, w, c) with n at least 1.
-        ExportError: If the graph is no backbone, fails at a batch size, or differs by more.
+        ExportError: If the graph is no backbone, fails at a batch size, or differs by more; or if its output for an
+            image depends on the other images of its batch.
         MissingExtra: If no ONNX Runtime is installed.
     """
     check_images(images)
@@ -72,6 +74,10 @@ def check_parity(
             except BackboneError as error:
                 raise ExportError(f"the exported graph fails at batch size {size}: {error}") from error
             differences[size] = _difference(wanted, got, backbone.output, size, tolerance)
+    try:
+        require_independent(backbone, images)
+    except BackboneError as error:
+        raise ExportError(str(error)) from error
     return differences
 
 

@@ -11,6 +11,7 @@ from lit_od.errors import ConfigError, DataError, ExportError
 from lit_od.training.export import backbone_graph as export
 from lit_od.training.export.backbone_graph import OPSETS, export_backbone
 from lit_od.training.export.parity import check_parity
+from tests.support.graphs import centred_graph
 
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(5, 12, 12, 1), dtype=np.uint8)
 
@@ -287,3 +288,17 @@ def test_a_timm_backbone(tmp_path):
     assert max(report.differences.values()) < 1e-5
     kinds = {node.op_type for node in onnx.load(tmp_path / "b.onnx").graph.node}
     assert kinds == set("Transpose Cast Div Sub Conv Clip Add ReduceMean Reshape".split())
+
+
+class Centred(nn.Module):
+    """Pixels less their mean over the batch, as batch normalisation in training mode takes it."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        flat = images.float().flatten(1)
+        return flat - flat.mean(0)
+
+
+def test_rows_that_depend_on_each_other_are_refused() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1), dtype=np.uint8)
+    with pytest.raises(ExportError, match="must not depend on the other images of its batch"):
+        check_parity(Centred(), centred_graph(), images, batch_sizes=(2,))
