@@ -9,14 +9,25 @@
     │   └── ExportError                the exported graph differs from the torch module
     └── MissingExtra   (ImportError)   a package that another installation extra brings
 
-Each message says in one line what was wanted, what was found, and the remedy.
+Each message says in one line what was wanted, what was found, and the remedy. None repeats the credentials of a URL.
 """
 
+import re
 from typing import NoReturn
+
+_CREDENTIALS = re.compile(
+    r"(?<=://)(?:[^/\s:@]+:(?!\d+/)[^\s@]*|[^/\s@]+)(?=@)"  # a secret may hold slashes; a port is none
+    r"|(?<=://)[^/\s:@]+:(?!\d+\b)[^/\s@'\"]+"  # a URL that a message cuts off
+    r"|(?<=[?&])(?P<name>[\w-]*(?:key|secret|token|password|signature|credential|sig)[\w-]*=)[^&\s'\"]+",
+    re.IGNORECASE,
+)
 
 
 class LitODError(Exception):
     """Root of all errors that lit_od raises on purpose."""
+
+    def __init__(self, *words: object) -> None:
+        super().__init__(*(without_credentials(each) if isinstance(each, str) else each for each in words))
 
 
 class ConfigError(LitODError, ValueError):
@@ -45,6 +56,11 @@ class ExportError(BackboneError):
 
 class MissingExtra(LitODError, ImportError):
     """A package that another installation extra brings."""
+
+
+def without_credentials(text: str) -> str:
+    """Replace the credentials of URLs in a text by ***: what stands before an @, and parameters named like secrets."""
+    return _CREDENTIALS.sub(lambda found: f"{found['name'] or ''}***", text)
 
 
 def first_line(error: Exception) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import secrets
 import socket
 import warnings
 from collections.abc import Iterator, Sequence
@@ -54,31 +55,32 @@ def cluster(
         MissingExtra: If Ray is not installed.
     """
     ray = _ray()
-    started = not ray.is_initialized()
     inside = ray._private.worker
     # Ray reports dead workers on standard output, where our rows go
     logs_enabled, inside._worker_logs_enabled = inside._worker_logs_enabled, False
-    if started:
-        _connect(ray, address or os.environ.get("RAY_ADDRESS") or "local")
     try:
-        resources = ray.cluster_resources()
-        cores, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
-        present = _gpu_machine_providers(ray) if provider is None and gpus >= 1 else []
-        chosen, gpu = provider_and_gpu(provider, present)
-        each = threads or 1
-        room = int(cores) // each
-        room = min(room, int(gpus)) if gpu else room
-        if room < (workers or 1):
-            raise ConfigError(
-                f"the cluster has {cores:g} cores and {gpus:g} GPUs: too few for "
-                f"{workers or 1} workers of {each} threads{' and a GPU' if gpu else ''}. Ask for less"
-                f"{', or give --provider cpu' if gpu else ''}"
-            )
-        yield Pool(workers or room, each, int(gpu), (chosen,))
+        with contextlib.nullcontext() if ray.is_initialized() else _connected(ray, address):
+            yield _pool(ray, workers, threads, provider)
     finally:
-        if started:
-            ray.shutdown()
         inside._worker_logs_enabled = logs_enabled
+
+
+def _pool(ray: Any, workers: int | None, threads: int | None, provider: str | None) -> Pool:
+    """Choose the workers of a cluster, as `cluster` says."""
+    resources = ray.cluster_resources()
+    cores, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    present = _gpu_machine_providers(ray) if provider is None and gpus >= 1 else []
+    chosen, gpu = provider_and_gpu(provider, present)
+    each = threads or 1
+    room = int(cores) // each
+    room = min(room, int(gpus)) if gpu else room
+    if room < (workers or 1):
+        raise ConfigError(
+            f"the cluster has {cores:g} cores and {gpus:g} GPUs: too few for "
+            f"{workers or 1} workers of {each} threads{' and a GPU' if gpu else ''}. Ask for less"
+            f"{', or give --provider cpu' if gpu else ''}"
+        )
+    return Pool(workers or room, each, int(gpu), (chosen,))
 
 
 def provider_and_gpu(wanted: str | None, gpu_machines: Sequence[Sequence[str]]) -> tuple[str, bool]:
@@ -151,10 +153,55 @@ def _ray() -> Any:
     return ray
 
 
+@contextlib.contextmanager
+def _connected(ray: Any, address: str | None) -> Iterator[None]:
+    """Connect to the cluster at an address for the block, or start one on this machine."""
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    with _private(ray) if address == "local" else contextlib.nullcontext():
+        _connect(ray, address)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _private(ray: Any) -> Iterator[None]:
+    """Have a cluster that is started in the block listen on the loopback alone, and to whoever has its token.
+
+    Whoever else reaches a cluster runs code as its user. Other users of this machine reach the loopback too.
+    """
+    constants = ray._private.ray_constants
+    reachable = constants.ENABLE_RAY_CLUSTER
+    own = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+    }
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    constants.ENABLE_RAY_CLUSTER = False  # else Ray takes the machine's address, even if it is given the loopback's
+    try:
+        _read_settings_again(ray)
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = reachable
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+        _read_settings_again(ray)
+
+
+def _read_settings_again(ray: Any) -> None:
+    """Have Ray's core read the mode of authentication and the token, which it read when it was imported."""
+    ray._raylet.Config.initialize("")
+    ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
 def _connect(ray: Any, address: str) -> None:
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.CRITICAL}
     if address == "local":
-        # reachable from this machine alone
         options |= {"num_cpus": available_threads(), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:
         if ":" in address:

@@ -14,8 +14,11 @@ or of their pixels where a bundle's graph gives errors.
 """
 
 import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 from lit_od.commands._arguments import (
     add_session_arguments,
@@ -66,10 +69,12 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     bundles = {name: read_bundle(path, args) for name, path in named(args.bundles).items()}
     listener = server.listen(args.host, args.port)  # before the long work
     with listener:
-        normal = NormalImages.read(args.normal) if args.normal else None
-        models = {
-            name: Model.load(name, bundle, normal=normal, **session_options(args)) for name, bundle in bundles.items()
-        }
+        with _ended_by_ctrl_c():
+            normal = NormalImages.read(args.normal) if args.normal else None
+            models = {
+                name: Model.load(name, bundle, normal=normal, **session_options(args))
+                for name, bundle in bundles.items()
+            }
         queue = WorkQueue(workers=thread_count(args.threads), capacity=limits.queue)
         app = application(models, queue, limits=limits, normal=normal, hosts=[args.host, *args.allow_host])
         where = server.address(listener)
@@ -99,6 +104,23 @@ def named(bundles: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"{found[name]} and {path} are both named {name}: give one another, as NAME={path}")
         found[name] = path
     return found
+
+
+@contextlib.contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """Have Ctrl-C end the process at once during the block.
+
+    Python's own handler would wait for a decoder or a graph, which may never end. Nothing is left to put in order.
+    """
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not ours or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _limits(args: argparse.Namespace) -> Limits:

@@ -162,6 +162,7 @@ def application(
         normal: Normal images that the page shows. None shows none.
         hosts: Names of this server besides localhost and IP addresses.
     """
+    page.read()
     site = Site(models, queue, Intake(limits), DecodingRoom(limits.decoding), normal)
     about = {"name": "lit_od", "version": __version__, "extensions": protocol.EXTENSIONS}
     routes = [

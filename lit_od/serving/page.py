@@ -12,13 +12,16 @@ from starlette.responses import HTMLResponse, Response
 
 async def serve(request: Request) -> Response:
     """Send the page."""
-    text, policy = _page()
+    text, policy = read()
     return HTMLResponse(text, headers={"content-security-policy": policy, "referrer-policy": "no-referrer"})
 
 
 @cache
-def _page() -> tuple[str, str]:
-    """Return the page's text, and a content security policy for just its content."""
+def read() -> tuple[str, str]:
+    """Return the page's text, and a content security policy for just its content.
+
+    The file is read once, when the application is built: later there may be no descriptor left to open it.
+    """
     text = files("lit_od.serving").joinpath("page.html").read_text(encoding="utf-8")
     policy = (
         f"default-src 'none'; script-src {_hash(text, 'script')}; style-src {_hash(text, 'style')}; "

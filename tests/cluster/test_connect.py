@@ -1,5 +1,6 @@
 """Connecting to a cluster: extras, providers and GPUs. No Ray is started."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,68 @@ def test_no_cluster_at_an_address(
     assert (status, out) == (2, "")
     assert f"lit-od: no Ray cluster at {address}: " in err
     assert err.endswith("Leave --address out to start one on this machine\n")
+
+
+class Started(SimpleNamespace):
+    """A stand-in for Ray that notes the settings with which it starts a cluster."""
+
+    def __init__(self) -> None:
+        constants = SimpleNamespace(ENABLE_RAY_CLUSTER=True, ENABLE_RAY_CLUSTERS_ENV_VAR="RAY_REACHABLE")
+        worker = SimpleNamespace(_worker_logs_enabled=True)
+        super().__init__(_private=SimpleNamespace(worker=worker, ray_constants=constants), settings=[], ended=0)
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def init(self, **options: Any) -> None:
+        names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_REACHABLE")
+        reachable = self._private.ray_constants.ENABLE_RAY_CLUSTER
+        self.settings.append((*(os.environ.get(name, "") for name in names), reachable, options))
+
+    def shutdown(self) -> None:
+        self.ended += 1
+
+
+@pytest.mark.parametrize("mode", [None, "disabled"])
+def test_a_cluster_of_its_own_has_a_token_of_its_own(monkeypatch: pytest.MonkeyPatch, mode: str | None) -> None:
+    there, read = Started(), list[str]()
+    monkeypatch.setattr("lit_od.cluster.connect._ray", lambda: there)
+    monkeypatch.setattr(
+        "lit_od.cluster.connect._read_settings_again", lambda ray: read.append(os.environ.get("RAY_AUTH_MODE", ""))
+    )
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_REACHABLE"):
+        monkeypatch.delenv(name, raising=False)
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    for _ in range(2):
+        with cluster() as pool:
+            assert pool == Pool(2, 1, 0, ("cpu",))
+        assert os.environ.get("RAY_AUTH_MODE") == mode
+        assert not {"RAY_AUTH_TOKEN", "RAY_REACHABLE"} & os.environ.keys()
+        assert there._private.ray_constants.ENABLE_RAY_CLUSTER
+    assert read == ["token", mode or ""] * 2
+    assert there.ended == 2
+    tokens = set()
+    for how, token, reachable, enabled, options in there.settings:
+        assert (how, reachable, enabled) == ("token", "0", False)
+        assert (options["_node_ip_address"], options["include_dashboard"]) == ("127.0.0.1", False)
+        tokens.add(token)
+    assert {len(token) for token in tokens} == {64}
+    assert len(tokens) == 2
+
+
+def test_the_token_of_a_cluster_elsewhere_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Started()
+    monkeypatch.setattr("lit_od.cluster.connect._ray", lambda: there)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "theirs")
+    with cluster("auto"):
+        pass
+    ((_, token, reachable, enabled, options),) = there.settings
+    assert (token, reachable, enabled) == ("theirs", "", True)
+    assert "_node_ip_address" not in options
 
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -35,6 +36,20 @@ INLIERS = f"{ASSETS}/digits.npz:test_images:0,1,2,3,4,5,6,7"
 def pool() -> Iterator[Pool]:
     with cluster(workers=2) as found:
         yield found
+
+
+def test_a_cluster_of_its_own_is_for_this_process_alone(pool: Pool) -> None:
+    """It listens on the loopback, to whoever has its token."""
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    assert address.startswith("127.0.0.1:")
+    assert {node["NodeManagerAddress"] for node in ray.nodes()} == {"127.0.0.1"}
+    assert ray._raylet.get_authentication_mode() == ray._raylet.AuthenticationMode.TOKEN
+    port = int(address.rpartition(":")[2])
+    with pytest.raises(OSError, match="refused"):  # all of 127.0.0.0/8 is this machine
+        socket.create_connection(("127.0.0.2", port), timeout=5)
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
 
 
 def joined(results: list[Result]) -> tuple[list[str], list[str | None], np.ndarray, np.ndarray, np.ndarray]:

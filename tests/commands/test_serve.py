@@ -19,6 +19,7 @@ import pytest
 
 from lit_od.bundle.folder import Bundle
 from lit_od.commands._status import REFUSED
+from lit_od.errors import ConfigError
 
 Command = Callable[..., Any]
 
@@ -119,3 +120,25 @@ def test_without_the_extra(
     assert told.status == REFUSED
     assert told.err.startswith("lit-od: this needs a web server (Starlette and uvicorn), which is not installed. ")
     assert told.err.endswith('Run: pip install "lit-od[serve,cpu]"\n')
+
+
+def test_ctrl_c_ends_the_loading_of_a_graph_that_never_ends(
+    command: Command, made_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's own handler would wait for it."""
+    during: list[Any] = []
+
+    def load(*given: Any, **options: Any) -> None:
+        during.append(signal.getsignal(signal.SIGINT))
+        raise ConfigError("no model")
+
+    monkeypatch.setattr("lit_od.serving.models.Model.load", load)
+    before = signal.getsignal(signal.SIGINT)
+    for handler in (signal.default_int_handler, signal.SIG_IGN):  # whoever ignores it goes on to do so
+        signal.signal(signal.SIGINT, handler)
+        try:
+            assert command("serve", made_bundle.path, "--port", "0").status == REFUSED
+            assert signal.getsignal(signal.SIGINT) is handler
+        finally:
+            signal.signal(signal.SIGINT, before)
+    assert during == [signal.SIG_DFL, signal.SIG_IGN]

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lit_od.errors import DataError
+from lit_od.errors import DataError, ImageError
 from lit_od.images import object_store as stores
 from lit_od.images import parquet as packed
 from lit_od.images.find_local import find
 from lit_od.images.find_remote import find_with_urls
+from lit_od.images.object_store import StoredImage
 from lit_od.images.sources import Unreadable
 from tests.support.images import GREY
 from tests.support.tables import arrow, pixels, travelled, write_table
@@ -110,6 +111,18 @@ def test_a_folder_of_tables(tmp_path: Path, files: list[Path]) -> None:
         with pytest.raises(DataError, match="holds image files and Parquet files: name the ones that are meant"):
             find_with_urls([path])
         (tmp_path / "x.png").unlink()
+
+
+def test_credentials_of_a_url_are_not_repeated() -> None:
+    for url in ("nope://KEY:SECRET@bucket/a.png", "s3://KEY:SEC/RET@bucket/a.png"):
+        with pytest.raises(DataError) as refusal:
+            find_with_urls([url])
+        assert "***@bucket/a.png cannot be listed: " in str(refusal.value)
+        with pytest.raises(ImageError) as error:
+            StoredImage(url).decode()
+        for message in (str(refusal.value), str(error.value)):
+            assert "KEY" not in message
+            assert "SEC" not in message
 
 
 def test_what_is_hidden_is_nobodys_image(tmp_path: Path, files: list[Path]) -> None:

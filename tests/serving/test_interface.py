@@ -14,6 +14,7 @@ from tritonclient.utils import InferenceServerException
 from lit_od import Scorer, __version__
 from lit_od.bundle.folder import Bundle
 from lit_od.images.sources import Source
+from lit_od.serving import page
 from lit_od.serving.models import Model
 from lit_od.serving.normal_images import NEAREST, NormalImages, similar_images
 from tests.support.graphs import bundle_at, graph_of
@@ -196,6 +197,14 @@ def test_what_is_not_there(site: Site, path: str) -> None:
     answer = site.ask(path)
     assert answer.status == 404
     assert answer.error
+
+
+def test_the_page_needs_no_file_once_the_server_runs(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be no descriptor left to open one."""
+    page.read.cache_clear()
+    with running([model]) as site:
+        monkeypatch.setattr("lit_od.serving.page.files", lambda name: pytest.fail("it is opened"))
+        assert site.ask("/").status == 200
 
 
 def test_methods(site: Site) -> None:
