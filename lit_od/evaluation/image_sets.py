@@ -10,6 +10,7 @@ import msgspec
 from lit_od.bundle.folder import Bundle
 from lit_od.errors import ConfigError, DataError, LitODError
 from lit_od.fitting.engine import LocalEngine
+from lit_od.formats.text import one_line
 from lit_od.images.find_local import find
 from lit_od.images.identity import fingerprint
 from lit_od.images.preparation import Preparation
@@ -154,7 +155,7 @@ def sets_of_paths(
 def score_set(scorer: Scorer, images: ImageSet) -> Scores:
     """Score a set's images, shape (n,). Raises DataError if an image cannot be read."""
     extractor = replace(scorer.extractor, preparation=images.preparation)
-    return LocalEngine(extractor).score(scorer.detector, images.sources, task=images.name)
+    return LocalEngine(extractor).score(scorer.detector, images.sources, task=one_line(images.name, most=40))
 
 
 def _named(name: str, each: EvaluationSet, recipe: Recipe, preparation: Preparation, sets: OpenSets) -> ImageSet:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import msgspec
 import pytest
 
 from lit_od import cli
@@ -59,6 +60,7 @@ def test_a_set_whose_name_is_no_unicode_is_written_and_recorded(own_bundle, caps
     assert cli.main([str(word) for word in words]) == 0
     assert capsysbinary.readouterr().err == b""
     assert os.fsencode(name) in (tmp_path / "out" / "table.txt").read_bytes()
+    assert r"\udcff $\foo$" in msgspec.json.decode((tmp_path / "out" / "metrics.json").read_bytes())["outliers"]
     assert (tmp_path / "out" / "histogram.png").stat().st_size > 10_000
     assert r"against \udcff $\foo$ (inliers" in Bundle.read(own_bundle).files[CARD].decode()
 
@@ -82,6 +84,15 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(made_bundle, 
     assert (done.status, done.err) == (2, f"lit-od: {tmp_path}/file is a file: name a folder\n")
     done = command("report", made_bundle.path, "--out", tmp_path / "file" / "x.html")
     assert (done.status, done.err) == (2, f"lit-od: {tmp_path}/file is a file: name a folder\n")
+
+
+def test_the_name_of_a_set_is_no_command_of_the_terminal(own_bundle, command, tmp_path):
+    words = ["--inliers", INLIERS, "--outliers", f"a\x1b[2J\nb={GARMENTS}", "--out", tmp_path / "out"]
+    told = command("evaluate", own_bundle, *words)
+    assert told.status == 0
+    for text in (told.out, (tmp_path / "out" / "table.txt").read_text()):
+        assert "\x1b" not in text
+        assert "\na\\x1b[2J\\nb" in text
 
 
 def test_a_folder_called_mnist_is_what_is_evaluated(own_bundle, command, digit_files, tmp_path, monkeypatch):
