@@ -113,3 +113,23 @@ def test_one_inlier_is_evaluated_and_recorded_without_an_interval(own_bundle, co
     assert (done.status, done.err) == (0, "")
     kept = Bundle.read(own_bundle).manifest.provenance.metrics["against g"]
     assert set(kept) == {"inliers", "outliers", "auroc", "fpr95"}
+
+
+def test_labels_say_which_images_of_a_list_are_inliers(own_bundle, command, digit_files, tmp_path):
+    files = sorted(digit_files.rglob("*.png"))
+    rows = [f"{file},{'bad' if row % 4 == 0 else 'good'}" for row, file in enumerate(files)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    words = ["evaluate", own_bundle, "--inliers", tmp_path / "list.csv", "--outliers", f"g={GARMENTS}"]
+    came = command(*words)
+    assert came.status == 2
+    assert "several labels (bad, good)" in came.err
+    assert command(*words, "--label", "good", "--out", tmp_path / "out").status == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["inliers"]["n"] == 30
+    assert "--label goes with --inliers" in command("evaluate", own_bundle, "--label", "good").err
+
+
+def test_an_image_cannot_be_inlier_and_outlier(own_bundle, command, digit_files):
+    one = next((digit_files / "0").iterdir())
+    came = command("evaluate", own_bundle, "--inliers", digit_files, "--outliers", f"x={one}")
+    assert came.status == 2
+    assert "serves as both inlier and outlier: name each image once" in came.err
