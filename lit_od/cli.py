@@ -5,6 +5,7 @@ without waiting for training.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import warnings
@@ -14,6 +15,7 @@ from typing import NoReturn
 
 from lit_od.commands._status import DONE, INTERRUPTED, REFUSED, Command
 from lit_od.errors import ConfigError, LitODError
+from lit_od.formats.text import printable
 
 COMMANDS = {
     "demo": "the quick tour on images that ship with the package",
@@ -51,7 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Words of the command line; None takes those of this process.
     """
+    _open_closed_streams()
     words = list(sys.argv[1:] if argv is None else argv)
+    if hasattr(sys.stdout, "reconfigure"):  # as --out writes; names that are not Unicode go out as the bytes they are
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
@@ -80,6 +85,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(f"unexpected {type(error).__name__}: {error}. Run again with --debug for the trace", REFUSED)
 
 
+def _open_closed_streams() -> None:
+    """Let standard streams that the caller closed lead nowhere.
+
+    Else Python has none of them, and the next file that is opened takes their place.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+
+
 def _run(words: list[str], *, debug: bool) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
@@ -95,8 +110,6 @@ def _run(words: list[str], *, debug: bool) -> int:
     from PIL import Image
 
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # our own limit says it
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="surrogateescape")  # names that are not Unicode go out as the bytes they are
     command: Command = import_module(f"lit_od.commands.{name}")
     parser = _Parser(prog=f"lit-od {name}", description=command.__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -152,7 +165,8 @@ def _help() -> str:
 
 
 def _complain(message: str, status: int) -> int:
-    print(f"lit-od: {' '.join(message.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody reads standard error
+        print(printable(f"lit-od: {' '.join(message.split())}"), file=sys.stderr, flush=True)
     return status
 
 

@@ -194,6 +194,33 @@ def test_a_reader_that_goes_away_is_no_error(made_bundle: Bundle) -> None:
         assert process.stderr.read() == b""
 
 
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_closed_standard_streams_end_no_command(
+    made_bundle: Bundle, digit_files: Path, tmp_path: Path, closed: str
+) -> None:
+    line = f'exec "$@" {closed}'
+    words = [*LIT_OD, "score", str(made_bundle.path), str(digit_files / "0"), "--threads", "1"]
+    run = subprocess.run(
+        ["sh", "-c", line, "sh", *words, "--out", str(tmp_path / "rows")], capture_output=True, check=False
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
+    assert len((tmp_path / "rows").read_text().splitlines()) == 1 + len(list((digit_files / "0").iterdir()))
+    run = subprocess.run(["sh", "-c", line, "sh", *words], capture_output=True, check=False)
+    assert (run.returncode, run.stderr) == (0, b"")
+
+
+def test_a_list_from_a_closed_standard_input_is_an_empty_one(made_bundle: Bundle) -> None:
+    words = [*LIT_OD, "score", str(made_bundle.path), "-"]
+    run = subprocess.run(["sh", "-c", 'exec "$@" <&-', "sh", *words], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith("lit-od: no image found in -")
+
+
+def test_a_message_holds_no_control_characters(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced(monkeypatch, DataError("a\x1b[2Jb\x9b"))
+    assert command("recipes") == (2, "", "lit-od: a\\x1b[2Jb\\x9b\n")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_is_refused() -> None:
     with Path("/dev/full").open("w") as full:

@@ -158,6 +158,17 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_label_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the labels of inliers, of every command that takes inliers."""
+    parser.add_argument(
+        "--label",
+        metavar="VALUE",
+        action="append",
+        default=[],
+        help="label of inliers, others left out; may be repeated",
+    )
+
+
 def read_recipe(args: argparse.Namespace, overrides: list[str]) -> Recipe:
     """Read the recipe with the command line's overrides."""
     options = {"seed": args.seed, "early_stopping": args.early_stopping}

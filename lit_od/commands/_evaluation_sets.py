@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from lit_od.bundle.folder import Bundle
-from lit_od.commands._arguments import extra, no_overrides, only_overrides
+from lit_od.commands._arguments import add_label_argument, extra, no_overrides, only_overrides
 from lit_od.errors import ConfigError
 from lit_od.evaluation import image_sets as sets
 from lit_od.evaluation.image_sets import ImageSets
@@ -27,6 +27,7 @@ def add_set_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the bundle and the sets by which it is evaluated."""
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument("--inliers", metavar="PATH", action="append", default=[], help="inliers; may be repeated")
+    add_label_argument(parser)
     parser.add_argument(
         "--outliers", metavar="NAME=PATH", action="append", default=[], help="outliers under a name; may be repeated"
     )
@@ -47,13 +48,15 @@ def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) 
     if bool(args.inliers) != bool(args.outliers):
         raise ConfigError("--inliers and --outliers go together: give both, or neither for the recipe's own sets")
     preparation = bundle.manifest.preparation
+    if args.label and not args.inliers:
+        raise ConfigError("--label goes with --inliers: give both, or --data.classes for the recipe's own sets")
     if not args.inliers:
         only_overrides(overrides, *SET_KEYS, why="changes nothing of a finished bundle")
         recipe = override(sets.recipe_of(bundle), overrides)
         return sets.sets_of_recipe(recipe, preparation, sets=torchvision_sets, of=bundle)
     no_overrides([f"--{path}" for path, _ in parse_overrides(overrides) if path != "data.root"])
     opener = torchvision_sets(sets_root(overrides))
-    return sets.sets_of_paths(args.inliers, _by_name(args.outliers), preparation, opener=opener)
+    return sets.sets_of_paths(args.inliers, _by_name(args.outliers), preparation, opener=opener, labels=args.label)
 
 
 def torchvision_sets(root: Path, *, download: bool = True) -> SetOpener:

@@ -14,7 +14,7 @@ from lit_od.commands._arguments import no_overrides, positive
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import ConfigError
 from lit_od.formats.atomic import atomic_file, require_writable
-from lit_od.formats.text import csv_row
+from lit_od.formats.text import csv_path, csv_row, printable
 from lit_od.images.batching import batches
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
                     clean.append(source)
             bar.update(len(batch.sources))
     for name, error in refused:
-        print(f"{name}: {error}")
+        print(printable(f"{name}: {error}"))
     print(f"{len(clean):,} images can be read, {len(refused):,} cannot")
     if args.out:
         _write(Path(args.out), clean, refused)
@@ -63,7 +63,7 @@ def _write(folder: Path, clean: Sequence[Source], refused: Sequence[tuple[str, s
     folder.mkdir(parents=True, exist_ok=True)
     files = [(str(source.path.absolute()), source.label or "") for source in clean if isinstance(source, ImageFile)]
     _table(folder / "clean.csv", ("path", "label"), files)
-    _table(folder / "refused.csv", ("path", "error"), refused)
+    _table(folder / "refused.csv", ("path", "error"), [(csv_path(name), error) for name, error in refused])
     print(f"{folder}: clean.csv, refused.csv")
     if elsewhere := len(clean) - len(files):
         print(f"clean.csv leaves out {elsewhere:,} images that have no file of their own")

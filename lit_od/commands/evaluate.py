@@ -20,6 +20,7 @@ from lit_od.commands._status import DONE
 from lit_od.evaluation.evaluate import Evaluation, evaluate
 from lit_od.evaluation.image_sets import score_set
 from lit_od.formats.atomic import require_writable
+from lit_od.formats.text import printable
 from lit_od.scoring.scorer import Scorer
 
 
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     inliers = score_set(scorer, images.inliers)
     scores = {each.name: score_set(scorer, each) for each in images.outliers}
     found = evaluate(inliers, scores, threshold=bundle.calibration.threshold)
-    print(found.table())
+    print(printable(found.table(), keep="\n"))
     if args.out:
         out = Path(args.out)
         out.mkdir(parents=True, exist_ok=True)

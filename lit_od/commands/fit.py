@@ -10,6 +10,7 @@ how many they are, but for the training, where N processes take steps of N times
 """
 
 import argparse
+import json
 import time
 from collections.abc import Sequence
 from functools import cache
@@ -17,7 +18,14 @@ from pathlib import Path
 
 import msgspec
 
-from lit_od.commands._arguments import add_recipe_arguments, extra, positive, read_recipe, say_imported
+from lit_od.commands._arguments import (
+    add_label_argument,
+    add_recipe_arguments,
+    extra,
+    positive,
+    read_recipe,
+    say_imported,
+)
 from lit_od.commands._launch import command_line, each_process, launch, process_count
 from lit_od.commands._status import DONE, written
 from lit_od.errors import ConfigError
@@ -40,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
     parser.add_argument("--out", metavar="BUNDLE", required=True, help="folder of the bundle; a bundle is replaced")
     parser.add_argument("--threads", metavar="N", type=positive, help="threads (one a core)")
+    add_label_argument(parser)
     parser.add_argument("--backbone", metavar="FILE.onnx", help="another ONNX file in place of the recipe's")
     parser.add_argument("--run", metavar="RUN", help="keep checkpoint, log and curves in this folder")
 
@@ -53,6 +62,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _recipe(args: argparse.Namespace, overrides: list[str]) -> Recipe:
+    if args.label:
+        overrides = [*overrides, f"--data.classes={json.dumps(args.label)}"]
     recipe = read_recipe(args, overrides)
     if args.backbone is not None:
         recipe = msgspec.structs.replace(recipe, backbone=args.backbone)

@@ -4,6 +4,7 @@ The card lists images, backbone, detector, threshold, calibration and provenance
 """
 
 import argparse
+import json
 
 from lit_od.bundle.model_card import model_card
 from lit_od.commands._arguments import add_trust_argument, no_overrides, read_bundle
@@ -22,7 +23,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides(overrides)
     bundle = read_bundle(args.bundle, args)
     if args.json:
-        print((bundle.path / "manifest.json").read_text(encoding="utf-8"), end="")
+        text = (bundle.path / "manifest.json").read_text(encoding="utf-8")
+        print("".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text), end="")
     else:
         print(model_card(bundle.manifest, bundle.calibration), end="")
         print("\n| file | bytes | sha256 |\n|---|---|---|")

@@ -10,6 +10,7 @@ begins with its own defaults, the bundle's own rule keeps its options.
 
 import argparse
 import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from lit_od.calibration.rules import rule_and_outliers
 from lit_od.cluster.engine import RayEngine
 from lit_od.commands._arguments import (
     add_engine_arguments,
+    add_label_argument,
     add_outliers_argument,
     add_session_arguments,
     no_overrides,
@@ -36,8 +38,10 @@ from lit_od.errors import ConfigError
 from lit_od.fitting.engine import Engine
 from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
 from lit_od.fitting.process_group import open_engine
-from lit_od.images.find_local import find
+from lit_od.images.find_local import find, of_classes, only_inliers
 from lit_od.images.find_remote import find_with_urls
+from lit_od.images.identity import require_apart
+from lit_od.images.sources import Source
 from lit_od.images.split import fit_and_calibration_parts
 from lit_od.recipes.overrides import apply, parse_overrides
 
@@ -52,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detector", metavar="KIND", help="another detector than the bundle's, with its defaults")
     parser.add_argument("--labels", choices=("folders",), help="classes are the folders below each PATH")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the split (0)")
+    add_label_argument(parser)
     add_outliers_argument(parser)
     add_session_arguments(parser)
     add_engine_arguments(parser)
@@ -69,7 +74,9 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         say_imported(spec.kind, args)
     _require_labels(spec, args.labels)
     find_images = find_with_urls if args.engine == "ray" else find
-    fit, calibration = fit_and_calibration_parts(find_images(args.paths), seed=args.seed)
+    fit, calibration = fit_and_calibration_parts(_inliers(args, find_images), seed=args.seed)
+    if args.engine == "local":
+        require_apart(fit, calibration, "fit and calibration image")
     images = FitImages(fit, calibration, outliers=find_images(paths) if paths else [])
     model, old = bundle.files[BACKBONE], bundle.manifest
     with ExitStack() as stack:
@@ -92,6 +99,16 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         )
     print(written(new, time.perf_counter() - started))
     return DONE
+
+
+def _inliers(
+    args: argparse.Namespace, find_images: Callable[[Iterable[str | Path]], Sequence[Source]]
+) -> Sequence[Source]:
+    """Find the new normal images; a list's labels are classes where --labels says so."""
+    if args.labels or not (args.label or any(path.lower().endswith(".csv") for path in args.paths)):
+        found = find_images(args.paths)
+        return of_classes(found, args.label) if args.label else found
+    return [each for path in args.paths for each in only_inliers(path, find_images([path]), args.label)]
 
 
 def _options(

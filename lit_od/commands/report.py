@@ -15,6 +15,7 @@ from lit_od.commands._status import DONE
 from lit_od.errors import ConfigError
 from lit_od.evaluation.image_sets import ImageSet, fitted_images
 from lit_od.formats.atomic import atomic_file, require_writable
+from lit_od.formats.text import printable
 from lit_od.images.find_local import find
 from lit_od.scoring.scorer import Scorer
 
@@ -53,6 +54,6 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(out) as file:
         file.write_text(found.html, encoding="utf-8")
-    print(found.evaluation.table())
+    print(printable(found.evaluation.table(), keep="\n"))
     print(f"\n{out}: {out.stat().st_size / 1e6:.1f} MB")
     return DONE

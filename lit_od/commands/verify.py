@@ -12,6 +12,7 @@ from lit_od.bundle.golden import differences
 from lit_od.commands._arguments import add_session_arguments, no_overrides, read_bundle, session_options
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import BackboneError, BundleError
+from lit_od.formats.text import printable
 from lit_od.scoring.scorer import Scorer
 
 
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
             raise
         found = [str(error)]
     for line in found:
-        print(f"{args.bundle}: {line}")
+        print(printable(f"{args.bundle}: {line}"))
     if not found:
         allowed = bundle.manifest.tolerance
         print(

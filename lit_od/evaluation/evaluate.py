@@ -12,6 +12,7 @@ from lit_od.errors import DataError
 from lit_od.evaluation.counts import FIGURES, Tally, check_scores, figures_of
 from lit_od.evaluation.intervals import Draws, Interval, bootstrap_draws, exact_binomial, percentile_interval
 from lit_od.evaluation.rates import Rates, best_balanced_accuracy, best_f1, rates
+from lit_od.formats.text import FOREIGN_BYTES, printable, unicode_text
 from lit_od.types import Scores
 
 WIDTH = 100
@@ -241,9 +242,9 @@ def _digits(share: float) -> str:
 
 
 def _known_numbers(tree: Any) -> Any:
-    """Replace NaN by None, which JSON can hold."""
+    """Replace NaN by None, and bytes of names by escapes, which JSON can hold."""
     if isinstance(tree, dict):
-        return {key: _known_numbers(value) for key, value in tree.items()}
+        return {unicode_text(key): _known_numbers(value) for key, value in tree.items()}
     return None if isinstance(tree, float) and math.isnan(tree) else tree
 
 
@@ -256,7 +257,7 @@ def _columns(titles: Sequence[str], rows: Sequence[Sequence[str]], *, rule_befor
 
     Long names are cut to fit.
     """
-    cells = [titles, *rows]
+    cells = [titles, *([printable(row[0], keep=FOREIGN_BYTES), *row[1:]] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]
     widths[0] = max(8, min(widths[0], WIDTH - sum(widths[1:]) - 2 * len(widths[1:])))
     lines = []

@@ -10,8 +10,9 @@ import msgspec
 from lit_od.bundle.folder import Bundle
 from lit_od.errors import ConfigError, DataError, LitODError
 from lit_od.fitting.engine import LocalEngine
-from lit_od.images.find_local import find
-from lit_od.images.identity import fingerprint
+from lit_od.formats.text import one_line
+from lit_od.images.find_local import find, only_inliers
+from lit_od.images.identity import fingerprint, require_apart
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import SetOpener, Source
 from lit_od.recipes.load import from_tree, override
@@ -95,7 +96,7 @@ def sets_of_recipe(recipe: Recipe, preparation: Preparation, *, sets: OpenSets, 
                 "and --outliers NAME=PATH"
             )
     outliers = [_named(name, each, recipe, preparation, sets) for name, each in recipe.evaluation.outliers.items()]
-    return ImageSets(inliers, outliers)
+    return _apart(inliers, outliers)
 
 
 def fitted_images(bundle: Bundle, overrides: Sequence[str], *, sets: OpenSets) -> ImageSet | None:
@@ -131,7 +132,12 @@ def _calibrated(bundle: Bundle, sources: Sequence[Source]) -> bool:
 
 
 def sets_of_paths(
-    inliers: Sequence[str], outliers: Mapping[str, Sequence[str]], preparation: Preparation, *, opener: SetOpener
+    inliers: Sequence[str],
+    outliers: Mapping[str, Sequence[str]],
+    preparation: Preparation,
+    *,
+    opener: SetOpener,
+    labels: Sequence[str] = (),
 ) -> ImageSets:
     """Find the sets that a command line names by PATHs.
 
@@ -140,21 +146,32 @@ def sets_of_paths(
         outliers: PATHs of outliers by name of their set.
         preparation: Preparation of all images.
         opener: Opens sets by name.
+        labels: Labels of the inliers among the images of `inliers`; none takes all.
 
     Raises:
         ConfigError: If a set of outliers has the inliers' name.
-        DataError: If a PATH does not exist or holds no image.
+        DataError: If a PATH does not exist or holds no image, a list's images have several labels and none is given,
+            or an image is inlier and outlier.
     """
-    return ImageSets(
-        ImageSet("inliers", find(inliers, sets=opener), preparation),
+    chosen = [each for path in inliers for each in only_inliers(path, find([path], sets=opener), labels)]
+    return _apart(
+        ImageSet("inliers", chosen, preparation),
         [ImageSet(name, find(paths, sets=opener), preparation) for name, paths in outliers.items()],
     )
+
+
+def _apart(inliers: ImageSet, outliers: Sequence[ImageSet]) -> ImageSets:
+    """Check that no image is inlier and outlier in the same preparation."""
+    for each in outliers:
+        if each.preparation == inliers.preparation:
+            require_apart(inliers.sources, each.sources, "inlier and outlier")
+    return ImageSets(inliers, outliers)
 
 
 def score_set(scorer: Scorer, images: ImageSet) -> Scores:
     """Score a set's images, shape (n,). Raises DataError if an image cannot be read."""
     extractor = replace(scorer.extractor, preparation=images.preparation)
-    return LocalEngine(extractor).score(scorer.detector, images.sources, task=images.name)
+    return LocalEngine(extractor).score(scorer.detector, images.sources, task=one_line(images.name, most=40))
 
 
 def _named(name: str, each: EvaluationSet, recipe: Recipe, preparation: Preparation, sets: OpenSets) -> ImageSet:

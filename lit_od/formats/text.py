@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+FOREIGN_BYTES = "".join(map(chr, range(0xDC80, 0xDD00)))
+"""Characters by which Python stands for bytes of names that are no Unicode."""
+
 
 def csv_row(fields: Sequence[str]) -> str:
     """Format a row of CSV (RFC 4180, but ending in a line feed).
@@ -13,13 +16,38 @@ def csv_row(fields: Sequence[str]) -> str:
     return ",".join(quoted) + "\n"
 
 
+def csv_path(name: str) -> str:
+    """Return a path as a cell that no spreadsheet takes for a formula.
+
+    A name that begins with = + - or @ gets "./" before it, which names the same file. Labels and errors stay.
+    """
+    return f"./{name}" if name.startswith(("=", "+", "-", "@")) else name
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Replace what a terminal could take for a command by escapes such as \x1b.
+
+    Bytes of names that are no Unicode are shown as \udcff.
+
+    Args:
+        text: Untrusted text.
+        keep: Characters to keep, such as line feeds.
+    """
+    return "".join(each if each.isprintable() or each in keep else ascii(each)[1:-1] for each in text)
+
+
+def unicode_text(text: str) -> str:
+    """Replace bytes of names that are no Unicode by backslash escapes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def one_line(words: object, most: int = 300) -> str:
     """Format untrusted text as one line of printable characters.
 
     Longer text is cut to `most` characters, followed by "...".
     """
     text = str(words)
-    shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:most])
+    shown = printable(text[:most])
     return shown if len(text) <= most else f"{shown}..."
 
 

@@ -95,6 +95,29 @@ def of_classes(sources: Sequence[Source], classes: Iterable[str]) -> list[Source
     return [source for source in sources if source.label in wanted]
 
 
+def only_inliers(path: str, images: Sequence[Source], labels: Sequence[str]) -> Sequence[Source]:
+    """Return the images of a PATH that are inliers.
+
+    Args:
+        path: The PATH.
+        images: Its images.
+        labels: Labels of inliers; none takes all images.
+
+    Raises:
+        DataError: If no label is given for a list whose images have several, or no image has one of them.
+    """
+    if labels:
+        return of_classes(images, labels)
+    known = {source.label for source in images}
+    if path.lower().endswith(".csv") and len(known) > 1:
+        shown = ", ".join(sorted(label or "no label" for label in known)[:5])
+        raise DataError(
+            f"{path} lists images of several labels ({shown}), and all would count as inliers: say which are, with "
+            "--label VALUE (in a recipe data.classes)"
+        )
+    return images
+
+
 def _find_one(path: str, root: Path | None, sets: SetOpener | None) -> list[Source]:
     if path == "-":
         if hasattr(sys.stdin, "reconfigure"):

@@ -1,13 +1,20 @@
 """Identify images: fingerprints of sets, and digests of single images."""
 
 import hashlib
-from collections.abc import Sequence
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from lit_od.errors import DataError, ImageError
+from lit_od.formats.text import one_line
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, Source
+from lit_od.runtime.processes import is_first
+
+_LOG = logging.getLogger(__name__)
+"""Logger that Python prints to standard error where nothing else is set up."""
 
 _ANY_NAME = "surrogateescape"
 """Encoding error handler by which names that are not Unicode are hashed as their bytes."""
@@ -83,3 +90,59 @@ def content_digest(source: Source) -> bytes:
     except (OSError, ImageError) as error:
         raise DataError(f"{source.name}: {error}. Take it out (lit-od check lists such files)") from error
     return hashlib.sha256(f"{pixels.dtype} {pixels.shape} ".encode() + pixels.tobytes()).digest()
+
+
+def require_apart(first: Iterable[Source], second: Iterable[Source], uses: str) -> None:
+    """Check that no image is in both of two sets; log a line about copies.
+
+    Args:
+        first: Images of one set.
+        second: Images of the other.
+        uses: Uses of the two sets in the message, such as "inlier and outlier".
+
+    Raises:
+        DataError: If a file, or a row of an archive, is in both.
+    """
+    one, other = list(first), list(second)
+    places = {place for source in one if (place := _place(source))}
+    for source in other:
+        if _place(source) in places:
+            raise DataError(f"{source.name} serves as both {uses}: name each image once")
+    copies = list(_copies(one, other))
+    if copies and is_first():
+        pair = " and ".join(one_line(source.name, most=100) for source in copies[0])
+        _LOG.warning("lit-od: copies of %s serve as both %s: %s", f"{len(copies):,} images", uses, pair)
+
+
+def _place(source: Source) -> str | None:
+    """Return the place on disk that an image is read from; None without one."""
+    match source:
+        case ImageFile():
+            return os.path.realpath(source.path)
+        case ImageArray() if "#" in source.name:
+            return source.name
+        case _:
+            return None
+
+
+def _copies(first: Sequence[Source], second: Sequence[Source]) -> Iterator[tuple[Source, Source]]:
+    """Yield pairs of equal content; only files of equal size are read."""
+    sizes = [[_size(source) for source in sources] for sources in (first, second)]
+    common = (set(sizes[0]) & set(sizes[1])) - {None}
+    known = {_digest(source): source for source, size in zip(first, sizes[0], strict=True) if size in common}
+    for source, size in zip(second, sizes[1], strict=True):
+        if size in common and (digest := _digest(source)) in known and digest is not None:
+            yield known[digest], source
+
+
+def _size(source: Source) -> object:
+    if isinstance(source, ImageArray):
+        return source.pixels.shape
+    return size_or_pixels(source) or None
+
+
+def _digest(source: Source) -> bytes | None:
+    try:
+        return content_digest(source)
+    except DataError:  # reading the image reports it
+        return None

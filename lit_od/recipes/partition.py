@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.errors import ConfigError, DataError
-from lit_od.images.find_local import find, of_classes
+from lit_od.images.find_local import find, of_classes, only_inliers
+from lit_od.images.identity import require_apart
 from lit_od.images.sources import ImageFile, SetOpener, Source
 from lit_od.images.split import fit_and_calibration
 from lit_od.recipes.roots import VARIABLE, data_root
@@ -244,7 +245,10 @@ def divided(config: DataConfig, *, seed: int, sets: SetOpener | None = None) -> 
             "them in data.test or evaluation.inliers"
         )
     inliers = _of_chosen_classes(config.train, config, sets)
-    return fit_and_calibration(_drawn(inliers, config.limit, seed), seed=seed, share=config.split.calibration)
+    images = _drawn(inliers, config.limit, seed)
+    fit, calibration = fit_and_calibration(images, seed=seed, share=config.split.calibration)
+    require_apart(fit, calibration, "fit and calibration image")
+    return fit, calibration
 
 
 def found_tests(config: DataConfig, sets: SetOpener | None = None) -> list[Source]:
@@ -269,7 +273,9 @@ def _of_chosen_classes(path: str, config: DataConfig, sets: SetOpener | None) ->
     """Find the images of a PATH, without the classes that are held out or not used."""
     sources = found_images([path], config, sets)
     held_out = {id(source) for source in of_classes(sources, config.outlier_classes)}
-    chosen = sources if config.classes is None else of_classes(sources, config.classes)
+    chosen: Sequence[Source] = sources
+    if config.classes is not None or not config.outlier_classes:
+        chosen = only_inliers(path, sources, config.classes or ())
     inliers = [source for source in chosen if id(source) not in held_out]
     if not inliers:
         raise DataError(f"{path}: every class is in data.outlier_classes, which leaves no inlier")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lit_od.backbone.extractor import Extracted
 from lit_od.errors import ConfigError
-from lit_od.formats.text import csv_row
+from lit_od.formats.text import csv_path, csv_row
 from lit_od.scoring.maps import HeatMaps
 
 INDEX = "maps.csv"
@@ -57,7 +57,7 @@ def map_folder(folder: Path, maps: HeatMaps, *, total: int) -> Iterator[Callable
                 if verdicts is not None:
                     mask = f"{file.removesuffix('.png')}.mask.png"
                     Image.fromarray(verdicts[0]).save(folder / mask)
-                table.write(csv_row((name, file, mask)))
+                table.write(csv_row((csv_path(name), file, mask)))
             first += len(batch.sources)
 
         yield add

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from lit_od.errors import ConfigError
 from lit_od.formats.atomic import atomic_file
-from lit_od.formats.text import csv_row
+from lit_od.formats.text import csv_path, csv_row, printable, unicode_text
 from lit_od.images.object_store import arrow
 from lit_od.scoring.scorer import Result
 
@@ -87,7 +88,7 @@ def _strings(texts: list[str] | list[str | None]) -> Any:
     try:
         return pa.array(texts, pa.string())
     except UnicodeEncodeError:
-        known = [None if text is None else text.encode(errors="backslashreplace").decode() for text in texts]
+        known = [None if text is None else unicode_text(text) for text in texts]
         return pa.array(known, pa.string())
 
 
@@ -153,19 +154,29 @@ def _writer(out: TextIO, form: str) -> Callable[[Result], None]:
 def row_writer(out: TextIO, form: str, columns: Sequence[str]) -> Callable[[Sequence[object]], None]:
     """Write the head of a table, if it has one; return a function that writes a row.
 
+    In JSON, bytes of names that are no Unicode are backslash escapes; CSV holds the bytes. A terminal is shown escapes
+    in place of control characters.
+
     Args:
         out: Text file for the rows.
         form: "csv" or "jsonl".
-        columns: Names of the columns; a value that is None is an empty cell, or null.
+        columns: Names of the columns; a value that is None is an empty cell, or null. What stands under `path` is
+            written so that no spreadsheet takes it for a formula.
     """
+    place = columns.index("path") if "path" in columns else None
+    shown = partial(printable, keep="\n") if out.isatty() else str  # a stranger's file name is no command
     if form == "csv":
         out.write(csv_row(columns))
 
     def write(values: Sequence[object]) -> None:
         if form == "jsonl":
-            out.write(json.dumps(dict(zip(columns, values, strict=True))) + "\n")
+            known = (unicode_text(value) if isinstance(value, str) else value for value in values)
+            out.write(json.dumps(dict(zip(columns, known, strict=True))) + "\n")
         else:
-            out.write(csv_row([_cell(value) for value in values]))
+            cells = [_cell(value) for value in values]
+            if place is not None:
+                cells[place] = csv_path(cells[place])
+            out.write(shown(csv_row(cells)))
 
     return write
 

@@ -48,3 +48,17 @@ def test_images_without_a_file_are_counted_and_not_listed(tmp_path: Path, capsys
     assert "5 images can be read, 0 cannot" in (told := capsys.readouterr().out)
     assert "clean.csv leaves out 5 images that have no file of their own" in told
     assert (tmp_path / "lists" / "clean.csv").read_text() == "path,label\n"
+
+
+def test_names_are_no_commands_of_the_terminal_and_no_formulas(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a\x1b[2J\x9b.png").touch()
+    Path("=cmd.png").touch()
+    assert main(["check", "=cmd.png", "a\x1b[2J\x9b.png", "--out", "lists"]) == 1
+    told = capsys.readouterr().out
+    assert "a\\x1b[2J\\x9b.png: empty file\n" in told
+    assert "\x1b" not in told
+    with Path("lists/refused.csv").open(newline="", encoding="utf-8") as table:
+        assert [row["path"] for row in csv.DictReader(table)] == ["./=cmd.png", "a\x1b[2J\x9b.png"]

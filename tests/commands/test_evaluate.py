@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import msgspec
 import pytest
 
 from lit_od import cli
@@ -59,6 +60,7 @@ def test_a_set_whose_name_is_no_unicode_is_written_and_recorded(own_bundle, caps
     assert cli.main([str(word) for word in words]) == 0
     assert capsysbinary.readouterr().err == b""
     assert os.fsencode(name) in (tmp_path / "out" / "table.txt").read_bytes()
+    assert r"\udcff $\foo$" in msgspec.json.decode((tmp_path / "out" / "metrics.json").read_bytes())["outliers"]
     assert (tmp_path / "out" / "histogram.png").stat().st_size > 10_000
     assert r"against \udcff $\foo$ (inliers" in Bundle.read(own_bundle).files[CARD].decode()
 
@@ -84,6 +86,15 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(made_bundle, 
     assert (done.status, done.err) == (2, f"lit-od: {tmp_path}/file is a file: name a folder\n")
 
 
+def test_the_name_of_a_set_is_no_command_of_the_terminal(own_bundle, command, tmp_path):
+    words = ["--inliers", INLIERS, "--outliers", f"a\x1b[2J\nb={GARMENTS}", "--out", tmp_path / "out"]
+    told = command("evaluate", own_bundle, *words)
+    assert told.status == 0
+    for text in (told.out, (tmp_path / "out" / "table.txt").read_text()):
+        assert "\x1b" not in text
+        assert "\na\\x1b[2J\\nb" in text
+
+
 def test_a_folder_called_mnist_is_what_is_evaluated(own_bundle, command, digit_files, tmp_path, monkeypatch):
     shutil.copytree(digit_files / "0", tmp_path / "data" / "mnist")
     count = len(list((tmp_path / "data" / "mnist").iterdir()))
@@ -102,3 +113,23 @@ def test_one_inlier_is_evaluated_and_recorded_without_an_interval(own_bundle, co
     assert (done.status, done.err) == (0, "")
     kept = Bundle.read(own_bundle).manifest.provenance.metrics["against g"]
     assert set(kept) == {"inliers", "outliers", "auroc", "fpr95"}
+
+
+def test_labels_say_which_images_of_a_list_are_inliers(own_bundle, command, digit_files, tmp_path):
+    files = sorted(digit_files.rglob("*.png"))
+    rows = [f"{file},{'bad' if row % 4 == 0 else 'good'}" for row, file in enumerate(files)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    words = ["evaluate", own_bundle, "--inliers", tmp_path / "list.csv", "--outliers", f"g={GARMENTS}"]
+    came = command(*words)
+    assert came.status == 2
+    assert "several labels (bad, good)" in came.err
+    assert command(*words, "--label", "good", "--out", tmp_path / "out").status == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["inliers"]["n"] == 30
+    assert "--label goes with --inliers" in command("evaluate", own_bundle, "--label", "good").err
+
+
+def test_an_image_cannot_be_inlier_and_outlier(own_bundle, command, digit_files):
+    one = next((digit_files / "0").iterdir())
+    came = command("evaluate", own_bundle, "--inliers", digit_files, "--outliers", f"x={one}")
+    assert came.status == 2
+    assert "serves as both inlier and outlier: name each image once" in came.err

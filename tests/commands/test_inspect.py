@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from lit_od.bundle.folder import CARD, MANIFEST, Bundle
+from lit_od.commands import inspect as inspect_command
 
 Command = Callable[..., Any]
 
@@ -42,6 +44,19 @@ def test_the_manifest_as_it_is(made_bundle: Bundle, command: Command) -> None:
     assert status == 0
     assert out.encode() == (made_bundle.path / MANIFEST).read_bytes()
     assert json.loads(out) == json.loads(msgspec.json.encode(made_bundle.manifest))
+
+
+def test_a_manifest_with_control_characters_is_shown_as_the_same_json(
+    own_bundle: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle.read(own_bundle)
+    text = (own_bundle / MANIFEST).read_text(encoding="utf-8").replace('"digits"', '"digits\x7f\x9b2J\u202e"')
+    (own_bundle / MANIFEST).write_text(text, encoding="utf-8")
+    monkeypatch.setattr(inspect_command, "read_bundle", lambda folder, args: bundle)
+    status, out, _ = command("inspect", own_bundle, "--json")
+    assert status == 0
+    assert r'"digits\u007f\u009b2J\u202e"' in out
+    assert json.loads(out) == json.loads(text)
 
 
 def test_a_damaged_bundle_is_refused(own_bundle: Path, command: Command) -> None:

@@ -146,3 +146,29 @@ def test_an_outlier_that_cannot_be_read_is_named(own_bundle: Path, tmp_path: Pat
     assert status == 2
     assert "broken.png: " in err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_list_with_several_labels_needs_the_inliers_label(
+    own_bundle: Path, digit_files: Path, tmp_path: Path, command: Command
+) -> None:
+    files = sorted(digit_files.rglob("*.png"))
+    rows = [f"{file},{'bad' if row % 4 == 0 else 'good'}" for row, file in enumerate(files)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    words = ["refit", own_bundle, tmp_path / "list.csv", "--out", tmp_path / "new"]
+    status, _, err = command(*words)
+    assert status == 2
+    assert "list.csv lists images of several labels (bad, good), and all would count as inliers: say which are" in err
+    assert command(*words, "--label", "good").status == 0
+    new = Bundle.read(tmp_path / "new")
+    assert new.manifest.detector.images + new.calibration.scores.size == 30
+    assert command(*words, "--label", "good", "--label", "bad").status == 0
+    assert command(*words, "--label", "fine").status == 2
+
+
+def test_an_image_cannot_fit_and_calibrate(
+    own_bundle: Path, digit_files: Path, tmp_path: Path, command: Command
+) -> None:
+    status, _, err = command("refit", own_bundle, digit_files, digit_files, "--out", tmp_path / "new")
+    assert status == 2
+    assert "serves as both fit and calibration image: name each image once" in err
+    assert not (tmp_path / "new").exists()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -86,12 +87,38 @@ def test_names_survive(made_bundle: Bundle, odd_files: Path, tmp_path: Path, for
     )
     raw = out.read_bytes() if to == "file" else run.stdout
     rows = parsed(raw.decode("utf-8", "surrogateescape"), form)
-    assert sorted(row["path"] for row in rows) == sorted(str(odd_files / name) for name in ODD_NAMES)
+    known = [name.encode(errors="backslashreplace").decode() if form == "jsonl" else name for name in ODD_NAMES]
+    assert sorted(row["path"] for row in rows) == sorted(str(odd_files / name) for name in known)
     assert all(row["score"] is not None for row in rows)
     if to == "file":
         assert run.stdout == b""
     for row in rows:
-        assert Path(row["path"]).is_file()
+        assert Path(row["path"]).is_file() or "\\udcff" in row["path"]
+    if form == "jsonl":  # readers that are strict about Unicode read every line
+        assert all(msgspec.json.decode(line) for line in raw.splitlines())
+
+
+def test_standard_output_is_utf_8_whatever_the_terminals_encoding(made_bundle: Bundle, odd_files: Path) -> None:
+    words = [sys.executable, "-m", "lit_od.cli", "score", str(made_bundle.path), str(odd_files)]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    run = subprocess.run(words, capture_output=True, check=True, env=environment)
+    assert run.stderr == b""
+    found = [row["path"] for row in parsed(run.stdout.decode("utf-8", "surrogateescape"), "csv")]
+    assert sorted(found) == sorted(str(odd_files / name) for name in ODD_NAMES)
+
+
+def test_a_path_is_no_formula_and_still_a_path(
+    made_bundle: Bundle, tmp_path: Path, command: Command, digits: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    formulas = ["=1+1.png", "+a.png", "@b.png"]
+    for name in formulas:
+        digits[0].decode().save(name)
+    assert command("score", made_bundle.path, *formulas, "--out", "rows.csv").status == 0
+    rows = parsed(Path("rows.csv").read_text(), "csv")
+    assert [row["path"] for row in rows] == [f"./{name}" for name in formulas]
+    again = parsed(command("score", made_bundle.path, "rows.csv").out, "csv")
+    assert [(row["path"], row["score"]) for row in again] == [(row["path"], row["score"]) for row in rows]
 
 
 def test_an_image_that_cannot_be_read_is_a_row_and_status_1(
@@ -145,7 +172,7 @@ def test_two_dashes_end_the_options(
     digits[0].decode().save("--odd.name.png")
     status, out, _ = command("score", made_bundle.path, "--", "--odd.name.png")
     assert status == 0
-    assert [row["path"] for row in parsed(out, "csv")] == ["--odd.name.png"]
+    assert [row["path"] for row in parsed(out, "csv")] == ["./--odd.name.png"]
 
 
 def test_garments_are_called_outliers_more_often(made_bundle: Bundle, command: Command) -> None:

@@ -270,6 +270,22 @@ def test_a_bundle_of_class_folders_is_evaluated_by_its_own_recipe(
     assert "names no test images: give --data.test PATH" in capsys.readouterr().err
 
 
+def test_a_list_with_several_labels_needs_the_inliers_label(
+    small_graph: bytes, digit_files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "net.onnx").write_bytes(small_graph)
+    rows = [f"{file},{file.parent.name}" for number in ("0", "1") for file in sorted((digit_files / number).iterdir())]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    words = ["--backbone", str(tmp_path / "net.onnx"), "--data.prepare", "{size: [28, 28], mode: grey}"]
+    words += ["--data.train", str(tmp_path / "list.csv"), "--out", str(tmp_path / "b")]
+    assert main(["fit", "folder", *words]) == 2
+    assert "list.csv lists images of several labels (0, 1), and all would count" in capsys.readouterr().err
+    assert main(["fit", "folder", *words, "--label", "0"]) == 0
+    bundle = Bundle.read(tmp_path / "b")
+    assert bundle.manifest.detector.images + bundle.calibration.scores.size == len(list((digit_files / "0").iterdir()))
+    assert main(["fit", "folder", *words, "--data.classes", "[0, 1]"]) == 0
+
+
 def test_another_onnx_file_in_the_recipes_place(
     small_graph: bytes, digit_files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

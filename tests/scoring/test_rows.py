@@ -1,5 +1,6 @@
 """Rows as Parquet."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from lit_od.bundle.folder import Bundle
 from lit_od.images.sources import Source
-from lit_od.scoring.rows import parquet_rows
+from lit_od.scoring.rows import parquet_rows, row_writer
 from lit_od.scoring.scorer import Scorer
 from tests.support.tables import arrow
 
@@ -61,3 +62,17 @@ def test_a_parquet_file_is_there_whole_or_not_at_all(
         interrupted()
     assert (tmp_path / "rows").read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["rows"]
+
+
+class Terminal(io.StringIO):
+    """A terminal that a person looks at."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_is_shown_no_control_characters() -> None:
+    name = "\x1b]0;x\x07\x9b2J日本.png"
+    for out, shown in ((Terminal(), "\\x1b]0;x\\x07\\x9b2J日本.png"), (io.StringIO(), name)):
+        row_writer(out, "csv", ("path", "error"))([name, None])
+        assert out.getvalue() == f"path,error\n{shown},\n"
