@@ -169,8 +169,8 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
 def _private(ray: Any) -> Iterator[None]:
     """Make a cluster that is started in the block private to this process.
 
-    It listens on the loopback alone, and to whoever has its token.
-    Whoever else reaches a cluster runs code as its user. Other users of this machine reach the loopback too.
+    It listens on the loopback alone, and to whoever has its token: whoever else reaches a cluster runs code as its
+    user, and other users of this machine reach the loopback too.
     """
     constants = ray._private.ray_constants
     reachable = constants.ENABLE_RAY_CLUSTER
