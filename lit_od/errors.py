@@ -59,7 +59,10 @@ class MissingExtra(LitODError, ImportError):
 
 
 def without_credentials(text: str) -> str:
-    """Replace the credentials of URLs in a text by ***: what stands before an @, and parameters named like secrets."""
+    """Replace the credentials of URLs in a text by ***.
+
+    They are what stands before an @, and parameters named like secrets.
+    """
     return _CREDENTIALS.sub(lambda found: f"{found['name'] or ''}***", text)
 
 

@@ -155,7 +155,7 @@ def _ray() -> Any:
 
 @contextlib.contextmanager
 def _connected(ray: Any, address: str | None) -> Iterator[None]:
-    """Connect to the cluster at an address for the block, or start one on this machine."""
+    """Connect to a cluster for the block, or start one on this machine."""
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     with _private(ray) if address == "local" else contextlib.nullcontext():
         _connect(ray, address)
@@ -167,9 +167,10 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _private(ray: Any) -> Iterator[None]:
-    """Have a cluster that is started in the block listen on the loopback alone, and to whoever has its token.
+    """Make a cluster that is started in the block private to this process.
 
-    Whoever else reaches a cluster runs code as its user. Other users of this machine reach the loopback too.
+    It listens on the loopback alone, and to whoever has its token: whoever else reaches a cluster runs code as its
+    user, and other users of this machine reach the loopback too.
     """
     constants = ray._private.ray_constants
     reachable = constants.ENABLE_RAY_CLUSTER
@@ -194,7 +195,7 @@ def _private(ray: Any) -> Iterator[None]:
 
 
 def _read_settings_again(ray: Any) -> None:
-    """Have Ray's core read the mode of authentication and the token, which it read when it was imported."""
+    """Have Ray's core read authentication's settings, which it read at its import."""
     ray._raylet.Config.initialize("")
     ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
 

@@ -50,7 +50,10 @@ def require_writable(target: Path) -> None:
 
 
 def recover(target: Path) -> None:
-    """Put back a folder that an interrupted replacement has left aside; wait for a replacement that goes on."""
+    """Put back a folder that an interrupted replacement has left aside.
+
+    Wait for a replacement that goes on.
+    """
     target = target.resolve()  # as atomic_folder() does: the folder left aside lies beside what a link points to
     aside = _aside(target)
     if aside.is_dir() and not os.path.lexists(target):

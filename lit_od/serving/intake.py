@@ -1,4 +1,4 @@
-"""Intake of request bodies, and delivery of answers, within limits of size, time and memory."""
+"""Intake of bodies, and delivery of answers, within limits of time and memory."""
 
 import asyncio
 from collections.abc import Iterator, Mapping

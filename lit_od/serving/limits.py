@@ -47,7 +47,10 @@ class Limits:
 
     @property
     def decoding(self) -> int:
-        """Return the bytes that images may take at once while they are decoded: enough for any single one."""
+        """Return the bytes that images may take at once while they are decoded.
+
+        They suffice for any single one.
+        """
         return MOST_BYTES_A_PIXEL * self.pixels
 
 

@@ -1,4 +1,4 @@
-"""Images from clients, which take turns where decoding all of them at once would fill memory."""
+"""Images from clients, which take turns at memory while they are decoded."""
 
 import io
 import threading
@@ -21,7 +21,9 @@ _BYTES_OF_COEFFICIENTS = 6
 
 
 class DecodingRoom:
-    """Memory for the images that are being decoded; an image waits until there is enough.
+    """Memory for the images that are being decoded.
+
+    An image waits until there is enough.
 
     Args:
         size: Bytes of it. An image that wants more is decoded alone.
@@ -69,7 +71,11 @@ class SentImage(EncodedImage):
         return open_image(self.data, most=self.pixels)
 
     def prepare(self, preparation: Preparation) -> Images:
-        """Return pixels of shape (h, w, c). Raises ImageError if the image cannot be read."""
+        """Return pixels of shape (h, w, c).
+
+        Raises:
+            ImageError: If the image cannot be read.
+        """
         with self.decoding.hold(decoding_bytes(self.data)):
             return EncodedImage.prepare(self, preparation)
 
@@ -92,9 +98,9 @@ class SentArray(ImageArray):
 
 
 def decoding_bytes(data: bytes) -> int:
-    """Estimate from the header of an image file the memory that decoding and converting take, in bytes.
+    """Estimate from its header the bytes that decoding an image file takes.
 
-    Zero where the header cannot be read: decoding fails then before it takes any.
+    Converting is counted too. Zero where the header cannot be read: decoding fails then before it takes any.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:

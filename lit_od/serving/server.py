@@ -107,7 +107,7 @@ class Server(uvicorn.Server):
         self._watchdog.start()
 
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Report errors that reach nobody, those of exhausted resources in one line now and then."""
+        """Report errors that reach nobody; exhausted resources in one line at times."""
         error = context.get("exception")
         if not (isinstance(error, OSError) and error.errno in EXHAUSTED):
             loop.default_exception_handler(context)
