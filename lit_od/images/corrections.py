@@ -5,6 +5,7 @@ has read of an opened file, its head; `after_decoding` on its pixels.
 """
 
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,9 @@ from lit_od.errors import ImageError
 
 MAX_SCANS = 100
 """Largest number of scans of a JPEG, each of which passes over all pixels: encoders write about ten."""
+
+BIG_ENDIAN_BIGTIFF = b"MM\0+"
+"""First bytes of such a file."""
 
 _MARKER = re.compile(rb"\xff([\x01-\xfe])", re.DOTALL)
 _BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))
@@ -50,6 +54,13 @@ _OF_TWELVE_BITS = ((np.arange(4096) * 255 + 2047) // 4095).astype(np.uint8)
 
 _PHOTOMETRIC, _PLANAR, _BITS, _SAMPLES, _SAMPLE_FORMAT, _FILL_ORDER = 262, 284, 258, 277, 339, 266
 _EXTRA_SAMPLES, _PREDICTOR = 338, 317
+_DIRECTORIES = frozenset((330, 34_665, 34_853))
+"""Tags that point to further directories: of images, of EXIF and of GPS."""
+
+_TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+"""Bytes of a value by its type."""
+
+_OF_64_BITS = frozenset((16, 17, 18))
 _WHITE_IS_ZERO, _SEPARATE, _SIGNED, _PREMULTIPLIED = 0, 2, 2, 1
 
 
@@ -246,3 +257,37 @@ def _correct_byte_order(image: TiffImagePlugin.TiffImageFile) -> None:
             for each in image.tile
             if isinstance(each.args, tuple)
         ]
+
+
+def classic_tiff(data: bytes) -> bytes:
+    """Rewrite a big-endian BigTIFF, which Pillow cannot read, as a classic TIFF.
+
+    The first directory, with 32-bit offsets, is put behind the data; everything else stays in its place.
+
+    Raises:
+        ImageError: If it is damaged, or holds more than 4 GiB.
+    """
+    try:
+        (place,) = struct.unpack_from(">Q", data, 8)
+        (count,) = struct.unpack_from(">Q", data, place)
+        added, entries = bytearray(), []
+        for at in range(place + 8, place + 8 + 20 * min(count, len(data)), 20):
+            tag, kind, number = struct.unpack_from(">HHQ", data, at)
+            length = number * _TYPE_SIZES[kind]
+            start = at + 12 if length <= 8 else struct.unpack_from(">Q", data, at + 12)[0]
+            raw = data[start : start + length]
+            if len(raw) < length or len(added) > len(data):  # values that overlap would multiply
+                raise ImageError("damaged image: the directory of its BigTIFF is not within the file")
+            if kind in _OF_64_BITS:
+                kind, raw = 4, struct.pack(f">{number}I", *struct.unpack(f">{number}Q", raw))
+            if len(raw) > 4:
+                value, added = struct.pack(">I", len(data) + len(added)), added + raw
+            else:
+                value = raw.ljust(4, b"\0")
+            if tag not in _DIRECTORIES:
+                entries.append(struct.pack(">HHI", tag, kind, number) + value)
+        directory = struct.pack(">H", len(entries)) + b"".join(entries) + bytes(4)
+        head = b"MM\0*" + struct.pack(">I", len(data) + len(added))
+    except (struct.error, KeyError):
+        raise ImageError("a damaged BigTIFF, or one of more than 4 GiB") from None
+    return head + data[8:] + bytes(added) + directory

@@ -25,7 +25,14 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from lit_od.errors import ConfigError, DataError, ImageError, first_line
-from lit_od.images.corrections import after_decoding, before_decoding, upright, xmp_set_aside
+from lit_od.images.corrections import (
+    BIG_ENDIAN_BIGTIFF,
+    after_decoding,
+    before_decoding,
+    classic_tiff,
+    upright,
+    xmp_set_aside,
+)
 from lit_od.images.memory import BUDGET, bytes_needed
 from lit_od.types import Images
 
@@ -103,7 +110,7 @@ def open_image(file: Path | bytes, *, most: int = MAX_PIXELS) -> Image.Image:
     try:
         if (_file_size(file) if isinstance(file, Path) else len(file)) == 0:
             raise ImageError("empty file")
-        with Image.open(file if isinstance(file, Path) else io.BytesIO(file), formats=FORMATS) as image:
+        with _opened(file) as image:
             return loaded(image, most=most)
     except ImageError:
         raise
@@ -111,6 +118,15 @@ def open_image(file: Path | bytes, *, most: int = MAX_PIXELS) -> Image.Image:
         raise ImageError("no such file") from None
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
         raise ImageError(_cause(error, most)) from error
+
+
+def _opened(file: Path | bytes) -> Image.Image:
+    """Open an image file, or the bytes of one."""
+    with file.open("rb") if isinstance(file, Path) else io.BytesIO(file) as stream:
+        if stream.read(len(BIG_ENDIAN_BIGTIFF)) == BIG_ENDIAN_BIGTIFF:
+            stream.seek(0)
+            return Image.open(io.BytesIO(classic_tiff(stream.read())), formats=FORMATS)
+    return Image.open(file if isinstance(file, Path) else io.BytesIO(file), formats=FORMATS)
 
 
 def loaded(image: Image.Image, *, most: int = MAX_PIXELS) -> Image.Image:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -171,6 +172,36 @@ def test_other_planes_that_pillow_takes_for_others_are_refused(
 def test_signed_bytes_are_refused() -> None:
     with pytest.raises(ImageError, match=r"^a TIFF of signed 8-bit values, wanted unsigned ones: save it anew$"):
         open_image(tiff(samples(1, 100), photometric=1, tags={339: (2,)}))
+
+
+@pytest.mark.parametrize(("planar", "zipped", "order"), LAYOUTS)
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+def test_bigtiff_is_read_in_both_byte_orders(planar: bool, zipped: bool, order: str, kind: str, tmp_path: Path) -> None:
+    values = samples(3, np.iinfo(kind).max, kind)
+    file = tiff(values, photometric=2, planar=planar, zipped=zipped, order=order, big=True)
+    np.testing.assert_array_equal(prepared(file), values if kind == "u1" else values >> 8)
+    (tmp_path / "big.tif").write_bytes(file)
+    np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "big.tif")), prepared(file))
+
+
+def test_a_damaged_bigtiff_is_an_image_error() -> None:
+    file = tiff(samples(3, 255), photometric=2, order=">", big=True)
+    for length in range(4, len(file) - 20, 7):  # its last bytes are padding
+        with pytest.raises(ImageError):
+            open_image(file[:length])
+    for at in range(8, len(file)):
+        for value in (0, 127, 255):
+            try:
+                open_image(file[:at] + bytes([value]) + file[at + 1 :])
+            except ImageError as error:
+                assert str(error)  # noqa: PT017  # one that is read is fine too
+
+
+def test_a_bigtiff_whose_values_overlap_takes_no_more_memory_than_its_file() -> None:
+    entry = struct.pack(">HHQQ", 65_000, 1, 4000, 8)
+    file = b"MM\0+\0\x08\0\0" + struct.pack(">QQ", 16, 1000) + entry * 1000
+    with pytest.raises(ImageError, match=r"^damaged image: the directory of its BigTIFF is not within the file$"):
+        open_image(file)
 
 
 # Metadata
