@@ -1,13 +1,15 @@
 """Prepare images as uint8 pixels: decode, orient, convert, crop, resize.
 
 This is the only such code: training, calibration and scoring all prepare their images here.
-`lit_od.images.sources` defines sources of images; `lit_od.images.batching` prepares many of them on threads.
+`lit_od.images.corrections` corrects Pillow's decoding; `lit_od.images.sources` defines sources of images;
+`lit_od.images.batching` prepares many of them on threads.
 
 Every kind of image becomes 8-bit grey or RGB:
-    - EXIF orientation is applied; of an animated file the first frame is taken.
+    - EXIF orientation is applied, unless it is broken, and XMP's is not; of an animated file the first frame is taken.
     - 16-bit grey: value / 257, rounded, so that 65535 is 255. 32-bit integers must lie in 0..65535
       and are treated alike. Floating point must lie in [0, 1] and is multiplied by 255.
-      16-bit colour PNG: the high byte, as Pillow decodes it.
+      16-bit colour: the high byte, as Pillow decodes it. 12-bit TIFF: 4095 is 255. Where white is zero, values are
+      inverted.
     - Alpha, in whatever form, is laid over white. Palettes, CMYK, YCbCr, LAB and HSV become RGB.
     - Grey from colour is Pillow's luma (0.299 R + 0.587 G + 0.114 B), or luminosity
       (0.21 R + 0.72 G + 0.07 B) where the preparation says so; colour from grey repeats it.

@@ -186,7 +186,7 @@ def test_bigtiff_is_read_in_both_byte_orders(planar: bool, zipped: bool, order: 
 
 def test_a_damaged_bigtiff_is_an_image_error() -> None:
     file = tiff(samples(3, 255), photometric=2, order=">", big=True)
-    for length in range(4, len(file) - 8, 7):
+    for length in range(4, len(file) - 20, 7):  # its last bytes are padding
         with pytest.raises(ImageError):
             open_image(file[:length])
     for at in range(8, len(file)):
