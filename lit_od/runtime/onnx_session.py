@@ -98,6 +98,7 @@ class Session:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = _SILENT
+        cancel = getattr(options, "set_load_cancellation_flag", lambda stop: None)  # older releases lack it
         chosen = [
             (name, {"device_id": self._device}) if self._device is not None and name in _NVIDIA else name
             for name in providers
@@ -105,7 +106,8 @@ class Session:
         model = self._model if isinstance(self._model, bytes) else str(self._model)
         try:
             opened = stoppable(
-                lambda: runtime.InferenceSession(model, options, providers=chosen, enable_fallback=0), lambda: None
+                lambda: runtime.InferenceSession(model, options, providers=chosen, enable_fallback=0),
+                lambda: cancel(True),
             )
             for port in (*opened.get_inputs(), *opened.get_outputs()):
                 _ = port.name, port.type, port.shape
