@@ -52,10 +52,15 @@ def add_batch_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_session_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of every command that opens a bundle and runs its backbone."""
+    add_runtime_arguments(parser)
+    add_trust_argument(parser)
+
+
+def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of every command that runs a backbone."""
     parser.add_argument("--threads", metavar="N", type=positive, help="threads (one a core)")
     parser.add_argument("--provider", metavar="NAME", help="execution provider: cpu, cuda, ...")
-    add_trust_argument(parser)
 
 
 def add_trust_argument(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +116,7 @@ class Session(TypedDict):
 
 
 def session_options(args: argparse.Namespace) -> Session:
-    """Return the options that `add_session_arguments` declares."""
+    """Return the options that `add_runtime_arguments` declares."""
     return {"threads": args.threads, "providers": [args.provider] if args.provider else None}
 
 

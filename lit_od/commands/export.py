@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from lit_od.commands._arguments import add_trust_argument, extra, positive, say_imported
+from lit_od.commands._arguments import add_runtime_arguments, add_trust_argument, extra, say_imported, session_options
 from lit_od.commands._launch import each_process
 from lit_od.commands._status import DONE, written
 from lit_od.recipes.load import override, require_same_training
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="best.ckpt of a run")
     parser.add_argument("--detector", metavar="KIND", help="another detector than the recipe's, with its defaults")
     parser.add_argument("--out", metavar="BUNDLE", required=True, help="folder of the bundle; a bundle is replaced")
-    parser.add_argument("--threads", metavar="N", type=positive, help="threads (one a core)")
+    add_runtime_arguments(parser)
     add_trust_argument(parser)
 
 
@@ -51,7 +51,7 @@ def _export(args: argparse.Namespace, overrides: list[str], group: Group) -> int
             "bundle's p-values hold only if data.train is as it was then",
             file=sys.stderr,
         )
-    bundle = export_bundle(module, data, recipe, out, threads=args.threads, group=group, trust=args.trust)
+    bundle = export_bundle(module, data, recipe, out, **session_options(args), group=group, trust=args.trust)
     if group.rank == 0:
         say_imported(bundle.detector.kind, args)
         print(written(bundle, time.perf_counter() - started))

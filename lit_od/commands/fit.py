@@ -21,10 +21,11 @@ import msgspec
 from lit_od.commands._arguments import (
     add_label_argument,
     add_recipe_arguments,
+    add_runtime_arguments,
     extra,
-    positive,
     read_recipe,
     say_imported,
+    session_options,
 )
 from lit_od.commands._launch import command_line, each_process, launch, process_count
 from lit_od.commands._status import DONE, written
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_recipe_arguments(parser)
     parser.add_argument("--out", metavar="BUNDLE", required=True, help="folder of the bundle; a bundle is replaced")
-    parser.add_argument("--threads", metavar="N", type=positive, help="threads (one a core)")
+    add_runtime_arguments(parser)
     add_label_argument(parser)
     parser.add_argument("--backbone", metavar="FILE.onnx", help="another ONNX file in place of the recipe's")
     parser.add_argument("--run", metavar="RUN", help="keep checkpoint, log and curves in this folder")
@@ -88,11 +89,11 @@ def _fit(recipe: Recipe, args: argparse.Namespace, group: Group) -> int:
         require_no_run(run_folder)
         if args.early_stopping is not None:
             raise ConfigError("--early-stopping goes with training, and over an ONNX backbone nothing is trained")
-        bundle = fit_onnx(recipe, out, threads=args.threads, group=group, trust=args.trust)
+        bundle = fit_onnx(recipe, out, **session_options(args), group=group, trust=args.trust)
     else:
         with extra("train,cpu"):
             from lit_od.training.pipeline import fit
-        bundle = fit(recipe, out, run=run_folder, threads=args.threads, group=group, trust=args.trust)
+        bundle = fit(recipe, out, run=run_folder, **session_options(args), group=group, trust=args.trust)
     if group.rank == 0:
         say_imported(bundle.detector.kind, args)
         print(written(bundle, time.perf_counter() - started))

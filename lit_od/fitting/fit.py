@@ -1,6 +1,7 @@
 """Make a bundle of a backbone and images: the flow of fit, export and refit."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -205,7 +206,8 @@ def _bank_cost(engine: Engine, detector: Detector, gathered: PartialState | None
     """Measure a bank that is smaller than the rows it was chosen from.
 
     Returns:
-        Rows, bytes and rank agreement under `bank`; nothing for other banks and detectors.
+        Rows, bytes and rank agreement under `bank`; nothing for other banks and detectors, nor where validation images
+        are too few or too alike to be ranked.
     """
     if not isinstance(detector, BankDetector) or not images.validation:
         return {}
@@ -214,9 +216,11 @@ def _bank_cost(engine: Engine, detector: Detector, gathered: PartialState | None
     outputs = engine.outputs(images.validation)
     if gathered is None or not isinstance(gathered.gathered, BankAccumulator):
         return {}
-    with limited(engine.extractor.threads):
+    with limited(engine.extractor.threads), suppress(DataError):  # raised where the scores do not vary
         cost = gathered.gathered.cost(detector, outputs)
-    return {"bank": {"rows": cost.rows, "of_rows": cost.of_rows, "bytes": cost.size, "rank_agreement": cost.agreement}}
+        figures = {"rows": cost.rows, "of_rows": cost.of_rows, "bytes": cost.size, "rank_agreement": cost.agreement}
+        return {"bank": figures}
+    return {}
 
 
 def _pixel_threshold(engine: Engine, detector: Detector, calibration: Sequence[Source]) -> float | None:

@@ -71,7 +71,13 @@ class Session:
         self.threads = thread_count(threads)
         self._model, self._device = model, device
         wanted = _providers(providers, onnx_runtime().get_available_providers())
-        self._opened: Any = self._open(wanted)
+        try:
+            self._opened: Any = self._open(wanted)
+        except BackboneError:
+            if providers is not None or len(wanted) == 1:
+                raise
+            wanted = wanted[1:]
+            self._opened = self._open(wanted)
         if wanted[0] not in self._opened.get_providers():
             if providers is not None:
                 raise ConfigError(f"provider {wanted[0]} did not start; it needs its drivers and libraries")
@@ -92,16 +98,24 @@ class Session:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = _SILENT
+        cancel = getattr(options, "set_load_cancellation_flag", lambda stop: None)  # older releases lack it
         chosen = [
             (name, {"device_id": self._device}) if self._device is not None and name in _NVIDIA else name
             for name in providers
         ]
         model = self._model if isinstance(self._model, bytes) else str(self._model)
         try:
-            return stoppable(
-                lambda: runtime.InferenceSession(model, options, providers=chosen),
-                lambda: None,
+            opened = stoppable(
+                lambda: runtime.InferenceSession(model, options, providers=chosen, enable_fallback=0),
+                lambda: cancel(True),
             )
+            for port in (*opened.get_inputs(), *opened.get_outputs()):
+                _ = port.name, port.type, port.shape
+            return opened
+        except UnicodeDecodeError as error:
+            raise BackboneError(
+                "the graph cannot be loaded: it has a name that is not Unicode. Export it anew with plain names"
+            ) from error
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise BackboneError(f"the graph cannot be loaded: {first_line(error)}") from error
 

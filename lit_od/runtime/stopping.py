@@ -13,6 +13,9 @@ from lit_od.errors import LitODError
 
 T = TypeVar("T")
 
+GRACE = 5.0
+"""Seconds that a stopped call has to return."""
+
 
 class Stopper:
     """Native calls that can be stopped together.
@@ -77,11 +80,13 @@ def stoppable(work: Callable[[], T], stop: Callable[[], None]) -> T:
     if threading.current_thread() is not threading.main_thread():
         return work()
     outcome: Future[T] = Future()
-    threading.Thread(target=_settle, args=(outcome, work), name="lit_od-native", daemon=True).start()
+    thread = threading.Thread(target=_settle, args=(outcome, work), name="lit_od-native", daemon=True)
+    thread.start()
     try:
         return outcome.result()
     except BaseException:
         stop()
+        thread.join(GRACE)  # a thread that is within native code at the end of the process would abort it
         raise
 
 

@@ -117,6 +117,15 @@ def test_what_is_no_graph_is_refused_in_one_line(model: bytes | Path) -> None:
         Backbone.load(model)
 
 
+@pytest.mark.parametrize("name", [b"images", b"features", b"MatMul"])
+def test_names_that_are_not_unicode_are_refused(
+    small_graph: bytes, name: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(BackboneError, match="it has a name that is not Unicode"):
+        Backbone.load(small_graph.replace(name, b"\xff" + name[1:]))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_graph_that_fails_says_so_in_one_line() -> None:
     broken = [
         helper.make_node("Cast", ["images"], ["floats"], to=1),
@@ -192,7 +201,9 @@ def test_the_gpu_is_taken_where_it_is(small_graph: bytes, monkeypatch: pytest.Mo
     """A fake runtime that has CUDA: taken unasked where it starts; refused where it was asked for and does not."""
 
     class Session:
-        def __init__(self, model: bytes, options: object, providers: list[str]) -> None:
+        def __init__(self, model: bytes, options: object, providers: list[str], **further: int) -> None:
+            if fails and providers[0] != CPU:
+                raise RuntimeError("no CUDA-capable device")
             self.real = real(model, options, providers=[CPU])
             self.asked = providers
 
@@ -205,13 +216,18 @@ def test_the_gpu_is_taken_where_it_is(small_graph: bytes, monkeypatch: pytest.Mo
     real = onnxruntime.InferenceSession
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [PROVIDERS["cuda"], CPU])
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    starts = True
+    starts, fails = True, False
     loaded = Backbone.load(small_graph)
     assert loaded.provider == PROVIDERS["cuda"]
     assert loaded.session.asked == [PROVIDERS["cuda"], CPU]
     assert Backbone.load(small_graph, providers=["cpu"]).session.asked == [CPU]
     starts = False
     assert Backbone.load(small_graph).provider == CPU
+    fails = True
+    assert Backbone.load(small_graph).provider == CPU
+    with pytest.raises(BackboneError, match="the graph cannot be loaded: no CUDA-capable device"):
+        Backbone.load(small_graph, providers=["cuda"])
+    fails = False
     with pytest.raises(ConfigError, match="provider CUDAExecutionProvider did not start; it needs its drivers"):
         Backbone.load(small_graph, providers=["cuda"])
 

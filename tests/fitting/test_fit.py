@@ -99,6 +99,22 @@ def test_what_the_manifest_says(small_graph: bytes, digits: list[Source], tmp_pa
     assert provenance.versions["numpy"] == np.__version__
 
 
+@pytest.mark.parametrize("validation", [1, 3])
+def test_a_smaller_bank_of_few_images_is_fitted_unmeasured(
+    small_graph: bytes, digits: list[Source], tmp_path: Path, validation: int
+) -> None:
+    """One validation image, or several that are the same, have no ranks."""
+    bundle = make(
+        tmp_path / "out",
+        small_graph,
+        digits,
+        detector={"kind": "knn", "k": 1, "coreset": 0.5},
+        validation=digits[90:91] * validation,
+    )
+    assert bundle.manifest.provenance.metrics.get("bank") is None
+    assert len(bundle.detector.state()["bank"]) == 30
+
+
 def test_a_class_conditional_detector_gets_the_labels(small_graph: bytes, digits: list[Source]) -> None:
     engine, spec = local_engine(small_graph), DetectorSpec("mahalanobis", {"class_conditional": True})
     fitted, _ = fit_detector(engine, spec, digits[:200])

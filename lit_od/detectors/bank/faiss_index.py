@@ -73,9 +73,10 @@ def check_factory(factory: str, width: int, search: Mapping[str, float] | None) 
 
     if is_flat(factory):
         return
+    index_checks.check_sound(factory)
     try:
         index = faiss.index_factory(width, factory, faiss.METRIC_L2)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise ConfigError(
             f"index={factory!r} is no FAISS factory string for {width} features: {_reason(error)}"
         ) from error
@@ -97,6 +98,7 @@ def build(factory: str, rows: NDArray[np.float32], search: Mapping[str, float] |
     faiss = _faiss()
 
     check_factory(factory, rows.shape[1], search)
+    index_checks.check_modest(factory, *rows.shape)
     index = faiss.index_factory(rows.shape[1], factory, faiss.METRIC_L2)
     threads = faiss.omp_get_max_threads()
     try:
@@ -105,7 +107,7 @@ def build(factory: str, rows: NDArray[np.float32], search: Mapping[str, float] |
             faiss.omp_set_num_threads(1)
         index.train(rows)
         index.add(rows)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise DataError(
             f"index={factory!r} cannot be trained on {len(rows)} rows: {_reason(error)}. "
             "Pass more images, or index='flat'."

@@ -15,10 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.errors import DataError
+from lit_od.errors import ConfigError, DataError
 
 MAX_FACTORY = 256
 """Characters of a factory string that is read from a bundle."""
+
+MAX_COUNT = 1 << 24
+"""Largest count in a factory string."""
+
+MAX_LINKS = 1024
+"""Most links of a graph's node; FAISS allocates twice as many for each row."""
 
 _READ = frozenset(
     "Flat HNSWFlat HNSWSQ HNSWPQ IVFFlat IVFScalarQuantizer IVFPQ IVFPQFastScan NSGFlat PQ ScalarQuantizer "
@@ -39,6 +45,30 @@ _GRAPH_SETTINGS = {"hnsw": "efSearch", "nsg": "search_L"}
 
 _INNER = ("index", "quantizer", "base_index", "refine_index", "storage")
 """The indexes within an index."""
+
+
+def check_sound(factory: str) -> None:
+    """Check that no number of a factory string would crash FAISS.
+
+    FAISS divides by a count of zero or reads beyond its memory, for graphs of one link a node too, and allocates
+    whatever a count says.
+
+    Args:
+        factory: FAISS' factory string.
+
+    Raises:
+        ConfigError: If it has a count of zero, a count above `MAX_COUNT`, or a graph of fewer than 2 or more than
+            `MAX_LINKS` links a node.
+    """
+    counts = [int(digits[:20]) for digits in re.findall(r"\d+", factory)]
+    links = [int(digits[:20]) for digits in re.findall(r"(?:HNSW|NSG|NNDescent)(\d+)", factory)]
+    if len(factory) > MAX_FACTORY or any(not 1 <= count <= MAX_COUNT for count in counts):
+        raise ConfigError(
+            f"index={factory[:MAX_FACTORY]!r}: wanted counts from 1 to {MAX_COUNT:,} in at most {MAX_FACTORY} "
+            "characters, as in HNSW32 or IVF256,Flat"
+        )
+    if any(not 2 <= count <= MAX_LINKS for count in links):
+        raise ConfigError(f"index={factory!r}: wanted from 2 to {MAX_LINKS} links a node of a graph, as in HNSW32")
 
 
 def check_modest(factory: str, rows: int, width: int) -> None:
