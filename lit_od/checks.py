@@ -13,6 +13,12 @@ def suggest(name: object, known: list[str]) -> str:
     return f"{hint}Known: {', '.join(known) or 'none'}"
 
 
+def check_seed(seed: int) -> None:
+    """Raise ConfigError for a seed that a bundle cannot hold: more than 64 bits."""
+    if seed >= 2**64:
+        raise ConfigError(f"seed must be below 2**64, got {seed}")
+
+
 def integer(name: str, value: object, *, least: int, most: int | None = None) -> None:
     """Check that a value is an int from least to most.
 

@@ -44,7 +44,7 @@ def check_rule(rule: Mapping[str, Any]) -> dict[str, Any]:
     complete = {**RULES[name], **options}
     match name:
         case "mean_std":
-            number("n", complete["n"], least=-math.inf, most=1e6)
+            number("n", complete["n"], least=-1e6, most=1e6)
         case "percentile":
             number("q", complete["q"], least=0, most=100)
         case "fpr":

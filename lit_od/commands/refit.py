@@ -19,6 +19,7 @@ from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import BACKBONE, MAPS, Bundle
 from lit_od.calibration.rules import rule_and_outliers
+from lit_od.checks import check_seed
 from lit_od.cluster.engine import RayEngine
 from lit_od.commands._arguments import (
     add_engine_arguments,
@@ -65,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Write the new bundle and describe it."""
     out = Path(args.out)
+    check_seed(args.seed)
     require_engine(args, "address", "workers")
     started = time.perf_counter()
     bundle = read_bundle(args.bundle, args)

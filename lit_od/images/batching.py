@@ -48,7 +48,9 @@ class Batch:
     def require_readable(self) -> None:
         """Raise DataError if an image could not be read; it names the first."""
         for row, error in self.errors.items():
-            raise DataError(f"{self.sources[row].name}: {error}. Take it out (lit-od check lists such files)")
+            whole = not str(error).startswith("a crop of")  # which the check of whole images does not find
+            mend = "Take it out (lit-od check lists such files)" if whole else "Take it out, or crop less"
+            raise DataError(f"{self.sources[row].name}: {error}. {mend}")
 
 
 def batches(

@@ -15,3 +15,8 @@ def is_readable() -> bool:
         return False
     import_module("pillow_heif").register_heif_opener()
     return True
+
+
+def formats() -> tuple[str, ...]:
+    """Return Pillow's name of the format, if it is readable."""
+    return ("HEIF",) if is_readable() else ()

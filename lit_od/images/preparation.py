@@ -42,13 +42,25 @@ from lit_od.types import Images
 MAX_PIXELS = 89_478_485
 """Largest number of pixels; larger images are refused unread, against decompression bombs (1 GiB of RGBA / 12)."""
 
-FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "TGA")
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "TGA", *heif.formats())
 """Formats of image files. Their size is known before they are decoded; ICO and some others decode when they are opened.
-MPO is opened as JPEG.
+MPO is opened as JPEG. HEIF is there with its extra.
 """
 
 _BAND = 2**22
 """Pixels that are converted at once."""
+
+_MAGIC = {
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG": "PNG",
+    b"BM": "BMP",
+    b"GIF8": "GIF",
+}
+"""Formats of which Pillow does not read every kind, by first bytes."""
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _LUMINOSITY = np.array([0.21, 0.72, 0.07], dtype=np.float32)
@@ -100,11 +112,6 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return (*self.size, self.channels)
 
 
-def formats() -> tuple[str, ...]:
-    """Return the formats that are read: `FORMATS`, and HEIF with its extra."""
-    return (*FORMATS, "HEIF") if heif.is_readable() else FORMATS
-
-
 def open_image(file: Path | bytes, *, most: int = MAX_PIXELS) -> Image.Image:
     """Decode an image file, or the bytes of one, upright and whole.
 
@@ -124,6 +131,8 @@ def open_image(file: Path | bytes, *, most: int = MAX_PIXELS) -> Image.Image:
         raise
     except FileNotFoundError:
         raise ImageError("no such file") from None
+    except UnidentifiedImageError as error:
+        raise ImageError(_unidentified(file)) from error
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
         raise ImageError(_cause(error, most)) from error
 
@@ -134,7 +143,7 @@ def _opened(file: Path | bytes) -> Image.Image:
         if stream.read(len(BIG_ENDIAN_BIGTIFF)) == BIG_ENDIAN_BIGTIFF:
             stream.seek(0)
             return Image.open(io.BytesIO(classic_tiff(stream.read())), formats=FORMATS)
-    return Image.open(file if isinstance(file, Path) else io.BytesIO(file), formats=formats())
+    return Image.open(file if isinstance(file, Path) else io.BytesIO(file), formats=FORMATS)
 
 
 def loaded(image: Image.Image, *, most: int = MAX_PIXELS) -> Image.Image:
@@ -193,6 +202,19 @@ def _fitted(image: Image.Image, preparation: Preparation) -> Images:
     return np.asarray(image, dtype=np.uint8).reshape(preparation.shape)
 
 
+def _unidentified(file: Path | bytes) -> str:
+    """Describe in one line a file in which Pillow finds no image."""
+    if isinstance(file, Path):
+        with file.open("rb") as stream:
+            head = stream.read(12)
+    else:
+        head = file[:12]
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1"):
+        return 'a HEIC image, which needs an extra. Run: pip install "lit-od[heif]"'
+    kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
+    return f"a damaged {kind}, or one of a kind that is not read" if kind else "not an image that can be decoded"
+
+
 def _cause(error: Exception, most: int) -> str:
     """Describe in one line the error of an image that Pillow could not decode."""
     if isinstance(error, UnidentifiedImageError):
@@ -203,6 +225,8 @@ def _cause(error: Exception, most: int) -> str:
         return "too little memory to decode it"
     if isinstance(error, OSError) and error.strerror:  # from the system, not from a decoder
         return error.strerror.lower()
+    if str(error).lower().startswith(("unsupported", "unknown", "decoder error -2")):  # -2: libtiff has no such codec
+        return f"damaged image, or of a kind that is not read: {first_line(error)}"
     return f"damaged image: {first_line(error)}"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from lit_od.checks import check_seed
 from lit_od.errors import ConfigError
 from lit_od.images.preparation import Preparation
 
@@ -192,6 +193,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     export: ExportConfig = ExportConfig()
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if (self.model is None) == (self.backbone is None):
             raise ConfigError("a recipe needs either `model` (a torch module) or `backbone` (an ONNX file)")
         if self.model is None and self.data.reference is not None:

@@ -98,6 +98,8 @@ def test_a_bundle_by_max_f1_asks_for_outliers_again(own_bundle: Path, tmp_path: 
         (["--calibration.rule", "max_f1", "--calibration.outliers", "[[7]]"], "must be a PATH or a list of PATHs"),
         (["--outliers", "anything"], "rule percentile takes no outliers"),
         (["--calibration.rule", "value"], "was set by hand and cannot be applied anew: give --calibration.rule"),
+        (["--seed", str(2**64)], "seed must be below 2**64, got 18446744073709551616"),
+        (["--calibration.rule", "mean_std", "--calibration.n", "-1e308"], "n must be a number in [-1e+06, 1e+06]"),
         (["--calibration.q", "101"], "q must be a number in [0, 100], got 101"),
         (["--data.root", "x"], "unknown option --data.root"),
     ],

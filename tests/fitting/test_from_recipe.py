@@ -202,6 +202,7 @@ def test_a_folder_of_images_and_nothing_else(digit_files: Path, tmp_path: Path):
         (["--data.root", "gone"], "data.root gone is not a folder"),
         (["--data.root", "EMPTY", "--run", "runs"], "leave out --run"),
         (["--data.root", "EMPTY", "--backbone", "gone.onnx"], "backbone gone.onnx is no file"),
+        (["--data.root", "EMPTY", "--seed", "99999999999999999999"], "seed must be below 2**64"),
         (["--export.opset", "17"], "--export.opset has no effect over an ONNX backbone, which is used as it is"),
         (
             ["--data.batch_size=4"],

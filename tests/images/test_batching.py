@@ -165,6 +165,11 @@ def test_load_names_the_first_image_that_cannot_be_read() -> None:
     batch.require_readable()
 
 
+def test_an_image_below_the_crop_gets_advice_that_helps() -> None:
+    with pytest.raises(DataError, match=r"needs a larger image than 1x1\. Take it out, or crop less$"):
+        load([numbered(0)], Preparation(size=(1, 1), mode="grey", crop=(2, 2)))
+
+
 def test_no_image_at_all() -> None:
     assert load([], GREY).shape == (0, 28, 28, 1)
     assert list(batches([], GREY, batch_size=4)) == []

@@ -252,10 +252,56 @@ RECIPES = [
     ),
     *cases("recipe", "an unknown key", files(x__yaml="sed: 1\n"), "x.yaml: unknown key `sed`", "fit x.yaml --out new"),
     *cases("recipe", "no YAML", files(x__yaml="a: [1"), "x.yaml is not YAML", "fit x.yaml --out new"),
+    *cases(
+        "recipe",
+        "an override without effect",
+        nothing,
+        "--export.opset has no effect",
+        "fit folder --out new --export.opset 17",
+    ),
+    *cases(
+        "recipe",
+        "a seed beyond 64 bits",
+        nothing,
+        r"seed must be below 2\*\*64",
+        f"fit folder --out new --seed {2**64}",
+    ),
     *cases("recipe", "a name that is almost one", nothing, "did you mean demo", "fit dem --out new"),
 ]
 
 IMAGES = [
+    *cases(
+        "image",
+        "an empty PATH",
+        nothing,
+        "an empty PATH was given",
+        "score bundle ''",
+        "check ''",
+        "refit bundle '' --out new",
+    ),
+    *cases("image", "no array in an .npy", files(x__npy="text"), "x.npy cannot be read as .npy", "score bundle x.npy"),
+    *cases(
+        "image",
+        "a list with zero bytes",
+        files(x__txt="a\0"),
+        "x.txt is not a text list of paths",
+        "score bundle x.txt",
+    ),
+    *cases(
+        "image",
+        "a list of several labels",
+        files(x__csv="path,label\na.png,good\nb.png,bad\n"),
+        r"x.csv lists images of several labels \(bad, good\)",
+        "refit bundle x.csv --out new",
+        "evaluate bundle --inliers x.csv --outliers x=x.csv",
+    ),
+    *cases(
+        "image",
+        "an image that is inlier and outlier",
+        files(x__csv="path,label\na.png,good\nb.png,bad\n"),
+        "serves as both inlier and outlier: name each image once",
+        "evaluate bundle --inliers x.csv --label good --outliers x=x.csv",
+    ),
     *(
         Case("image", bad, ["score", "bundle", name, "--format", "jsonl"], '"error": null', writing(name, write), 0)
         for bad, (name, write) in READABLE.items()
