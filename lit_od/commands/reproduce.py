@@ -23,7 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lit_od.commands._arguments import extra, no_overrides, positive
+from lit_od.commands._arguments import add_trust_argument, extra, no_overrides, positive
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import ConfigError, LitODError
 from lit_od.experiments import summary_table as together
@@ -71,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one-class: measure also on the normal test images with this share of outliers, ten draws",
     )
     parser.add_argument("--cache", metavar="DIR", type=Path, help="keeps features between runs (OUT/features)")
+    add_trust_argument(parser)
     parser.add_argument(
         "--budget",
         choices=("small", "full"),
@@ -174,6 +175,7 @@ def _options(args: argparse.Namespace, overrides: list[str], out: Path) -> Exper
         seeds=tuple(args.seeds),
         overrides=tuple(overrides),
         budget=args.budget or "full",
+        trust=tuple(args.trust),
         **{name: getattr(args, name) for name in ("quick", "threads", *NOT_ALL)},
     )
 

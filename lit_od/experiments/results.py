@@ -30,6 +30,7 @@ class ExperimentOptions:
         contamination: Rate by which the test set is contaminated, if the experiment takes one.
         budget: "small" for two cores and some 20 minutes, if the experiment has one; it says what it leaves out.
         cache: Folder where features are kept between runs; None is `features` below `out`.
+        trust: Import paths and names of hubs' models, outside lit_od, timm and torchvision, that the recipe may name.
     """
 
     root: str | None
@@ -43,6 +44,7 @@ class ExperimentOptions:
     contamination: float | None = None
     cache: Path | None = None
     budget: Literal["small", "full"] = "full"
+    trust: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
