@@ -22,7 +22,7 @@ from torch import nn
 
 from lit_od.errors import ConfigError, ExportError, missing_extra
 from lit_od.formats.atomic import atomic_file
-from lit_od.training.export.parity import check_images, check_parity, on_device, run_module
+from lit_od.training.export.parity import TOLERANCE, check_images, check_parity, on_device, run_module
 from lit_od.training.networks.trial import evaluating
 from lit_od.training.quiet_loggers import quiet_loggers
 from lit_od.types import Images, Output
@@ -36,6 +36,8 @@ LIMIT_BYTES = 2**31 - 1
 _AXES = ("n", "h", "w")
 """Names of the axes that may be free."""
 
+
+_MIXED = "Look for sums, means or ranges over the batch in its forward"
 
 _NOISY = ("torch.onnx", "torch.export", "torch.fx", "torch._dynamo", "onnxscript", "onnx_ir")
 
@@ -91,7 +93,8 @@ def export_backbone(
     Raises:
         ConfigError: If the opset or the output's name is invalid.
         DataError: If the images are not uint8 (n, h, w, c) with n at least 1.
-        ExportError: If the module returns something else, is larger than 2 GiB, cannot be exported, or
+        ExportError: If the module returns something else, or other values for an image alone than among others, is
+            larger than 2 GiB, cannot be exported, or
             the graph does not compute what the module computes.
         MissingExtra: If onnxscript or ONNX Runtime is not installed.
     """
@@ -114,6 +117,7 @@ def export_backbone(
         with atomic_file(path) as partial:
             save(program, partial)
             differences = check_parity(module, partial, images)
+            _require_own_rows(module, images)
             written = partial.stat().st_size
     return ExportReport(
         differences=differences,
@@ -140,6 +144,25 @@ def _output_shape(module: nn.Module, images: Images, output: str) -> tuple[int, 
             "for one image"
         )
     return tuple(result.shape[1:])
+
+
+def _require_own_rows(module: nn.Module, images: Images) -> None:
+    """Raise ExportError where an image's output depends on the images beside it."""
+    beside = np.concatenate([images[:1], 255 - images[:1], images[-1:]])
+    alone, among = run_module(module, images[:1]), run_module(module, beside)[:1]
+    difference = float((alone - among).abs().max() / alone.abs().max().clamp(min=1e-30))
+    if not difference > TOLERANCE:
+        return
+    guilty = [
+        name
+        for name, part in module.named_modules()
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None
+    ]
+    cause = f"{guilty[0]} normalises by the batch: give it track_running_stats=True" if guilty else _MIXED
+    raise ExportError(
+        f"the module must give an image the same output alone and among others, they differ by {difference:.2g} of the "
+        f"largest value. {cause}"
+    )
 
 
 def exported(

@@ -287,3 +287,33 @@ def test_a_timm_backbone(tmp_path):
     assert max(report.differences.values()) < 1e-5
     kinds = {node.op_type for node in onnx.load(tmp_path / "b.onnx").graph.node}
     assert kinds == set("Transpose Cast Div Sub Conv Clip Add ReduceMean Reshape".split())
+
+
+class ByBatch(nn.Module):
+    """Normalises by the batch, by a layer that keeps no statistics or by its own sum."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, images):
+        values = images.permute(0, 3, 1, 2).float()
+        return (values - values.mean(0) if self.layer is None else self.layer(values)).mean(2).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "cause"),
+    [
+        (
+            nn.BatchNorm2d(1, track_running_stats=False),
+            "layer normalises by the batch: give it track_running_stats",
+        ),
+        (None, "Look for sums, means or ranges over the batch"),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 5])
+def test_rows_that_depend_on_each_other_are_refused(layer, cause, count, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (count, 28, 28, 1), dtype=np.uint8)
+    with pytest.raises(ExportError, match=f"the same output alone and among others, they differ by .*{cause}"):
+        export_backbone(ByBatch(layer), tmp_path / "b.onnx", images)
+    assert not (tmp_path / "b.onnx").exists()
