@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -34,6 +34,21 @@ def require_trusted(path: str, trust: Collection[str], key: str) -> None:
         raise ConfigError(f"trust must be a list of import paths, got the text {trust!r}: write [{trust!r}]")
     if path not in trust and re.split("[.:]", path)[0] not in OWN:
         raise ConfigError(f"{key}: {path} runs code from outside lit_od when it is imported: add --trust {path}")
+
+
+NETWORKS = ("network", "encoder", "decoder")
+"""Arguments of modules that may name code: an import path, or a model that a hub gives."""
+
+
+def code_of(class_path: str, init_args: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a module's class and arguments may import, by key.
+
+    Args:
+        class_path: Import path of the module.
+        init_args: Its arguments.
+    """
+    names = {f"init_args.{key}": init_args[key] for key in NETWORKS if isinstance(init_args.get(key), str)}
+    return {"class_path": class_path, **names}
 
 
 def named(path: str, key: str) -> Any:

@@ -52,7 +52,7 @@ def add_batch_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_session_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of every command that opens a bundle and runs its backbone."""
+    """Declare the options of every command that opens a bundle's graph."""
     add_runtime_arguments(parser)
     add_trust_argument(parser)
 
@@ -77,14 +77,15 @@ def add_trust_argument(parser: argparse.ArgumentParser) -> None:
 def read_bundle(folder: str | Path, args: argparse.Namespace) -> Bundle:
     """Read a bundle; report on standard error if its detector is imported."""
     bundle = Bundle.read(folder, trust=args.trust)
-    say_imported(bundle.detector.kind, args)
+    say_imported(args, bundle.detector.kind)
     return bundle
 
 
-def say_imported(kind: str, args: argparse.Namespace) -> None:
-    """Report on standard error if a detector is imported by its path."""
-    if kind in args.trust:
-        print(f"lit-od: {kind} is imported, which --trust allows", file=sys.stderr)
+def say_imported(args: argparse.Namespace, *names: str) -> None:
+    """Report on standard error each of some names whose code `--trust` allows."""
+    for name in names:
+        if name in args.trust:
+            print(f"lit-od: {name} is imported, which --trust allows", file=sys.stderr)
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from lit_od.commands._arguments import add_runtime_arguments, add_trust_argument, extra, say_imported, session_options
 from lit_od.commands._launch import each_process
 from lit_od.commands._status import DONE, written
+from lit_od.import_paths import code_of
 from lit_od.recipes.load import override, require_same_training
 from lit_od.runtime.processes import Group
 
@@ -39,7 +40,9 @@ def _export(args: argparse.Namespace, overrides: list[str], group: Group) -> int
         from lit_od.training.loop.checkpoints import read_checkpoint, rebuild, require_same_images
         from lit_od.training.pipeline import export_bundle
     checkpoint = read_checkpoint(Path(args.checkpoint))
-    module, recipe = rebuild(checkpoint), checkpoint.recipe
+    if group.rank == 0:
+        say_imported(args, *code_of(checkpoint.class_path, checkpoint.init_args).values())
+    module, recipe = rebuild(checkpoint, args.trust), checkpoint.recipe
     changed = override(recipe, overrides, detector=args.detector)
     require_same_training(recipe, changed)
     recipe = changed
@@ -53,6 +56,6 @@ def _export(args: argparse.Namespace, overrides: list[str], group: Group) -> int
         )
     bundle = export_bundle(module, data, recipe, out, **session_options(args), group=group, trust=args.trust)
     if group.rank == 0:
-        say_imported(bundle.detector.kind, args)
+        say_imported(args, bundle.detector.kind)
         print(written(bundle, time.perf_counter() - started))
     return DONE

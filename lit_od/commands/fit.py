@@ -31,6 +31,7 @@ from lit_od.commands._launch import command_line, each_process, launch, process_
 from lit_od.commands._status import DONE, written
 from lit_od.errors import ConfigError
 from lit_od.fitting.from_recipe import fit_onnx, require_no_run
+from lit_od.import_paths import code_of
 from lit_od.recipes.overrides import parse_overrides
 from lit_od.recipes.schema import Recipe
 from lit_od.runtime.processes import Group, place
@@ -91,10 +92,12 @@ def _fit(recipe: Recipe, args: argparse.Namespace, group: Group) -> int:
             raise ConfigError("--early-stopping goes with training, and over an ONNX backbone nothing is trained")
         bundle = fit_onnx(recipe, out, **session_options(args), group=group, trust=args.trust)
     else:
+        if group.rank == 0 and recipe.model is not None:
+            say_imported(args, *code_of(recipe.model.class_path, recipe.model.init_args).values())
         with extra("train,cpu"):
             from lit_od.training.pipeline import fit
         bundle = fit(recipe, out, run=run_folder, **session_options(args), group=group, trust=args.trust)
     if group.rank == 0:
-        say_imported(bundle.detector.kind, args)
+        say_imported(args, bundle.detector.kind)
         print(written(bundle, time.perf_counter() - started))
     return DONE

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     spec, rule, paths = _options(bundle, args, overrides)
     spec.check()  # options and installed packages, before any image is read
     if spec.kind != bundle.detector.kind:
-        say_imported(spec.kind, args)
+        say_imported(args, spec.kind)
     _require_labels(spec, args.labels)
     find_images = find_with_urls if args.engine == "ray" else find
     fit, calibration = fit_and_calibration_parts(_inliers(args, find_images), seed=args.seed)

@@ -37,7 +37,7 @@ EXPERIMENTS = {
     "one-class": frozenset({"overrides", "cache", "recipe", "data", "contamination", "trust"}),
     "cifar10-autoencoder": frozenset({"budget"}),
     "cats-autoencoder": frozenset({"budget"}),
-    "doc-sneakers": frozenset({"budget", "overrides"}),
+    "doc-sneakers": frozenset({"budget", "overrides", "trust"}),
 }
 """Options of each experiment besides those of all; its module is `lit_od.experiments.NAME`."""
 
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     together.require_own_folder(args.name, options)
     report, _ = _carried_out(args.name, options)
     if args.trust:
-        say_imported(report.figures["recipe"]["detector"]["kind"], args)
+        say_imported(args, report.figures["recipe"]["detector"]["kind"])
     print(report.text)
     print(f"{options.out}: report.txt, report.json")
     return DONE

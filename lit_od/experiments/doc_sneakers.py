@@ -10,7 +10,7 @@ network and with trainings by one loss alone; and, with the same options, on the
 """
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +109,13 @@ def _rows(runs: Sequence[Mapping[str, Any]]) -> tuple[ResultRow, ...]:
 
 def _one_seed(recipe: Recipe, options: ExperimentOptions, cache: TrunkCache) -> dict[str, Any]:
     out = options.out / f"seed-{recipe.seed}"
-    both = train_or_resume(recipe, out / "run", cache)
+    both = train_or_resume(recipe, out / "run", cache, trust=options.trust)
     bundle = export(both, recipe, out / recipe.name, options)
     detectors = detectors_of(recipe)
-    features = {"frozen": features_by_part(_untrained(recipe), both.data, recipe, cache)}
+    features = {"frozen": features_by_part(_untrained(recipe, options.trust), both.data, recipe, cache)}
     for name, changes in ABLATION.items():
-        alone = train_or_resume(override(recipe, changes), out / f"run-{name.replace(' ', '-')}", cache)
+        folder = out / f"run-{name.replace(' ', '-')}"
+        alone = train_or_resume(override(recipe, changes), folder, cache, trust=options.trust)
         features[name] = features_by_part(_doc(alone.module), alone.data, recipe, cache)
     features["both"] = features_by_part(_doc(both.module), both.data, recipe, cache)
     sets = sets_of_recipe(recipe, recipe.data.prepare, sets=open_set)
@@ -202,8 +203,9 @@ def _pairs(recipes: Sequence[Recipe], options: ExperimentOptions, cache: TrunkCa
         found[name] = {"frozen": {}, "both": {}}
         for recipe in recipes:
             own = _of_pair(recipe, name, pair)
-            trained = train_or_resume(own, options.out / "pairs" / f"{name}-{recipe.seed}", cache)
-            for state, module in (("frozen", _untrained(own)), ("both", _doc(trained.module))):
+            folder = options.out / "pairs" / f"{name}-{recipe.seed}"
+            trained = train_or_resume(own, folder, cache, trust=options.trust)
+            for state, module in (("frozen", _untrained(own, options.trust)), ("both", _doc(trained.module))):
                 rows = features_by_part(module, trained.data, own, cache)
                 for detector, kind in detectors_of(own).items():
                     found[name][state].setdefault(detector, []).append(quality(kind, rows, own.calibration)["auroc"])
@@ -223,11 +225,11 @@ def _doc(module: nn.Module) -> LitDOC:
     return module
 
 
-def _untrained(recipe: Recipe) -> LitDOC:
+def _untrained(recipe: Recipe, trust: Collection[str]) -> LitDOC:
     """Return the network without training."""
     if recipe.model is None:
         raise ConfigError("this experiment trains LitDOC, and the recipe's backbone is an ONNX file")
-    kind, arguments = module_arguments(recipe.model, TwinData(recipe.data, seed=recipe.seed))
+    kind, arguments = module_arguments(recipe.model, TwinData(recipe.data, seed=recipe.seed), trust)
     with seeded(recipe.seed):
         return _doc(make_module(kind, arguments))
 

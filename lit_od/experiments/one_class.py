@@ -7,14 +7,13 @@ so no calibration; `data.limit` draws some of them.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from lightning import LightningModule
 from numpy.typing import NDArray
 
 from lit_od.backbone.packaged import backbone_file
@@ -28,7 +27,7 @@ from lit_od.images.batching import load
 from lit_od.images.find_local import find, of_classes
 from lit_od.images.sources import Source
 from lit_od.images.split import evenly
-from lit_od.import_paths import accepted, check_accepted, imported
+from lit_od.import_paths import accepted, check_accepted
 from lit_od.recipes.load import portable_tree, read
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import Recipe
@@ -37,6 +36,7 @@ from lit_od.training.data.torchvision_sets import SETS, open_set
 from lit_od.training.export.backbone_graph import export_backbone
 from lit_od.training.frozen import is_frozen
 from lit_od.training.loop.trainer import make_module, seeded
+from lit_od.training.networks.pretrained import trusted_class
 from lit_od.training.pipeline import PARITY_IMAGES
 from lit_od.versions import versions
 
@@ -129,7 +129,7 @@ def measure(recipe: Recipe, options: ExperimentOptions, contamination: Contamina
     if options.quick:
         train, test, seeds = _few(train, QUICK[0]), _few(test, QUICK[1]), seeds[:1]
         contamination = contamination and Contamination(rate=contamination.rate, draws=QUICK_DRAWS)
-    model = graph(recipe, train, options.threads)
+    model = graph(recipe, train, options.threads, options.trust)
     cache = FeatureCache(options.cache or options.out / "features")
     of_train, of_test = (
         cache.features(model, sources, recipe.data.prepare, threads=options.threads, title=title)
@@ -148,13 +148,14 @@ def measure(recipe: Recipe, options: ExperimentOptions, contamination: Contamina
     return Measured(recipe, results, seeds, of_train, of_test)
 
 
-def graph(recipe: Recipe, sources: Sequence[Source], threads: int | None) -> bytes:
+def graph(recipe: Recipe, sources: Sequence[Source], threads: int | None, trust: Collection[str] = ()) -> bytes:
     """Return the ONNX file of a recipe's frozen backbone, proven on some images.
 
     Args:
         recipe: The recipe.
         sources: Images of the proof, at least one.
         threads: Threads of decoding; None is one a core.
+        trust: Import paths and names of hubs' models that the recipe may name.
 
     Raises:
         ConfigError: If the recipe's backbone is trained: one graph must serve every class.
@@ -162,7 +163,7 @@ def graph(recipe: Recipe, sources: Sequence[Source], threads: int | None) -> byt
     if recipe.model is None:
         return backbone_file(str(recipe.backbone)).read_bytes()
     model = recipe.model
-    kind = imported(model.class_path, LightningModule, "model.class_path")
+    kind = trusted_class(model.class_path, model.init_args, trust, key="model.")
     if not is_frozen(kind):
         raise ConfigError(
             f"{model.class_path} is trained, and this protocol takes one graph for all classes: name a recipe with a "

@@ -29,8 +29,8 @@ class ExperimentOptions:
         data: Set or folder that takes the place of the recipe's, if the experiment takes one.
         contamination: Rate by which the test set is contaminated, if the experiment takes one.
         budget: "small" for two cores and some 20 minutes, if the experiment has one; it says what it leaves out.
-        trust: Import paths of detectors that may be followed, if the experiment takes a recipe's.
         cache: Folder where features are kept between runs; None is `features` below `out`.
+        trust: Import paths and names of hubs' models, outside lit_od, timm and torchvision, that the recipe may name.
     """
 
     root: str | None

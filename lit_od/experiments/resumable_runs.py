@@ -1,7 +1,7 @@
 """Resumable trainings with two budgets; some are watched after every epoch."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -76,7 +76,9 @@ def budget_line(options: ExperimentOptions, epochs: int, *, full: int, changes: 
     return line
 
 
-def train_staged(recipe: Recipe, folder: Path, *, epochs: int, watch: Watch | None = None) -> Staged:
+def train_staged(
+    recipe: Recipe, folder: Path, *, epochs: int, watch: Watch | None = None, trust: Collection[str] = ()
+) -> Staged:
     """Train epoch by epoch, and watch the module after each.
 
     A folder with fewer epochs is continued, also after a kill.
@@ -86,6 +88,7 @@ def train_staged(recipe: Recipe, folder: Path, *, epochs: int, watch: Watch | No
         folder: The run's folder.
         epochs: Total number of epochs.
         watch: Called with the module after each epoch, on the CPU; nothing is chosen by it.
+        trust: Import paths and names of hubs' models that may be followed.
 
     Raises:
         ConfigError: If the folder holds a run of another recipe, or of more epochs.
@@ -96,22 +99,25 @@ def train_staged(recipe: Recipe, folder: Path, *, epochs: int, watch: Watch | No
     watched = {int(key): value for key, value in json.loads(file.read_text()).items()} if done and file.exists() else {}
     for number in range(max(done, 1), epochs + 1):
         if number > done:
-            train(override(recipe, [f"--trainer.max_epochs={number}"]), folder, resume=resumable(folder))
+            train(override(recipe, [f"--trainer.max_epochs={number}"]), folder, resume=resumable(folder), trust=trust)
         if watch is not None and number not in watched:  # a kill may have come before the last epoch was watched
             # of the first epoch a kill may have left best.ckpt alone, which is the same module
-            watched[number] = watch(load_module(resumable(folder) or folder / LAST))
+            watched[number] = watch(load_module(resumable(folder) or folder / LAST, trust))
             file.write_text(json.dumps(watched) + "\n", encoding="utf-8")
-    run, whole = _finished(recipe, folder), override(recipe, [f"--trainer.max_epochs={epochs}"])
+    run, whole = _finished(recipe, folder, trust=trust), override(recipe, [f"--trainer.max_epochs={epochs}"])
     return Staged(run.checkpoint, run.module, run.data, run.metrics, whole, watched)
 
 
-def train_or_resume(recipe: Recipe, folder: Path, cache: TrunkCache | None = None) -> TrainingRun:
+def train_or_resume(
+    recipe: Recipe, folder: Path, cache: TrunkCache | None = None, *, trust: Collection[str] = ()
+) -> TrainingRun:
     """Train, resume a stopped training of this recipe, or take up a finished one.
 
     Args:
         recipe: A recipe with a model that is trained.
         folder: The run's folder.
         cache: Activations of frozen layers, shared with other runs.
+        trust: Import paths and names of hubs' models that may be followed.
 
     Raises:
         ConfigError: If the folder holds a run of another recipe.
@@ -121,8 +127,8 @@ def train_or_resume(recipe: Recipe, folder: Path, cache: TrunkCache | None = Non
     if begun is not None and read_checkpoint(begun).recipe != recipe:
         raise ConfigError(f"{folder} holds a run of another recipe: remove it, or name another --out")
     if not (folder / "learning_curves.png").exists():  # the last file of a training
-        return train(recipe, folder, resume=begun, trunk_cache=cache)
-    return _finished(recipe, folder, cache)
+        return train(recipe, folder, resume=begun, trunk_cache=cache, trust=trust)
+    return _finished(recipe, folder, cache, trust)
 
 
 def export(run: TrainingRun, recipe: Recipe, out: Path, options: ExperimentOptions) -> Bundle:
@@ -137,7 +143,9 @@ def export(run: TrainingRun, recipe: Recipe, out: Path, options: ExperimentOptio
     return export_bundle(run.module, run.data, recipe, out, metrics=run.metrics, threads=options.threads)
 
 
-def _finished(recipe: Recipe, folder: Path, cache: TrunkCache | None = None) -> TrainingRun:
+def _finished(
+    recipe: Recipe, folder: Path, cache: TrunkCache | None = None, trust: Collection[str] = ()
+) -> TrainingRun:
     """Read a run folder.
 
     Raises DataError if the images are not those that it was trained on.
@@ -146,7 +154,7 @@ def _finished(recipe: Recipe, folder: Path, cache: TrunkCache | None = None) -> 
     data = data_of(recipe.data, seed=recipe.seed, cache=cache)
     require_same_images(checkpoint, data)
     figures = best_row(EpochLog(folder / "metrics.csv", resume=True))
-    return TrainingRun(folder / BEST, rebuild(checkpoint), data, figures)
+    return TrainingRun(folder / BEST, rebuild(checkpoint, trust), data, figures)
 
 
 def _epochs_done(recipe: Recipe, folder: Path, epochs: int) -> int:

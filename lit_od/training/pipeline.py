@@ -18,7 +18,6 @@ from lit_od.fitting.process_group import EngineOptions, open_engine
 from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.images.split import evenly
-from lit_od.import_paths import imported
 from lit_od.recipes.load import portable_tree, without_training
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import ModelConfig, Recipe
@@ -31,6 +30,7 @@ from lit_od.training.export.outputs import maps_of, output_of, require_readable
 from lit_od.training.frozen import is_frozen
 from lit_od.training.loop.train import train
 from lit_od.training.loop.trainer import make_module, module_arguments, seeded
+from lit_od.training.networks.pretrained import trusted_class
 from lit_od.types import Images
 
 PARITY_IMAGES = 64
@@ -54,7 +54,7 @@ def fit(
         recipe: The recipe.
         out: The bundle's folder; free, empty, or a bundle to replace.
         run: Folder that keeps a training's checkpoint, log and curves. None deletes them.
-        trust: Import paths of detectors that may be followed.
+        trust: Import paths of detectors, modules and networks, and names of hubs' models, that may be followed.
         options: Threads, providers and process group, as `open_engine` takes them; the group is by default the one
             that torch.distributed has joined.
 
@@ -63,6 +63,7 @@ def fit(
         DataError: If the images do not suffice.
         ExportError: If the exported graph does not compute what the module computes.
     """
+    out = Path(out)  # text serves as well
     if recipe.model is None:
         require_no_run(run)
         sets = open_set(data_root(recipe.data.root))
@@ -72,26 +73,26 @@ def fit(
         require_replaceable(out)
     spec = DetectorSpec.parse(recipe.detector, trust)
     spec.check()
-    kind = imported(recipe.model.class_path, nn.Module, "model.class_path")
+    kind = trusted_class(recipe.model.class_path, recipe.model.init_args, trust, key="model.")
     require_readable(kind, spec)
     if is_frozen(kind):
         require_no_run(run)
         model = recipe.model
         recipe = without_training(recipe, f"{model.class_path} is frozen")
         data = ImageData(recipe.data, seed=recipe.seed)
-        module = _frozen_module(model, data, recipe.seed)
+        module = _frozen_module(model, data, recipe.seed, trust)
         return _write_bundle(out, _Trained(module, data, recipe, trust=trust), **options)
     rule, outliers = rule_and_outliers(recipe.calibration)
     calibrating = ImageData(recipe.data, seed=recipe.seed).sources("calibration")
     require_applicable(rule, inliers=len(calibrating), outliers=len(outliers))  # before the training, not after it
     with tempfile.TemporaryDirectory(prefix="lit_od-run-") as temporary:
-        best = train(recipe, run or Path(temporary))
+        best = train(recipe, run or Path(temporary), trust=trust)
         trained = _Trained(best.module, best.data, recipe, best.metrics, trust)
         return _write_bundle(out, trained, **options)
 
 
-def _frozen_module(model: ModelConfig, data: ImageData, seed: int) -> nn.Module:
-    kind, init_args = module_arguments(model, data)
+def _frozen_module(model: ModelConfig, data: ImageData, seed: int, trust: Collection[str]) -> nn.Module:
+    kind, init_args = module_arguments(model, data, trust)
     with seeded(seed):  # weights may be random
         return make_module(kind, init_args)
 
@@ -124,6 +125,12 @@ def export_bundle(
         DataError: If the images do not suffice.
         ExportError: If the exported graph does not compute what the module computes.
     """
+    out = Path(out)  # text serves as well
+    for value, kind in ((data, ImageData), (recipe, Recipe)):
+        if not isinstance(value, kind):
+            raise ConfigError(
+                f"export_bundle wants {kind.__module__}.{kind.__name__}, got {type(value).__name__}: make one"
+            )
     if process_group().rank == 0:
         require_replaceable(out)
     return _write_bundle(out, _Trained(module, data, recipe, metrics or {}, trust), **options)

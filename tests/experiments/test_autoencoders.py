@@ -1,6 +1,7 @@
 """The two autoencoder experiments from end to end on a handful of images, and trainings that go on."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,12 +11,15 @@ from PIL import Image
 from lit_od.bundle.folder import Bundle
 from lit_od.cli import main
 from lit_od.errors import ConfigError, DataError
+from lit_od.experiments import resumable_runs
 from lit_od.experiments.results import ExperimentOptions
-from lit_od.experiments.resumable_runs import budget_line, seeds_of, train_staged
+from lit_od.experiments.resumable_runs import budget_line, seeds_of
 from lit_od.recipes.load import override, read
 from tests.support.images import write_idx
-from tests.support.small_training import AUTOENCODER
+from tests.support.small_training import AUTOENCODER, TRUST
 from tests.support.twins import Killed, digits_root, kill_before_last
+
+train_staged = partial(resumable_runs.train_staged, trust=TRUST)
 
 
 @pytest.fixture(scope="module")

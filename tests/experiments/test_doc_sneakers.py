@@ -1,6 +1,7 @@
 """The DOC experiment from end to end on a handful of images and a network of no weight."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,9 +9,9 @@ import torch
 
 from lit_od.cli import main
 from lit_od.errors import ConfigError, DataError
+from lit_od.experiments import resumable_runs
 from lit_od.experiments.doc_measures import features_by_part
 from lit_od.experiments.doc_sneakers import _of_pair
-from lit_od.experiments.resumable_runs import train_or_resume
 from lit_od.recipes.load import override, read, to_tree
 from lit_od.training.data.trunk_cache import TrunkCache
 from lit_od.training.data.twin_data import data_of
@@ -18,13 +19,16 @@ from lit_od.training.doc import LitDOC
 from lit_od.training.loop.checkpoints import read_checkpoint
 from tests.support import twins
 from tests.support.images import write_idx
-from tests.support.twins import Killed, digits_root, kill_before_last
+from tests.support.twins import TRUST, Killed, digits_root, kill_before_last
+
+train_or_resume = partial(resumable_runs.train_or_resume, trust=TRUST)
 
 CLASSES = 10
 SMALL = [
     "--data.prepare.size=[28, 28]",
     "--data.split.calibration=0.3",
     "--model.init_args.network=tests.support.twins:Chain",
+    "--trust=tests.support.twins:Chain",
     "--model.init_args.layer=last_norm",
     "--model.init_args.pretrained=false",
 ]

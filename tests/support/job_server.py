@@ -85,6 +85,14 @@ class Ranks(JobServer):
 
 
 def said(folder: Path) -> tuple[str, str]:
-    """Return all that the processes of a job have printed: on standard output, and on standard error."""
+    """Return what the processes of a job have printed: on standard output, and on standard error.
+
+    Without what is imported because it is trusted.
+    """
     out, err = ("".join(sorted(file.read_text() for file in folder.glob(f"*.{name}"))) for name in ("out", "err"))
-    return out, err
+    return out, without_imports(err)
+
+
+def without_imports(text: str) -> str:
+    """Return lines on standard error without those on what is imported because it is trusted."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.endswith("which --trust allows\n"))

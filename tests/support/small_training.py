@@ -24,6 +24,8 @@ AUTOENCODER = [
     "--detector={kind: reconstruction, outlier_perc: 50}",
 ]
 """Changes that make `demo` a small autoencoder; the last one is its detector."""
+TRUST = (f"{__name__}:Squeeze", f"{__name__}:Stretch")
+"""Import paths of its halves."""
 
 
 class Squeeze(nn.Sequential):

@@ -72,6 +72,10 @@ class Recorded(LitDOC):
         return loss
 
 
+TRUST = (f"{__name__}.Recorded", *(f"{__name__}:{name}" for name in ("Chain", "Plain", "Large", "Skip")))
+"""Import paths that the recipes here may name."""
+
+
 def options(**changes):
     """Arguments of LitDOC for small images."""
     chosen = {"network": f"{__name__}:Chain", "layer": "last_norm", "reference_classes": 5, "pretrained": False}
@@ -164,7 +168,7 @@ def train_recorded(out, batch_size, steps):
         compactness=10.0,
         cache_trunk=False,
     )
-    train(asked, Path(out) / "run")
+    train(asked, Path(out) / "run", trust=TRUST)
     (module,) = kept
     rank = module.global_rank
     found = {"losses": module.losses, "first": module.first, "weights": dict(module.state_dict())}

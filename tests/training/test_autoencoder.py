@@ -25,7 +25,7 @@ from lit_od.training.loop.callbacks import OutlierMonitor
 from lit_od.training.loop.checkpoints import load_module
 from lit_od.training.networks.autoencoders import build_autoencoder
 from tests.support.images import ASSETS
-from tests.support.small_training import AUTOENCODER, trainer
+from tests.support.small_training import AUTOENCODER, TRUST, trainer
 
 HERE = "tests.training.test_autoencoder"
 OURS = "tests.support.small_training"
@@ -65,7 +65,7 @@ def trained(module):
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     out = tmp_path_factory.mktemp("autoencoder")
-    return fit(read("demo", AUTOENCODER), out / "bundle", run=out / "run")
+    return fit(read("demo", AUTOENCODER), out / "bundle", run=out / "run", trust=TRUST)
 
 
 def test_the_published_networks_have_their_published_sizes():
@@ -162,7 +162,7 @@ def test_a_recipe_gives_a_bundle_that_scores_as_the_module_does(bundle):
     assert {"train_loss", "val_loss", "val_outlier_auroc"} < set(
         (run / "metrics.csv").read_text().split("\n")[0].split(",")
     )
-    module = load_module(run / "best.ckpt").eval()
+    module = load_module(run / "best.ckpt", TRUST).eval()
     assert bundle.manifest.model.output == "errors"
     prepared = np.stack(
         [each.prepare(bundle.manifest.preparation) for each in find([f"{ASSETS}/garments.npz:images"])[:70]]
@@ -184,7 +184,7 @@ def test_training_lowers_the_loss(bundle):
 
 
 def test_the_maps_give_the_errors_and_what_they_come_from(bundle):
-    module = load_module(bundle.path.parent / "run" / "best.ckpt").eval()
+    module = load_module(bundle.path.parent / "run" / "best.ckpt", TRUST).eval()
     given = images(5, (28, 28))
     errors, reconstructed = MapGraph.load(bundle.files[MAPS])(given.numpy())
     with torch.no_grad():
@@ -240,6 +240,7 @@ def test_a_refit_keeps_the_maps(bundle, tmp_path, digit_files):
 
 def test_a_detector_of_features_is_refused_before_the_training(tmp_path, capsys):
     words = ["fit", "demo", *AUTOENCODER[:-1], "--detector.kind=knn", "--out", str(tmp_path / "bundle")]
+    words += [f"--trust={name}" for name in TRUST]
     assert main(words) == 2
     assert (
         "LitAutoencoder gives errors, and detector knn reads features: choose reconstruction" in capsys.readouterr().err
@@ -248,7 +249,8 @@ def test_a_detector_of_features_is_refused_before_the_training(tmp_path, capsys)
 
 def test_a_second_detector_of_features_is_refused_at_export(bundle, tmp_path, capsys):
     checkpoint = bundle.path.parent / "run" / "best.ckpt"
-    assert main(["export", str(checkpoint), "--detector", "lof", "--out", str(tmp_path / "bundle")]) == 2
+    words = ["export", str(checkpoint), "--detector", "lof", "--out", str(tmp_path / "bundle")]
+    assert main([*words, *(f"--trust={name}" for name in TRUST)]) == 2
     assert "detector lof reads features: choose reconstruction" in capsys.readouterr().err
 
 

@@ -35,6 +35,8 @@ DETECTORS = {
 DEMO = [
     "--data.limit=300", "--trainer.accelerator=cpu", "--trainer.max_epochs=2", "--data.augment=null",
 ]  # fmt: skip
+JOBS = ("RecordedClassifier", "RecordedDOC", "RecordedAutoencoder", "Down", "Up")
+DEMO += [f"--trust=tests.support.jobs.{name}" for name in JOBS]
 CLASSIFIER = "--model.class_path=tests.support.jobs.RecordedClassifier"
 
 
@@ -194,6 +196,7 @@ def test_export_in_two_processes_is_export_in_one(ranks, tmp_path):
     train(ranks, 1, tmp_path / "t", CLASSIFIER, "--trainer.max_epochs=1")
     for world in (1, 2):
         words = ["export", tmp_path / "t" / "run" / "best.ckpt", "--detector", "knn", "--out", tmp_path / str(world)]
+        words += DEMO[-len(JOBS) :]
         assert ranks(world, tmp_path / f"said{world}", *words) == [0] * world
     one, two = (Bundle.read(tmp_path / str(world)) for world in (1, 2))
     np.testing.assert_array_equal(one.calibration.scores, two.calibration.scores)

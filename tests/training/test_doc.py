@@ -1,4 +1,5 @@
 import csv
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,12 +19,14 @@ from lit_od.training.data import trunk_cache
 from lit_od.training.data.trunk_cache import TrunkCache
 from lit_od.training.data.twin_data import TwinData
 from lit_od.training.doc import compactness_loss
+from lit_od.training.loop import train as loop
 from lit_od.training.loop.checkpoints import load_module
-from lit_od.training.loop.train import train
 from lit_od.training.loop.trainer import quiet
 from lit_od.training.pipeline import fit
 from tests.support.job_server import said
-from tests.support.twins import options, recipe
+from tests.support.twins import TRUST, options, recipe
+
+train = partial(loop.train, trust=TRUST)
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = torch.randint(0, 256, (12, 28, 28, 1), dtype=torch.uint8, generator=GENERATOR)
@@ -166,7 +169,7 @@ def test_the_log_has_both_parts(run):
         for row in rows:
             parts = [float(row[f"{stage}_loss_{part}"]) for part in ("descriptiveness", "compactness")]
             assert float(row[f"{stage}_loss"]) == pytest.approx(parts[0] + 0.1 * parts[1], rel=1e-5)
-    data, made = trained.data, load_module(trained.checkpoint).eval()
+    data, made = trained.data, load_module(trained.checkpoint, TRUST).eval()
     pixels = torch.from_numpy(np.stack([source.prepare(data.config.prepare) for source in data.sources("validation")]))
     best = min(rows, key=lambda row: float(row["val_loss"]))
     with torch.no_grad():
@@ -217,11 +220,12 @@ def test_fit_train_and_export_from_the_command_line(tmp_path, command):
 
     file = tmp_path / "twins.yaml"
     file.write_text(yaml.safe_dump(tree(cache_trunk=False)))
-    status, _, err = command("train", file, "--out", tmp_path / "run")
-    assert (status, err) == (0, "")
-    words = ["--detector", "lof", "--out", tmp_path / "lof", "--threads", "1"]
+    chain = "tests.support.twins:Chain"
+    status, _, err = command("train", file, "--out", tmp_path / "run", "--trust", chain)
+    assert (status, err) == (0, f"lit-od: {chain} is imported, which --trust allows\n")
+    words = ["--detector", "lof", "--out", tmp_path / "lof", "--threads", "1", "--trust", chain]
     assert command("export", tmp_path / "run" / "best.ckpt", *words).status == 0
-    assert command("fit", file, "--out", tmp_path / "knn", "--threads", "1").status == 0
+    assert command("fit", file, "--out", tmp_path / "knn", "--threads", "1", "--trust", chain).status == 0
     knn, lof = Bundle.read(tmp_path / "knn"), Bundle.read(tmp_path / "lof")
     assert (knn.detector.kind, lof.detector.kind) == ("knn", "lof")
     assert knn.files["backbone.onnx"] == lof.files["backbone.onnx"]

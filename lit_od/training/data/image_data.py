@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_od.errors import ConfigError, DataError
 from lit_od.images.batching import load
 from lit_od.images.identity import size_or_pixels
+from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source
 from lit_od.recipes.partition import find_parts
 from lit_od.recipes.roots import data_root
@@ -86,6 +87,12 @@ class ImageData(LightningDataModule):
             DataError: If images or classes are missing, or a class has too few images.
         """
         super().__init__()
+        for value, kind in ((config, DataConfig), (getattr(config, "prepare", None), Preparation)):
+            if not isinstance(value, kind):
+                raise ConfigError(
+                    "wanted the images as lit_od.recipes.schema.DataConfig with lit_od.images.preparation.Preparation "
+                    f"as prepare, got {type(value).__name__} as {kind.__name__}: make one, or read a recipe"
+                )
         if seed < 0:
             raise ConfigError(f"seed must be at least 0, got {seed}")
         if config.batch_size < 1:

@@ -16,8 +16,8 @@ class TrainingBatches:
     """Shuffled batches of one process in one epoch.
 
     All processes have equally many batches of the same sizes, so that gradients can be exchanged. For that
-    at most `world - 1` images of an epoch, drawn anew each time, are left out; one process leaves out
-    none and has a smaller last batch.
+    at most `world - 1` images of an epoch, drawn anew each time, are left out. The last batch may be smaller;
+    a single image that is left for it is left out too, as batch normalisation takes no statistics of one image.
     """
 
     def __init__(self, rows: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1) -> None:
@@ -44,12 +44,18 @@ class TrainingBatches:
         """Choose the order; Lightning calls it at the start of every epoch."""
         self.epoch = epoch
 
+    @property
+    def share(self) -> int:
+        """Number of images of a process and epoch."""
+        share = self.rows // self.world
+        return share - 1 if share > self.batch_size > 1 and share % self.batch_size == 1 else share
+
     def __len__(self) -> int:
-        return -(-(self.rows // self.world) // self.batch_size)
+        return -(-self.share // self.batch_size)
 
     def __iter__(self) -> Iterator[NDArray[np.intp]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
-        share = self.rows // self.world
+        share = self.share
         own = order[self.rank : share * self.world : self.world]
         for start in range(0, share, self.batch_size):
             yield own[start : start + self.batch_size]

@@ -91,8 +91,8 @@ def export_backbone(
     Raises:
         ConfigError: If the opset or the output's name is invalid.
         DataError: If the images are not uint8 (n, h, w, c) with n at least 1.
-        ExportError: If the module returns something else, is larger than 2 GiB, cannot be exported, or
-            the graph does not compute what the module computes.
+        ExportError: If the module returns something else, or other values for an image alone than among others, is
+            larger than 2 GiB, cannot be exported, or the graph does not compute what the module computes.
         MissingExtra: If onnxscript or ONNX Runtime is not installed.
     """
     if opset not in OPSETS:

@@ -77,8 +77,16 @@ def check_parity(
     try:
         require_independent(backbone, images)
     except BackboneError as error:
-        raise ExportError(str(error)) from error
+        raise ExportError(f"{error}. {_mixing(module)}") from error
     return differences
+
+
+def _mixing(module: nn.Module) -> str:
+    """Name the layer that normalises by the batch, or say where to look."""
+    for name, part in module.named_modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
+            return f"{name or 'The module'} normalises by the batch: give it track_running_stats=True"
+    return "Look for sums, means or ranges over the batch in the module's forward"
 
 
 def _difference(wanted: Features, got: Features, output: str, size: int, tolerance: float) -> float:

@@ -3,7 +3,7 @@
 import io
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from torch import Tensor
 
 from lit_od.errors import ConfigError, DataError
 from lit_od.formats.atomic import atomic_file
-from lit_od.import_paths import accepted, check_accepted, defaults, imported
+from lit_od.import_paths import accepted, check_accepted, defaults
 from lit_od.recipes.load import from_tree, to_tree
 from lit_od.recipes.schema import Recipe
 from lit_od.training.data.image_data import ImageData
 from lit_od.training.distributed import process_group
+from lit_od.training.networks.pretrained import trusted_class
 from lit_od.training.networks.weights import load_state, read_tensors
 
 SCHEMA = 1
@@ -121,7 +122,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise DataError(f"{path} is damaged, or no checkpoint: give best.ckpt of a run of lit-od train")
     found = read_tensors(path)
     about, state = found.get("lit_od"), found.get("state_dict")
-    if not isinstance(about, dict) or not isinstance(state, dict):
+    if not isinstance(about, dict) or not isinstance(state, dict) or not _names_a_module(about):
         raise DataError(f"{path} was not written by lit-od train: give best.ckpt of a run")
     if about.get("schema") != SCHEMA:
         raise DataError(f"{path} has schema {about.get('schema')!r}, this version reads {SCHEMA}. Train anew")
@@ -139,6 +140,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     )
 
 
+def _names_a_module(about: Mapping[str, Any]) -> bool:
+    """Return True if a record of `origin` has a class and arguments by name."""
+    arguments = about.get("init_args", {})
+    return isinstance(about.get("class_path", ""), str) and isinstance(arguments, dict)
+
+
 def require_same_images(checkpoint: Checkpoint, data: ImageData) -> None:
     """Raise DataError unless a checkpoint was trained on these images.
 
@@ -153,7 +160,9 @@ def require_same_images(checkpoint: Checkpoint, data: ImageData) -> None:
             )
 
 
-def require_same_model(checkpoint: Checkpoint, kind: type[LightningModule], init_args: Mapping[str, Any]) -> None:
+def require_same_model(
+    checkpoint: Checkpoint, kind: type[LightningModule], init_args: Mapping[str, Any], trust: Collection[str] = ()
+) -> None:
     """Raise ConfigError where a resumed run would train another model.
 
     The optimiser's state would override another learning rate, and the run would record a wrong one.
@@ -162,11 +171,12 @@ def require_same_model(checkpoint: Checkpoint, kind: type[LightningModule], init
         checkpoint: Checkpoint of the run.
         kind: Class of the present model.
         init_args: Arguments of the present model.
+        trust: Import paths and names of hubs' models that may be followed.
 
     Raises:
-        ConfigError: If the class or an argument differs.
+        ConfigError: If the class or an argument differs, or is not trusted.
     """
-    if imported(checkpoint.class_path, LightningModule, "class_path") is not kind:
+    if trusted_class(checkpoint.class_path, checkpoint.init_args, trust) is not kind:
         raise ConfigError(
             f"{checkpoint.path} was trained with model.class_path {checkpoint.class_path}, not {kind.__name__}: give "
             "that, or begin a run of its own"
@@ -185,17 +195,15 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def load_module(checkpoint: Path) -> LightningModule:
+def load_module(checkpoint: Path, trust: Collection[str] = ()) -> LightningModule:
     """Load the trained module of a checkpoint, on the CPU.
 
-    Raises:
-        ConfigError: If its class cannot be imported or made.
-        DataError: If the file cannot be read, or its weights are of another architecture.
+    Arguments and errors as of `rebuild`, and DataError if the file cannot be read.
     """
-    return rebuild(read_checkpoint(checkpoint))
+    return rebuild(read_checkpoint(checkpoint), trust)
 
 
-def load_everywhere(checkpoint: Path) -> LightningModule:
+def load_everywhere(checkpoint: Path, trust: Collection[str] = ()) -> LightningModule:
     """Load a checkpoint's module in all processes.
 
     Only the first process needs to see the file. Errors as of `load_module`.
@@ -203,23 +211,27 @@ def load_everywhere(checkpoint: Path) -> LightningModule:
     group = process_group()
     data = group.broadcast(checkpoint.read_bytes() if group.rank == 0 else b"") if group.size > 1 else b""
     if group.rank == 0:
-        return load_module(checkpoint)
+        return load_module(checkpoint, trust)
     with tempfile.TemporaryDirectory(prefix="lit_od-best-") as folder:
         copy = Path(folder) / checkpoint.name
         copy.write_bytes(data)
-        return load_module(copy)
+        return load_module(copy, trust)
 
 
-def rebuild(checkpoint: Checkpoint) -> LightningModule:
+def rebuild(checkpoint: Checkpoint, trust: Collection[str] = ()) -> LightningModule:
     """Build the trained module of a checkpoint that has been read, on the CPU.
 
+    Args:
+        checkpoint: The checkpoint.
+        trust: Import paths and names of hubs' models, outside lit_od, timm and torchvision, that may be followed.
+
     Raises:
-        ConfigError: If its class cannot be imported or made.
+        ConfigError: If its class is not trusted, or cannot be imported or made.
         DataError: If its weights are of another architecture.
     """
     arguments = dict(checkpoint.init_args)
     # The weights are in the checkpoint; nothing is fetched for them a second time.
-    kind = imported(checkpoint.class_path, LightningModule, "class_path")
+    kind = trusted_class(checkpoint.class_path, checkpoint.init_args, trust)
     names, _ = accepted(kind)
     arguments |= {name: value for name, value in (("pretrained", False), ("checkpoint_path", None)) if name in names}
     check_accepted(kind, arguments, "init_args")

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from lit_od.errors import ConfigError, DataError
 from lit_od.formats.atomic import require_writable
 from lit_od.images.batching import load
 from lit_od.images.split import evenly
-from lit_od.import_paths import imported
 from lit_od.recipes.load import to_tree
 from lit_od.recipes.schema import Recipe
 from lit_od.training.data.augmentation import augment, step_generator
@@ -58,6 +57,7 @@ from lit_od.training.loop.trainer import (
     seeded,
     trainer_arguments,
 )
+from lit_od.training.networks.pretrained import trusted_class
 from lit_od.training.networks.weights import load_state
 
 BEST, LAST = "best.ckpt", "last.ckpt"
@@ -93,7 +93,12 @@ class TrainingRun:
 
 
 def train(
-    recipe: Recipe, out: Path, *, resume: Path | None = None, trunk_cache: TrunkCache | None = None
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: Path | None = None,
+    trunk_cache: TrunkCache | None = None,
+    trust: Collection[str] = (),
 ) -> TrainingRun:
     """Train a recipe's model, keep the best, and write the run folder.
 
@@ -105,6 +110,7 @@ def train(
         resume: A checkpoint in `out` to go on from, with the data, the seed and the model that it was trained
             with; last.ckpt goes on where the run ended.
         trunk_cache: Activations of frozen layers, shared with other runs of this process.
+        trust: Import paths and names of hubs' models, outside lit_od, timm and torchvision, that may be followed.
 
     Raises:
         ConfigError: If the recipe is invalid or trains nothing, `out` is not free or cannot be written, or
@@ -112,16 +118,17 @@ def train(
         DataError: If the images do not suffice, the loss becomes NaN or infinite, or `resume` is of
             another architecture or of other images.
     """
+    out = Path(out)  # text serves as well
     if recipe.model is None:
         raise ConfigError("the recipe trains nothing: its backbone is an ONNX file. Use lit-od fit")
-    if is_frozen(imported(recipe.model.class_path, LightningModule, "model.class_path")):
+    if is_frozen(trusted_class(recipe.model.class_path, recipe.model.init_args, trust, key="model.")):
         raise ConfigError(f"the recipe trains nothing: {recipe.model.class_path} is frozen. Use lit-od fit")
     if resume is None and process_group().rank == 0:
         _require_free(out)
     arguments = trainer_arguments(recipe.trainer)
     data = data_of(recipe.data, seed=recipe.seed, cache=trunk_cache)
     check_trainable(data)
-    kind, init_args = module_arguments(recipe.model, data)
+    kind, init_args = module_arguments(recipe.model, data, trust)
     with quiet(kind), seeded(recipe.seed):
         log = EpochLog(out / "metrics.csv", resume=resume is not None)
         fingerprints = data.fingerprints
@@ -140,7 +147,7 @@ def train(
         init_args = scaled(init_args, trainer, kind, recipe.trainer.get(SCALING, "none"))
         module = make_module(kind, init_args)
         if resume is not None:
-            ended = _check_resumable(module, init_args, recipe, data, out, resume)
+            ended = _check_resumable(module, init_args, recipe, data, out, resume, trust)
             fingerprints = ended.fingerprints  # the same, or none of a run that is older than fingerprints
         provenance.origin = origin(recipe.model.class_path, init_args, recipe, fingerprints)
         if recipe.trainer.get(COMPILE, False):
@@ -163,7 +170,7 @@ def train(
                 f"no validation took place, and {BEST} is chosen by one: raise trainer.max_epochs, or lower "
                 "trainer.check_val_every_n_epoch"
             )
-        return TrainingRun(out / BEST, load_everywhere(out / BEST), data, best_row(log))
+        return TrainingRun(out / BEST, load_everywhere(out / BEST, trust), data, best_row(log))
 
 
 def resumable(out: Path) -> Path | None:
@@ -213,6 +220,13 @@ def _fit(trainer: Trainer, module: LightningModule, data: ImageData, resume: Pat
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     except MisconfigurationException as error:
         raise ConfigError(f"{type(module).__name__} cannot be trained: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel when training"):
+            raise
+        raise ConfigError(
+            f"{type(module).__name__} normalises by the batch, and a training batch has one image: make "
+            "data.batch_size 2 or more, or give more images"
+        ) from error
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):  # Lightning makes a status of 1 of it, without a word
             raise end.__context__ from None
@@ -224,7 +238,13 @@ def _fit(trainer: Trainer, module: LightningModule, data: ImageData, resume: Pat
 
 
 def _check_resumable(
-    module: LightningModule, init_args: dict[str, Any], recipe: Recipe, data: ImageData, out: Path, resume: Path
+    module: LightningModule,
+    init_args: dict[str, Any],
+    recipe: Recipe,
+    data: ImageData,
+    out: Path,
+    resume: Path,
+    trust: Collection[str],
 ) -> Checkpoint:
     """Read a checkpoint to resume from.
 
@@ -237,7 +257,7 @@ def _check_resumable(
         raise DataError(f"{error}. Give the recipe that it was trained by, or begin a run of its own") from error
     if checkpoint.recipe.seed != recipe.seed:
         raise ConfigError(f"{resume} was trained with seed {checkpoint.recipe.seed}, the recipe has {recipe.seed}")
-    require_same_model(checkpoint, type(module), init_args)
+    require_same_model(checkpoint, type(module), init_args, trust)
     trained, given = to_tree(checkpoint.recipe)["data"], to_tree(recipe)["data"]
     for name in given:
         if name not in ("root", "memory") and trained[name] != given[name]:

@@ -5,7 +5,7 @@ import inspect
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import timedelta
 from types import NoneType, UnionType
 from typing import Any, get_args
@@ -16,13 +16,14 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_od.errors import ConfigError
-from lit_od.import_paths import accepted, check_accepted, defaults, imported
+from lit_od.import_paths import accepted, check_accepted, defaults
 from lit_od.recipes.schema import ModelConfig
 from lit_od.runtime.processes import place
 from lit_od.training.data.image_data import ImageData
 from lit_od.training.data.twin_data import TwinData
 from lit_od.training.distributed import environment
 from lit_od.training.export.outputs import output_of
+from lit_od.training.networks.pretrained import trusted_class
 from lit_od.training.networks.trunk import Trunk
 from lit_od.training.quiet_logging import quiet_logging
 
@@ -176,13 +177,20 @@ def make_trainer(arguments: Mapping[str, Any], **reserved: Any) -> Trainer:
     return trainer
 
 
-def module_arguments(model: ModelConfig, data: ImageData) -> tuple[type[LightningModule], dict[str, Any]]:
+def module_arguments(
+    model: ModelConfig, data: ImageData, trust: Collection[str] = ()
+) -> tuple[type[LightningModule], dict[str, Any]]:
     """Return the module's class and its arguments, completed by facts of the data.
 
+    Args:
+        model: The recipe's model.
+        data: The images.
+        trust: Import paths and names of hubs' models that may be followed.
+
     Raises:
-        ConfigError: If the class cannot be imported, or does not take an argument.
+        ConfigError: If the class is not trusted, cannot be imported, or does not take an argument.
     """
-    kind = imported(model.class_path, LightningModule, "model.class_path")
+    kind = trusted_class(model.class_path, model.init_args, trust, key="model.")
     check_accepted(kind, model.init_args, "model.init_args")
     names, _ = accepted(kind)
     known: dict[str, Any] = {

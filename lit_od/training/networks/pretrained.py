@@ -2,16 +2,20 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from lightning import LightningModule
 from torch import Tensor, nn
 
 from lit_od.errors import ConfigError
-from lit_od.import_paths import accepted, imported
+from lit_od.import_paths import accepted, code_of, imported, require_trusted
 from lit_od.training.networks.trial import output_of_zeros, shape_or_type
+
+NETWORK = "init_args.network"
+"""Key of the argument that names a network; it may be timm's or torchvision's as well as an import path."""
 
 TORCHVISION = "torchvision:"
 """Prefix of the names of torchvision's models."""
@@ -77,6 +81,32 @@ def is_import_path(name: str) -> bool:
     import timm  # over a second to import, which the small CNN does not need
 
     return not timm.is_model(name)
+
+
+def trusted_class(
+    class_path: str, init_args: Mapping[str, Any], trust: Collection[str], *, key: str = ""
+) -> type[LightningModule]:
+    """Import a module's class, if all the code that is named for it may run.
+
+    A recipe or a checkpoint names it.
+
+    Args:
+        class_path: Import path of the class.
+        init_args: Its arguments, whose networks are checked alike. Nothing of these is imported here.
+        trust: Import paths and names of hubs' models that the caller trusts.
+        key: First part of the keys, with its dot, for messages.
+
+    Raises:
+        ConfigError: If something lies outside lit_od, timm and torchvision and is not trusted, or the class cannot be
+            imported or is no LightningModule.
+    """
+    for name, path in code_of(class_path, init_args).items():
+        if name == NETWORK and path.startswith(HUBS):
+            if path not in trust:
+                raise ConfigError(f"{key}{name}: {path} is a network that others have published: add --trust {path}")
+        elif name != NETWORK or is_import_path(path):
+            require_trusted(path, trust, f"{key}{name}")
+    return imported(class_path, LightningModule, f"{key}class_path")
 
 
 def own_module(path: str, offered: Mapping[str, Any]) -> nn.Module:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from lit_od.images.find_local import find
+from tests.support.job_server import without_imports
 from tests.support.refusals.odd_images import ASSETS
 
 RECIPE = """
@@ -98,6 +99,7 @@ def carry_out(case: Case, shelf: Path, folder: Path, run: Run) -> Outcome:
     with case.make(folder) or contextlib.nullcontext():
         before = contents(folder)
         status, out, err = run(case.words, folder)
+        err = without_imports(err)
         after = contents(folder)
     said = (err if case.status == 2 else out).rstrip("\n")
     line = said if case.status == 2 else next((row for row in said.split("\n") if re.search(case.says, row)), said)

@@ -25,8 +25,9 @@ RUN = frozenset({"new", *(f"new/{name}" for name in ("config.yaml", "metrics.csv
 FULL_RUN = frozenset(name.replace("new", "full/new") for name in RUN)
 A_FILE = files(file="mine")
 TRAIN = "train r.yaml --out new"
-DULL = "fit r.yaml --out new --data.augment=null --model.init_args.network tests.support.refusals.dull:"
-NAN = "--model.class_path tests.support.refusals.dull.Unsteady --trainer.max_epochs 3"
+DULL = "fit r.yaml --out new --data.augment=null --model.init_args.network {0} --trust {0}"
+DULL_ONE, BLANK_ONE = (DULL.format(f"tests.support.refusals.dull:{name}") for name in ("Dull", "Blank"))
+NAN = "--model.class_path {0} --trust {0} --trainer.max_epochs 3".format("tests.support.refusals.dull.Unsteady")
 RESNET = "--model.init_args.network test_resnet.r160_in1k"
 
 WRITING = [
@@ -180,15 +181,15 @@ TRAINING = [
         f"{TRAIN} {NAN}",
         leaves=RUN | {"new/best.ckpt", "new/last.ckpt"},
     ),
-    *cases("training", "a constant feature, shrunk", nothing, "new: mahalanobis on", f"{DULL}Dull", status=0),
+    *cases("training", "a constant feature, shrunk", nothing, "new: mahalanobis on", DULL_ONE, status=0),
     *cases(
         "training",
         "a constant feature, shrinkage 0",
         nothing,
         "covariance of 5 features is singular. Pass",
-        f"{DULL}Dull --detector.shrinkage 0",
+        f"{DULL_ONE} --detector.shrinkage 0",
     ),
-    *cases("training", "constant features", nothing, "features must vary.* Pass different images", f"{DULL}Blank"),
+    *cases("training", "constant features", nothing, "features must vary.* Pass different images", BLANK_ONE),
     *cases(
         "training",
         "fewer images than features, shrinkage 0",

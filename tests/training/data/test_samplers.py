@@ -20,7 +20,8 @@ def epoch_of(rows, size, world, epoch=0, seed=0):
 def test_no_image_is_repeated_and_processes_stay_in_step(rows, size, world):
     shares, ranks = epoch_of(rows, size, world)
     flat = np.concatenate([batch for share in shares for batch in share])
-    assert len(np.unique(flat)) == len(flat) == rows - rows % world
+    lone = size > 1 and rows // world > size and rows // world % size == 1
+    assert len(np.unique(flat)) == len(flat) == (rows // world - lone) * world
     sizes = [[len(batch) for batch in share] for share in shares]
     assert all(other == sizes[0] for other in sizes)
     assert all(len(batches) == len(share) for batches, share in zip(ranks, shares, strict=True))
@@ -36,7 +37,19 @@ def test_evaluation_takes_every_image_once(rows, size, world):
 
 def test_one_process_takes_the_images_in_order_and_keeps_the_last_batch():
     assert [list(batch) for batch in EvaluationBatches(5, 2)] == [[0, 1], [2, 3], [4]]
-    assert [len(batch) for batch in TrainingBatches(5, 2, seed=0)] == [2, 2, 1]
+    assert [len(batch) for batch in TrainingBatches(6, 4, seed=0)] == [4, 2]
+
+
+def test_no_training_batch_after_others_is_of_one_image():
+    assert [len(batch) for batch in TrainingBatches(5, 2, seed=0)] == [2, 2]
+    assert [len(batch) for batch in TrainingBatches(14, 13, seed=0)] == [13]
+    assert [len(batch) for batch in TrainingBatches(3, 1, seed=0)] == [1, 1, 1]
+    assert [len(batch) for batch in TrainingBatches(1, 4, seed=0)] == [1]
+    batches, seen = TrainingBatches(5, 2, seed=0), set()
+    for epoch in range(20):
+        batches.set_epoch(epoch)
+        seen |= {row for batch in batches for row in batch}
+    assert seen == set(range(5))
 
 
 def test_the_order_is_a_function_of_seed_and_epoch():

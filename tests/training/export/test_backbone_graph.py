@@ -11,7 +11,6 @@ from lit_od.errors import ConfigError, DataError, ExportError
 from lit_od.training.export import backbone_graph as export
 from lit_od.training.export.backbone_graph import OPSETS, export_backbone
 from lit_od.training.export.parity import check_parity
-from tests.support.graphs import centred_graph
 
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(5, 12, 12, 1), dtype=np.uint8)
 
@@ -290,15 +289,31 @@ def test_a_timm_backbone(tmp_path):
     assert kinds == set("Transpose Cast Div Sub Conv Clip Add ReduceMean Reshape".split())
 
 
-class Centred(nn.Module):
-    """Pixels less their mean over the batch, as batch normalisation in training mode takes it."""
+class ByBatch(nn.Module):
+    """Normalises by the batch, by a layer that keeps no statistics or by its own sum."""
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        flat = images.float().flatten(1)
-        return flat - flat.mean(0)
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, images):
+        values = images.permute(0, 3, 1, 2).float()
+        return (values - values.mean(0) if self.layer is None else self.layer(values)).mean(2).flatten(1)
 
 
-def test_rows_that_depend_on_each_other_are_refused() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1), dtype=np.uint8)
-    with pytest.raises(ExportError, match="must not depend on the other images of its batch"):
-        check_parity(Centred(), centred_graph(), images, batch_sizes=(2,))
+@pytest.mark.parametrize(
+    ("layer", "cause"),
+    [
+        (
+            nn.BatchNorm2d(1, track_running_stats=False),
+            "layer normalises by the batch: give it track_running_stats",
+        ),
+        (None, "Look for sums, means or ranges over the batch"),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 5])
+def test_rows_that_depend_on_each_other_are_refused(layer, cause, count, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (count, 28, 28, 1), dtype=np.uint8)
+    with pytest.raises(ExportError, match=f"must not depend on the other images of its batch.*{cause}"):
+        export_backbone(ByBatch(layer), tmp_path / "b.onnx", images)
+    assert not (tmp_path / "b.onnx").exists()

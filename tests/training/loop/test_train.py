@@ -3,6 +3,7 @@ import math
 import signal
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -15,11 +16,16 @@ from lit_od.recipes.load import from_tree, read, read_tree, to_tree
 from lit_od.training.classifier import LitClassifier
 from lit_od.training.data.image_data import ImageData
 from lit_od.training.distributed import environment
+from lit_od.training.loop import train as loop
 from lit_od.training.loop.checkpoints import load_module, read_checkpoint
-from lit_od.training.loop.train import _callbacks, _fit, train
+from lit_od.training.loop.train import _callbacks, _fit
 from lit_od.training.loop.trainer import make_trainer, trainer_arguments
 from tests.support.small_training import rows_of
+from tests.support.twins import TRUST
 from tests.support.twins import recipe as twins
+
+OWN = (*(f"{__name__}.{name}" for name in ("Broken", "Silent", "Seen")), "nowhere.Net", "subprocess.Popen", *TRUST)
+train = partial(loop.train, trust=OWN)
 
 SMALL = [
     "--data.limit=300",
@@ -155,7 +161,7 @@ def test_a_checkpoint_of_another_schema_or_class_is_refused(run, tmp_path):
         load_module(changed)
     torch.save(stored | {"lit_od": stored["lit_od"] | {"class_path": "subprocess.Popen"}}, changed)
     with pytest.raises(ConfigError, match=r"subprocess\.Popen must be a class derived from LightningModule"):
-        load_module(changed)
+        load_module(changed, OWN)
     arguments = stored["lit_od"]["init_args"] | {"classes": 5}
     torch.save(stored | {"lit_od": stored["lit_od"] | {"init_args": arguments}}, changed)
     with pytest.raises(
@@ -276,6 +282,7 @@ def test_a_run_without_a_validation_says_so_and_is_not_overwritten(tmp_path):
 
 
 INTERRUPTED = ["--model.class_path=tests.support.jobs.RecordedClassifier", "--data.limit=150", *SMALL[1:3]]
+INTERRUPTED.append("--trust=tests.support.jobs.RecordedClassifier")
 
 
 @pytest.mark.parametrize(
@@ -290,7 +297,9 @@ def test_an_interrupt_is_said_and_how_to_go_on(words, epoch, line, tmp_path, com
     monkeypatch.setenv("INTERRUPT_AT", str(epoch))
     before = signal.getsignal(signal.SIGINT)
     out = tmp_path / "out"
-    assert command(*words, "demo", "--out", out, *INTERRUPTED) == (130, "", f"lit-od: {line.format(out=out)}\n")
+    done = command(*words, "demo", "--out", out, *INTERRUPTED)
+    imported = "lit-od: tests.support.jobs.RecordedClassifier is imported, which --trust allows\n"
+    assert done == (130, "", f"{imported}lit-od: {line.format(out=out)}\n")
     assert signal.getsignal(signal.SIGINT) == before
 
 
@@ -398,13 +407,19 @@ def test_an_unlabelled_folder_cannot_train_a_classifier(tmp_path):
             "--model.class_path=nowhere.Net",
             r"model\.class_path: nowhere\.Net cannot be imported: No module named 'nowhere'",
         ),
-        ("--model.class_path=Net", "wanted an import path such as package.module.Class, got 'Net'"),
+        ("--model.class_path=lit_od", "wanted an import path such as package.module.Class, got 'lit_od'"),
     ],
 )
 def test_a_recipe_that_cannot_be_trained_is_refused_in_one_line(override, message, tmp_path):
     with pytest.raises(ConfigError, match=message) as caught:
         train(demo(override), tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_batch_of_one_image_cannot_be_normalised(tmp_path):
+    words = ["--model.init_args.network=test_resnet", "--data.batch_size=1", "--data.limit=100"]
+    with pytest.raises(ConfigError, match=r"a training batch has one image: make data\.batch_size 2 or more"):
+        train(demo(*words), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
