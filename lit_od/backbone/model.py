@@ -31,7 +31,7 @@ class Backbone:
     """A loaded graph.
 
     Attributes:
-        graph: The graph that ONNX Runtime runs; pickled, and in a forked process, it is opened anew.
+        graph: The graph that ONNX Runtime runs; pickled, it is opened anew.
         input: Name of its input.
         output: Name of its output: "features" or "errors".
         image_shape: (h, w, c) that it takes; None where it takes any.

@@ -52,7 +52,7 @@ def add_batch_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_session_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of every command that opens a bundle and runs its backbone."""
+    """Declare the arguments of every command that runs a bundle's backbone."""
     add_runtime_arguments(parser)
     add_trust_argument(parser)
 
