@@ -31,7 +31,7 @@ class Backbone:
     """A loaded graph.
 
     Attributes:
-        graph: The graph that ONNX Runtime runs; pickled, and in a forked process, it is opened anew.
+        graph: The graph that ONNX Runtime runs; pickled, it is opened anew.
         input: Name of its input.
         output: Name of its output: "features" or "errors".
         image_shape: (h, w, c) that it takes; None where it takes any.
@@ -144,6 +144,11 @@ def _interface(
         found = ", ".join(each.name for each in outputs)
         raise BackboneError(f'a backbone gives one output, "features" or "errors"; this graph gives {found}')
     height, width, channels = (side if isinstance(side, int) else None for side in inputs[0].shape[1:])
+    if height in (1, 3) and channels not in (1, 2, 3, 4):
+        raise BackboneError(
+            f"a backbone takes uint8 (n, h, w, c); this graph takes {inputs[0].shape}, channels first. Export it anew "
+            "with the transposition inside"
+        )
     if isinstance(inputs[0].shape[0], int):
         raise BackboneError(f"a backbone takes any number of images; this graph takes {inputs[0].shape[0]}")
     name, shape = outputs[0].name, outputs[0].shape

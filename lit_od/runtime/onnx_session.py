@@ -4,9 +4,7 @@ ONNX Runtime reports on the machine to its maker unless `ORT_DISABLE_TELEMETRY` 
 this package sets it, for this process and for those that it starts.
 """
 
-import ctypes
 import os
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,8 +38,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 class Session:
     """A graph that ONNX Runtime runs.
 
-    A forked process has none of the session's threads, and another process none of its memory, so each opens the graph
-    anew when it first runs it.
+    Pickled, it is the graph alone, which the other process opens when it first runs it.
 
     Args:
         model: The graph's file or its bytes.
@@ -84,7 +81,6 @@ class Session:
             wanted = wanted[1:]
         self.provider = wanted[0]
         self._wanted = wanted
-        _SESSIONS.add(self)
 
     @property
     def opened(self) -> Any:
@@ -119,34 +115,8 @@ class Session:
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise BackboneError(f"the graph cannot be loaded: {first_line(error)}") from error
 
-    def leave_behind(self) -> None:
-        """Forget the session of the process that this one was forked from.
-
-        Closing it would wait for threads that this process does not have.
-        """
-        if self._opened is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._opened))
-            self._opened = None
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        _SESSIONS.add(self)
-
-
-_SESSIONS: "weakref.WeakSet[Session]" = weakref.WeakSet()
-"""The sessions of this process, for the processes that are forked from it."""
-
-
-def _leave_sessions_behind() -> None:
-    for session in list(_SESSIONS):
-        session.leave_behind()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_sessions_behind)
 
 
 def run_session(session: Session, outputs: Sequence[str], inputs: dict[str, Images]) -> list[Features]:

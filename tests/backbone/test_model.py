@@ -103,6 +103,8 @@ def test_a_graph_may_take_any_size() -> None:
         ),
         ({"outputs": ["logits"]}, r'gives one output, "features" or "errors"; this graph gives logits'),
         ({"outputs": ["features", "errors"]}, r"this graph gives features, errors"),
+        ({"inputs": [("images", 2, ["n", 3, "h", "w"])]}, r"takes \['n', 3, 'h', 'w'\], channels first"),
+        ({"inputs": [("images", 2, ["n", 1, 32, 32])]}, r"takes \['n', 1, 32, 32\], channels first"),
         ({"inputs": [("images", 2, [8, 4, 4, 1])]}, "takes any number of images; this graph takes 8"),
     ],
 )
