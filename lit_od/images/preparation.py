@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from lit_od.errors import ConfigError, DataError, ImageError, first_line
+from lit_od.errors import ConfigError, DataError, ImageError
 from lit_od.images import heif
 from lit_od.images.corrections import (
     BIG_ENDIAN_BIGTIFF,
@@ -36,6 +36,7 @@ from lit_od.images.corrections import (
     upright,
     xmp_set_aside,
 )
+from lit_od.images.decoding_errors import cause_of, unidentified
 from lit_od.images.memory import BUDGET, bytes_needed
 from lit_od.types import Images
 
@@ -49,18 +50,6 @@ MPO is opened as JPEG. HEIF is there with its extra.
 
 _BAND = 2**22
 """Pixels that are converted at once."""
-
-_MAGIC = {
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"II+\0": "TIFF",
-    b"MM\0+": "TIFF",
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG": "PNG",
-    b"BM": "BMP",
-    b"GIF8": "GIF",
-}
-"""Formats of which Pillow does not read every kind, by first bytes."""
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _LUMINOSITY = np.array([0.21, 0.72, 0.07], dtype=np.float32)
@@ -132,9 +121,9 @@ def open_image(file: Path | bytes, *, most: int = MAX_PIXELS) -> Image.Image:
     except FileNotFoundError:
         raise ImageError("no such file") from None
     except UnidentifiedImageError as error:
-        raise ImageError(_unidentified(file)) from error
+        raise ImageError(unidentified(file)) from error
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
-        raise ImageError(_cause(error, most)) from error
+        raise ImageError(cause_of(error, most)) from error
 
 
 def _opened(file: Path | bytes) -> Image.Image:
@@ -166,7 +155,7 @@ def loaded(image: Image.Image, *, most: int = MAX_PIXELS) -> Image.Image:
     except ImageError:
         raise
     except Exception as error:  # as in open_image
-        raise ImageError(_cause(error, most)) from error
+        raise ImageError(cause_of(error, most)) from error
 
 
 def prepare(image: Image.Image | NDArray[np.uint8], preparation: Preparation) -> Images:
@@ -200,34 +189,6 @@ def _fitted(image: Image.Image, preparation: Preparation) -> Images:
     if image.size != size or box not in (None, (0, 0, *size)):
         image = image.resize(size, _RESAMPLING[preparation.resize], box=box)
     return np.asarray(image, dtype=np.uint8).reshape(preparation.shape)
-
-
-def _unidentified(file: Path | bytes) -> str:
-    """Describe in one line a file in which Pillow finds no image."""
-    if isinstance(file, Path):
-        with file.open("rb") as stream:
-            head = stream.read(12)
-    else:
-        head = file[:12]
-    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1"):
-        return 'a HEIC image, which needs an extra. Run: pip install "lit-od[heif]"'
-    kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
-    return f"a damaged {kind}, or one of a kind that is not read" if kind else "not an image that can be decoded"
-
-
-def _cause(error: Exception, most: int) -> str:
-    """Describe in one line the error of an image that Pillow could not decode."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image that can be decoded"
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"its pixels exceed the limit of {most:,}"
-    if isinstance(error, MemoryError):
-        return "too little memory to decode it"
-    if isinstance(error, OSError) and error.strerror:  # from the system, not from a decoder
-        return error.strerror.lower()
-    if str(error).lower().startswith(("unsupported", "unknown", "decoder error -2")):  # -2: libtiff has no such codec
-        return f"damaged image, or of a kind that is not read: {first_line(error)}"
-    return f"damaged image: {first_line(error)}"
 
 
 def _file_size(file: Path) -> int:

@@ -1,7 +1,6 @@
 """Every stated rule of `lit_od.images.preparation`, against numpy."""
 
 import io
-import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_od.errors import ConfigError, DataError, ImageError
-from lit_od.images import heif
 from lit_od.images.find_local import EXTENSIONS
 from lit_od.images.preparation import FORMATS, Preparation, from_array, open_image, prepare
 from lit_od.images.sources import Source
@@ -455,26 +453,3 @@ def test_an_mpo_is_opened_as_the_jpeg_that_it_begins_with(digit: Pixels) -> None
     two = encoded(Image.fromarray(digit), "MPO", save_all=True, append_images=[Image.fromarray(255 - digit)])
     assert Image.open(io.BytesIO(two)).format == "MPO"
     assert np.abs(np.asarray(open_image(two).convert("L")).astype(int) - digit).mean() < 12
-
-
-@pytest.mark.parametrize(
-    ("data", "cause"),
-    [
-        (b"II*\0\x08" + bytes(40), "a damaged TIFF, or one of a kind that is not read"),
-        (b"\xff\xd8\xff" + b"\xff" * 40, "a damaged JPEG, or one of a kind that is not read"),
-        (b"\0" * 40, "not an image that can be decoded"),
-        (
-            b"BM" + struct.pack("<IHHI", 70, 0, 0, 54) + struct.pack("<IiiHHI", 40, 1, 1, 1, 32, 7) + bytes(40),
-            "not read",
-        ),
-    ],
-)
-def test_a_file_of_a_kind_that_is_not_read_is_not_only_called_damaged(data: bytes, cause: str) -> None:
-    with pytest.raises(ImageError, match=f"{cause}"):
-        open_image(data)
-
-
-@pytest.mark.skipif(heif.is_readable(), reason="the extra is here")
-def test_a_heic_image_under_another_name_names_the_extra() -> None:
-    with pytest.raises(ImageError, match=r'a HEIC image, which needs an extra\. Run: pip install "lit-od\[heif\]"'):
-        open_image(b"\0\0\0\x18ftypheic" + bytes(40))
