@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from lit_od.errors import BackboneError
+from lit_od.formats.onnx_functions import check_expansion
 from lit_od.runtime.onnx_session import Session, run_session
 from lit_od.types import Features, Images, Output
 
@@ -68,6 +69,10 @@ class Backbone:
             ConfigError: If a provider is unknown or absent (there is no silent fall back), or threads is below 1.
             MissingExtra: If no ONNX Runtime is installed.
         """
+        try:
+            check_expansion(model)
+        except BackboneError as error:
+            raise BackboneError(f"the graph cannot be loaded: {error}") from None
         graph = Session(model, threads=threads, providers=providers, device=device)
         return cls(graph, *_interface(graph.opened), model=model)
 

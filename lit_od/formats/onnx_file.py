@@ -6,15 +6,17 @@ since readers differ in how they interpret them. Weights are measured, never rea
 
 Also refused: data outside the file, wherever a tensor can stand (initializers, attributes, subgraphs,
 functions, training graphs); tensors with a shape that does not fit their bytes; nodes that load compiled
-contexts, which are files or machine code. Operator domains are left to ONNX Runtime: without a library of
-custom operators, and none is ever loaded here, it refuses domains that it does not know.
+contexts, which are files or machine code; functions that make the graph enormous. Operator domains are left
+to ONNX Runtime: without a library of custom operators, and none is ever loaded here, it refuses domains
+that it does not know.
 """
 
 import math
 from dataclasses import dataclass
 
 from lit_od.errors import BackboneError
-from lit_od.formats.protobuf import BYTES, FIXED32, FIXED64, VARINT, Span, Wire, damaged, signed
+from lit_od.formats.onnx_functions import check_expansion
+from lit_od.formats.protobuf import BYTES, FIXED32, FIXED64, VARINT, Span, Wire, damaged, shown, signed
 
 MAX_BYTES = 2**31 - 1
 """Protocol Buffers' limit for one message."""
@@ -100,6 +102,7 @@ def read_graph(data: bytes) -> Graph:
         raise BackboneError("the file is in ONNX Runtime's own format: give the ONNX file that it was made from")
     walk, whole = _Walk(data), (0, len(data))
     walk.message("model", whole, 1)
+    check_expansion(data)
     graphs = walk.spans(whole, 7)
     if not graphs:
         raise BackboneError("the ONNX file holds no graph")
@@ -162,12 +165,12 @@ class _Walk(Wire):
                 strings += 1
             elif number == _EXTERNAL or (number == _LOCATION and (wire != VARINT or start != 0)):
                 raise BackboneError(
-                    f"tensor {_shown(name)} of the ONNX file keeps its data in another file: "
+                    f"tensor {shown(name)} of the ONNX file keeps its data in another file: "
                     "save the model with its weights inside"
                 )
             elif number in (_RAW, _DATA_TYPE, _NAME, _STRINGS):
                 raise damaged(start)
-        self.check_size(f"tensor {_shown(name)}", dims, element, raw, strings, words)
+        self.check_size(f"tensor {shown(name)}", dims, element, raw, strings, words)
 
     def check_size(
         self, label: str, dims: list[int], element: int, raw: int | None, strings: int, words: dict[int, int]
@@ -216,11 +219,11 @@ class _Walk(Wire):
         types = self.spans(span, 2)
         tensors = self.spans(types[0], 1) if len(types) == 1 else []
         if len(tensors) != 1 or any(number not in (1, 6) for number, *_ in self.fields(types[0])):
-            raise BackboneError(f"{_shown(name)} of the ONNX file is no plain tensor")
+            raise BackboneError(f"{shown(name)} of the ONNX file is no plain tensor")
         element = [start for number, wire, start, _ in self.fields(tensors[0]) if (number, wire) == (1, VARINT)]
         shapes = self.spans(tensors[0], 2)
         if len(element) != 1 or len(shapes) > 1:
-            raise BackboneError(f"{_shown(name)} of the ONNX file must have one element type and one shape")
+            raise BackboneError(f"{shown(name)} of the ONNX file must have one element type and one shape")
         shape = tuple(self.side(name, each) for each in self.spans(shapes[0], 1)) if shapes else None
         return Port(name, element[0], shape)
 
@@ -228,12 +231,12 @@ class _Walk(Wire):
         """Read one side of a shape; None where it is free."""
         sides = [(number, wire, start) for number, wire, start, _ in self.fields(span) if number in (1, 2)]
         if len(sides) > 1:
-            raise BackboneError(f"{_shown(name)} of the ONNX file has a side of two lengths")
+            raise BackboneError(f"{shown(name)} of the ONNX file has a side of two lengths")
         if not sides or sides[0][:2] == (2, BYTES):
             return None
         number, wire, value = sides[0]
         if (number, wire) != (1, VARINT) or signed(value) < 0:
-            raise BackboneError(f"{_shown(name)} of the ONNX file has a side that is no length")
+            raise BackboneError(f"{shown(name)} of the ONNX file has a side that is no length")
         return value
 
     def text(self, span: Span, number: int) -> str:
@@ -254,8 +257,3 @@ def _count(label: str, dims: list[int], most: int) -> int:
     if math.prod(max(side, 1) for side in dims) > most:
         raise BackboneError(f"{label} of the ONNX file is larger than the file: {dims}")
     return math.prod(dims)
-
-
-def _shown(name: bytes | str) -> str:
-    text = name if isinstance(name, str) else name.decode(errors="replace")
-    return ascii(text[:80])

@@ -5,6 +5,7 @@ number of fields in a file is bounded.
 """
 
 from collections.abc import Iterator
+from mmap import mmap
 from typing import TypeAlias
 
 import numpy as np
@@ -27,13 +28,13 @@ class Wire:
     """A reader of one file.
 
     Attributes:
-        data: The file.
+        data: The file, in memory or mapped.
         fields_left: Number of fields that may still be read.
     """
 
     __slots__ = ("data", "fields_left")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | mmap) -> None:
         self.data = data
         self.fields_left = MAX_FIELDS
 
@@ -170,3 +171,9 @@ def signed(value: int) -> int:
 def damaged(at: int) -> BackboneError:
     """Make the error for bytes that do not fit the wire format."""
     return BackboneError(f"the ONNX file is damaged near byte {at:,}, or no ONNX file")
+
+
+def shown(name: bytes | str) -> str:
+    """Format a name from a file for a message, in ASCII and not too long."""
+    text = name if isinstance(name, str) else name.decode(errors="replace")
+    return ascii(text[:80])
