@@ -5,8 +5,9 @@ returns, and one that never returns, as a graph with an endless loop, could not 
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import TypeVar
 
 from lit_od.errors import LitODError
@@ -38,12 +39,22 @@ class Stopper:
         Raises:
             LitODError: If the calls have been stopped already.
         """
+        with self.within(stop):
+            return work()
+
+    @contextmanager
+    def within(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Have `stop` called if the calls are stopped during the block.
+
+        Raises:
+            LitODError: If they have been stopped already.
+        """
         with self._lock:
             if self._stopped:
                 raise LitODError("the work was stopped")
             self._running.append(stop)
         try:
-            return work()
+            yield
         finally:
             with self._lock:
                 self._running.remove(stop)
@@ -63,6 +74,20 @@ _THREAD = threading.local()
 def stop_with(stopper: Stopper) -> None:
     """Have a stopper stop the native calls of the calling thread."""
     _THREAD.stopper = stopper
+
+
+@contextmanager
+def stopped_along(stopper: Stopper) -> Iterator[None]:
+    """Have the calling thread's stopper, if any, stop another along with it.
+
+    The thread waits for others during the block, whose calls the other stopper stops.
+    """
+    outer: Stopper | None = getattr(_THREAD, "stopper", None)
+    if outer is None:
+        yield
+        return
+    with outer.within(stopper.stop):
+        yield
 
 
 def stoppable(work: Callable[[], T], stop: Callable[[], None]) -> T:

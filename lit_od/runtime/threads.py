@@ -15,7 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from lit_od.errors import ConfigError
-from lit_od.runtime.stopping import Stopper, stop_with
+from lit_od.runtime.stopping import Stopper, stop_with, stopped_along
 
 if TYPE_CHECKING:
     from threadpoolctl import LibController, ThreadpoolController
@@ -103,7 +103,8 @@ def thread_count(threads: int | None) -> int:
 def threads_of_a_generator(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
     """Yield a thread pool that ends with the generator.
 
-    Waiting work is dropped, and graphs that run are stopped.
+    Waiting work is dropped, and graphs that run are stopped; the stopper of the thread that took the first item stops
+    them too.
 
     The thread that took the first item waits for the pool. Any other does not: garbage collection closes a
     generator on any thread, one of the pool's included, and that one would wait for itself.
@@ -114,9 +115,10 @@ def threads_of_a_generator(count: int, name: str) -> Iterator[ThreadPoolExecutor
     """
     consumer = threading.get_ident()
     stopper = Stopper()
-    pool = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=stop_with, initargs=(stopper,))
-    try:
-        yield pool
-    finally:
-        stopper.stop()
-        pool.shutdown(wait=threading.get_ident() == consumer, cancel_futures=True)
+    with stopped_along(stopper):
+        pool = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=stop_with, initargs=(stopper,))
+        try:
+            yield pool
+        finally:
+            stopper.stop()
+            pool.shutdown(wait=threading.get_ident() == consumer, cancel_futures=True)

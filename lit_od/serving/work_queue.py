@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from lit_od.images.batching import GRAPH_BATCH
 from lit_od.images.sources import Source
+from lit_od.runtime.stopping import Stopper, stop_with
 from lit_od.serving.limits import RETRY_AFTER, Refused
 from lit_od.serving.models import MAP, Answers, Model, part
 
@@ -44,7 +45,10 @@ class WorkQueue:
 
     def __init__(self, *, workers: int, capacity: int) -> None:
         self.capacity = capacity
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="lit_od-serve")
+        self._stopper = Stopper()
+        self._pool = ThreadPoolExecutor(
+            workers, thread_name_prefix="lit_od-serve", initializer=stop_with, initargs=(self._stopper,)
+        )
         self._lock = threading.Lock()
         self._waiting: deque[deque[Piece]] = deque()  # pieces by request
         self._busy = 0
@@ -81,7 +85,11 @@ class WorkQueue:
             self._requests -= 1
 
     def close(self) -> None:
-        """Wait for the pieces that are being scored, and drop the waiting ones."""
+        """Drop the waiting pieces, stop the graphs of the others, and wait.
+
+        No request waits for them any more. A decoder is not stopped.
+        """
+        self._stopper.stop()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _work(self) -> None:

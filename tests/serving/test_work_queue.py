@@ -1,6 +1,7 @@
 """The queue: turns, pieces taken together, what is given up, what fails."""
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, cast
@@ -8,10 +9,14 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from lit_od.backbone.model import Backbone
+from lit_od.errors import LitODError
 from lit_od.images.sources import Source, Unreadable
+from lit_od.runtime.threads import threads_of_a_generator
 from lit_od.serving.limits import Refused
 from lit_od.serving.models import Answers, Model
 from lit_od.serving.work_queue import WorkQueue
+from tests.support.endless import endless_graph
 
 PLAIN = frozenset({"score"})
 
@@ -136,3 +141,36 @@ def test_only_who_is_alone_gets_all_cores(queue: WorkQueue, held: Held) -> None:
     for parts in crowd:
         names(parts)
     assert held.alone == [True, False, True]
+
+
+class Endless:
+    """A model whose graph never ends, on the worker or on a thread that the worker waits for."""
+
+    def __init__(self, *, below: bool) -> None:
+        self.backbone = Backbone.load(endless_graph(), threads=1, providers=["cpu"])
+        self.below = below
+        self.begun = threading.Event()
+
+    def run(self) -> Answers:
+        self.begun.set()
+        return {"score": self.backbone(np.zeros((1, 2, 2, 1), np.uint8))[:, 0]}
+
+    def answer(self, sources: Sequence[Source], wanted: frozenset[str], *, alone: bool) -> Answers:
+        if not self.below:
+            return self.run()
+        with threads_of_a_generator(1, "test") as pool:
+            return pool.submit(self.run).result()
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_the_end_stops_a_graph_that_never_ends(below: bool) -> None:
+    queue, model = WorkQueue(workers=2, capacity=4), Endless(below=below)
+    running, waiting = queue.submit(cast(Model, model), sources(*map(str, range(32))), PLAIN)
+    assert model.begun.wait(10)
+    time.sleep(0.3)  # both are in the graph by now
+    begun = time.monotonic()
+    queue.close()
+    assert time.monotonic() - begun < 5
+    for piece in (running, waiting):
+        with pytest.raises(LitODError, match=r"the graph failed|the work was stopped"):
+            piece.result(0)
