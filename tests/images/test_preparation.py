@@ -342,6 +342,8 @@ def test_an_image_smaller_than_the_crop_is_refused(digit: Pixels) -> None:
         ({"size": (8, 8), "crop": (8, -1)}, r"crop must be height and width .* got \[8, -1\]"),
         ({"size": (8, 8), "crop": (9, 9), "crop_fraction": 0.5}, "crop and crop_fraction exclude each other"),
         ({"size": (8, 8), "crop_fraction": 0.0}, r"crop_fraction must lie in \(0, 1\], got 0"),
+        ({"size": (8, 8), "bits": 8}, r"bits must lie in 9\.\.15, or be null for all 16, got 8"),
+        ({"size": (8, 8), "bits": 16}, r"bits must lie in 9\.\.15, or be null for all 16, got 16"),
         ({"size": (8, 8), "crop_fraction": 1.5}, r"crop_fraction must lie in \(0, 1\], got 1\.5"),
         ({"size": (8, 8), "crop_fraction": float("nan")}, r"crop_fraction must lie in \(0, 1\], got nan"),
     ],
