@@ -6,8 +6,8 @@ This is the only such code: training, calibration and scoring all prepare their 
 
 Every kind of image becomes 8-bit grey or RGB:
     - EXIF orientation is applied, unless it is broken, and XMP's is not; of an animated file the first frame is taken.
-    - 16-bit grey: value / 257, rounded, so that 65535 is 255; with `bits`, 2**bits - 1 is 255. 32-bit integers must
-      lie in 0..65535 and are treated alike. Floating point must lie in [0, 1] and is multiplied by 255.
+    - 16-bit grey: value / 257, rounded, so that 65535 is 255; with `bits`, 2**bits - 1 is 255. Signed and 32-bit
+      integers must lie in 0..65535 and are treated alike. Floating point must lie in [0, 1] and is multiplied by 255.
       16-bit colour: the high byte, as Pillow decodes it. Where white is zero, values are inverted first, in all bits.
     - A file that says itself which value is white is taken at its word, never scaled twice: 12-bit TIFF (4095 is 255),
       PGM with a maximum other than 65535, JPEG 2000 of 9 to 15 bits. `bits` does not concern it.
@@ -20,7 +20,7 @@ import io
 import math
 import stat
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 import numpy as np
@@ -253,9 +253,7 @@ def eight_bits(image: Image.Image, white: int) -> Image.Image:
     if image.mode.startswith("I;16"):
         return _halved(image, white)
     if image.mode == "I":
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65_535:
-            raise ImageError("32-bit integers must lie in 0..65535")
+        _require_sixteen_bits(image)
         return _halved(image, white)
     if image.mode == "F":
         values = np.asarray(image)
@@ -263,6 +261,12 @@ def eight_bits(image: Image.Image, white: int) -> Image.Image:
             raise ImageError("floating-point values must lie in [0, 1]")
         return Image.fromarray(np.rint(values * 255).astype(np.uint8))
     return image
+
+
+def _require_sixteen_bits(image: Image.Image) -> None:
+    lowest, highest = cast("tuple[int, int]", image.getextrema())
+    if lowest < 0 or highest > 65_535:
+        raise ImageError(f"integers must lie in 0..65535, got {lowest}..{highest}")
 
 
 def _halved(image: Image.Image, white: int) -> Image.Image:
@@ -274,7 +278,7 @@ def _halved(image: Image.Image, white: int) -> Image.Image:
     largest = values.max()
     if largest > white:
         raise ImageError(
-            f"values above {white} for bits={white.bit_length()}: wanted 16-bit grey in 0..{white}, got up to {largest}"
+            f"values above {white} for bits={white.bit_length()}: wanted 16-bit grey in 0..{white}, got {largest}"
         )
     return Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
 
@@ -290,6 +294,8 @@ def _converted(image: Image.Image, preparation: Preparation) -> Image.Image:
     mode = "RGB" if preparation.mode == "rgb" else "L"
     if image.mode == mode and not image.has_transparency_data:
         return image
+    if image.mode == "I":
+        _require_sixteen_bits(image)  # here, to name the values of the whole image
     whole = Image.new(mode, image.size)
     for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(top + rows, image.height)))

@@ -57,7 +57,7 @@ def test_byte_orders(mode: str) -> None:
 def test_a_larger_value_is_refused(kind: type[np.generic], bits: int, value: int) -> None:
     image = Image.fromarray(np.array([[0, value, 7]]).astype(kind))
     most = 2**bits - 1
-    message = f"values above {most} for bits={bits}: wanted 16-bit grey in 0..{most}, got up to {value}"
+    message = f"values above {most} for bits={bits}: wanted 16-bit grey in 0..{most}, got {value}"
     with pytest.raises(ImageError, match=f"^{re.escape(message)}$"):
         prepared(image, bits)
     assert prepared(image, None)[0, 1] == np.floor(value / 257 + 0.5)
