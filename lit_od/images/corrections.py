@@ -6,6 +6,7 @@ has read of an opened file, its head; `after_decoding` on its pixels.
 
 import re
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,10 @@ import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from lit_od.errors import ImageError
+
+# Broken EXIF turns nothing, so it concerns nobody. The filter is the process's, since those of catch_warnings are not
+# safe with threads, and it is as narrow as the message allows.
+warnings.filterwarnings("ignore", r"(Possibly )?corrupt EXIF data\.", UserWarning, r"PIL\.TiffImagePlugin$")
 
 MAX_SCANS = 100
 """Largest number of scans of a JPEG, each of which passes over all pixels: encoders write about ten."""
