@@ -37,8 +37,9 @@ def make(sources: Sequence[Source], preparation: Preparation, backbone: Backbone
     Returns:
         `file.0` ... (bytes as uint8), `pixels` (n, h, w, c), `outputs` (n, ...) and `scores` (n,).
     """
-    chosen = [sources[row] for row in np.linspace(0, len(sources) - 1, len(_ENCODERS)).astype(int)]
-    files = [encode(_small(each.decode(), preparation)) for each, encode in zip(chosen, _ENCODERS, strict=True)]
+    encoders = _encoders(preparation.white)
+    chosen = [sources[row] for row in np.linspace(0, len(sources) - 1, len(encoders)).astype(int)]
+    files = [encode(_small(each.decode(), preparation)) for each, encode in zip(chosen, encoders, strict=True)]
     pixels = np.stack([prepare(open_image(file), preparation) for file in files])
     outputs = backbone(pixels)
     arrays: Arrays = {f"{_FILE}{row}": np.frombuffer(file, dtype=np.uint8) for row, file in enumerate(files)}
@@ -95,7 +96,7 @@ def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
 
 def _small(image: Image.Image, preparation: Preparation) -> Image.Image:
     """Convert an image to 8 bits and shrink it, but not below the crop's size."""
-    image = eight_bits(image)
+    image = eight_bits(image, preparation.white)
     height, width = preparation.crop or (1, 1)
     side = max(MAX_SIDE, 2 * max(*preparation.size, height, width))
     scale = max(side / max(image.size), width / image.width, height / image.height)
@@ -130,8 +131,9 @@ def _alpha_png(image: Image.Image) -> bytes:
     return _saved(opaque, "PNG")
 
 
-def _sixteen_bit_png(image: Image.Image) -> bytes:
-    return _saved(Image.fromarray(np.asarray(image.convert("RGB").convert("L")).astype(np.uint16) * 257), "PNG")
+def _sixteen_bit_png(image: Image.Image, white: int) -> bytes:
+    grey = np.asarray(image.convert("RGB").convert("L")).astype(np.uint32)
+    return _saved(Image.fromarray(((grey * white + 127) // 255).astype(np.uint16)), "PNG")
 
 
 def _turned_jpeg(image: Image.Image) -> bytes:
@@ -140,12 +142,14 @@ def _turned_jpeg(image: Image.Image) -> bytes:
     return _saved(image.convert("RGB").transpose(Image.Transpose.ROTATE_90), "JPEG", exif)
 
 
-_ENCODERS: tuple[Callable[[Image.Image], bytes], ...] = (
-    lambda image: _saved(image.convert("RGB"), "PNG"),
-    lambda image: _saved(image.convert("RGB"), "JPEG"),
-    _larger_png,
-    _palette_png,
-    _alpha_png,
-    _sixteen_bit_png,
-    _turned_jpeg,
-)
+def _encoders(white: int) -> tuple[Callable[[Image.Image], bytes], ...]:
+    """Return the encoders of images, for a preparation's white."""
+    return (
+        lambda image: _saved(image.convert("RGB"), "PNG"),
+        lambda image: _saved(image.convert("RGB"), "JPEG"),
+        _larger_png,
+        _palette_png,
+        _alpha_png,
+        lambda image: _sixteen_bit_png(image, white),
+        _turned_jpeg,
+    )

@@ -49,9 +49,11 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
     crop = f"centre crop {preparation.crop[0]}x{preparation.crop[1]}, then " if preparation.crop else ""
     if preparation.crop_fraction is not None:
         crop = f"centre crop of {preparation.crop_fraction:.0%}, then "
+    depth = f", 16-bit grey of {preparation.bits} bits" if isinstance(preparation.bits, int) else ""
     rule = {key: value for key, value in calibration.rule.items() if key != "rule"}
+    size = f"{preparation.size[0]}x{preparation.size[1]}"
     facts = [
-        ("images", f"{crop}{preparation.size[0]}x{preparation.size[1]} {preparation.mode}, {preparation.resize}"),
+        ("images", f"{crop}{size} {preparation.mode}, {preparation.resize}{depth}"),
         (
             "backbone",
             f"{_shape(model.input_shape)} uint8 to {model.output} {_shape(model.output_shape)}"

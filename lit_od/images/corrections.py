@@ -6,6 +6,7 @@ has read of an opened file, its head; `after_decoding` on its pixels.
 
 import re
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,11 +15,18 @@ from PIL import Image, ImageFile, TiffImagePlugin
 
 from lit_od.errors import ImageError
 
+# Broken EXIF turns nothing, so it concerns nobody. The filter is the process's, since those of catch_warnings are not
+# safe with threads, and it is as narrow as the message allows.
+warnings.filterwarnings("ignore", r"(Possibly )?corrupt EXIF data\.", UserWarning, r"PIL\.TiffImagePlugin$")
+
 MAX_SCANS = 100
 """Largest number of scans of a JPEG, each of which passes over all pixels: encoders write about ten."""
 
 BIG_ENDIAN_BIGTIFF = b"MM\0+"
 """First bytes of such a file."""
+
+KNOWN_WHITE = "lit_od: white is 65535"
+"""Key of an image's info: its file says which value is white, and Pillow has scaled that to 65535."""
 
 _MARKER = re.compile(rb"\xff([\x01-\xfe])", re.DOTALL)
 _BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))
@@ -78,6 +86,11 @@ def before_decoding(image: Image.Image) -> None:
         _require_few_scans(image)
     elif image.format == "JPEG2000":
         _require_channels_in_order(image)
+        if image.mode == "I;16" and _jpeg2000_bits(image) < 16:
+            image.info[KNOWN_WHITE] = True
+    elif image.format == "PPM":
+        if image.mode == "I" and image.tile[0].args not in ("I;16B", ("L", 65_535)):
+            image.info[KNOWN_WHITE] = True
     elif image.format == "PNG":
         _scale_transparent_grey(image)
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -160,11 +173,7 @@ def _require_channels_in_order(image: ImageFile.ImageFile) -> None:
 
     Pillow passes over them.
     """
-    assert image.fp is not None
-    place = image.fp.tell()
-    image.fp.seek(0)
-    head = image.fp.read(65_536)
-    image.fp.seek(place)
+    head = _head(image)
     begin = head.find(b"jp2h")
     found = head.find(b"cdef", begin, head.find(b"jp2c", begin)) if begin >= 0 else -1
     if found < 0:
@@ -176,6 +185,25 @@ def _require_channels_in_order(image: ImageFile.ImageFile) -> None:
             raise ImageError(
                 "a JPEG 2000 with its channels in another order, wanted grey or red, green, blue: save it anew"
             )
+
+
+def _jpeg2000_bits(image: ImageFile.ImageFile) -> int:
+    """Return the bits of a JPEG 2000's first channel.
+
+    Marker SIZ has them; 16 where it is not found.
+    """
+    head = _head(image)
+    begin = head.find(b"\xff\x4f\xff\x51")
+    return (head[begin + 42] & 0x7F) + 1 if 0 <= begin < len(head) - 42 else 16
+
+
+def _head(image: ImageFile.ImageFile) -> bytes:
+    assert image.fp is not None
+    place = image.fp.tell()
+    image.fp.seek(0)
+    head = image.fp.read(65_536)
+    image.fp.seek(place)
+    return head
 
 
 # PNG

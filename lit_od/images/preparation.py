@@ -6,10 +6,11 @@ This is the only such code: training, calibration and scoring all prepare their 
 
 Every kind of image becomes 8-bit grey or RGB:
     - EXIF orientation is applied, unless it is broken, and XMP's is not; of an animated file the first frame is taken.
-    - 16-bit grey: value / 257, rounded, so that 65535 is 255. 32-bit integers must lie in 0..65535
-      and are treated alike. Floating point must lie in [0, 1] and is multiplied by 255.
-      16-bit colour: the high byte, as Pillow decodes it. 12-bit TIFF: 4095 is 255. Where white is zero, values are
-      inverted.
+    - 16-bit grey: value / 257, rounded, so that 65535 is 255; with `bits`, 2**bits - 1 is 255. Signed and 32-bit
+      integers must lie in 0..65535 and are treated alike. Floating point must lie in [0, 1] and is multiplied by 255.
+      16-bit colour: the high byte, as Pillow decodes it. Where white is zero, values are inverted first, in all bits.
+    - A file that says itself which value is white is taken at its word, never scaled twice: 12-bit TIFF (4095 is 255),
+      PGM with a maximum other than 65535, JPEG 2000 of 9 to 15 bits. `bits` does not concern it.
     - Alpha, in whatever form, is laid over white. Palettes, CMYK, YCbCr, LAB and HSV become RGB.
     - Grey from colour is Pillow's luma (0.299 R + 0.587 G + 0.114 B), or luminosity
       (0.21 R + 0.72 G + 0.07 B) where the preparation says so; colour from grey repeats it.
@@ -19,7 +20,7 @@ import io
 import math
 import stat
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 import numpy as np
@@ -30,6 +31,7 @@ from lit_od.errors import ConfigError, DataError, ImageError
 from lit_od.images import heif
 from lit_od.images.corrections import (
     BIG_ENDIAN_BIGTIFF,
+    KNOWN_WHITE,
     after_decoding,
     before_decoding,
     classic_tiff,
@@ -67,6 +69,8 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         crop_fraction: Share, in (0, 1], of the largest centred box that has the proportions of `size`;
             it is cut out before resizing. None keeps the whole image and lets its proportions change.
         grey: Conversion of colour to grey: "pillow" or "luminosity".
+        bits: Significant bits of 16-bit grey, 9 to 15, as of a 12-bit camera: 2**bits - 1 becomes 255, larger
+            values are refused. Unset (also by None) takes all 16. Manifests have the key only where it is set.
     """
 
     size: tuple[int, int]
@@ -75,6 +79,7 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     crop: tuple[int, int] | None = None
     crop_fraction: float | None = None
     grey: Literal["pillow", "luminosity"] = "pillow"
+    bits: int | msgspec.UnsetType | None = msgspec.UNSET
 
     def __post_init__(self) -> None:
         for name, pair in (("size", self.size), ("crop", self.crop)):
@@ -84,11 +89,20 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise ConfigError("crop and crop_fraction exclude each other: give one of them")
         if self.crop_fraction is not None and not 0 < self.crop_fraction <= 1:
             raise ConfigError(f"crop_fraction must lie in (0, 1], got {self.crop_fraction:g}")
+        if self.bits is None:
+            msgspec.structs.force_setattr(self, "bits", msgspec.UNSET)
+        elif self.bits is not msgspec.UNSET and not 9 <= self.bits <= 15:
+            raise ConfigError(f"bits must lie in 9..15, or be null for all 16, got {self.bits}")
 
     @property
     def channels(self) -> int:
         """Return the number of channels: 1 for grey, 3 for RGB."""
         return 1 if self.mode == "grey" else 3
+
+    @property
+    def white(self) -> int:
+        """Return the value of 16-bit grey that becomes 255."""
+        return 2**self.bits - 1 if isinstance(self.bits, int) else 65_535
 
     @property
     def crops(self) -> bool:
@@ -164,8 +178,8 @@ def prepare(image: Image.Image | NDArray[np.uint8], preparation: Preparation) ->
     An array is a decoded image of shape (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), uint8.
 
     Raises:
-        ImageError: If the values of a float or 32-bit image are out of range, or the image is smaller
-            than the crop.
+        ImageError: If the values of a float, integer or 16-bit image are out of range, or the image is
+            smaller than the crop.
         DataError: If an array has another shape or type.
     """
     if isinstance(image, np.ndarray):
@@ -223,22 +237,24 @@ def from_array(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def eight_bits(image: Image.Image) -> Image.Image:
+def eight_bits(image: Image.Image, white: int) -> Image.Image:
     """Convert an image to 8 bits a channel.
+
+    Args:
+        image: An upright image.
+        white: Value of 16-bit grey that becomes 255, as of `Preparation.white`.
 
     Returns:
         An image in L, LA, RGB, RGBA or a mode that Pillow converts to them.
 
     Raises:
-        ImageError: If the values of a float or 32-bit image are out of range.
+        ImageError: If the values of a float, integer or 16-bit image are out of range.
     """
     if image.mode.startswith("I;16"):
-        return _halved(image)
+        return _halved(image, white)
     if image.mode == "I":
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65_535:
-            raise ImageError("32-bit integers must lie in 0..65535")
-        return _halved(image)
+        _require_sixteen_bits(image)
+        return _halved(image, white)
     if image.mode == "F":
         values = np.asarray(image)
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
@@ -247,13 +263,24 @@ def eight_bits(image: Image.Image) -> Image.Image:
     return image
 
 
-def _halved(image: Image.Image) -> Image.Image:
-    """Convert grey of 0..65535 to 8 bits, its transparent grey to white."""
-    values = np.asarray(image)
-    grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+def _require_sixteen_bits(image: Image.Image) -> None:
+    lowest, highest = cast("tuple[int, int]", image.getextrema())
+    if lowest < 0 or highest > 65_535:
+        raise ImageError(f"integers must lie in 0..65535, got {lowest}..{highest}")
+
+
+def _halved(image: Image.Image, white: int) -> Image.Image:
+    """Convert grey of 0..white to 8 bits, its transparent grey to white."""
+    values = np.asarray(image).astype(np.uint32)
+    white = 65_535 if KNOWN_WHITE in image.info else white
     if "transparency" in image.info:
-        grey[values == image.info["transparency"]] = 255
-    return Image.fromarray(grey)
+        values[values == image.info["transparency"]] = white
+    largest = values.max()
+    if largest > white:
+        raise ImageError(
+            f"values above {white} for bits={white.bit_length()}: wanted 16-bit grey in 0..{white}, got {largest}"
+        )
+    return Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
 
 
 def _converted(image: Image.Image, preparation: Preparation) -> Image.Image:
@@ -263,14 +290,16 @@ def _converted(image: Image.Image, preparation: Preparation) -> Image.Image:
     """
     rows = max(1, _BAND // image.width)
     if image.height <= rows:
-        return _in_colour(eight_bits(image), preparation)
+        return _in_colour(eight_bits(image, preparation.white), preparation)
     mode = "RGB" if preparation.mode == "rgb" else "L"
     if image.mode == mode and not image.has_transparency_data:
         return image
+    if image.mode == "I":
+        _require_sixteen_bits(image)  # here, to name the values of the whole image
     whole = Image.new(mode, image.size)
     for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(top + rows, image.height)))
-        whole.paste(_in_colour(eight_bits(band), preparation), (0, top))
+        whole.paste(_in_colour(eight_bits(band, preparation.white), preparation), (0, top))
     return whole
 
 

@@ -133,12 +133,12 @@ def test_anything_is_far_from_nothing() -> None:
 # Sources of every kind
 
 
-def odd_images(tmp_path: Path, digits: list[Source]) -> list[Source]:
+def odd_images(tmp_path: Path, digits: list[Source], white: int) -> list[Source]:
     """Real digits in the modes and sizes that a calibration part may hold."""
     digit = np.asarray(digits[0].decode())
     made = [
-        Image.fromarray(digit.astype(np.uint16) * 257),
-        Image.fromarray(digit.astype(np.int32) * 257),
+        Image.fromarray((digit / 255 * white).astype(np.uint16)),
+        Image.fromarray((digit / 255 * white).astype(np.int32)),
         Image.fromarray(digit.astype(np.float32) / 255),
         Image.fromarray(np.stack([digit] * 3, axis=-1)).convert("LAB"),
         Image.fromarray(digit).convert("CMYK"),
@@ -155,14 +155,15 @@ def odd_images(tmp_path: Path, digits: list[Source]) -> list[Source]:
         GREY,
         Preparation(size=(28, 28), mode="grey", crop=(35, 300)),
         Preparation(size=(28, 28), mode="grey", crop_fraction=0.8),
+        Preparation(size=(28, 28), mode="grey", bits=12),
     ],
-    ids=["whole", "crop", "crop_fraction"],
+    ids=["whole", "crop", "crop_fraction", "bits"],
 )
 def test_any_calibration_image_can_be_golden(
     tmp_path: Path, small_graph: bytes, made_bundle: Bundle, digits: list[Source], preparation: Preparation
 ) -> None:
     backbone = Backbone.load(small_graph, threads=1)
-    sources = odd_images(tmp_path, digits)
+    sources = odd_images(tmp_path, digits, preparation.white)
     if preparation.crop:
         sources = sources[-1:]
     golden = make(sources, preparation, backbone, made_bundle.detector)

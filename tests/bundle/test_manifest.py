@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lit_od.bundle.folder import Bundle
 from lit_od.bundle.manifest import MAX_NESTING, SCHEMA_VERSION, Manifest, decode, encode
 from lit_od.errors import BundleError
+from lit_od.images.preparation import Preparation
 from tests.support.sealing import signed
 
 Tree = dict[str, Any]
@@ -29,6 +30,20 @@ def test_it_comes_back_as_it_went_out(made_bundle: Bundle) -> None:
     assert encode(decode(raw)) == raw
     assert raw.endswith(b"}\n")
     raw.decode("ascii")
+
+
+def test_bits_are_a_key_only_where_they_are_set(made_bundle: Bundle) -> None:
+    """Manifests without them are, byte for byte, those of before the key."""
+    manifest, raw = made_bundle.manifest, encode(made_bundle.manifest)
+    assert b'"bits"' not in raw
+    for bits in (None, msgspec.UNSET):
+        how = Preparation(**{**msgspec.structs.asdict(manifest.preparation), "bits": bits})
+        assert encode(msgspec.structs.replace(manifest, preparation=how)) == raw
+    how = msgspec.structs.replace(manifest.preparation, bits=12)
+    twelve = msgspec.structs.replace(manifest, preparation=how)
+    assert json.loads(encode(twelve))["preparation"]["bits"] == 12
+    assert decode(encode(twelve)).preparation == how
+    assert how != manifest.preparation
 
 
 def test_its_hash_is_that_of_its_canonical_json(made_bundle: Bundle, tree: Tree) -> None:
@@ -74,6 +89,8 @@ def change(tree: Tree, path: str, value: object) -> Tree:
         ("preparation.size", [-28, 28], r"size must be height and width in 1\.\.16384, got \[-28, 28\]"),
         ("preparation.size", [10**9, 28], r"size must be height and width in 1\.\.16384"),
         ("preparation.crop_fraction", 2.0, r"crop_fraction must lie in \(0, 1\]"),
+        ("preparation.bits", 16, r"bits must lie in 9\.\.15, or be null for all 16, got 16"),
+        ("preparation.bits", True, r"Expected `int \| null`, got `bool` - at `\$\.preparation\.bits`"),
         ("preparation.mode", "RGB", "Invalid enum value 'RGB'"),
         ("files", [], r"Expected `object`, got `array` - at `\$\.files`"),
         ("name", None, r"Expected `str`, got `null` - at `\$\.name`"),

@@ -55,9 +55,10 @@ def test_it_warns_where_the_interval_promises_too_much(made_bundle: Bundle) -> N
     [
         ({"crop": (20, 24)}, "centre crop 20x24, then 28x28 grey, bilinear"),
         ({"crop_fraction": 0.875, "resize": "bicubic"}, "centre crop of 88%, then 28x28 grey, bicubic"),
+        ({"bits": 12}, "28x28 grey, bilinear, 16-bit grey of 12 bits"),
     ],
 )
-def test_crops_are_stated(made_bundle: Bundle, options: dict[str, object], line: str) -> None:
+def test_crops_and_bits_are_stated(made_bundle: Bundle, options: dict[str, object], line: str) -> None:
     how = Preparation(size=(28, 28), mode="grey", **options)  # type: ignore[arg-type]
     manifest = msgspec.structs.replace(made_bundle.manifest, preparation=how)
     assert rows(model_card(manifest, made_bundle.calibration))["images"] == line

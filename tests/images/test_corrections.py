@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +235,27 @@ def test_broken_exif_turns_nothing(form: str) -> None:
     for broken in (b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0what it is nobody knows", b"Exif\0\0MM"):
         came = open_image(encoded(picture, form, exif=broken))
         np.testing.assert_array_equal(np.asarray(came), np.asarray(open_image(encoded(picture, form))))
+
+
+def test_broken_exif_prints_nothing_and_other_warnings_are_printed(tmp_path: Path) -> None:
+    """In a process of its own: pytest has its own filters."""
+    broken = {"cut.jpg": b"Exif\0\0II*\0\x08\0\0\0\xff\xff", "far.jpg": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x0e\x01\x02\0"}
+    broken["far.jpg"] += struct.pack("<III", 999, 26, 0)  # a text of 999 bytes, in a file of fewer
+    for name, exif in broken.items():
+        (tmp_path / name).write_bytes(encoded(Image.fromarray(samples(3, 255)), "JPEG", exif=exif))
+    script = (
+        "import sys; from concurrent.futures import ThreadPoolExecutor; from pathlib import Path\n"
+        "from lit_od.images.preparation import open_image\n"
+        "print([image.size for image in ThreadPoolExecutor(2).map(open_image, map(Path, sys.argv[1:]))])"
+    )
+
+    def run(*names: str) -> tuple[str, str]:
+        words = [sys.executable, "-W", "always", "-c", script, *(str(tmp_path / name) for name in names)]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        return done.stdout.strip(), done.stderr
+
+    assert run("cut.jpg", "cut.jpg") == ("[(9, 6), (9, 6)]", "")
+    assert "UserWarning: Tag data larger than file" in run("far.jpg")[1]
 
 
 def test_an_image_is_turned_once() -> None:

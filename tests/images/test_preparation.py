@@ -15,6 +15,7 @@ from lit_od.errors import ConfigError, DataError, ImageError
 from lit_od.images.find_local import EXTENSIONS
 from lit_od.images.preparation import FORMATS, Preparation, from_array, open_image, prepare
 from lit_od.images.sources import Source
+from tests.support.image_files import tiff
 from tests.support.images import encoded
 
 Pixels = NDArray[np.uint8]
@@ -75,11 +76,28 @@ def test_thirty_two_bit_integers_go_the_way_of_sixteen_bits(digit: Pixels) -> No
     np.testing.assert_array_equal(prepare(image, grey(digit))[..., 0], digit)
 
 
-@pytest.mark.parametrize("value", [-1, 65_536, 2**31 - 1])
-def test_thirty_two_bit_integers_out_of_range_are_refused(value: int) -> None:
-    image = Image.fromarray(np.array([[0, value]], dtype=np.int32))
-    with pytest.raises(ImageError, match=r"^32-bit integers must lie in 0\.\.65535$"):
-        prepare(image, Preparation(size=(1, 2)))
+@pytest.mark.parametrize("banded", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "values", "span"),
+    [
+        (np.int32, [0, -1, 9], r"-1\.\.9"),
+        (np.int32, [3, 65_536, 5], r"3\.\.65536"),
+        (np.int32, [2**31 - 1, 7, -(2**31)], r"-2147483648\.\.2147483647"),
+        (np.int16, [300, -2, 9], r"-2\.\.300"),
+    ],
+)
+def test_integers_out_of_range_are_refused(
+    monkeypatch: pytest.MonkeyPatch, kind: type[np.signedinteger], values: list[int], span: str, banded: bool
+) -> None:
+    column = np.array(values, dtype=kind)[:, None]
+    if banded:
+        monkeypatch.setattr("lit_od.images.preparation._BAND", 1)
+    if kind == np.int16:
+        image = open_image(tiff(column[..., None], photometric=1, tags={339: (2,)}))
+    else:
+        image = Image.fromarray(column)
+    with pytest.raises(ImageError, match=rf"^integers must lie in 0\.\.65535, got {span}$"):
+        prepare(image, Preparation(size=(3, 1)))
 
 
 def test_floating_point_is_multiplied_by_255() -> None:
@@ -342,6 +360,8 @@ def test_an_image_smaller_than_the_crop_is_refused(digit: Pixels) -> None:
         ({"size": (8, 8), "crop": (8, -1)}, r"crop must be height and width .* got \[8, -1\]"),
         ({"size": (8, 8), "crop": (9, 9), "crop_fraction": 0.5}, "crop and crop_fraction exclude each other"),
         ({"size": (8, 8), "crop_fraction": 0.0}, r"crop_fraction must lie in \(0, 1\], got 0"),
+        ({"size": (8, 8), "bits": 8}, r"bits must lie in 9\.\.15, or be null for all 16, got 8"),
+        ({"size": (8, 8), "bits": 16}, r"bits must lie in 9\.\.15, or be null for all 16, got 16"),
         ({"size": (8, 8), "crop_fraction": 1.5}, r"crop_fraction must lie in \(0, 1\], got 1\.5"),
         ({"size": (8, 8), "crop_fraction": float("nan")}, r"crop_fraction must lie in \(0, 1\], got nan"),
     ],
