@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -18,11 +18,13 @@ IMAGES = np.zeros((2, 2, 2, 1), np.uint8)
 
 
 @pytest.fixture
-def interrupt_soon() -> Callable[[], None]:
+def interrupt_soon() -> Iterator[Callable[[], None]]:
     """Starts what a Ctrl-C does, in a moment."""
     main = threading.main_thread().ident
     assert main is not None
-    return threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT)).start
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever has started the tests may ignore it
+    yield threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT)).start
+    signal.signal(signal.SIGINT, before)
 
 
 def test_one_interrupt_ends_a_graph_that_never_ends(
