@@ -32,11 +32,12 @@ DETECTORS = {
     "pca_residual": ("pca_residual", {}),
     "reconstruction": ("reconstruction", {"outlier_perc": 20}),
 }
-DEMO = [
+SMALL = [
     "--data.limit=300", "--trainer.accelerator=cpu", "--trainer.max_epochs=2", "--data.augment=null",
 ]  # fmt: skip
 JOBS = ("RecordedClassifier", "RecordedDOC", "RecordedAutoencoder", "Down", "Up")
-DEMO += [f"--trust=tests.support.jobs.{name}" for name in JOBS]
+TRUST = [f"--trust=tests.support.jobs.{name}" for name in JOBS]
+DEMO = [*SMALL, *TRUST]
 CLASSIFIER = "--model.class_path=tests.support.jobs.RecordedClassifier"
 
 
@@ -186,7 +187,7 @@ def test_fit_trains_exports_and_fits_in_two_processes(ranks, tmp_path):
     assert printed.count("Try it: lit-od score") == 1, printed
     assert wrong == ""
     bundle = Bundle.read(tmp_path / "b")
-    data = ImageData(read("demo", DEMO).data, seed=0)
+    data = ImageData(read("demo", SMALL).data, seed=0)
     assert bundle.manifest.detector.images == len(data.sources("train"))
     assert bundle.calibration.scores.size == len(data.sources("calibration"))
     assert "val_loss" in bundle.manifest.provenance.metrics
@@ -196,7 +197,7 @@ def test_export_in_two_processes_is_export_in_one(ranks, tmp_path):
     train(ranks, 1, tmp_path / "t", CLASSIFIER, "--trainer.max_epochs=1")
     for world in (1, 2):
         words = ["export", tmp_path / "t" / "run" / "best.ckpt", "--detector", "knn", "--out", tmp_path / str(world)]
-        words += DEMO[-len(JOBS) :]
+        words += TRUST
         assert ranks(world, tmp_path / f"said{world}", *words) == [0] * world
     one, two = (Bundle.read(tmp_path / str(world)) for world in (1, 2))
     np.testing.assert_array_equal(one.calibration.scores, two.calibration.scores)
@@ -313,7 +314,9 @@ def test_an_image_that_one_process_cannot_read_stops_both(ranks, tmp_path, digit
     for row in range(100):
         (tmp_path / "images").mkdir(exist_ok=True)
         source = sorted(digit_files.rglob("*.png"))[row % 40]
-        (tmp_path / "images" / f"{row:03}.png").write_bytes(source.read_bytes() if row != 95 else b"no picture")
+        (tmp_path / "images" / f"{row:03}.png").write_bytes(
+            source.read_bytes() + bytes([row]) if row != 95 else b"no picture"  # no two are copies
+        )
     words = ["fit", "folder", f"--data.root={tmp_path / 'images'}", "--data.prepare.size=[32, 32]"]
     assert ranks(2, tmp_path / "said", *words, "--out", tmp_path / "bundle") == [2, 2]
     printed, wrong = said(tmp_path / "said")
@@ -335,7 +338,7 @@ STEPS = [
 def test_a_run_killed_three_times_ends_where_an_unbroken_one_ends(ranks, tmp_path, seed):
     """Killed in the middle of an epoch, the epoch is done anew from (seed, epoch, step): the same to the bit."""
     train(ranks, 1, tmp_path / "whole", *STEPS)
-    steps_an_epoch = -(-len(ImageData(read("demo", DEMO).data, seed=0).sources("train")) // 32)
+    steps_an_epoch = -(-len(ImageData(read("demo", SMALL).data, seed=0).sources("train")) // 32)
     kills = np.sort(np.random.default_rng(seed).choice(np.arange(1, 4 * steps_an_epoch), 3, replace=False))
     print(f"seed {seed}: killed at the steps {kills}")
     words = ["train", "demo", "--out", tmp_path / "run", *DEMO, *STEPS, "--resume"]
@@ -356,7 +359,7 @@ def test_sigterm_stops_a_run_that_goes_on(ranks, tmp_path, world):
     """In its second epoch: it ends where the run ends that was not stopped, to the bit."""
     small = [CLASSIFIER, "--data.batch_size=8"]
     train(ranks, world, tmp_path / "whole", *small)
-    rows = len(ImageData(read("demo", DEMO).data, seed=0).sources("train"))
+    rows = len(ImageData(read("demo", SMALL).data, seed=0).sources("train"))
     steps_an_epoch = -(-(rows // world) // 8)
     words = ["train", "demo", "--out", tmp_path / "run", *DEMO, *small, "--resume"]
     environment = {"KILL_AT": str(steps_an_epoch + 3), "KILL_BY": "SIGTERM"}

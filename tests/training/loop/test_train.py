@@ -445,7 +445,6 @@ def test_a_batch_of_one_image_cannot_be_normalised(tmp_path):
         ("--trainer.val_check_interval=0", r"val_check_interval 0 validates within an epoch"),
         ("--model.init_args.lr_floor=abc", r"LitClassifier: lr_floor must be a number, got 'abc' \(str\)"),
         ("--model.init_args.network=5", r"LitClassifier: network must be text, got 5 \(int\)"),
-        ("--model.init_args.checkpoint_path=5", r"LitClassifier: checkpoint_path must be text or null, got 5"),
         ("--model.init_args.pretrained=1", r"LitClassifier: pretrained must be true or false, got 1"),
         ("--model.init_args.dropout=true", r"LitClassifier: dropout must be a number, got True"),
     ],
