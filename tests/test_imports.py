@@ -13,10 +13,10 @@ from lit_od import cli
 
 PACKAGE = Path(lit_od.__file__).parent
 TORCH = "torch lightning torchvision timm torchmetrics onnx".split()
-"""What only training and experiments may load; onnx comes with the training extra too."""
+"""Packages that only training and experiments may load; onnx comes with the training extra too."""
 
 HEAVY = [*TORCH, *"sklearn scipy matplotlib pandas".split()]
-"""What a scorer must not load."""
+"""Packages that a scorer must not load."""
 
 PROBE = """
 import json, sys

@@ -198,7 +198,7 @@ def test_the_module_map_shows_the_layers() -> None:
 
 
 def test_packages_form_no_circle() -> None:
-    """What the layers already say, found once more without them: places as files."""
+    """Find circles without the table of layers: arrows run between the places of files."""
     arrows: dict[Path, set[Path]] = {}
     for each in imports_of(PACKAGE):
         here = place_of(PACKAGE, each.file)

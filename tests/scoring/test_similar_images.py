@@ -1,4 +1,4 @@
-"""What like images have in common: their features, or the pixels of small copies."""
+"""Likeness of images: by their features, or by the pixels of small copies."""
 
 from pathlib import Path
 

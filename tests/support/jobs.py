@@ -1,4 +1,4 @@
-"""What the processes of tests.support.ranks are asked to do."""
+"""Jobs that the processes of tests.support.ranks carry out."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What the Python interface of training and export is given by mistake."""
+"""Mistaken arguments of the Python interface of training and export."""
 
 from pathlib import Path
 from typing import Any
