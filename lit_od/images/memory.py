@@ -10,6 +10,9 @@ from PIL import Image
 MOST = 2**31
 """Bytes of all images that are decoded at once; the largest image takes less."""
 
+_SMALL = 512
+"""Images that take less than this part of a budget, 1 / 512, are not counted: the lock would cost more."""
+
 
 class MemoryBudget:
     """A number of bytes that threads share.
@@ -35,14 +38,16 @@ class MemoryBudget:
         try:
             yield
         finally:
-            with self._changed:
-                self._taken -= self._own.taken
-                del self._own.taken
-                self._changed.notify_all()
+            taken = self._own.taken
+            del self._own.taken
+            if taken:
+                with self._changed:
+                    self._taken -= taken
+                    self._changed.notify_all()
 
     def take(self, amount: int) -> None:
         """Wait until bytes are free, and take them; outside `returned` do nothing."""
-        if not hasattr(self._own, "taken"):
+        if amount < self._most // _SMALL or not hasattr(self._own, "taken"):
             return
         with self._changed:
             self._changed.wait_for(lambda: self._taken == self._own.taken or self._taken + amount <= self._most)

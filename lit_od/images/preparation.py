@@ -18,7 +18,6 @@ Every kind of image becomes 8-bit grey or RGB:
 
 import io
 import math
-import stat
 from pathlib import Path
 from typing import Literal, cast
 
@@ -39,6 +38,7 @@ from lit_od.images.corrections import (
     xmp_set_aside,
 )
 from lit_od.images.decoding_errors import cause_of, unidentified
+from lit_od.images.file_contents import contents
 from lit_od.images.memory import BUDGET, bytes_needed
 from lit_od.types import Images
 
@@ -126,7 +126,8 @@ def open_image(file: Path | bytes, *, most: int = MAX_PIXELS) -> Image.Image:
         ImageError: If it cannot be read; the message holds the cause, not the path.
     """
     try:
-        if (_file_size(file) if isinstance(file, Path) else len(file)) == 0:
+        file = contents(file) if isinstance(file, Path) else file
+        if file == b"":
             raise ImageError("empty file")
         with _opened(file) as image:
             return loaded(image, most=most)
@@ -203,23 +204,6 @@ def _fitted(image: Image.Image, preparation: Preparation) -> Images:
     if image.size != size or box not in (None, (0, 0, *size)):
         image = image.resize(size, _RESAMPLING[preparation.resize], box=box)
     return np.asarray(image, dtype=np.uint8).reshape(preparation.shape)
-
-
-def _file_size(file: Path) -> int:
-    """Return the size of a file in bytes.
-
-    Raises:
-        ImageError: If it is no regular file: opening a pipe would wait for its writer.
-    """
-    try:
-        status = file.stat()
-    except ValueError:  # a name that no file can have
-        raise ImageError("no such file") from None
-    if stat.S_ISDIR(status.st_mode):
-        raise ImageError("is a folder, wanted an image file")
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageError("is a pipe or a device, wanted an image file")
-    return status.st_size
 
 
 def from_array(pixels: NDArray[np.uint8]) -> Image.Image:
