@@ -1,6 +1,7 @@
 """A pretrained network used unchanged: features of named layers."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -13,7 +14,13 @@ from lit_od.training.networks.channel_axes import channel_axes
 from lit_od.training.networks.feature_network import FeatureNetwork
 from lit_od.training.networks.layer_features import CutNetwork, drop_unused, require_layers, weights_used
 from lit_od.training.networks.pooling import Pooling
-from lit_od.training.networks.pretrained import WholeNetwork, feature_count, is_import_path, whole_network
+from lit_od.training.networks.pretrained import (
+    WholeNetwork,
+    feature_count,
+    is_import_path,
+    resample,
+    whole_network,
+)
 from lit_od.training.networks.weights import load_part
 
 
@@ -66,7 +73,7 @@ class FrozenBackbone(LightningModule):
             unit_length: Divide the pooled values of each layer by their length, so that a detector
                 compares directions.
             checkpoint_path: File with weights under the network's own names. It may be partial: only
-                the weights that the layers need are read.
+                the weights that the layers need are read. timm resamples weights of images of another size.
             pretrained: Without a file, take the published weights; else they stay random.
             scaling: `mean`, `std` and optionally `order`, as in `Scaling`. None takes the scaling of the
                 network's training, and for an import path pixels in [-1, 1].
@@ -114,7 +121,8 @@ class FrozenBackbone(LightningModule):
         width = feature_count(cut, network, len(whole.mean), size)
         used = weights_used(cut, pixels)
         if checkpoint_path is not None:
-            load_part(cut.body, checkpoint_path, [name.removeprefix("body.") for name in used])
+            at_size = partial(resample, name=network, image_size=size, options={})
+            load_part(cut.body, checkpoint_path, [name.removeprefix("body.") for name in used], at_size)
         drop_unused(cut, used, pixels)
         for weight in cut.parameters():
             weight.requires_grad_(False)

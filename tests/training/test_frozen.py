@@ -9,6 +9,7 @@ import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from lit_od import Bundle, Scorer
@@ -121,6 +122,32 @@ def test_transformers_give_tokens_and_state_that_their_maps_are_channels_last():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("size", [(64, 96), (80, 320)])  # the latter has as many patches as the 160x160 of the file
+def test_weights_of_images_of_another_size_are_resampled(tmp_path: Path, size: tuple[int, int]):
+    state = timm.create_model("test_vit").state_dict()
+    save_file({name: weight for name, weight in state.items() if "blocks.1." not in name}, tmp_path / "w.safetensors")
+    grid = [side // 16 for side in size]
+    reference = timm.create_model("test_vit", img_size=size).eval()
+    reference.load_state_dict(state | {"pos_embed": resample_abs_pos_embed(state["pos_embed"], grid, [10, 10])})
+    options = {"image_size": size, "checkpoint_path": str(tmp_path / "w.safetensors")}
+    frozen = FrozenBackbone(network="test_vit", layers=["blocks.0"], **options)
+    images = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8)
+    config = reference.pretrained_cfg
+    mean, std = (torch.tensor(config[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    pixels = (images.permute(0, 3, 1, 2) / 255 - mean) / std
+    given = reference.norm_pre(reference.patch_drop(reference._pos_embed(reference.patch_embed(pixels))))
+    torch.testing.assert_close(frozen(images), reference.blocks[0](given).mean(1), rtol=1e-4, atol=1e-5)
+
+    save_file(state, tmp_path / "w.safetensors")
+    trained = build_network("test_vit", channels=3, **options).eval()
+    reference.reset_classifier(0)
+    torch.testing.assert_close(trained(images), reference(pixels), rtol=1e-4, atol=1e-5)
+    save_file(state | {"blocks.0.norm1.weight": torch.zeros(5)}, tmp_path / "w.safetensors")
+    with pytest.raises(DataError, match=r"w\.safetensors is of another architecture: .*mismatch for blocks\.0\.norm1"):
+        build_network("test_vit", channels=3, **options)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(
     ("network", "layer", "size", "channels_first"),
     [
@@ -192,6 +219,7 @@ def test_a_network_of_the_users_own_is_cut_where_its_tail_would_fail(tmp_path: P
             {"network": "test_resnett"},
             r"no network 'test_resnett': wanted torchvision:NAME, a timm model .* test_resnet",
         ),
+        ({"network": f"{TIMM}.nope"}, rf"no network '{TIMM}\.nope': .*there are {TIMM}\.r160_in1k"),
         ({"network": "torchvision:vg16"}, r"no network 'torchvision:vg16': .* did you mean torchvision:vgg16\?"),
         ({"network": f"{__name__}:Own", "pretrained": True}, "has no published weights: give checkpoint_path, or"),
         ({"network": f"{__name__}:Own", "layers": ["head"]}, r"Own fails on one image of 3 channels and 64x64"),

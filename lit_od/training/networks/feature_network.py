@@ -5,6 +5,7 @@ needs no further preprocessing.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_od.errors import ConfigError
-from lit_od.training.networks.pretrained import create_timm, feature_count, is_import_path, own_module
+from lit_od.training.networks.pretrained import create_timm, feature_count, is_import_path, own_module, resample
 from lit_od.training.networks.weights import load_weights
 
 SMALL_CNN = "small-cnn"
@@ -120,7 +121,7 @@ def build_network(
         channels: 1 or 3.
         image_size: (height, width).
         pretrained: Take timm's published weights, which may have to be downloaded.
-        checkpoint_path: File with weights under timm's names, in their place.
+        checkpoint_path: File with weights under timm's names, in their place; of images of any size.
         dropout: Share of the inputs of the last layers that are dropped in training.
 
     Raises:
@@ -141,7 +142,8 @@ def build_network(
         body = create_timm(name, pretrained=fetched, image_size=image_size, options=options, others=[SMALL_CNN])
         config: dict[str, Any] = body.pretrained_cfg  # type: ignore[assignment]  # nn.Module's attributes are untyped
         if checkpoint_path is not None:
-            load_weights(body, checkpoint_path, channels=channels, first=config.get("first_conv"))
+            at_size = partial(resample, name=name, image_size=image_size, options=options)
+            load_weights(body, checkpoint_path, channels=channels, first=config.get("first_conv"), resample=at_size)
         mean, std = config["mean"], config["std"]
         if len(mean) != channels:
             mean, std = [sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels

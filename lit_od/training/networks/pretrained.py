@@ -1,6 +1,7 @@
 """Networks by name: timm's, torchvision's, and others by import path."""
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from lit_od.errors import ConfigError
 from lit_od.import_paths import accepted, code_of, imported, require_trusted
 from lit_od.training.networks.trial import output_of_zeros, shape_or_type
+from lit_od.training.quiet_logging import quiet_logging
 
 NETWORK = "init_args.network"
 """Key of the argument that names a network; it may be timm's or torchvision's as well as an import path."""
@@ -148,10 +150,53 @@ def create_timm(
         raise ConfigError(
             f"no network {name!r}: wanted {', '.join(others)}, a timm model or package.module:Class{hint}"
         )
-    settings = timm.get_pretrained_cfg(name)
-    size = {"img_size": image_size} if settings is not None and settings.fixed_input_size else {}
+    size = _fixed_size(name, image_size)
     with _hub() if pretrained and not name.startswith(LOCAL) else contextlib.nullcontext():
         return _created(name, pretrained, lambda: timm.create_model(name, pretrained=pretrained, **options, **size))
+
+
+def _fixed_size(name: str, image_size: tuple[int, int]) -> dict[str, Any]:
+    """Return timm's argument for the size of images, if a network takes one."""
+    import timm  # as above
+
+    try:
+        settings = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # its tag, after the dot
+        known = ", ".join(timm.list_pretrained(name.partition(".")[0])) or "none"
+        raise ConfigError(f"no network {name!r}: {error} Of timm's there are {known}") from error
+    return {"img_size": image_size} if settings is not None and settings.fixed_input_size else {}
+
+
+def resample(
+    state: dict[str, Any], body: nn.Module, *, name: str, image_size: tuple[int, int], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Resample weights for the size of a timm model's images.
+
+    timm does it, for those weights that belong to places in the image, embeddings of positions for instance. Weights
+    of networks that take images of any size are returned unchanged.
+
+    Args:
+        state: Weights under the model's names, of images of any size; they need not be all.
+        body: The model as `create_timm` makes it.
+        name: Name of the model.
+        image_size: (height, width) of the model's images.
+        options: The model's further options, as of `create_timm`.
+
+    Raises:
+        Exception: If timm cannot; it states no types.
+    """
+    size = _fixed_size(name, image_size)
+    if not size:
+        return state
+    import timm  # as above
+
+    whole = body.state_dict() | state
+    given = {"state_dict": whole, "source": ""}
+    with quiet_logging(["timm"], logging.ERROR), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of timm's own calls of torch
+        other = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=given, **options, **size)
+    found: dict[str, Any] = other.state_dict()
+    return {each: found.get(each, weight) for each, weight in state.items()}
 
 
 @contextlib.contextmanager

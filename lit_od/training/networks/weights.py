@@ -1,8 +1,8 @@
 """Weights from files, read without running code from them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors.torch import load_file
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from lit_od.errors import DataError
 from lit_od.training.networks.trial import shape_or_type
+
+Resample: TypeAlias = Callable[[dict[str, Any], nn.Module], dict[str, Any]]
+"""Function that fits weights by name to a module's size of images."""
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
@@ -32,7 +35,9 @@ def read_tensors(path: Path) -> dict[str, Any]:
     return found
 
 
-def load_weights(module: nn.Module, path: str, *, channels: int, first: str | tuple[str, ...] | None) -> None:
+def load_weights(
+    module: nn.Module, path: str, *, channels: int, first: str | tuple[str, ...] | None, resample: Resample
+) -> None:
     """Load weights under timm's names; further contents of the file are left out.
 
     Args:
@@ -40,6 +45,7 @@ def load_weights(module: nn.Module, path: str, *, channels: int, first: str | tu
         path: The file; weights may lie under "state_dict".
         channels: Channels of the model's input; three input channels of the file are summed into one.
         first: Names of the layers that see the image.
+        resample: Fits the weights to the model's size of images.
 
     Raises:
         DataError: If the file cannot be read, or is of another architecture.
@@ -52,7 +58,7 @@ def load_weights(module: nn.Module, path: str, *, channels: int, first: str | tu
             f"{path} is of another architecture: {len(missing)} of {len(wanted)} weights are not in it, "
             f"the first is {missing[0]}"
         )
-    chosen: dict[str, Tensor] = {name: found[name] for name in wanted}
+    chosen: dict[str, Tensor] = _resampled({name: found[name] for name in wanted}, module, path, resample)
     for layer in (first,) if isinstance(first, str) else first or ():
         weight = chosen[f"{layer}.weight"]
         if channels == 1 and weight.ndim == 4 and weight.shape[1] == 3:
@@ -60,13 +66,14 @@ def load_weights(module: nn.Module, path: str, *, channels: int, first: str | tu
     load_state(module, chosen, path)
 
 
-def load_part(module: nn.Module, path: str, names: Sequence[str]) -> None:
+def load_part(module: nn.Module, path: str, names: Sequence[str], resample: Resample) -> None:
     """Load some of a network's weights from a file.
 
     Args:
         module: Any module; its other weights stay.
         path: The file; weights may lie under "state_dict".
         names: Names of the weights in the module.
+        resample: Fits the weights to the module's size of images.
 
     Raises:
         DataError: If the file cannot be read, lacks one of them, or holds it in another shape.
@@ -78,14 +85,23 @@ def load_part(module: nn.Module, path: str, names: Sequence[str]) -> None:
             f"{path} lacks {len(missing)} of the {len(names)} weights that the layers need, the first is {missing[0]}: "
             "choose earlier layers, or another file"
         )
+    chosen = _resampled({name: found[name] for name in names}, module, path, resample)
     for name in names:
-        shape = shape_or_type(found[name])
+        shape = shape_or_type(chosen[name])
         if shape != tuple(wanted[name].shape):
             raise DataError(
                 f"{path} is of another architecture: {name} is {shape} in the file, {tuple(wanted[name].shape)} in "
                 "the network"
             )
-    module.load_state_dict({name: found[name] for name in names}, strict=False)
+    module.load_state_dict(chosen, strict=False)
+
+
+def _resampled(state: dict[str, Any], module: nn.Module, path: str, resample: Resample) -> dict[str, Any]:
+    try:
+        return resample(state, module)
+    except Exception as error:  # timm's code for each network raises others
+        cause = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise DataError(f"{path} is of another architecture: {cause}") from error
 
 
 def _read_state(path: str) -> dict[str, Any]:
