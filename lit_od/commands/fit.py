@@ -12,7 +12,7 @@ how many they are, but for the training, where N processes take steps of N times
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -36,13 +36,15 @@ from lit_od.recipes.overrides import parse_overrides
 from lit_od.recipes.schema import Recipe
 from lit_od.runtime.processes import Group, place
 
-WITHOUT_EFFECT = {
-    "export": "which is used as it is",
+FOR_TRAINING = {
     "data.batch_size": "over which nothing is trained",
     "data.memory": "over which nothing is trained",
     "data.split.validation": "over which nothing is validated (data.split.calibration is what is set aside)",
 }
-"""Keys of a recipe that go with a `model`, and the reason."""
+"""Keys of a recipe that a backbone ignores which is not trained, and the reason."""
+
+FOR_MODELS = FOR_TRAINING | {"export": "which is used as it is"}
+"""Keys of a recipe that an ONNX backbone ignores, and the reason."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +62,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     recipe = cache(lambda: _recipe(args, overrides))
     if place() is None and (count := process_count(recipe().trainer)) > 1:
         return launch(count, command_line("fit", args, overrides))
-    return each_process(lambda group: _fit(recipe(), args, group))
+    return each_process(lambda group: _fit(recipe(), args, overrides, group))
 
 
 def _recipe(args: argparse.Namespace, overrides: list[str]) -> Recipe:
@@ -69,33 +71,40 @@ def _recipe(args: argparse.Namespace, overrides: list[str]) -> Recipe:
     recipe = read_recipe(args, overrides)
     if args.backbone is not None:
         recipe = msgspec.structs.replace(recipe, backbone=args.backbone)
-    if recipe.backbone is not None:
-        _require_effect(overrides)
     return recipe
 
 
-def _require_effect(overrides: Sequence[str]) -> None:
-    """Raise ConfigError for an override that an ONNX backbone ignores."""
+def _require_effect(
+    args: argparse.Namespace, overrides: Sequence[str], ignored: Mapping[str, str], backbone: str
+) -> None:
+    """Raise ConfigError for an option that a backbone ignores."""
+    if args.early_stopping is not None:
+        raise ConfigError(f"--early-stopping goes with training, and over {backbone} nothing is trained: leave it out")
     for path, _ in parse_overrides(overrides):
-        for key, reason in WITHOUT_EFFECT.items():
+        for key, reason in ignored.items():
             if path == key or path.startswith(f"{key}."):
-                raise ConfigError(f"--{path} has no effect over an ONNX backbone, {reason}: leave it out")
+                raise ConfigError(f"--{path} has no effect over {backbone}, {reason}: leave it out")
 
 
-def _fit(recipe: Recipe, args: argparse.Namespace, group: Group) -> int:
+def _fit(recipe: Recipe, args: argparse.Namespace, overrides: Sequence[str], group: Group) -> int:
     out = Path(args.out)
     started = time.perf_counter()
     run_folder = Path(args.run) if args.run else None
     if recipe.backbone is not None:
         require_no_run(run_folder)
-        if args.early_stopping is not None:
-            raise ConfigError("--early-stopping goes with training, and over an ONNX backbone nothing is trained")
+        _require_effect(args, overrides, FOR_MODELS, "an ONNX backbone")
         bundle = fit_onnx(recipe, out, **session_options(args), group=group, trust=args.trust)
     else:
-        if group.rank == 0 and recipe.model is not None:
-            say_imported(args, *code_of(recipe.model.class_path, recipe.model.init_args).values())
+        model = recipe.model
+        assert model is not None  # a recipe has one or the other
+        if group.rank == 0:
+            say_imported(args, *code_of(model.class_path, model.init_args).values())
         with extra("train,cpu"):
+            from lit_od.training.frozen import is_frozen
+            from lit_od.training.networks.pretrained import trusted_class
             from lit_od.training.pipeline import fit
+        if is_frozen(trusted_class(model.class_path, model.init_args, args.trust, key="model.")):
+            _require_effect(args, overrides, FOR_TRAINING, model.class_path)
         bundle = fit(recipe, out, run=run_folder, **session_options(args), group=group, trust=args.trust)
     if group.rank == 0:
         say_imported(args, bundle.detector.kind)

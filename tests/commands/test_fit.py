@@ -1,4 +1,4 @@
-"""`lit-od fit` and `export`: the execution provider."""
+"""`lit-od fit` and `export`: the execution provider, and options without effect."""
 
 import argparse
 from collections.abc import Callable
@@ -26,3 +26,22 @@ def test_a_fit_refuses_a_provider_that_is_absent(
     words = ["--data.root", digit_files, "--data.prepare.size", "[32,32]", "--out", tmp_path / "b"]
     status, _, err = command("fit", "folder", *words, "--provider", "magic")
     assert (status, "provider magic is not in this ONNX Runtime; here are cpu" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data.batch_size", "4"], "--data.batch_size has no effect over lit_od.training.FrozenBackbone, over which"),
+        (["--data.memory=4"], "--data.memory has no effect"),
+        (["--data.split.validation", "0.2"], "nothing is validated (data.split.calibration is what is set aside)"),
+        (
+            ["--early-stopping", "3"],
+            "--early-stopping goes with training, and over lit_od.training.FrozenBackbone nothing",
+        ),
+    ],
+)
+def test_a_frozen_module_refuses_options_of_a_training(
+    words: list[str], message: str, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    status, _, err = command("fit", "vgg16-gmm", "--out", tmp_path / "b", *words)
+    assert (status, message in err, err.count("\n")) == (2, True, 1)

@@ -26,7 +26,7 @@ FULL_RUN = frozenset(name.replace("new", "full/new") for name in RUN)
 A_FILE = files(file="mine")
 TRAIN = "train r.yaml --out new"
 DULL = "fit r.yaml --out new --data.augment=null --model.init_args.network {0} --trust {0}"
-DULL_ONE, BLANK_ONE = (DULL.format(f"tests.support.refusals.dull:{name}") for name in ("Dull", "Blank"))
+DULL_ONE, BLANK_ONE, CROWD = (DULL.format(f"tests.support.refusals.dull:{name}") for name in ("Dull", "Blank", "Crowd"))
 NAN = "--model.class_path {0} --trust {0} --trainer.max_epochs 3".format("tests.support.refusals.dull.Unsteady")
 RESNET = "--model.init_args.network test_resnet.r160_in1k"
 
@@ -240,6 +240,82 @@ TRAINING = [
         "x.ckpt is damaged, or no checkpoint: give",
         "export x.ckpt --out new",
     ),
+    *cases(
+        "training",
+        "a value of another kind",
+        nothing,
+        "min_epochs must be a whole number|gradient_clip_val must be a number|dropout must be a number",
+        f"{TRAIN} --trainer.min_epochs abc",
+        f"{TRAIN} --trainer.gradient_clip_val=-1",
+        f"{TRAIN} --model.init_args.dropout abc",
+    ),
+    *cases(
+        "training",
+        "validation within an epoch",
+        nothing,
+        "val_check_interval 0.5 validates within an epoch",
+        f"{TRAIN} --trainer.val_check_interval 0.5",
+    ),
+    *cases(
+        "training",
+        "no validation",
+        nothing,
+        "no validation took place, and best.ckpt is chosen by one: raise",
+        f"{TRAIN} --trainer.check_val_every_n_epoch 2",
+        leaves=RUN | {"new/last.ckpt", "new/learning_curves.png"},
+    ),
+    *cases(
+        "training",
+        "devices that are none",
+        nothing,
+        "trainer.devices (must be a number of processes|names GPU 99)",
+        f"{TRAIN} --trainer.devices 0",
+        f"{TRAIN} --trainer.devices 1.5",
+        f"{TRAIN} --trainer.devices 99,100",
+        "fit r.yaml --out new --trainer.devices none",
+    ),
+    *cases(
+        "training",
+        "batches of one image, and normalisation by the batch",
+        nothing,
+        "normalises by the batch, and a training batch has one image: make data.batch_size 2",
+        f"{TRAIN} {RESNET} --data.batch_size 1 --data.prepare.size [32,32]",
+        leaves=RUN,
+    ),
+    *cases(
+        "training",
+        "a module whose rows depend on each other",
+        nothing,
+        "output for an image must not depend on the other images of its batch",
+        CROWD,
+    ),
+    *cases(
+        "training",
+        "code that nobody trusts",
+        nothing,
+        "(runs code from outside lit_od|is a network that others have published).*: add --trust",
+        "fit r.yaml --out new --model.class_path tests.support.refusals.dull.Unsteady",
+        f"{TRAIN} --model.init_args.network tests.support.refusals.dull:Dull",
+        f"{TRAIN} --model.init_args.network hf-hub:somebody/net",
+    ),
+    *cases(
+        "training",
+        "patches that do not divide the image",
+        nothing,
+        "patches of 16x16, and of 28x28 .* would pass over 12 rows",
+        f"{TRAIN} --model.init_args.network vit_tiny_patch16_224",
+    ),
+    *cases(
+        "training", "no such tag", nothing, "no network '.*nope': ", f"{TRAIN} {RESNET.replace('r160_in1k', 'nope')}"
+    ),
+    *cases(
+        "training",
+        "no such provider",
+        nothing,
+        "provider magic is not in this ONNX Runtime",
+        "export run/best.ckpt --out new --provider magic",
+        "fit folder --data.root images --out new --provider magic",
+    ),
     *cases("training", "no checkpoint", nothing, "x.ckpt does not exist: wanted", "export x.ckpt --out new"),
 ]
 
@@ -259,6 +335,22 @@ RECIPES = [
         nothing,
         "--export.opset has no effect",
         "fit folder --out new --export.opset 17",
+    ),
+    *cases(
+        "recipe",
+        "an override without effect",
+        nothing,
+        "--(data.batch_size|data.split.validation|early-stopping) (has no effect|goes with training)",
+        "fit folder --out new --early-stopping 3",
+        "fit vgg16-gmm --out new --data.batch_size 4",
+        "fit vgg16-gmm --out new --data.split.validation 0.2",
+    ),
+    *cases(
+        "recipe",
+        "an index that would end the process",
+        nothing,
+        "index='HNSW1'",
+        "refit bundle images --out new --detector knn --detector.index HNSW1",
     ),
     *cases(
         "recipe",
