@@ -139,12 +139,13 @@ class LitClassifier(TrainedModule):
         chosen = {"weight_decay": 0.0} if options["optimizer"] == "sgd" else {"weight_decay": 0.0, "eps": 1e-7}
         # one kernel for all weights; in mixed precision it would not let the Trainer clip gradients
         fused = self._trainer is None or self._trainer.gradient_clip_val is None
+        every = 1 if self._trainer is None else self._trainer.check_val_every_n_epoch or 1
         make = OPTIMIZERS[options["optimizer"]]
         optimizer = make(self.parameters(), float(options["learning_rate"]), fused=fused, **chosen)
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer,
             factor=options["lr_factor"],
-            patience=options["lr_patience"] - 1,  # torch waits for one epoch more
+            patience=-(-options["lr_patience"] // every) - 1,  # torch waits for one validation more
             threshold=1e-4,
             threshold_mode="abs",
             min_lr=options["lr_floor"],

@@ -97,6 +97,13 @@ def test_the_learning_rate_falls_after_the_fifth_epoch_without_improvement():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5e-6)
 
 
+@pytest.mark.parametrize(("epochs", "every", "validations"), [(5, 1, 5), (5, 2, 3), (1, 5, 1)])
+def test_the_plateau_rule_counts_epochs_between_validations(epochs: int, every: int, validations: int):
+    module = classifier(lr_patience=epochs)
+    module.trainer = lightning.Trainer(accelerator="cpu", logger=False, check_val_every_n_epoch=every)
+    assert module.configure_optimizers()["lr_scheduler"]["scheduler"].patience == validations - 1
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_every_optimizer_takes_a_step_and_lets_gradients_be_clipped(name):
     images, labels = batch()

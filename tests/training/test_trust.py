@@ -103,8 +103,10 @@ def test_a_checkpoint_names_what_it_imports(run: TrainingRun, strange: str, tmp_
     with pytest.raises(ConfigError, match=f"class_path: {strange}.Mine runs code from outside lit_od"):
         load_module(changed, TRUST)
     assert strange not in sys.modules
-    for wrong in ({"class_path": 5}, {"init_args": [1]}):
-        torch.save(stored | {"lit_od": stored["lit_od"] | wrong}, changed)
+    lacking = [{key: stored["lit_od"][key] for key in stored["lit_od"] if key != name} for name in ("schema", "recipe")]
+    wrong = [stored["lit_od"] | each for each in ({"class_path": 5}, {"init_args": [1]}, {"figures": 5})]
+    for about in (*lacking, *wrong):
+        torch.save(stored | {"lit_od": about}, changed)
         with pytest.raises(DataError, match="was not written by lit-od train"):
             read_checkpoint(changed)
 

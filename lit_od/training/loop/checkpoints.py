@@ -122,10 +122,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise DataError(f"{path} is damaged, or no checkpoint: give best.ckpt of a run of lit-od train")
     found = read_tensors(path)
     about, state = found.get("lit_od"), found.get("state_dict")
-    if not isinstance(about, dict) or not isinstance(state, dict) or not _names_a_module(about):
+    if isinstance(about, dict) and about.get("schema", SCHEMA) != SCHEMA:
+        raise DataError(f"{path} has schema {about['schema']!r}, this version reads {SCHEMA}. Train anew")
+    if not isinstance(about, dict) or not isinstance(state, dict) or not _is_origin(about):
         raise DataError(f"{path} was not written by lit-od train: give best.ckpt of a run")
-    if about.get("schema") != SCHEMA:
-        raise DataError(f"{path} has schema {about.get('schema')!r}, this version reads {SCHEMA}. Train anew")
     recipe = from_tree(about["recipe"], f"in {path}")
     return Checkpoint(
         path,
@@ -140,10 +140,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def _names_a_module(about: Mapping[str, Any]) -> bool:
-    """Return True if a record of `origin` has a class and arguments by name."""
-    arguments = about.get("init_args", {})
-    return isinstance(about.get("class_path", ""), str) and isinstance(arguments, dict)
+def _is_origin(about: Mapping[str, Any]) -> bool:
+    """Return True if a record has the values of `origin`, each of its kind."""
+    kinds = {"schema": int, "class_path": str, "init_args": dict, "recipe": dict}
+    optional = {"figures": dict, "fingerprints": dict}
+    needed = all(isinstance(about.get(name), kind) for name, kind in kinds.items())
+    return needed and all(isinstance(about.get(name, {}), kind) for name, kind in optional.items())
 
 
 def require_same_images(checkpoint: Checkpoint, data: ImageData) -> None:

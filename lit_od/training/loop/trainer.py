@@ -246,9 +246,14 @@ def _require_types(kind: type[LightningModule], arguments: Mapping[str, Any]) ->
         kinds = set(get_args(wanted)) if isinstance(wanted, UnionType) else {wanted}
         if not kinds <= {int, float, str, bool, NoneType}:
             continue
-        given = float if type(value) is int and int not in kinds else int if type(value) is float else type(value)
-        if type(value) not in kinds and given not in kinds:
-            names = " or ".join(dict.fromkeys(_KINDS[each] for each in _KINDS if each in kinds))
+        given = {type(value)}
+        if type(value) is int:
+            given.add(float)
+        elif type(value) is float and value.is_integer():
+            given.add(int)
+        if not given & kinds:
+            texts = _KINDS | ({} if float in kinds else {int: "a whole number"})
+            names = " or ".join(dict.fromkeys(texts[each] for each in texts if each in kinds))
             raise ConfigError(
                 f"model.init_args: {kind.__name__}: {name} must be {names}, got {value!r} ({type(value).__name__})"
             )

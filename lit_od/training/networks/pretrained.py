@@ -278,7 +278,11 @@ def _whole_patches(body: nn.Module, name: str, image_size: tuple[int, int]) -> I
     def check(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         assert isinstance(module, nn.Conv2d)
         patch = module.kernel_size
-        if tuple(inputs[0].shape[-2:]) != image_size or patch != module.stride or module.padding not in (0, (0, 0)):
+        if (
+            tuple(inputs[0].shape[-2:]) != image_size
+            or patch != module.stride
+            or module.padding not in ((0, 0), "valid")
+        ):
             return
         rest = [side % each for side, each in zip(image_size, patch, strict=True)]
         if any(rest):

@@ -444,6 +444,7 @@ def test_a_batch_of_one_image_cannot_be_normalised(tmp_path):
         ("--trainer.val_check_interval=1", r"val_check_interval 1 validates within an epoch"),
         ("--trainer.val_check_interval=0", r"val_check_interval 0 validates within an epoch"),
         ("--model.init_args.lr_floor=abc", r"LitClassifier: lr_floor must be a number, got 'abc' \(str\)"),
+        ("--model.init_args.lr_patience=2.5", r"LitClassifier: lr_patience must be a whole number, got 2\.5 \(float\)"),
         ("--model.init_args.network=5", r"LitClassifier: network must be text, got 5 \(int\)"),
         ("--model.init_args.pretrained=1", r"LitClassifier: pretrained must be true or false, got 1"),
         ("--model.init_args.dropout=true", r"LitClassifier: dropout must be a number, got True"),
