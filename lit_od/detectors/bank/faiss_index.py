@@ -97,8 +97,9 @@ def build(factory: str, rows: NDArray[np.float32], search: Mapping[str, float] |
     """
     faiss = _faiss()
 
+    index_checks.check_sound(factory)
+    index_checks.check_modest(factory, *rows.shape)  # before FAISS allocates what the string says
     check_factory(factory, rows.shape[1], search)
-    index_checks.check_modest(factory, *rows.shape)
     index = faiss.index_factory(rows.shape[1], factory, faiss.METRIC_L2)
     threads = faiss.omp_get_max_threads()
     try:

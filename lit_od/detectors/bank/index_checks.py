@@ -23,6 +23,9 @@ MAX_FACTORY = 256
 MAX_COUNT = 1 << 24
 """Largest count in a factory string."""
 
+MAX_BITS = 16
+"""Most bits of a code in a factory string; FAISS allocates a table of 2 to that number for each."""
+
 MAX_LINKS = 1024
 """Most links of a graph's node; FAISS allocates twice as many for each row."""
 
@@ -57,8 +60,8 @@ def check_sound(factory: str) -> None:
         factory: FAISS' factory string.
 
     Raises:
-        ConfigError: If it has a count of zero, a count above `MAX_COUNT`, or a graph of fewer than 2 or more than
-            `MAX_LINKS` links a node.
+        ConfigError: If it has a count of zero, a count above `MAX_COUNT`, codes of more than `MAX_BITS` bits, or a
+            graph of fewer than 2 or more than `MAX_LINKS` links a node.
     """
     counts = [int(digits[:20]) for digits in re.findall(r"\d+", factory)]
     links = [int(digits[:20]) for digits in re.findall(r"(?:HNSW|NSG|NNDescent)(\d+)", factory)]
@@ -67,6 +70,8 @@ def check_sound(factory: str) -> None:
             f"index={factory[:MAX_FACTORY]!r}: wanted counts from 1 to {MAX_COUNT:,} in at most {MAX_FACTORY} "
             "characters, as in HNSW32 or IVF256,Flat"
         )
+    if any(int(bits) > MAX_BITS for bits in re.findall(r"\dx(\d{1,4})", factory)):
+        raise ConfigError(f"index={factory!r}: wanted codes of at most {MAX_BITS} bits, as in PQ8x8")
     if any(not 2 <= count <= MAX_LINKS for count in links):
         raise ConfigError(f"index={factory!r}: wanted from 2 to {MAX_LINKS} links a node of a graph, as in HNSW32")
 

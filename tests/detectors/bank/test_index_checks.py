@@ -11,7 +11,7 @@ ROWS = np.random.default_rng(0).normal(size=(40, 16)).astype(np.float32)
 CRASHING = (
     "HNSW0 HNSW1 HNSW0_SQ8 HNSW8_0+PQ4 HNSW1000000000 PQ4x0 IVF2,PQ4x0 IVF2_HNSW0,Flat IVF2_HNSW1,Flat IVF0,Flat "
     "IVF100000000,Flat RQ2x0 RQ0x4 ZnLattice0x0_0 PCA0,Flat L2norm,HNSW1 PCA8,HNSW1 PQ4x4,Refine(HNSW0) IVF00,Flat "
-    "IVF2(HNSW1),Flat"
+    "IVF2(HNSW1),Flat PQ4x24 RQ2x20"
 ).split()
 
 
