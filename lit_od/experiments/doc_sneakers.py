@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lit_od.bundle.folder import Bundle
+from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
 from lit_od.evaluation import plots
 from lit_od.evaluation.image_sets import ImageSets, score_set, sets_of_recipe
@@ -79,6 +80,7 @@ TIMED = 220
 def run(options: ExperimentOptions) -> ExperimentResult:
     """Train, ablate, measure and draw."""
     cache, recipes = TrunkCache(), recipes_of("doc-sneakers", options, quick=QUICK)
+    DetectorSpec.parse(recipes[0].detector, options.trust).check()  # before the trainings, not after them
     runs = [_one_seed(recipe, options, cache) for recipe in recipes]
     pairs = {} if options.budget == "small" else _pairs(recipes, options, cache)
     curves = {f"seed {each['seed']}": _log(options.out / f"seed-{each['seed']}" / "run") for each in runs}

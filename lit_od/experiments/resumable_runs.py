@@ -140,7 +140,8 @@ def export(run: TrainingRun, recipe: Recipe, out: Path, options: ExperimentOptio
         out: The bundle's folder.
         options: Options of the experiment.
     """
-    return export_bundle(run.module, run.data, recipe, out, metrics=run.metrics, threads=options.threads)
+    threads, trust = options.threads, options.trust
+    return export_bundle(run.module, run.data, recipe, out, metrics=run.metrics, threads=threads, trust=trust)
 
 
 def _finished(

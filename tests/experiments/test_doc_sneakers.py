@@ -99,6 +99,13 @@ def test_sneakers_from_end_to_end(root, tmp_path, capsys):
     assert "holds a run of another recipe: remove it, or name another --out" in capsys.readouterr().err
 
 
+def test_a_detector_is_refused_before_the_trainings(root, tmp_path, capsys):
+    words = ["--data.root", str(root), "--out", str(tmp_path), *SMALL]
+    assert main(["reproduce", "doc-sneakers", *words, "--detector.kind=strange.module:Mine"]) == 2
+    assert capsys.readouterr().err.endswith("add --trust strange.module:Mine\n")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_training_that_was_stopped_goes_on(tmp_path, monkeypatch):
     root, folder, cache = digits_root(tmp_path / "root"), tmp_path / "run", TrunkCache()
     asked = twins.recipe(data={"root": str(root)})
