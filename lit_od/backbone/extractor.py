@@ -12,7 +12,7 @@ from lit_od.errors import BackboneError, DataError
 from lit_od.images.batching import GRAPH_BATCH, Batch, Computed, batches
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source
-from lit_od.runtime.onnx_session import PROVIDERS
+from lit_od.runtime.onnx_session import PROVIDERS, on_device
 from lit_od.runtime.threads import limited
 from lit_od.types import Images, Outputs, Score, Scores
 
@@ -116,7 +116,7 @@ class Extractor:
                 yield Extracted(batch, outputs, _finite(outputs))
                 continue
             if not scored:
-                with limited(self.threads):
+                with limited(self.threads), on_device(self.backbone.graph.device):
                     scored = [*finite_scores(outputs, score)]
             yield Extracted(batch, outputs, *scored)
 
