@@ -145,6 +145,8 @@ class Session:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = _SILENT
+        # Threads that spin for a while after a run would take the cores from what comes next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         cancel = getattr(options, "set_load_cancellation_flag", lambda stop: None)  # older releases lack it
         chosen = [(name, self._nvidia) if self._nvidia and name in _NVIDIA else name for name in providers]
         model = self._model if isinstance(self._model, bytes) else str(self._model)
