@@ -12,7 +12,7 @@ from lit_od.errors import BackboneError, DataError
 from lit_od.images.batching import GRAPH_BATCH, Batch, Computed, batches
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source
-from lit_od.runtime.onnx_session import PROVIDERS
+from lit_od.runtime.onnx_session import PROVIDERS, on_device
 from lit_od.runtime.threads import limited
 from lit_od.types import Images, Outputs, Score, Scores
 
@@ -81,31 +81,26 @@ class Extractor:
         On a CPU each thread decodes its images and runs them; elsewhere threads decode, and the device runs
         whole batches. A few images run on all threads at once, to have them soon.
         """
-        return self._run(images, None, in_workers=False, batch_size=batch_size)
+        return self._run(images, None, batch_size=batch_size)
 
-    def scores(
-        self, images: Iterable[Source], score: Score, *, in_workers: bool, batch_size: int = BATCH_SIZE
-    ) -> Iterator[Extracted]:
+    def scores(self, images: Iterable[Source], score: Score, *, batch_size: int = BATCH_SIZE) -> Iterator[Extracted]:
         """Run the backbone over images and score its outputs.
+
+        On a CPU each thread scores what it has run, on itself alone: threads of numpy's own would take the cores
+        from those that decode and run the next images, and keep them for a while after each product.
 
         Args:
             images: Images; taken lazily.
-            score: Outputs (m, ...) to scores (m,).
-            in_workers: Let each thread score what it has run, on itself alone: threads of numpy's own would take
-                the cores from those that decode and run the next images, and keep them for a while after each
-                product. Else the caller's thread scores whole batches on all threads, as it must where FAISS
-                searches: its switches belong to the process, so that two threads cannot search at once.
+            score: Outputs (m, ...) to scores (m,); called by several threads at once.
             batch_size: Images in a batch.
         """
-        return self._run(images, score, in_workers=in_workers, batch_size=batch_size)
+        return self._run(images, score, batch_size=batch_size)
 
-    def _run(
-        self, images: Iterable[Source], score: Score | None, *, in_workers: bool, batch_size: int
-    ) -> Iterator[Extracted]:
+    def _run(self, images: Iterable[Source], score: Score | None, *, batch_size: int) -> Iterator[Extracted]:
         stream = iter(images)
         first = list(islice(stream, GRAPH_BATCH + 1))
         many = len(first) > GRAPH_BATCH and self.backbone.provider == PROVIDERS["cpu"]
-        compute = _on_one_thread(self.backbone.single(), score if in_workers else None) if many else None
+        compute = _on_one_thread(self.backbone.single(), score) if many else None
         every = chain(first, stream)
         for batch in batches(every, self.preparation, batch_size=batch_size, threads=self.threads, compute=compute):
             if not len(batch.images):  # a graph need not know what to do with no image
@@ -116,7 +111,7 @@ class Extractor:
                 yield Extracted(batch, outputs, _finite(outputs))
                 continue
             if not scored:
-                with limited(self.threads):
+                with limited(self.threads), on_device(self.backbone.graph.device):
                     scored = [*finite_scores(outputs, score)]
             yield Extracted(batch, outputs, *scored)
 

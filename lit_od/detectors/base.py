@@ -35,7 +35,6 @@ class Detector(Protocol):
         reads: The backbone output that it scores: "features" (n, d) or "errors" (n, h, w, c).
         options_type: Frozen dataclass of its options, which checks them when it is made. Where its field
             `class_conditional` is true, every image needs a class, and `update` gets the labels.
-        in_workers: True if several threads may score at once; False where FAISS searches.
         passes: Passes over the images that fitting takes, 1 or 2; the second begins with `start_second`.
         torch_form: Import path of a function that gives the same scores in torch, as those of
             `lit_od.training.explain.torch_scores`; None where there is no gradient.
@@ -46,7 +45,6 @@ class Detector(Protocol):
     kind: ClassVar[str]
     reads: ClassVar[Output]
     options_type: ClassVar[type[Any]]
-    in_workers: ClassVar[bool] = True
     passes: ClassVar[int] = 1
     torch_form: ClassVar[str | None] = None
 
@@ -68,6 +66,8 @@ class Detector(Protocol):
     @abstractmethod
     def score(self, outputs: Outputs, /) -> Scores:
         """Return outlier scores of shape (n,), float64.
+
+        Several threads may score at once.
 
         Raises:
             DataError: On a wrong shape, or values that are not finite.

@@ -231,7 +231,7 @@ class LocalEngine:
         """
         scores = [np.empty(0)]
         with self._progress(images, task) as bar:
-            for each in self.extractor.scores(images, detector.score, in_workers=detector.in_workers):
+            for each in self.extractor.scores(images, detector.score):
                 each.require_sound()
                 scores.append(each.scores)
                 bar.update(len(scores[-1]))

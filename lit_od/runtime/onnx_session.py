@@ -5,9 +5,13 @@ this package sets it, for this process and for those that it starts.
 """
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
 
 from lit_od.errors import BackboneError, ConfigError, first_line, missing_extra
 from lit_od.runtime.stopping import stoppable
@@ -35,6 +39,45 @@ _SILENT = 4
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
+class Device(NamedTuple):
+    """A device whose memory holds a graph's tensors.
+
+    Attributes:
+        provider: Execution provider that computes there, by its short name: "cpu" or "cuda".
+        number: Number of the GPU.
+    """
+
+    provider: str
+    number: int = 0
+
+
+CPU = Device("cpu")
+
+_HERE = threading.local()
+"""Holds `device`, on threads that have set one."""
+
+
+def current_device() -> Device:
+    """Return the device on which the calling thread searches memory banks."""
+    device: Device = getattr(_HERE, "device", CPU)
+    return device
+
+
+@contextmanager
+def on_device(device: Device) -> Iterator[None]:
+    """Run searches of memory banks by the calling thread on a device."""
+    before, _HERE.device = current_device(), device
+    try:
+        yield
+    finally:
+        _HERE.device = before
+
+
+def value_on(array: NDArray[Any], device: Device) -> Any:
+    """Return an array as an OrtValue, which on the CPU shares its memory."""
+    return onnx_runtime().OrtValue.ortvalue_from_numpy(array, device.provider, device.number)
+
+
 class Session:
     """A graph that ONNX Runtime runs.
 
@@ -46,6 +89,7 @@ class Session:
         providers: Execution providers by short or long name, the preferred one first; None takes CUDA where
             it is present and starts, else the CPU.
         device: Number of the GPU for NVIDIA's providers; None leaves the choice to them.
+        exact: Multiply float32 in float32, where NVIDIA's providers would round to TF32.
 
     Attributes:
         provider: Long name of the execution provider that runs it.
@@ -64,9 +108,11 @@ class Session:
         threads: int | None = None,
         providers: Sequence[str] | None = None,
         device: int | None = None,
+        exact: bool = False,
     ) -> None:
         self.threads = thread_count(threads)
-        self._model, self._device = model, device
+        self._model = model
+        self._nvidia = ({} if device is None else {"device_id": device}) | ({"use_tf32": 0} if exact else {})
         wanted = _providers(providers, onnx_runtime().get_available_providers())
         try:
             self._opened: Any = self._open(wanted)
@@ -83,6 +129,11 @@ class Session:
         self._wanted = wanted
 
     @property
+    def device(self) -> Device:
+        """The device that also searches memory banks for what the graph computes."""
+        return Device("cuda", self._nvidia.get("device_id", 0)) if self.provider in _NVIDIA else CPU
+
+    @property
     def opened(self) -> Any:
         """The onnxruntime.InferenceSession of this process."""
         if self._opened is None:
@@ -94,11 +145,10 @@ class Session:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = _SILENT
+        # Threads that spin for a while after a run would take the cores from what comes next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         cancel = getattr(options, "set_load_cancellation_flag", lambda stop: None)  # older releases lack it
-        chosen = [
-            (name, {"device_id": self._device}) if self._device is not None and name in _NVIDIA else name
-            for name in providers
-        ]
+        chosen = [(name, self._nvidia) if self._nvidia and name in _NVIDIA else name for name in providers]
         model = self._model if isinstance(self._model, bytes) else str(self._model)
         try:
             opened = stoppable(

@@ -27,9 +27,19 @@ _blas_before: "dict[str, tuple[LibController, int]]" = {}
 """BLAS libraries by file with their numbers of threads from before, while limits are in force."""
 
 
+_CALLER = threading.local()
+"""Holds `allowed`, the limit in force on this thread."""
+
+
+def allowed_threads() -> int:
+    """Return the limit in force on the calling thread, or one thread a core."""
+    allowed: int | None = getattr(_CALLER, "allowed", None)
+    return available_threads() if allowed is None else allowed
+
+
 @contextlib.contextmanager
 def limited(threads: int | None) -> Iterator[None]:
-    """Limit the threads that calls of FAISS and BLAS use inside the block.
+    """Limit the threads of FAISS, BLAS and searches of memory banks.
 
     Several threads may be inside at once. OpenMP's limit is each thread's own; of BLAS' limits the
     smallest holds, and the last thread to leave restores the number from before.
@@ -43,12 +53,14 @@ def limited(threads: int | None) -> Iterator[None]:
     # FAISS has loaded its OpenMP once its import has ended
     loaded = (hasattr(sys.modules.get("faiss"), "knn"), *(name in sys.modules for name in ("scipy.linalg", "torch")))
     openmp, blas = _pools(loaded)
+    before, _CALLER.allowed = getattr(_CALLER, "allowed", None), min(threads, allowed_threads())
     with openmp.limit(limits=threads):
         _enter(blas, threads)
         try:
             yield
         finally:
             _leave(threads)
+            _CALLER.allowed = before
 
 
 @cache

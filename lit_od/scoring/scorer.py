@@ -188,9 +188,7 @@ class Scorer:
             Result, and the batch with the outputs that it comes from.
         """
         sources, detector = _expanded(images), self.detector
-        for found in self.extractor.scores(
-            sources, detector.score, in_workers=detector.in_workers, batch_size=batch_size
-        ):
+        for found in self.extractor.scores(sources, detector.score, batch_size=batch_size):
             yield self._verdicts(found), found
 
     def _score_prepared(self, images: Images, batch_size: int) -> Result:

@@ -51,11 +51,9 @@ def test_unreadable_images_leave_no_gap_in_the_outputs(backbone: Backbone) -> No
     np.testing.assert_allclose(found.outputs, backbone(images[readable]), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("count", "in_workers"), [(3, True), (5 * GRAPH_BATCH + 3, True), (5 * GRAPH_BATCH + 3, False)]
-)
-def test_scores_are_those_of_the_readable_images(backbone: Backbone, count: int, in_workers: bool) -> None:
-    """Of many images each thread scores its own, on itself alone; else, and of a few, the caller's does, on all."""
+@pytest.mark.parametrize("count", [3, 5 * GRAPH_BATCH + 3])
+def test_scores_are_those_of_the_readable_images(backbone: Backbone, count: int) -> None:
+    """Of many images each thread scores its own, on itself alone; of a few, the caller's does, on all."""
     before = {each["filepath"]: each["num_threads"] for each in threadpool_info()}
     inside: list[tuple[str, int]] = []
 
@@ -67,13 +65,13 @@ def test_scores_are_those_of_the_readable_images(backbone: Backbone, count: int,
     sources: list[Source] = [ImageArray(image, f"#{row}") for row, image in enumerate(images)]
     sources[1] = Unreadable("#1", "cause")
     extractor = Extractor(backbone, GREY, 2)
-    came = list(extractor.scores(sources, score, in_workers=in_workers, batch_size=2 * GRAPH_BATCH))
+    came = list(extractor.scores(sources, score, batch_size=2 * GRAPH_BATCH))
     for each in came:
         assert len(each.batch.rows) == len(each.outputs) == len(each.finite)
         np.testing.assert_array_equal(each.scores, each.outputs.sum(axis=1, dtype=np.float64))
     assert sum(len(each.scores) for each in came) == count - 1
     assert {each["filepath"]: each["num_threads"] for each in threadpool_info()} == before
-    many = count > GRAPH_BATCH and in_workers
+    many = count > GRAPH_BATCH
     assert all(name.startswith("lit_od-decode") == many for name, _ in inside)
     if many:
         assert {threads for _, threads in inside} == {1}

@@ -54,7 +54,7 @@ def test_far_from_the_origin_the_nearest_rows_are_found():
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_rows_near_each_other_and_far_from_the_rest_are_told_apart(precision):
-    """Within a tight group far out, FAISS' expanded squares of many queries are all error."""
+    """Within a tight group far out, expanded squares in float32 are all error."""
     rng = np.random.default_rng(0)
     group = 1000 + rng.standard_normal((500, 16)) * 0.5
     inliers = np.concatenate([rng.standard_normal((500, 16)), group, -group]).astype(np.float32)
@@ -216,11 +216,12 @@ def test_too_few_rows_are_refused(inliers):
         KNN.fit(inliers, index="IVF400,Flat")
 
 
-def test_features_beyond_measure_are_refused(inliers):
+def test_features_far_beyond_the_bank_are_measured_and_those_beyond_float32_refused(inliers):
     detector = KNN.fit(inliers)
     for n in (1, 40):
+        np.testing.assert_allclose(detector.score(np.full((n, 12), 1e30)), 1e30 * 12**0.5, rtol=1e-6)
         with pytest.raises(DataError, match="too far from the bank"):
-            detector.score(np.full((n, 12), 1e30))
+            detector.score(np.full((n, 12), 1e300))
 
 
 def test_a_foreign_index_is_refused(inliers):

@@ -131,7 +131,7 @@ def test_an_image_of_which_the_graph_makes_no_number_has_an_empty_map():
     how = scorer()
 
     class Broken:
-        kind, reads, in_workers = how.detector.kind, how.detector.reads, True
+        kind, reads = how.detector.kind, how.detector.reads
 
         def score(self, features):
             return np.full(len(features), np.nan)

@@ -5,6 +5,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_od.detectors.bank.onnx_search import ExactSearch
 from lit_od.errors import ConfigError, DataError
 from lit_od.types import Scores, Stats
 
@@ -13,8 +14,6 @@ PROJECTED = 128
 
 POOL = 2048
 """Farthest rows among which centres are chosen before all distances are updated."""
-
-BLOCK_ROWS = 4096
 
 UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -55,12 +54,13 @@ def greedy_k_centre(rows: NDArray[np.float32], count: int, seed: int) -> NDArray
     points = _projected(rows, generator)
     norms = np.einsum("ij,ij->i", points, points)
     chosen = np.empty(count, dtype=np.intp)
-    squared = np.full(len(rows), np.inf, dtype=np.float32)  # squared distance to the nearest centre
+    squared = np.full(len(rows), np.inf)  # squared distance to the nearest centre
     chosen[0] = generator.integers(len(rows))
     done, fresh = 1, 0
     with tqdm(total=count, initial=1, desc="coreset", unit="row", leave=False, disable=None) as progress:
         while done < count:
-            _update_distances(points, norms, chosen[fresh:done], squared)
+            nearest, _ = ExactSearch.of(points[chosen[fresh:done]], cosine=False).nearest(points, 1)
+            np.minimum(squared, nearest[:, 0], out=squared)
             squared[chosen[:done]] = -1.0
             fresh = done
             size = min(POOL, len(rows))
@@ -85,22 +85,6 @@ def _projected(rows: NDArray[np.float32], generator: np.random.Generator) -> NDA
         return rows
     directions = generator.standard_normal((rows.shape[1], PROJECTED)).astype(np.float32)
     return rows @ (directions / np.float32(np.sqrt(PROJECTED)))
-
-
-def _update_distances(
-    points: NDArray[np.float32],
-    norms: NDArray[np.float32],
-    centres: NDArray[np.intp],
-    squared: NDArray[np.float32],
-) -> None:
-    """Update squared distances (m,) to the nearest centre by new centres, in place."""
-    for start in range(0, len(points), BLOCK_ROWS):
-        block = slice(start, start + BLOCK_ROWS)
-        distances = points[block] @ points[centres].T
-        distances *= -2
-        distances += norms[centres]
-        nearest = np.maximum(distances.min(axis=1) + norms[block], 0)
-        np.minimum(squared[block], nearest, out=squared[block])
 
 
 def rank_agreement(scores: Scores, others: Scores) -> float:

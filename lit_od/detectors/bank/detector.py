@@ -26,7 +26,6 @@ class BankDetector(Detector):
     """
 
     reads: ClassVar[Output] = "features"
-    in_workers: ClassVar[bool] = False
     options_type: ClassVar[type[BankOptions]]
     beyond_k: ClassVar[int] = 0
     """Rows that the bank must hold besides k."""

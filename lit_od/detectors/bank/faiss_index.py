@@ -3,7 +3,6 @@
 FAISS is imported when it is first used, since importing it costs a fifth of a second.
 """
 
-import ctypes
 import os
 import sys
 import threading
@@ -15,17 +14,6 @@ from numpy.typing import NDArray
 
 from lit_od.detectors.bank import index_checks
 from lit_od.errors import ConfigError, DataError
-
-DIRECT = 4
-"""Queries up to which plain differences cost no more than a matrix product over the whole bank."""
-
-DECODED_VALUES = 1 << 22
-"""Half-precision values that are widened to float32 at once: 16 MB."""
-
-
-ALONE = 1 << 27
-"""Multiplications of a search that one thread does: a second would first wait for a core that the threads
-of a graph, which has just run, still hold (13 ms against 3 for 32 queries among 320 rows of 1,280)."""
 
 _SWITCHES = threading.Lock()
 """FAISS' switches belong to the whole process: code that sets them holds this lock, and sets them back."""
@@ -69,10 +57,9 @@ def check_factory(factory: str, width: int, search: Mapping[str, float] | None) 
     Raises:
         ConfigError: If it cannot, or a search setting does not exist.
     """
-    faiss = _faiss()
-
     if is_flat(factory):
         return
+    faiss = _faiss()
     index_checks.check_sound(factory)
     try:
         index = faiss.index_factory(width, factory, faiss.METRIC_L2)
@@ -172,21 +159,6 @@ def from_bytes(
     return index
 
 
-def half_index(rows: NDArray[np.float16]) -> tuple[Any, NDArray[np.float16]]:
-    """Return an index of half-precision rows, and the rows as a view of its memory."""
-    faiss = _faiss()
-
-    index = faiss.IndexScalarQuantizer(rows.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2)
-    step = max(1, DECODED_VALUES // rows.shape[1])
-    index.train(rows[:1].astype(np.float32))
-    for start in range(0, len(rows), step):
-        index.add(rows[start : start + step].astype(np.float32))
-    address = faiss.rev_swig_ptr(index.codes.data(), index.codes.size()).ctypes.data
-    memory = (ctypes.c_uint8 * index.codes.size()).from_address(address)
-    memory.owner = index  # keeps the memory alive as long as any view of it
-    return index, np.frombuffer(memoryview(memory), dtype=np.float16).reshape(rows.shape)
-
-
 def propose(index: Any, queries: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     """Return row numbers of candidates from a trained index, shape (n, count).
 
@@ -204,70 +176,6 @@ def propose(index: Any, queries: NDArray[np.float32], count: int) -> NDArray[np.
     except (RuntimeError, MemoryError) as error:
         raise DataError(f"the FAISS index cannot be searched: {_reason(error)}; fit it anew") from error
     return ids
-
-
-def propose_all(
-    rows: NDArray[Any], half: Any, queries: NDArray[np.float32], count: int, *, direct: bool
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return the nearest rows by exhaustive search.
-
-    Both results have shape (n, count): squared distances, ascending, and row numbers.
-
-    Args:
-        rows: Bank of shape (m, d), float32 or float16.
-        half: The index of `half_index` for a float16 bank, where there is one.
-        queries: Shape (n, d).
-        count: Number of rows wanted, at most m.
-        direct: Take differences, which keep their digits, instead of expanding the square into a
-            matrix product, which is far quicker for many queries, but loses the digits of rows that
-            are near each other and far from the origin.
-    """
-    if rows.dtype == np.float32:
-        return _knn(queries, rows, count, direct)
-    if direct and half is not None:
-        _faiss()
-        distances, ids = half.search(queries, count)
-        return distances, ids
-    step = max(count, DECODED_VALUES // rows.shape[1])
-    distances = np.empty((len(queries), 0), dtype=np.float32)
-    ids = np.empty((len(queries), 0), dtype=np.int64)
-    for start in range(0, len(rows), step):
-        block = rows[start : start + step].astype(np.float32)
-        near, near_ids = _knn(queries, block, min(count, len(block)), direct)
-        distances = np.concatenate([distances, near], axis=1)
-        ids = np.concatenate([ids, np.where(near_ids < 0, -1, near_ids + start)], axis=1)
-        best = np.argsort(distances, axis=1, kind="stable")[:, :count]
-        distances = np.take_along_axis(distances, best, axis=1)
-        ids = np.take_along_axis(ids, best, axis=1)
-    return distances, ids
-
-
-def _knn(
-    queries: NDArray[np.float32], rows: NDArray[np.float32], count: int, direct: bool
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    faiss = _faiss()
-
-    wanted = {
-        # FAISS would choose between the two by a size that differs from release to release.
-        "distance_compute_blas_threshold": 2**31 - 1 if direct else 1,
-        # Larger blocks of the bank than FAISS' own 1024 take a third to two thirds of the time.
-        "distance_compute_blas_database_bs": 8192,
-        "distance_compute_blas_query_bs": 1024,
-    }
-    threads = faiss.omp_get_max_threads()  # this thread's own, unlike the switches
-    with _SWITCHES:
-        before = {name: getattr(faiss.cvar, name) for name in wanted}
-        try:
-            if len(queries) * rows.size <= ALONE:
-                faiss.omp_set_num_threads(1)
-            for name, value in wanted.items():
-                setattr(faiss.cvar, name, value)
-            found: tuple[NDArray[np.float32], NDArray[np.int64]] = faiss.knn(queries, rows, count)
-        finally:
-            faiss.omp_set_num_threads(threads)
-            for name, value in before.items():
-                setattr(faiss.cvar, name, value)
-    return found
 
 
 def _set(index: Any, factory: str, search: Mapping[str, float] | None) -> None:

@@ -1,30 +1,30 @@
 """A memory bank and its nearest rows.
 
-FAISS proposes a few more rows than are asked for; their distances are recomputed in float64, sorted
-anew, ties by row number. So scores do not depend on the batch, and a row is at distance 0 from itself.
+A search proposes a few more rows than are asked for: a matrix product with the whole bank, or a FAISS index. Their
+distances are recomputed in float64, sorted anew, ties by row number. So scores depend neither on the batch nor on
+the processor, and a row is at distance 0 from itself.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.detectors.bank import faiss_index
 from lit_od.detectors.bank.coreset import greedy_k_centre
+from lit_od.detectors.bank.onnx_search import ExactSearch, Ids
 from lit_od.detectors.bank.options import BankOptions, Metric
 from lit_od.detectors.base import CACHED_VALUES, check_features
 from lit_od.detectors.state import SMALLEST, read_only, take
 from lit_od.errors import DataError
 from lit_od.types import Arrays, Features, Stats
 
-Ids: TypeAlias = NDArray[np.int64]
-
 BLOCK = 8192
 """Rows that are prepared at once; cut by row number, so that sums do not depend on batches."""
 
 REACH = 1e15
-"""Largest absolute value in a bank, so that FAISS can add the squares in float32."""
+"""Largest absolute value in a bank, so that squares can be added in float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +36,7 @@ class Bank:
         rows: (x - centre) / scale, of length 1 for the cosine, float32 or float16, shape (m, d).
         centre: Shape (d,); zeros for the cosine of features that are not standardised.
         scale: Shape (d,); ones unless standardised.
-        index: The FAISS index; for a flat bank None, or an index that holds the half-precision rows.
+        index: The FAISS index; None for a flat bank.
     """
 
     settings: BankOptions
@@ -44,8 +44,8 @@ class Bank:
     centre: Stats
     scale: Stats
     index: Any
-    _squares: list[Stats] = field(default_factory=list, init=False, repr=False)
-    """Squared lengths of the rows, shape (m,), once they have been wanted."""
+    _searches: list[ExactSearch] = field(default_factory=list, init=False, repr=False)
+    """The search of the whole bank, once it has been wanted."""
 
     @classmethod
     def build(cls, settings: BankOptions, kept: NDArray[np.float32]) -> Self:
@@ -80,8 +80,6 @@ class Bank:
 
     @classmethod
     def _of(cls, settings: BankOptions, rows: NDArray[Any], centre: Stats, scale: Stats, index: Any) -> Self:
-        if index is None and rows.dtype == np.float16:
-            index, rows = faiss_index.half_index(rows)
         return cls(settings, read_only(rows), read_only(centre), read_only(scale), index)
 
     @property
@@ -108,74 +106,55 @@ class Bank:
         Raises:
             DataError: If the queries lie too far away to be measured.
         """
-        wanted = k + (skip is not None)
-        count = min(len(self.rows), wanted + max(4, k // 5))
-        ids = self._propose(queries, wanted, count)
-        distances = np.empty(ids.shape)
-        step = max(1, CACHED_VALUES // (count * self.width))
-        for start in range(0, len(queries), step):
-            part = slice(start, start + step)
-            distances[part] = self._distances(queries[part], ids[part])
-        if skip is not None:
-            distances[ids == skip[:, None]] = np.inf
-        order = np.lexsort((ids, distances), axis=-1)[:, :k]
-        return np.take_along_axis(distances, order, axis=1), np.take_along_axis(ids, order, axis=1)
+        if not np.isfinite(queries).all():
+            raise DataError("features lie too far from the bank to be measured in float32. Check their scale.")
+        if skip is None:
+            return self._nearest(queries, k)
+        distances, ids = self._nearest(queries, k + 1)
+        distances[ids == skip[:, None]] = np.inf
+        return _first(distances, ids, k)
 
-    def _propose(self, queries: NDArray[np.float32], wanted: int, count: int) -> Ids:
-        """Return row numbers of candidates for the nearest `wanted`, shape (n, count)."""
-        if faiss_index.is_flat(self.settings.index):
-            return self._propose_flat(queries, wanted, count)
+    def _nearest(self, queries: NDArray[np.float32], wanted: int) -> tuple[Stats, Ids]:
+        count = min(len(self.rows), wanted + max(4, wanted // 5))
+        if self.index is None:
+            return self._nearest_of_all(queries, wanted, count)
         ids = faiss_index.propose(self.index, queries, count)
         if ids.size and (ids.max() >= len(self.rows) or ids.min() < -1):
             raise DataError("the FAISS index names rows that the bank does not hold; fit the detector anew")
+        distances, found = self._decided(queries, ids, wanted)
         short = np.flatnonzero((ids < 0).any(axis=1))  # an inverted list that holds too few
         if len(short):
-            ids[short] = self._propose_flat(queries[short], wanted, count)
-        return ids
+            distances[short], found[short] = self._nearest_of_all(queries[short], wanted, count)
+        return distances, found
 
-    def _propose_flat(self, queries: NDArray[np.float32], wanted: int, count: int) -> Ids:
-        half = self.index if faiss_index.is_flat(self.settings.index) else None
-        few = len(queries) <= faiss_index.DIRECT
-        expanded = not few
-        near: NDArray[Any]
-        if 0 < len(queries) <= faiss_index.DIRECT and self.rows.dtype == np.float32 and count < len(self.rows):
-            expanded = True
-            near, ids = self._propose_few(queries, count)
-        else:
-            near, ids = faiss_index.propose_all(self.rows, half, queries, count, direct=few)
-        if expanded and count < len(self.rows):
-            # An expanded square is wrong by up to 5.3 eps (|q| + |x|)^2, measured up to d = 4096, and a
-            # row that is missing has |x| < |q| + d_k. Unless the last candidate is farther than the last
-            # one wanted by more than both can be wrong, the query is repeated with plain differences.
-            last = near[:, wanted - 1]
-            lengths = np.sqrt(np.einsum("ij,ij->i", queries, queries))
-            error = 6 * np.finfo(np.float32).eps * (2 * lengths + np.sqrt(last)) ** 2
-            doubtful = np.flatnonzero(~(near[:, -1] - last > 2 * error))
-            if len(doubtful):
-                again = faiss_index.propose_all(self.rows, half, queries[doubtful], count, direct=True)
-                ids[doubtful] = again[1]
-        if (ids < 0).any():
-            raise DataError("features lie too far from the bank to be measured in float32. Check their scale.")
-        return ids
+    def _nearest_of_all(self, queries: NDArray[np.float32], wanted: int, count: int) -> tuple[Stats, Ids]:
+        near, ids = self._exact.nearest(queries, count)
+        distances, found = self._decided(queries, ids, wanted)
+        for row in self._exact.incomplete(queries, near, wanted) if count < len(self.rows) else ():
+            query = queries[row : row + 1]
+            distances[row], found[row] = self._decided(query, self._exact.possible(query[0], wanted)[None], wanted)
+        return distances, found
 
-    def _propose_few(self, queries: NDArray[np.float32], count: int) -> tuple[Stats, Ids]:
-        """Return squared distances, ascending, and row numbers, each (n, count).
+    @property
+    def _exact(self) -> ExactSearch:
+        if not self._searches:
+            self._searches.append(ExactSearch.of(self.rows, cosine=self.settings.metric == "cosine"))
+        return self._searches[0]
 
-        They come from one product with the bank.
+    def _decided(self, queries: NDArray[np.float32], ids: Ids, wanted: int) -> tuple[Stats, Ids]:
+        """Return exact distances and numbers of the nearest among some rows.
 
-        For a few queries a quarter of the time of FAISS, which takes differences or measures the rows anew.
+        Both have shape (n, wanted), nearest first; ids (n, c) are the rows to choose from.
         """
-        if not self._squares:
-            blocks = [np.einsum("ij,ij->i", block, block, dtype=np.float64) for block in _blocks(self.rows)]
-            self._squares.append(np.concatenate(blocks))
-        lengths = np.einsum("ij,ij->i", queries, queries, dtype=np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 the query is repeated with differences
-            distances = np.stack([self._squares[0] - 2.0 * (self.rows @ query) for query in queries])
-        ids = np.argpartition(distances, count - 1, axis=1)[:, :count]
-        near = np.take_along_axis(distances, ids, axis=1)
-        order = np.argsort(near, axis=1)
-        near = np.maximum(np.take_along_axis(near, order, axis=1) + lengths[:, None], 0.0)
-        return near, np.take_along_axis(ids, order, axis=1)
+        distances = np.empty(ids.shape)
+        across = max(1, CACHED_VALUES // self.width)  # rows of the bank that are compared at once
+        down = max(1, across // ids.shape[1])
+        for start in range(0, len(queries), down):
+            part = slice(start, start + down)
+            for first in range(0, ids.shape[1], across):
+                some = (part, slice(first, first + across))
+                distances[some] = self._distances(queries[part], ids[some])
+        return _first(distances, ids, wanted)
 
     def _distances(self, queries: NDArray[np.float32], ids: Ids) -> Stats:
         """Return exact distances of queries (n, d) to rows ids (n, c), shape (n, c)."""
@@ -229,6 +208,12 @@ class Bank:
             index = faiss_index.from_bytes(serialised, settings.index, len(rows), rows.shape[1], settings.search)
             faiss_index.propose(index, _single(rows[:2]), 1)  # what FAISS refuses, it refuses before an image comes
         return cls._of(settings, rows, centre, scale, index)
+
+
+def _first(distances: Stats, ids: Ids, count: int) -> tuple[Stats, Ids]:
+    """Return the nearest rows, (n, count), of (n, c); ties go to the lower number."""
+    order = np.lexsort((ids, distances), axis=-1)[:, :count]
+    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(ids, order, axis=1)
 
 
 def _blocks(rows: NDArray[Any]) -> list[NDArray[Any]]:

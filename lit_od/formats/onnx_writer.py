@@ -1,0 +1,152 @@
+"""Write ONNX graphs in Protocol Buffers' wire format, without the onnx package.
+
+Nodes, tensors and ports are encoded as they are made; `model` joins them into a file's bytes.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from lit_od.formats.protobuf import BYTES, FIXED32, VARINT
+
+Shape: TypeAlias = Sequence[int | str | None]
+"""Sides of a tensor: a length, a name that stands for any length, or None for any."""
+
+Attribute: TypeAlias = int | float | str | Sequence[int] | Sequence[float] | NDArray[Any]
+
+OPSET = 17
+"""Operator set of the graphs written here."""
+
+IR_VERSION = 8
+"""File format that goes with the operator set."""
+
+PRODUCER = "lit_od"
+
+ELEMENT_TYPES: dict[str, int] = {
+    "float32": 1,
+    "uint8": 2,
+    "int8": 3,
+    "int32": 6,
+    "int64": 7,
+    "bool": 9,
+    "float16": 10,
+    "float64": 11,
+}
+"""ONNX' numbers of element types, by numpy's names."""
+
+_FLOAT, _INT, _STRING, _TENSOR, _FLOATS, _INTS = 1, 2, 3, 4, 6, 7
+
+
+def node(operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Attribute) -> bytes:
+    """Encode a node.
+
+    Args:
+        operator: Name of an operator of ONNX' own domain.
+        inputs: Names of its inputs; "" leaves an optional one out.
+        outputs: Names of its outputs.
+        attributes: Values by name.
+    """
+    parts = [_text(1, name) for name in inputs]
+    parts += [_text(2, name) for name in outputs]
+    parts += [_text(3, outputs[0]), _text(4, operator)]
+    parts += [_message(5, _attribute(name, value)) for name, value in attributes.items()]
+    return b"".join(parts)
+
+
+def tensor(name: str, array: NDArray[Any]) -> bytes:
+    """Encode an initializer.
+
+    Raises:
+        KeyError: If ONNX has no such element type.
+    """
+    array = np.ascontiguousarray(array)
+    raw = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    dims = b"".join(_number(1, side) for side in array.shape)
+    return dims + _number(2, ELEMENT_TYPES[array.dtype.name]) + _text(8, name) + _message(9, raw)
+
+
+def port(name: str, dtype: DTypeLike, shape: Shape) -> bytes:
+    """Encode an input or output of a graph.
+
+    Args:
+        name: Its name.
+        dtype: Element type.
+        shape: Its sides.
+    """
+    sides = b"".join(_message(1, _side(side)) for side in shape)
+    of = _number(1, ELEMENT_TYPES[np.dtype(dtype).name]) + _message(2, sides)
+    return _text(1, name) + _message(2, _message(1, of))
+
+
+def model(
+    nodes: Sequence[bytes],
+    inputs: Sequence[bytes],
+    outputs: Sequence[bytes],
+    *,
+    initializers: Sequence[bytes] = (),
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
+    """Encode a graph as the bytes of an ONNX file.
+
+    Args:
+        nodes: Results of `node`, each after those whose outputs it takes.
+        inputs: Results of `port`.
+        outputs: Results of `port`.
+        initializers: Results of `tensor`.
+        metadata: The file's metadata properties.
+    """
+    graph = [_message(1, each) for each in nodes] + [_text(2, "graph")]
+    graph += [_message(5, each) for each in initializers]
+    graph += [_message(11, each) for each in inputs] + [_message(12, each) for each in outputs]
+    parts = [_number(1, IR_VERSION), _text(2, PRODUCER), _message(7, b"".join(graph)), _message(8, _number(2, OPSET))]
+    parts += [_message(14, _text(1, key) + _text(2, value)) for key, value in (metadata or {}).items()]
+    return b"".join(parts)
+
+
+def _attribute(name: str, value: Attribute) -> bytes:
+    head = _text(1, name)
+    if isinstance(value, str):
+        return head + _text(4, value) + _number(20, _STRING)
+    if isinstance(value, np.ndarray):
+        return head + _message(5, tensor("", value)) + _number(20, _TENSOR)
+    if isinstance(value, int):
+        return head + _number(3, value) + _number(20, _INT)
+    if isinstance(value, float):
+        return head + _tag(2, FIXED32) + struct.pack("<f", value) + _number(20, _FLOAT)
+    if all(isinstance(each, int) for each in value):
+        return head + b"".join(_number(8, int(each)) for each in value) + _number(20, _INTS)
+    return head + b"".join(_tag(7, FIXED32) + struct.pack("<f", each) for each in value) + _number(20, _FLOATS)
+
+
+def _side(side: int | str | None) -> bytes:
+    if side is None:
+        return b""
+    return _text(2, side) if isinstance(side, str) else _number(1, side)
+
+
+def _tag(field: int, wire: int) -> bytes:
+    return _varint(field << 3 | wire)
+
+
+def _number(field: int, value: int) -> bytes:
+    return _tag(field, VARINT) + _varint(value % 2**64)  # a negative number as its two's complement
+
+
+def _text(field: int, text: str) -> bytes:
+    return _message(field, text.encode())
+
+
+def _message(field: int, content: bytes) -> bytes:
+    return _tag(field, BYTES) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    parts = bytearray()
+    while value > 127:
+        parts.append(value & 127 | 128)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
