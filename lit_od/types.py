@@ -37,5 +37,5 @@ Stats: TypeAlias = NDArray[np.float64]
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 """Named arrays, as a safetensors file holds them."""
 
-Output: TypeAlias = Literal["features", "errors"]
-"""Output of a graph that a detector reads: features (n, d), or squared errors (n, h, w, c)."""
+Output: TypeAlias = Literal["features", "errors", "patches"]
+"""Output of a graph that a detector reads: features (n, d), squared errors (n, h, w, c), or patches (n, gh, gw, d)."""

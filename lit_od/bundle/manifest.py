@@ -87,14 +87,15 @@ class DetectorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 class CalibrationEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The calibration: threshold, its rule, and the number of calibration inliers.
 
-    Where the graph gives errors there is a threshold for pixels too, a squared error (the mean over channels, pixels in
-    [0, 1]) that 99 % of the calibration inliers' pixels do not exceed.
+    Where there are maps there is a threshold for pixels too. Of errors it is a squared error (the mean over channels,
+    pixels in [0, 1]) that 99 % of the calibration inliers' pixels do not exceed; of patches it is the threshold for
+    images where their score is the peak of the map, else what the same rule takes from the peaks.
     """
 
     threshold: float
     rule: dict[str, Any]
     images: _Count
-    pixel_threshold: Annotated[float, Meta(ge=0)] | None = None
+    pixel_threshold: float | None = None
 
 
 class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

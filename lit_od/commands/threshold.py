@@ -24,6 +24,7 @@ from lit_od.commands._arguments import (
     session_options,
 )
 from lit_od.commands._status import DONE
+from lit_od.detectors.base import PixelDetector
 from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.engine import LocalEngine
 from lit_od.images.find_local import find
@@ -75,7 +76,10 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         msgspec.structs.replace(
             bundle.manifest,
             calibration=msgspec.structs.replace(
-                bundle.manifest.calibration, threshold=calibration.threshold, rule=calibration.rule
+                bundle.manifest.calibration,
+                threshold=calibration.threshold,
+                rule=calibration.rule,
+                pixel_threshold=_pixel_threshold(bundle, calibration),
             ),
         ),
         calibration,
@@ -86,6 +90,16 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         f"{false_positives(calibration)}"
     )
     return DONE
+
+
+def _pixel_threshold(bundle: Bundle, calibration: Calibration) -> float | None:
+    """Return the threshold for pixels.
+
+    It moves along where an image's score is the peak of its map.
+    """
+    if isinstance(bundle.detector, PixelDetector) and bundle.detector.score_is_peak:
+        return calibration.threshold
+    return bundle.manifest.calibration.pixel_threshold
 
 
 def rates(calibration: Calibration, outliers: Scores | None = None) -> str:

@@ -8,11 +8,14 @@ elsewhere derives from `Detector` and goes by its import path.
 """
 
 from lit_od.detectors.base import Accumulator, Detector, PixelDetector
+from lit_od.detectors.ensemble import Ensemble
 from lit_od.detectors.gmm import GMM
 from lit_od.detectors.knn import KNN
 from lit_od.detectors.local_residual import LocalResidual
 from lit_od.detectors.lof import LOF
 from lit_od.detectors.mahalanobis import Mahalanobis
+from lit_od.detectors.patch_bank import PatchCore
+from lit_od.detectors.patch_gaussian import PaDiM
 from lit_od.detectors.pca import PCAResidual
 from lit_od.detectors.reconstruction import Reconstruction
 from lit_od.detectors.registry import DETECTORS, accumulator, detector_from_state
@@ -24,9 +27,12 @@ __all__ = [
     "LOF",
     "Accumulator",
     "Detector",
+    "Ensemble",
     "LocalResidual",
     "Mahalanobis",
     "PCAResidual",
+    "PaDiM",
+    "PatchCore",
     "PixelDetector",
     "Reconstruction",
     "accumulator",

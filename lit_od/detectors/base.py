@@ -130,6 +130,11 @@ class PixelDetector(Detector, Protocol):
 
     __slots__ = ()
 
+    @property
+    def score_is_peak(self) -> bool:
+        """True if an image's score is the peak of its map: one threshold serves both."""
+        return False
+
     @abstractmethod
     def score_map(self, outputs: Outputs, /) -> tuple[Scores, Maps]:
         """Return scores of shape (n,) and maps of shape (n, h, w); raises as `score`."""

@@ -1,11 +1,13 @@
 """A detector as a recipe names it: kind and options, taken apart once."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from lit_od.detectors.base import Accumulator, Detector
 from lit_od.detectors.options import read_options
+from lit_od.detectors.patch_maps import MapOptions
+from lit_od.detectors.patch_rows import PatchRows
 from lit_od.detectors.registry import DETECTORS, accumulator, detector_from_state, find
 from lit_od.errors import ConfigError
 from lit_od.types import Arrays, Output, Outputs
@@ -40,7 +42,7 @@ class DetectorSpec:
         kind = options.pop("kind", None)
         if not isinstance(kind, str):
             raise ConfigError(f"a detector needs a kind, one of {', '.join(DETECTORS)}; got {kind!r}")
-        return cls(kind, options, trust)
+        return cls(kind, options, trust) if "over" not in options else cls(*_over_patches(kind, options), trust)
 
     @property
     def needs_labels(self) -> bool:
@@ -102,3 +104,17 @@ class DetectorSpec:
     def _settings(self) -> Any:
         """Return the checked options, an object of the class' `options_type`."""
         return read_options(self.kind, find(self.kind, self.trust).options_type, self.options)
+
+
+def _over_patches(kind: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return kind and options of a detector of features over patches.
+
+    Raises:
+        ConfigError: If it is to go over anything else.
+    """
+    over = options.pop("over")
+    if over != "patches":
+        raise ConfigError(f"over must be patches, got {over!r}")
+    of_maps = {field.name for field in fields(MapOptions)}
+    member = {"kind": kind} | {name: value for name, value in options.items() if name not in of_maps}
+    return PatchRows.kind, {"member": member} | {name: value for name, value in options.items() if name in of_maps}

@@ -13,6 +13,9 @@ LARGEST = 1e60
 """Largest absolute value of statistics: squares of their products are finite. Float32 features reach 3.4e38, so their
 statistics and differences lie within."""
 
+LARGEST_SINGLE = 1e30
+"""Largest absolute value of float32 statistics."""
+
 SMALLEST = 1e-60
 """Least value of statistics that are divided by, or whose logarithm is taken."""
 
@@ -104,3 +107,28 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
     view = np.ascontiguousarray(array).view()
     view.flags.writeable = False
     return view
+
+
+def take_apart(state: Arrays, members: int, own: tuple[str, ...]) -> tuple[Arrays, list[Arrays]]:
+    """Take apart the arrays of an ensemble and those of its members.
+
+    Args:
+        state: All arrays; those of a member have its number and a dot before their names.
+        members: Number of members.
+        own: Names of the ensemble's arrays.
+
+    Raises:
+        DataError: If an array is missing or unknown.
+    """
+    parts: list[Arrays] = [{} for _ in range(members)]
+    rest: Arrays = {}
+    for name, array in state.items():
+        head, dot, tail = name.partition(".")
+        if dot and head.isdecimal() and head.isascii() and int(head) < members:
+            parts[int(head)][tail] = array
+        else:
+            rest[name] = array
+    if rest.keys() != set(own):
+        wrong = sorted(rest.keys() ^ set(own))[0]
+        raise DataError(f"the state of an ensemble lacks or holds the array {wrong!r}; fit the detector anew")
+    return rest, parts

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,8 @@ def fit_bundle(
     """
     if engine.leads:
         bundles.require_replaceable(out)
+    if spec.reads() == "patches" and "size" not in spec.options:
+        spec = replace(spec, options={**spec.options, "size": list(engine.extractor.preparation.shape[:2])})
     if not images.calibration:
         raise DataError("no calibration images: give split.calibration a larger share, or pass more images")
     # before the work, not after it
@@ -144,7 +146,7 @@ def fit_bundle(
     scores = engine.score(detector, images.calibration, task="calibrating")
     outliers = engine.score(detector, images.outliers, task="scoring outliers")
     calibration = Calibration.from_inliers(scores, rule, outliers=outliers)
-    for_pixels = _pixel_threshold(engine, detector, images.calibration)
+    for_pixels = _pixel_threshold(engine, detector, images.calibration, calibration)
     if not engine.leads:
         return _received(out, engine, detector)
     extractor = engine.extractor
@@ -223,18 +225,38 @@ def _bank_cost(engine: Engine, detector: Detector, gathered: PartialState | None
     return {}
 
 
-def _pixel_threshold(engine: Engine, detector: Detector, calibration: Sequence[Source]) -> float | None:
-    """Return the threshold that 99 % of calibration inliers' pixels do not exceed.
+def _pixel_threshold(
+    engine: Engine, detector: Detector, images: Sequence[Source], calibration: Calibration
+) -> float | None:
+    """Return the threshold for pixels.
 
-    It takes as many images, evenly spread, as `PIXELS` allows. None without maps, and where this process does not
-    lead.
+    None without maps, and where this process does not lead.
+
+    It is that for images where an image's score is the peak of its map. For other maps of patches the same rule takes
+    it from the peaks of the calibration inliers' maps. Of errors it is what 99 % of those images' pixels do not exceed,
+    of as many images, evenly spread, as `PIXELS` allows.
     """
     if not isinstance(detector, PixelDetector):
         return None
+    if detector.score_is_peak:
+        return calibration.threshold
+    if detector.reads == "patches":
+        peaks = [maps.max(axis=(1, 2)) for maps in engine.maps(detector, images)]
+        return (
+            Calibration.from_inliers(np.concatenate(peaks), _for_peaks(calibration.rule)).threshold if peaks else None
+        )
     height, width, _ = engine.extractor.preparation.shape
     most = max(1, PIXELS // (height * width))
-    maps = list(engine.maps(detector, evenly(calibration, min(most, len(calibration)))))
+    maps = list(engine.maps(detector, evenly(images, min(most, len(images)))))
     return pixel_threshold(np.concatenate(maps), q=PIXEL_PERCENT) if maps else None
+
+
+def _for_peaks(rule: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the rule for peaks of maps.
+
+    It is the largest of them where the images' rule needs more than inliers.
+    """
+    return {"rule": "percentile", "q": 100} if rule["rule"] in ("max_f1", "value") else rule
 
 
 def _received(out: Path, engine: Engine, detector: Detector) -> Bundle:

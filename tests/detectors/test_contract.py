@@ -100,7 +100,8 @@ def same(scores, others, rtol=1e-9):
 
 
 def test_every_detector_of_the_registry_is_tried():
-    assert {case.kind for case in CASES} == {*DETECTORS, *TRUST}
+    of_rows = {kind for kind, detector in DETECTORS.items() if detector.reads != "patches"}
+    assert {case.kind for case in CASES} == of_rows | {*TRUST}
 
 
 @every_case

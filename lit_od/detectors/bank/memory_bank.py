@@ -153,10 +153,10 @@ class Bank:
             part = slice(start, start + down)
             for first in range(0, ids.shape[1], across):
                 some = (part, slice(first, first + across))
-                distances[some] = self._distances(queries[part], ids[some])
+                distances[some] = self.distances(queries[part], ids[some])
         return _first(distances, ids, wanted)
 
-    def _distances(self, queries: NDArray[np.float32], ids: Ids) -> Stats:
+    def distances(self, queries: NDArray[np.float32], ids: Ids) -> Stats:
         """Return exact distances of queries (n, d) to rows ids (n, c), shape (n, c)."""
         rows = self.rows[ids].astype(np.float64)  # (n, c, d)
         points = queries.astype(np.float64)[:, None]  # (n, 1, d)

@@ -1,0 +1,318 @@
+"""A memory bank of patches (PatchCore, Roth et al. 2022)."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_od.checks import flag
+from lit_od.detectors.bank import faiss_index
+from lit_od.detectors.bank.memory_bank import Bank
+from lit_od.detectors.bank.options import BankOptions, Metric, Precision
+from lit_od.detectors.bank.row_store import RowStore
+from lit_od.detectors.moments import Moments
+from lit_od.detectors.options import read_options, same_options
+from lit_od.detectors.patch_gaussian import project
+from lit_od.detectors.patch_maps import Cells, MapOptions, PatchDetector, check_patches
+from lit_od.detectors.state import LARGEST_SINGLE, check_names, read_only, take
+from lit_od.errors import DataError
+from lit_od.types import Arrays, Labels, Outputs
+
+MOST_BYTES = 2**28
+"""Bytes of patches that are kept while fitting: of more, a seeded sample; it may take twice as much for a while."""
+
+COMPONENTS = 100
+"""Largest number of components of whitened patches."""
+
+RIDGE = 0.01
+"""Added to the components' variances before whitening, in units of the standardised channels' variance."""
+
+NEIGHBOURS = 9
+"""Rows around the nearest one that weigh a score, as in the paper's published code."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchCoreOptions(MapOptions):
+    """Options, checked: those of maps, of memory banks as for KNN, and the following.
+
+    Attributes:
+        coreset: Patches in the bank, chosen by greedy k-centre: an integer, or their share; None keeps all.
+        k: Nearest rows whose mean distance is a patch's score.
+        whiten: Compare whitened principal components of the standardised channels, at most `COMPONENTS`.
+        reweight: Multiply an image's map by the paper's weight, which is small where the neighbours of its most
+            outlying patch's nearest row are about as near.
+    """
+
+    coreset: int | float | None = 4000
+    k: int = 1
+    whiten: bool = False
+    reweight: bool = False
+    metric: Metric = "l2"
+    index: str = "flat"
+    search: dict[str, int | float] | None = None
+    precision: Precision = "fp32"
+    standardise: bool = False
+    memory_budget: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        MapOptions.__post_init__(self)
+        flag("whiten", self.whiten)
+        flag("reweight", self.reweight)
+        self.of_bank()
+
+    def of_bank(self) -> "PatchBankOptions":
+        """Return the options of the memory bank, checked."""
+        return PatchBankOptions(
+            metric=self.metric,
+            index=self.index,
+            search=self.search,
+            precision=self.precision,
+            standardise=self.standardise,
+            coreset=None if self.memory_budget is not None else self.coreset,
+            memory_budget=self.memory_budget,
+            seed=self.seed,
+            k=self.k,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchBankOptions(BankOptions):
+    """Options of a bank of patches, which is a greedy k-centre coreset."""
+
+    def method_of(self) -> "Any":
+        """Return the way a smaller bank is chosen."""
+        return "k-centre"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PatchCore(PatchDetector):
+    """Distance of each patch to the nearest patches of a memory bank.
+
+    Attributes:
+        settings: The options it was fitted with.
+        grid: Height and width of the grid, and channels of a patch.
+        bank: The inliers' patches.
+        whitening: Mean (d,) and projection (d, k) of whitened patches; None where patches are compared unchanged.
+    """
+
+    kind: ClassVar[str] = "patchcore"
+    options_type: ClassVar[type[PatchCoreOptions]] = PatchCoreOptions
+
+    settings: PatchCoreOptions
+    grid: tuple[int, int, int]
+    bank: Bank
+    whitening: tuple[NDArray[np.float32], NDArray[np.float32]] | None
+
+    @classmethod
+    def fit(cls, patches: Outputs, **options: Any) -> "PatchCore":
+        """Keep a coreset of the inliers' patches.
+
+        Args:
+            patches: Shape (n, gh, gw, d).
+            options: Options of `PatchCoreOptions`.
+
+        Raises:
+            ConfigError: On an option that does not exist or is out of range, or an index that does not exist.
+            DataError: On a wrong shape, too few patches, or values that are not finite.
+        """
+        gathered = cls.accumulator(**options)
+        gathered.update(patches)
+        return gathered.finish()
+
+    @classmethod
+    def accumulator(cls, *, first_row: int = 0, **options: Any) -> "PatchAccumulator":
+        """Return an empty accumulator.
+
+        Args:
+            first_row: Number of the first image it will see, among those of all accumulators.
+            options: As `fit` takes them.
+
+        Raises:
+            ConfigError: On an option that does not exist or is out of range.
+        """
+        return cls.start(read_options(cls.kind, PatchCoreOptions, options), first_row)
+
+    @classmethod
+    def start(cls, settings: PatchCoreOptions, first_row: int = 0) -> "PatchAccumulator":
+        """Return an empty accumulator for checked options."""
+        return PatchAccumulator(settings, first_row)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Height and width of the grid, and channels."""
+        return self.grid
+
+    def cells(self, patches: Outputs, /) -> Cells:
+        """Return the distance of each patch to the bank, (n, gh, gw).
+
+        Raises:
+            DataError: On a wrong shape, or values that are not finite.
+        """
+        rows = patches.reshape(-1, self.grid[2])
+        queries = self.bank.prepare(
+            rows if self.whitening is None else project(patches, *self.whitening).reshape(len(rows), -1)
+        )
+        distances, ids = self.bank.nearest(queries, self.settings.k)
+        scores = distances.mean(axis=1).reshape(len(patches), -1)
+        if self.settings.reweight:
+            most = scores.argmax(axis=1) + np.arange(len(patches)) * scores.shape[1]
+            scores *= self._weights(queries[most], ids[most, 0])[:, None]
+        return np.asarray(scores, np.float32).reshape(len(patches), *self.grid[:2])
+
+    def _weights(self, queries: NDArray[np.float32], nearest: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the paper's weights of images, shape (n,).
+
+        Args:
+            queries: Most outlying patch of each, prepared, shape (n, d).
+            nearest: Its nearest row, shape (n,).
+        """
+        count = min(NEIGHBOURS, len(self.bank.rows))
+        _, around = self.bank.nearest(self.bank.rows[nearest].astype(np.float32, copy=False), count)
+        gaps = self.bank.distances(queries, around)
+        own = self.bank.distances(queries, nearest[:, None])
+        largest = np.maximum(gaps.max(axis=1, keepdims=True), own)
+        weights: NDArray[np.float64] = 1 - np.exp(own - largest)[:, 0] / np.exp(gaps - largest).sum(axis=1)
+        return np.maximum(weights, 0.0)
+
+    def options(self) -> dict[str, Any]:
+        """Return the options it was fitted with."""
+        return asdict(self.settings)
+
+    def state(self) -> Arrays:
+        """Return the bank's arrays, the grid, and the whitening where there is one."""
+        arrays = {**self.bank.state(), "grid": np.array(self.grid, np.int64)}
+        if self.whitening is not None:
+            arrays |= {"white_centre": self.whitening[0], "white_projection": self.whitening[1]}
+        return arrays
+
+    @classmethod
+    def from_state(cls, options: dict[str, Any], state: Arrays) -> Self:
+        """Rebuild from `options()` and `state()`.
+
+        Raises:
+            ConfigError: On options that do not exist or are out of range.
+            DataError: If the arrays do not fit the options or each other.
+        """
+        settings = read_options(cls.kind, PatchCoreOptions, options)
+        of_bank = settings.of_bank()
+        further = ("white_centre", "white_projection") if settings.whiten else ()
+        check_names(cls.kind, state, (*Bank.names(of_bank), "grid", *further))
+        height, width, channels = (int(side) for side in take(state, "grid", (3,), np.int64))
+        bank, whitening = Bank.from_state(of_bank, state), None
+        if settings.whiten:
+            centre = take(state, "white_centre", (channels,), np.float32, most=LARGEST_SINGLE)
+            whitening = centre, take(state, "white_projection", (channels, None), np.float32, most=LARGEST_SINGLE)
+        wanted = channels if whitening is None else whitening[1].shape[1]
+        if min(height, width, channels) < 1 or bank.width != wanted or len(bank.rows) < settings.k:
+            raise DataError("the arrays 'grid' and 'bank' of the state do not fit together; fit the detector anew")
+        return cls(settings, (height, width, channels), bank, whitening)
+
+
+class PatchAccumulator:
+    """An accumulator of patches: all, or a seeded sample within `MOST_BYTES`.
+
+    Attributes:
+        settings: The options.
+        first_row: Number of the first image it will see.
+        grid: Height and width of the grid, and channels; None before the first batch.
+        store: The patches.
+    """
+
+    __slots__ = ("first_row", "grid", "settings", "store")
+
+    def __init__(self, settings: PatchCoreOptions, first_row: int = 0) -> None:
+        self.settings, self.first_row = settings, first_row
+        self.grid: tuple[int, int, int] | None = None
+        self.store = RowStore()
+
+    def update(self, patches: Outputs, labels: Labels | None = None) -> None:
+        """Take a batch of shape (n, gh, gw, d); labels play no part.
+
+        Raises:
+            ConfigError: If the index or the memory budget cannot serve patches of this width.
+            DataError: On a wrong shape, or values that are not finite.
+        """
+        patches = check_patches(patches, self.grid)
+        if not len(patches):
+            return
+        self._begin((patches.shape[1], patches.shape[2], patches.shape[3]))
+        self.store.update(patches.reshape(-1, patches.shape[3]))
+
+    def _begin(self, grid: tuple[int, int, int]) -> None:
+        if self.grid is not None:
+            return
+        width = min(COMPONENTS, grid[2]) if self.settings.whiten else grid[2]
+        faiss_index.check_factory(self.settings.index, width, self.settings.search)
+        self.settings.of_bank().rows_that_fit(width)
+        first = self.first_row * grid[0] * grid[1]
+        self.grid = grid
+        self.store = RowStore(first, seed=self.settings.seed, limit=max(1, MOST_BYTES // (4 * grid[2])))
+
+    def merge(self, other: Self) -> None:
+        """Take over an accumulator with the same options that has seen the next images.
+
+        Raises:
+            ConfigError: If the options differ.
+            DataError: If the shapes differ, or the images do not follow.
+        """
+        same_options(self.settings, other.settings)
+        if other.grid is None:
+            return
+        self._begin(other.grid)
+        if self.grid != other.grid:
+            raise DataError(f"accumulators to merge must have one shape, got {self.grid} and {other.grid}")
+        self.store.merge(other.store)
+
+    def state(self) -> Arrays:
+        """Return the grid and the patches; nothing before the first batch."""
+        return {} if self.grid is None else {"grid": np.array(self.grid, np.int64), **self.store.state()}
+
+    def restore(self, state: Arrays) -> None:
+        """Replace what was gathered by a `state()`.
+
+        Raises:
+            DataError: If the arrays do not fit together.
+        """
+        self.grid = None
+        if state:
+            rows = dict(state)
+            height, width, channels = (int(side) for side in take(rows, "grid", (3,), np.int64))
+            del rows["grid"]
+            self._begin((height, width, channels))
+            self.store.restore(rows)
+
+    def finish(self) -> PatchCore:
+        """Return the fitted detector.
+
+        Raises:
+            DataError: If there are too few patches.
+        """
+        rows = self.store.rows()
+        if self.grid is None or len(rows) < self.settings.k:
+            raise DataError(f"PatchCore needs at least {self.settings.k} patches, got {len(rows)}. Pass more images.")
+        whitening = _whitening(rows) if self.settings.whiten else None
+        if whitening is not None:
+            rows = project(rows[None, None], *whitening)[0]
+        bank = Bank.build(self.settings.of_bank(), rows)
+        if len(bank.rows) < self.settings.k:
+            raise DataError(
+                f"PatchCore needs a bank of at least {self.settings.k} patches, got one of {len(bank.rows)}"
+            )
+        return PatchCore(self.settings, self.grid, bank, whitening)
+
+
+def _whitening(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return mean (d,) and projection (d, k) that whiten rows (n, d).
+
+    The projection gives the leading principal components of the standardised rows.
+    """
+    moments = Moments(rows.shape[1])
+    moments.update(rows)
+    scale = moments.scale
+    covariance = moments.scatter / moments.count / scale / scale[:, None]
+    variances, directions = np.linalg.eigh(covariance)
+    kept = min(COMPONENTS, rows.shape[1])
+    whitened = directions[:, ::-1][:, :kept] / np.sqrt(np.maximum(variances[::-1][:kept], 0.0) + RIDGE)
+    return read_only(moments.mean.astype(np.float32)), read_only((whitened / scale[:, None]).astype(np.float32))

@@ -1,0 +1,204 @@
+"""Maps of patch scores: their base, options, enlargement and aggregate.
+
+A detector over patches scores each cell of a grid. The map is the grid enlarged bilinearly to the prepared size, and
+smoothed; an image's score is the map's aggregate, so that with the maximum an image is an outlier exactly where some
+pixel is.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_od.checks import number, one_of
+from lit_od.detectors.base import PixelDetector
+from lit_od.errors import ConfigError, DataError
+from lit_od.types import Maps, Output, Outputs, Scores
+
+Aggregate: TypeAlias = Literal["max", "top_share"]
+
+Cells: TypeAlias = NDArray[np.float32]
+"""Score of each cell of the grid, shape (n, gh, gw)."""
+
+IMAGES_AT_ONCE = 8
+"""Images whose maps are made at once."""
+
+MOST_PIXELS = 2**26
+"""Largest map, in pixels: 256 MiB."""
+
+TRUNCATE = 4.0
+"""Standard deviations at which the smoothing kernel ends, as in SciPy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapOptions:
+    """Options of maps, checked.
+
+    Attributes:
+        aggregate: Score of an image from its map: "max", or the mean of the largest places ("top_share").
+        share: Share of the map's places that "top_share" averages, their number rounded up.
+        smooth: Standard deviation of a Gaussian over the enlarged map, in pixels; 0 for none.
+        size: Height and width to which the grid is enlarged; None leaves the grid. A bundle enlarges to the
+            prepared size.
+    """
+
+    aggregate: Aggregate = "max"
+    share: float = 0.01
+    smooth: float = 0.0
+    size: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        one_of("aggregate", self.aggregate, ("max", "top_share"))
+        number("share", self.share, above=0, most=1)
+        number("smooth", self.smooth, least=0, most=1000)
+        if self.size is None:
+            return
+        sides = list(self.size) if isinstance(self.size, list | tuple) else []
+        if (
+            len(sides) != 2
+            or not all(type(side) is int and side > 0 for side in sides)
+            or math.prod(sides) > MOST_PIXELS
+        ):
+            raise ConfigError(f"size must be height and width, as [224, 224], got {self.size!r}")
+        object.__setattr__(self, "size", sides)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PatchDetector(PixelDetector):
+    """A detector that scores each patch of an image.
+
+    Attributes:
+        settings: The options it was fitted with.
+    """
+
+    reads: ClassVar[Output] = "patches"
+    settings: MapOptions
+
+    @property
+    def score_is_peak(self) -> bool:
+        """True if an image's score is the largest value of its map."""
+        return self.settings.aggregate == "max"
+
+    @property
+    def is_distance(self) -> bool:
+        """True if scores of cells are at least 0 by definition."""
+        return True
+
+    @abstractmethod
+    def cells(self, patches: Outputs, /) -> Cells:
+        """Return the scores of cells, (n, gh, gw), for patches (n, gh, gw, d).
+
+        Raises:
+            DataError: On a wrong shape, or values that are not finite.
+        """
+
+    def score(self, patches: Outputs, /) -> Scores:
+        """Return scores of shape (n,) for patches of shape (n, gh, gw, d).
+
+        Raises:
+            DataError: On a wrong shape, or values that are not finite.
+        """
+        return np.concatenate([np.empty(0), *(scores for scores, _ in self._by_block(patches))])
+
+    def score_map(self, patches: Outputs, /) -> tuple[Scores, Maps]:
+        """Return scores (n,) and maps (n, h, w), float32, for patches (n, gh, gw, d).
+
+        Raises:
+            DataError: On a wrong shape, or values that are not finite.
+        """
+        parts = list(self._by_block(patches))
+        if not parts:
+            return np.empty(0), np.empty((0, *(self.settings.size or self.input_shape[:2])), np.float32)
+        return np.concatenate([scores for scores, _ in parts]), np.concatenate([maps for _, maps in parts])
+
+    def _by_block(self, patches: Outputs) -> Iterator[tuple[Scores, NDArray[np.float32]]]:
+        patches = check_patches(patches, self.input_shape)
+        for start in range(0, len(patches), IMAGES_AT_ONCE):
+            maps = enlarged(self.cells(patches[start : start + IMAGES_AT_ONCE]), self.settings)
+            yield aggregated(maps, self.settings), maps
+
+
+def check_patches(patches: Outputs, shape: tuple[int, ...] | None = None) -> Outputs:
+    """Return patches of shape (n, gh, gw, d) unchanged.
+
+    Raises:
+        DataError: If they have another shape, or are not finite floating-point numbers.
+    """
+    patches = np.asarray(patches)
+    if patches.ndim != 4 or 0 in patches.shape[1:]:
+        raise DataError(f"patches must have shape (n, gh, gw, d), got {patches.shape}")
+    if patches.dtype.kind != "f":
+        raise DataError(f"patches must be floating point, got {patches.dtype}")
+    if shape is not None and patches.shape[1:] != shape:
+        raise DataError(f"patches must have shape (n, {str(shape)[1:]}, got {patches.shape}")
+    finite = np.isfinite(patches)
+    if not finite.all():
+        bad = int((~finite.reshape(len(patches), -1)).any(axis=1).sum())
+        raise DataError(f"patches must be finite, but {bad} of {len(patches)} images hold NaN or infinity")
+    return patches
+
+
+def enlarged(cells: Cells, settings: MapOptions) -> NDArray[np.float32]:
+    """Enlarge grids of scores to maps, bilinearly, and smooth them.
+
+    Args:
+        cells: Shape (n, gh, gw).
+        settings: Size and smoothing.
+
+    Returns:
+        Shape (n, h, w).
+    """
+    height, width = settings.size or cells.shape[1:]
+    if (height, width) == cells.shape[1:] and not settings.smooth:
+        return cells
+    rows = enlargement(cells.shape[1], height, settings.smooth)
+    columns = enlargement(cells.shape[2], width, settings.smooth)
+    return np.asarray(rows @ cells @ columns.T, np.float32)
+
+
+def aggregated(maps: NDArray[np.float32], settings: MapOptions) -> Scores:
+    """Return the score of each map, shape (n,), of maps (n, h, w)."""
+    flat = maps.reshape(len(maps), -1)
+    if settings.aggregate == "max":
+        return np.asarray(flat.max(axis=1), np.float64)
+    # Multiplied before it is rounded up: 7 % of 100 places are 7, though 0.07 * 100 > 7.
+    count = max(1, math.ceil(round(flat.shape[1] * settings.share, 9)))
+    largest = np.partition(flat, flat.shape[1] - count, axis=1)[:, flat.shape[1] - count :]
+    return np.asarray(largest.mean(axis=1, dtype=np.float64))
+
+
+@lru_cache(maxsize=64)
+def enlargement(cells: int, pixels: int, smooth: float) -> NDArray[np.float32]:
+    """Return the matrix (pixels, cells) that enlarges and smooths one side.
+
+    Enlarged values lie at pixel centres, as those of PyTorch's bilinear interpolation without aligned corners; beyond
+    the border the smoothing sees the map mirrored.
+
+    Args:
+        cells: Cells along the side.
+        pixels: Pixels along the side.
+        smooth: Standard deviation of the Gaussian, in pixels.
+    """
+    places = np.clip((np.arange(pixels) + 0.5) * cells / pixels - 0.5, 0, cells - 1)
+    low = np.minimum(places.astype(np.int64), max(cells - 2, 0))
+    matrix = np.zeros((pixels, cells))
+    matrix[np.arange(pixels), low] = 1 - (places - low)
+    matrix[np.arange(pixels), np.minimum(low + 1, cells - 1)] += places - low
+    if smooth:
+        reach = int(TRUNCATE * smooth + 0.5)
+        offsets = np.arange(-reach, reach + 1)
+        weights = np.exp(-0.5 * (offsets / smooth) ** 2)
+        weights /= weights.sum()
+        mirrored = (np.arange(pixels)[:, None] + offsets) % (2 * pixels)
+        mirrored = np.minimum(mirrored, 2 * pixels - 1 - mirrored)
+        kernel = np.zeros((pixels, pixels))
+        np.add.at(kernel, (np.arange(pixels)[:, None], mirrored), weights)
+        matrix = kernel @ matrix
+    result = matrix.astype(np.float32)
+    result.setflags(write=False)
+    return result
