@@ -24,7 +24,8 @@ class MemoryBudget:
     def __init__(self, most: int) -> None:
         self._most = most
         self._forget()
-        os.register_at_fork(after_in_child=self._forget)  # the threads that would give back are not there
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)  # the threads that would give back are not there
 
     def _forget(self) -> None:
         self._taken = 0
