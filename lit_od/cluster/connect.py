@@ -50,8 +50,8 @@ def cluster(
         The workers.
 
     Raises:
-        ConfigError: If there is no cluster at the address, it has no room for a worker, or only some of its
-            machines with GPUs can use them.
+        ConfigError: If there is no cluster at the address, none starts, it has no room for a worker, or only some of
+            its machines with GPUs can use them.
         MissingExtra: If Ray is not installed.
     """
     ray = _ray()
@@ -211,7 +211,13 @@ def _connect(ray: Any, address: str) -> None:
         with _no_stderr(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ray.init(**options)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of several kinds, bare ones too
+        if address == "local":
+            why = cause(error).rstrip(".")
+            raise ConfigError(
+                f"Ray does not start on this machine: {why}. It needs processes, ports of the loopback, and a /dev/shm "
+                "that can be written; without Ray leave --engine out"
+            ) from error
         raise ConfigError(
             f"no Ray cluster at {address}: {cause(error)}. Leave --address out to start one on this machine"
         ) from error

@@ -10,6 +10,7 @@ import numpy as np
 
 from lit_od.errors import DataError, ImageError
 from lit_od.formats.text import one_line
+from lit_od.images.file_contents import contents
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, Source
 from lit_od.runtime.processes import is_first
 
@@ -80,7 +81,8 @@ def content_digest(source: Source) -> bytes:
     try:
         match source:
             case ImageFile():
-                return hashlib.sha256(source.path.read_bytes()).digest()
+                data = contents(source.path)
+                return hashlib.sha256(data if isinstance(data, bytes) else data.read_bytes()).digest()
             case EncodedImage():
                 return hashlib.sha256(source.data).digest()
             case ImageArray():
@@ -120,7 +122,8 @@ def _place(source: Source) -> str | None:
         case ImageFile():
             return os.path.realpath(source.path)
         case ImageArray() if "#" in source.name:
-            return source.name
+            archive, _, row = source.name.rpartition("#")
+            return f"{os.path.realpath(archive)}#{row}"
         case _:
             return None
 

@@ -122,6 +122,22 @@ def test_a_cluster_of_its_own_has_a_token_of_its_own(monkeypatch: pytest.MonkeyP
     assert len(tokens) == 2
 
 
+def test_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**options: Any) -> None:
+        raise Exception("The current node timed out during startup.")  # as Ray does
+
+    there = Started()
+    there.init = init
+    monkeypatch.setattr("lit_od.cluster.connect._ray", lambda: there)
+    monkeypatch.setattr("lit_od.cluster.connect._read_settings_again", lambda ray: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with (
+        pytest.raises(ConfigError, match=r"^Ray does not start on .*startup\. It needs"),
+        cluster(),
+    ):
+        pass
+
+
 def test_the_token_of_a_cluster_elsewhere_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     there = Started()
     monkeypatch.setattr("lit_od.cluster.connect._ray", lambda: there)
