@@ -37,7 +37,9 @@ def require_trusted(path: str, trust: Collection[str], key: str) -> None:
 
 
 def trust_option(name: str) -> str:
-    """Return the option that a command needs for a detector, after a blank; nothing where it needs none.
+    """Return a blank and the option by which a command trusts a detector.
+
+    The text is empty where it needs none.
 
     Args:
         name: Kind of a detector, or its import path.
