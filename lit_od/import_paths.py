@@ -32,8 +32,19 @@ def require_trusted(path: str, trust: Collection[str], key: str) -> None:
     """
     if isinstance(trust, str):
         raise ConfigError(f"trust must be a list of import paths, got the text {trust!r}: write [{trust!r}]")
-    if path not in trust and re.split("[.:]", path)[0] not in OWN:
+    if path not in trust and _package(path) not in OWN:
         raise ConfigError(f"{key}: {path} runs code from outside lit_od when it is imported: add --trust {path}")
+
+
+def trust_option(name: str) -> str:
+    """Return a blank and the option by which a command trusts a detector.
+
+    The text is empty where it needs none.
+
+    Args:
+        name: Kind of a detector, or its import path.
+    """
+    return f" --trust {name}" if _package(name) not in (name, *OWN) else ""
 
 
 NETWORKS = ("network", "encoder", "decoder")
@@ -49,6 +60,10 @@ def code_of(class_path: str, init_args: Mapping[str, Any]) -> dict[str, str]:
     """
     names = {f"init_args.{key}": init_args[key] for key in NETWORKS if isinstance(init_args.get(key), str)}
     return {"class_path": class_path, **names}
+
+
+def _package(path: str) -> str:
+    return re.split("[.:]", path)[0]
 
 
 def named(path: str, key: str) -> Any:

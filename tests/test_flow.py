@@ -16,6 +16,7 @@ from lit_od.cli import main
 from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.training.loop.checkpoints import load_module
+from tests.support.detectors import MEAN_DISTANCE
 from tests.support.images import ASSETS, GREY
 
 QUICK = ["--trainer.max_epochs", "1", "--data.limit", "1500"]
@@ -137,9 +138,11 @@ def test_refit_needs_labels_for_classes(trained: Path, tmp_path: Path, capsys: p
 
 
 def test_the_demo_runs_twice_in_the_same_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    for _ in range(2):
-        assert main(["demo", "--out", str(tmp_path), *QUICK, "--data.limit", "300"]) == 0
-        assert "garments" in capsys.readouterr().out
+    words = ["demo", "--out", str(tmp_path), *QUICK, "--data.limit", "300"]
+    for others in ([f"--detector.kind={MEAN_DISTANCE}", "--trust", MEAN_DISTANCE], []):
+        assert main([*words, *others]) == 0
+        advice = f"(lit-od inspect {tmp_path / 'bundle'}{' ' * bool(others)}{' '.join(others[1:])})\n"
+        assert capsys.readouterr().out.endswith(advice)
     assert (tmp_path / "histogram.png").stat().st_size > 1000
     assert main(["verify", str(tmp_path / "bundle")]) == 0
 

@@ -8,6 +8,7 @@ from typing import Any
 from lit_od.bundle.manifest import Manifest
 from lit_od.calibration.p_values import Calibration
 from lit_od.formats.text import one_line
+from lit_od.import_paths import trust_option
 
 USE = (
     "Use it for images of the kind that it was fitted and calibrated on. A p-value is valid for images that are "
@@ -29,7 +30,7 @@ def model_card(manifest: Manifest, calibration: Calibration) -> str:
         "An outlier detector for images, made by lit_od. Higher scores are more outlying; "
         f"an image is called an outlier above {calibration.threshold:.6g}.",
         "",
-        f"    lit-od score {name} IMAGES...",
+        f"    lit-od score {name} IMAGES...{trust_option(_value(manifest.detector.kind))}",
         "",
         "| | |",
         "|---|---|",

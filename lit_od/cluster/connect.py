@@ -5,6 +5,7 @@ import logging
 import os
 import secrets
 import socket
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,6 +20,9 @@ CONNECT_TIMEOUT = 10.0
 
 PROBE_TIMEOUT = 60.0
 """Seconds in which a machine of the cluster must list its execution providers: it starts a process to do so."""
+
+SHARED_MEMORY = "/dev/shm"
+"""Folder that Ray keeps objects in where there is room; they are files elsewhere if it cannot be written."""
 
 _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a worker without a GPU sees none; unset, Ray warns or shows all
@@ -50,8 +54,8 @@ def cluster(
         The workers.
 
     Raises:
-        ConfigError: If there is no cluster at the address, it has no room for a worker, or only some of its
-            machines with GPUs can use them.
+        ConfigError: If there is no cluster at the address, none starts, it has no room for a worker, or only some of
+            its machines with GPUs can use them.
         MissingExtra: If Ray is not installed.
     """
     ray = _ray()
@@ -201,9 +205,12 @@ def _read_settings_again(ray: Any) -> None:
 
 
 def _connect(ray: Any, address: str) -> None:
+    temporary = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.CRITICAL}
     if address == "local":
         options |= {"num_cpus": available_threads(), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        if not os.access(SHARED_MEMORY, os.W_OK):  # Ray finds out if it is too small, and dies of one that is read-only
+            options["_plasma_directory"] = temporary
     try:
         if ":" in address:
             host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -211,7 +218,12 @@ def _connect(ray: Any, address: str) -> None:
         with _no_stderr(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ray.init(**options)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises a bare one where a cluster does not start
+        if address == "local":
+            raise ConfigError(
+                f"Ray starts no cluster on this machine: {cause(error)}. Its logs lie in "
+                f"{temporary}/ray/session_latest/logs; leave --engine ray out to do without"
+            ) from error
         raise ConfigError(
             f"no Ray cluster at {address}: {cause(error)}. Leave --address out to start one on this machine"
         ) from error

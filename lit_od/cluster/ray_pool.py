@@ -148,4 +148,4 @@ def _unwrapped(answer: bytes) -> bytes:
 def cause(error: BaseException) -> str:
     """Return the last line of one of Ray's errors, which names the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1][:300]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {lines[-1][:300].rstrip('.')}" if lines else type(error).__name__

@@ -4,6 +4,7 @@ import argparse
 from typing import Protocol
 
 from lit_od.bundle.folder import Bundle
+from lit_od.import_paths import trust_option
 
 DONE, INCOMPLETE, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -27,7 +28,7 @@ def written(bundle: Bundle, seconds: float) -> str:
         f"({calibration.rule['rule']}, {calibration.scores.size:,} calibration inliers), "
         f"{size:.1f} MiB, {seconds:.0f} s\n"
         f"{_bank(bundle)}"
-        f"Try it: lit-od score {bundle.path} IMAGES..."
+        f"Try it: lit-od score {bundle.path} IMAGES...{trust_option(detector.kind)}"
     )
 
 

@@ -40,7 +40,7 @@ from lit_od.fitting.engine import Engine
 from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
 from lit_od.fitting.process_group import open_engine
 from lit_od.images.find_local import find, of_classes, only_inliers
-from lit_od.images.find_remote import find_with_urls
+from lit_od.images.find_remote import find_with_urls, require_parts_apart
 from lit_od.images.identity import require_apart
 from lit_od.images.sources import Source
 from lit_od.images.split import fit_and_calibration_parts
@@ -77,8 +77,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     _require_labels(spec, args.labels)
     find_images = find_with_urls if args.engine == "ray" else find
     fit, calibration = fit_and_calibration_parts(_inliers(args, find_images), seed=args.seed)
-    if args.engine == "local":
-        require_apart(fit, calibration, "fit and calibration image")
+    apart = require_apart if args.engine == "local" else require_parts_apart
+    apart(fit, calibration, "fit and calibration image")
     images = FitImages(fit, calibration, outliers=find_images(paths) if paths else [])
     model, old = bundle.files[BACKBONE], bundle.manifest
     with ExitStack() as stack:

@@ -86,7 +86,7 @@ def _check(data: bytes | mmap) -> None:
     _size(graph, sizes)
 
 
-def _callees_first(bodies: dict[bytes, _Body]) -> "list[bytes]":
+def _callees_first(bodies: dict[bytes, _Body]) -> list[bytes]:
     """Return the functions so that each comes after those that it calls."""
     from graphlib import CycleError, TopologicalSorter  # imported late: few files have functions
 

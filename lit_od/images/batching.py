@@ -22,6 +22,10 @@ GRAPH_BATCH = 16
 BATCHES_AHEAD = 3
 """Batches held at once: one in use, one ready, one being prepared."""
 
+_MENDS = {"a crop of": ", or crop less", "values above": ", or give more data.prepare.bits"}
+"""Other mends, by the first words of errors that a preparation raises and `lit-od check` does not find."""
+
+_ELSE = " (lit-od check lists such files)"
 
 Computed: TypeAlias = tuple[NDArray[Any], ...]
 """Arrays computed from prepared images, a row an image."""
@@ -48,9 +52,8 @@ class Batch:
     def require_readable(self) -> None:
         """Raise DataError if an image could not be read; it names the first."""
         for row, error in self.errors.items():
-            whole = not str(error).startswith("a crop of")  # which the check of whole images does not find
-            mend = "Take it out (lit-od check lists such files)" if whole else "Take it out, or crop less"
-            raise DataError(f"{self.sources[row].name}: {error}. {mend}")
+            mends = [mend for words, mend in _MENDS.items() if str(error).startswith(words)]
+            raise DataError(f"{self.sources[row].name}: {error}. Take it out{mends[0] if mends else _ELSE}")
 
 
 def batches(

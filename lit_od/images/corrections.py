@@ -298,8 +298,10 @@ def classic_tiff(data: bytes) -> bytes:
     try:
         (place,) = struct.unpack_from(">Q", data, 8)
         (count,) = struct.unpack_from(">Q", data, place)
+        if count > 65_535:
+            raise ImageError(f"damaged image: {count:,} entries in the directory of its BigTIFF, wanted at most 65,535")
         added, entries = bytearray(), []
-        for at in range(place + 8, place + 8 + 20 * min(count, len(data)), 20):
+        for at in range(place + 8, place + 8 + 20 * count, 20):
             tag, kind, number = struct.unpack_from(">HHQ", data, at)
             length = number * _TYPE_SIZES[kind]
             start = at + 12 if length <= 8 else struct.unpack_from(">Q", data, at + 12)[0]
@@ -309,7 +311,8 @@ def classic_tiff(data: bytes) -> bytes:
             if kind in _OF_64_BITS:
                 kind, raw = 4, struct.pack(f">{number}I", *struct.unpack(f">{number}Q", raw))
             if len(raw) > 4:
-                value, added = struct.pack(">I", len(data) + len(added)), added + raw
+                value = struct.pack(">I", len(data) + len(added))
+                added += raw
             else:
                 value = raw.ljust(4, b"\0")
             if tag not in _DIRECTORIES:

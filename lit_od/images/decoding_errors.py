@@ -5,6 +5,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from lit_od.errors import first_line
+from lit_od.images import heif
 
 _MAGIC = {
     b"II*\0": "TIFF",
@@ -15,8 +16,13 @@ _MAGIC = {
     b"\x89PNG": "PNG",
     b"BM": "BMP",
     b"GIF8": "GIF",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
 }
 """Formats of which Pillow does not read every kind, by first bytes."""
+
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+"""Names that HEIF files give their kind."""
 
 
 def unidentified(file: Path | bytes) -> str:
@@ -26,7 +32,7 @@ def unidentified(file: Path | bytes) -> str:
             head = stream.read(12)
     else:
         head = file[:12]
-    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1"):
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and not heif.is_readable():
         return 'a HEIC image, which needs an extra. Run: pip install "lit-od[heif]"'
     kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
     return f"a damaged {kind}, or one of a kind that is not read" if kind else "not an image that can be decoded"

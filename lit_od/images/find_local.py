@@ -201,7 +201,7 @@ def _say_left_out(folder: Path, left_out: Counter[str]) -> None:
     mend = (
         'Convert them to PNG, or for HEIC run: pip install "lit-od[heif]"'
         if left_out.keys() & heif.ENDINGS
-        else ("Convert them to PNG")
+        else "Convert them to PNG"
     )
     _LOG.warning("lit-od: %s: left out %s, which cannot be read. %s", one_line(folder), counts, mend)
 

@@ -6,11 +6,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from lit_od.errors import DataError, first_line
 from lit_od.images.find_local import endings, find
+from lit_od.images.identity import require_places_apart
 from lit_od.images.object_store import StoredImage, arrow, filesystem
 from lit_od.images.parquet import RowGroup, row_groups
 from lit_od.images.sources import LazySequence, Source
+from lit_od.images.split import Subset
 
 PARQUET = ".parquet"
 
@@ -67,6 +71,42 @@ def find_with_urls(paths: Iterable[str | Path]) -> Sequence[Source]:
     if not images:
         raise DataError("no image found: name an image, a folder, a list, an .npz, a URL or a Parquet file")
     return images
+
+
+def require_parts_apart(first: Sequence[Source], second: Sequence[Source], uses: str) -> None:
+    """Check that no image is in both of two parts of one list; make and read none.
+
+    Args:
+        first: One part, as `split` makes it.
+        second: The other.
+        uses: Uses of the two in the message, such as "fit and calibration image".
+
+    Raises:
+        DataError: If an image, or a table, is named twice.
+    """
+    require_places_apart(_listed(first), _listed(second), uses)
+    known: set[tuple[str, int]] = set()
+    for group in _groups(first):
+        place = group.url if "://" in group.url else os.path.realpath(group.url), group.group
+        if place in known:
+            raise DataError(f"{group.url} is named twice: name each table once")
+        known.add(place)
+
+
+def _groups(part: Sequence[Source]) -> Iterator[RowGroup]:
+    """Yield the row groups of a part's whole list."""
+    if isinstance(part, Subset) and isinstance(part.whole, ImageList):
+        yield from (each for each in part.whole.parts if isinstance(each, RowGroup))
+
+
+def _listed(part: Sequence[Source]) -> Iterator[Source]:
+    """Yield the images of a part that are no rows of tables."""
+    if not (isinstance(part, Subset) and isinstance(part.whole, ImageList)):
+        yield from part
+        return
+    rows = np.array([isinstance(each, RowGroup) for each in part.whole.parts])
+    number = np.searchsorted(part.whole.ends, part.rows, side="right")
+    yield from (part.whole[int(row)] for row in part.rows[~rows[number]])
 
 
 def _visible(folder: str) -> Iterator[Path]:

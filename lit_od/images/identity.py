@@ -10,6 +10,8 @@ import numpy as np
 
 from lit_od.errors import DataError, ImageError
 from lit_od.formats.text import one_line
+from lit_od.images.file_contents import contents
+from lit_od.images.object_store import StoredImage
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, Source
 from lit_od.runtime.processes import is_first
 
@@ -80,7 +82,8 @@ def content_digest(source: Source) -> bytes:
     try:
         match source:
             case ImageFile():
-                return hashlib.sha256(source.path.read_bytes()).digest()
+                data = contents(source.path)
+                return hashlib.sha256(data if isinstance(data, bytes) else data.read_bytes()).digest()
             case EncodedImage():
                 return hashlib.sha256(source.data).digest()
             case ImageArray():
@@ -104,23 +107,40 @@ def require_apart(first: Iterable[Source], second: Iterable[Source], uses: str) 
         DataError: If a file, or a row of an archive, is in both.
     """
     one, other = list(first), list(second)
-    places = {place for source in one if (place := _place(source))}
-    for source in other:
-        if _place(source) in places:
-            raise DataError(f"{source.name} serves as both {uses}: name each image once")
+    require_places_apart(one, other, uses)
     copies = list(_copies(one, other))
     if copies and is_first():
         pair = " and ".join(one_line(source.name, most=100) for source in copies[0])
         _LOG.warning("lit-od: copies of %s serve as both %s: %s", f"{len(copies):,} images", uses, pair)
 
 
+def require_places_apart(first: Iterable[Source], second: Iterable[Source], uses: str) -> None:
+    """Check that no image is in both of two sets; read none.
+
+    Args:
+        first: Images of one set.
+        second: Images of the other.
+        uses: Uses of the two sets in the message, such as "inlier and outlier".
+
+    Raises:
+        DataError: If a file, a URL or a row of an archive is in both.
+    """
+    places = {place for source in first if (place := _place(source))}
+    for source in second:
+        if _place(source) in places:
+            raise DataError(f"{source.name} serves as both {uses}: name each image once")
+
+
 def _place(source: Source) -> str | None:
-    """Return the place on disk that an image is read from; None without one."""
+    """Return the place that an image is read from; None without one."""
     match source:
+        case StoredImage():
+            return source.url
         case ImageFile():
             return os.path.realpath(source.path)
         case ImageArray() if "#" in source.name:
-            return source.name
+            archive, _, row = source.name.rpartition("#")
+            return f"{os.path.realpath(archive)}#{row}"
         case _:
             return None
 

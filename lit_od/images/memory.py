@@ -8,7 +8,25 @@ from contextlib import contextmanager
 from PIL import Image
 
 MOST = 2**31
-"""Bytes of all images that are decoded at once; the largest image takes less."""
+"""Bytes of all images that are decoded at once; an image that takes more is decoded alone."""
+
+MOST_BYTES_A_PIXEL = 24
+"""Largest number of bytes that decoding and converting a pixel takes."""
+
+_STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
+"""Bytes of a decoded pixel by mode; others have 4."""
+
+_TURNED, _CONVERTED = 4, 7
+"""Bytes beside a decoded pixel: of RGB that is turned or becomes grey, and of any other that becomes RGB."""
+
+_DECODERS = {"AVIF": 6, "HEIF": 12, "JPEG2000": 20, "TIFF": 8, "WEBP": 12}
+"""Bytes of a pixel that decoders take beside those that they return, by format: TIFF's for a single strip."""
+
+_COEFFICIENTS = 8
+"""Bytes of a pixel's coefficients, which the decoder of a progressive JPEG keeps: 2 a channel."""
+
+_WEIGHTS = 32
+"""Bytes of the weights by which a row or column is resized, at most: they count where an image is very wide."""
 
 _SMALL = 512
 """Images that take less than this part of a budget, 1 / 512, are not counted: the lock would cost more."""
@@ -24,7 +42,8 @@ class MemoryBudget:
     def __init__(self, most: int) -> None:
         self._most = most
         self._forget()
-        os.register_at_fork(after_in_child=self._forget)  # the threads that would give back are not there
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)  # the threads that would give back are not there
 
     def _forget(self) -> None:
         self._taken = 0
@@ -60,7 +79,7 @@ BUDGET = MemoryBudget(MOST)
 
 def bytes_needed(image: Image.Image) -> int:
     """Count the bytes that decoding and converting an opened image will take."""
-    pixel = {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
-    pixel += 0 if image.mode in ("L", "RGB") else 4
-    pixel += 6 if image.info.get("progressive") else 0  # a JPEG's coefficients, 2 bytes each
-    return image.width * image.height * pixel
+    later = _TURNED if image.mode == "RGB" else _CONVERTED
+    decoder = _COEFFICIENTS if image.info.get("progressive") else _DECODERS.get(image.format or "", 0)
+    pixel = _STORED.get(image.mode, 4) + max(later, decoder)  # a decoder frees its own before the image is converted
+    return image.width * image.height * pixel + _WEIGHTS * (image.width + image.height)

@@ -50,7 +50,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "WEBP", "TIFF", "AVIF", "J
 MPO is opened as JPEG. HEIF is there with its extra.
 """
 
-_BAND = 2**22
+_BAND = 2**20
 """Pixels that are converted at once."""
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

@@ -113,6 +113,8 @@ def stoppable(work: Callable[[], T], stop: Callable[[], None]) -> T:
         stop()
         thread.join(GRACE)  # a thread that is within native code at the end of the process would abort it
         raise
+    finally:
+        del outcome  # it holds the error, whose frames would hold it, and the call's images with it
 
 
 def _settle(outcome: Future[T], work: Callable[[], T]) -> None:
@@ -121,3 +123,5 @@ def _settle(outcome: Future[T], work: Callable[[], T]) -> None:
         outcome.set_result(work())
     except BaseException as error:
         outcome.set_exception(error)
+    finally:
+        del outcome

@@ -210,5 +210,5 @@ async def _http_error(request: Request, failure: Exception) -> Response:
     """Answer for an unknown address or method, in the protocol's form."""
     assert isinstance(failure, HTTPException)
     path = request.url.path[:200]
-    message = f"there is nothing at {path}" if failure.status_code == 404 else f"{request.method} {path}: not so"
+    message = f"there is nothing at {path}" if failure.status_code == 404 else f"{path} takes no {request.method}"
     return JSONResponse({"error": message}, failure.status_code, dict(failure.headers or {}))

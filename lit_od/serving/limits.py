@@ -2,13 +2,10 @@
 
 from dataclasses import dataclass
 
+from lit_od.images.memory import MOST_BYTES_A_PIXEL
+
 MIB = 2**20
 MILLION = 10**6
-
-MOST_BYTES_A_PIXEL = 20
-"""Memory of a pixel while its image is decoded and converted, at most: a decoder's own 6, RGBA, its turned copy, what
-it is laid over, and RGB.
-"""
 
 RETRY_AFTER = 1
 """Seconds after which to try again when the server is full."""
@@ -49,7 +46,7 @@ class Limits:
     def decoding(self) -> int:
         """Return the bytes that images may take at once while they are decoded.
 
-        They suffice for any single one.
+        They suffice for any single one, but for very wide ones.
         """
         return MOST_BYTES_A_PIXEL * self.pixels
 

@@ -31,6 +31,9 @@ LENGTH_HEADER = "Inference-Header-Content-Length"
 MOST_ID = 256
 """Characters that a request's id may have: the answer repeats it."""
 
+MOST_OBJECTS = 1000
+"""Opening braces in a request's JSON: one input, a few outputs and their parameters, each larger than its text."""
+
 _POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 
 
@@ -112,6 +115,8 @@ def read(
         end = int(json_length) if json_length.isascii() and json_length.isdecimal() and len(json_length) < 20 else -1
         if not 0 <= end <= len(body):
             raise Refused(400, f"{LENGTH_HEADER} is {json_length[:40]!r}, the body has {len(body)} bytes")
+    if body.count(b"{", 0, end) > MOST_OBJECTS:
+        raise Refused(400, f"the request holds more than {MOST_OBJECTS} objects: name each output once")
     try:
         parsed = msgspec.json.decode(memoryview(body)[:end], type=_Inference)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -8,16 +8,10 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from lit_od.images.memory import MOST_BYTES_A_PIXEL, bytes_needed
 from lit_od.images.preparation import FORMATS, MAX_PIXELS, Preparation, open_image
 from lit_od.images.sources import EncodedImage, ImageArray
-from lit_od.serving.limits import MOST_BYTES_A_PIXEL
 from lit_od.types import Images
-
-_BYTES_A_PIXEL = {"1": 3, "L": 3, "RGB": 8}
-"""Memory of a pixel while it is decoded, turned and converted, by mode; others take the most."""
-
-_BYTES_OF_COEFFICIENTS = 6
-"""Memory that the decoder of a progressive JPEG takes for a pixel."""
 
 
 class DecodingRoom:
@@ -104,11 +98,6 @@ def decoding_bytes(data: bytes) -> int:
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            each = MOST_BYTES_A_PIXEL
-            if not image.has_transparency_data:
-                each = _BYTES_A_PIXEL.get(image.mode, each)
-            if "progressive" in image.info:
-                each += _BYTES_OF_COEFFICIENTS
-            return each * image.width * image.height
+            return bytes_needed(image)
     except Exception:  # Pillow's decoders raise whatever a broken file makes them raise
         return 0

@@ -133,6 +133,45 @@ def test_the_token_of_a_cluster_elsewhere_is_left_alone(monkeypatch: pytest.Monk
     assert "_node_ip_address" not in options
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_objects_lie_in_files_where_shared_memory_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, writable: bool
+) -> None:
+    """Ray itself would wait half a minute for its core, which has died."""
+    there, shared = Started(), tmp_path / "shared"
+    monkeypatch.setattr("lit_od.cluster.connect._ray", lambda: there)
+    monkeypatch.setattr("lit_od.cluster.connect._read_settings_again", lambda ray: None)
+    monkeypatch.setattr("lit_od.cluster.connect.SHARED_MEMORY", str(shared))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    if writable:
+        shared.mkdir()
+    with cluster("local"):
+        pass
+    ((*_, options),) = there.settings
+    assert options.get("_plasma_directory") == (None if writable else str(tmp_path))
+
+
+def test_a_cluster_that_does_not_start_is_one_line(
+    made_bundle: Bundle, digit_files: Path, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    there = Started()
+
+    def fail(**options: Any) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    there.init = fail  # type: ignore[method-assign]
+    monkeypatch.setattr("lit_od.cluster.connect._ray", lambda: there)
+    monkeypatch.setattr("lit_od.cluster.connect._read_settings_again", lambda ray: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    status, out, err = command("score", made_bundle.path, digit_files, "--engine", "ray")
+    assert (status, out) == (2, "")
+    assert err == (
+        "lit-od: Ray starts no cluster on this machine: Exception: The current node timed out during startup. Its "
+        f"logs lie in {tmp_path}/ray/session_latest/logs; leave --engine ray out to do without\n"
+    )
+
+
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 

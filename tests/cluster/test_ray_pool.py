@@ -1,5 +1,6 @@
 """Scoring and fitting on a Ray cluster of two workers, started once: the same results as one process gives."""
 
+import importlib
 import os
 import signal
 import socket
@@ -108,6 +109,28 @@ def test_a_worker_that_is_killed_costs_no_row_and_workers_load_no_torch(
         modules = set(file.read_text().split())
         assert {"onnxruntime", "ray", "lit_od.scoring.scorer"} <= modules
         assert not modules & {"torch", "torchvision", "lightning", "timm", "torchmetrics", "sklearn", "matplotlib"}
+
+
+def test_onnx_runtime_sends_no_telemetry_from_workers(pool: Pool) -> None:
+    """A worker of a cluster elsewhere has not the environment of this process."""
+
+    def make() -> Callable[[bytes], bytes]:
+        os.environ.pop("ORT_DISABLE_TELEMETRY", None)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "lit_od"]:
+            del sys.modules[name]  # what has come with the work; this process had set the variable before
+        assert "onnxruntime" not in sys.modules
+        seen: list[str | None] = []
+        sys.addaudithook(
+            lambda event, args: (
+                seen.append(os.environ.get("ORT_DISABLE_TELEMETRY"))
+                if event == "import" and args[0] == "onnxruntime"
+                else None
+            )
+        )
+        importlib.import_module("lit_od.cluster.connect")._providers()
+        return lambda item: repr(seen[:1]).encode()
+
+    assert list(pool.map(make, (), [b""])) == [b"['1']"]
 
 
 def test_rows_may_come_as_they_are_ready(pool: Pool, made_bundle: Bundle, digits: list[Source]) -> None:

@@ -167,10 +167,13 @@ def test_a_list_with_several_labels_needs_the_inliers_label(
     assert command(*words, "--label", "fine").status == 2
 
 
+@pytest.mark.parametrize("engine", ["local", "ray"])
 def test_an_image_cannot_fit_and_calibrate(
-    own_bundle: Path, digit_files: Path, tmp_path: Path, command: Command
+    own_bundle: Path, digit_files: Path, tmp_path: Path, command: Command, engine: str
 ) -> None:
-    status, _, err = command("refit", own_bundle, digit_files, digit_files, "--out", tmp_path / "new")
+    """Known before a cluster is started."""
+    words = ["refit", own_bundle, digit_files, digit_files, "--out", tmp_path / "new", "--engine", engine]
+    status, _, err = command(*words)
     assert status == 2
     assert "serves as both fit and calibration image: name each image once" in err
     assert not (tmp_path / "new").exists()

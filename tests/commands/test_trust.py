@@ -140,6 +140,8 @@ def test_a_recipe_names_it_and_a_refit_keeps_it(
     fitted = command(*words, "--trust", MEAN_DISTANCE)
     assert fitted.status == 0, fitted.err
     assert f"{MEAN_DISTANCE} is imported" in fitted.err
+    assert fitted.out.endswith(f"Try it: lit-od score {tmp_path / 'mine'} IMAGES... --trust {MEAN_DISTANCE}\n")
+    assert f"    lit-od score mine IMAGES... --trust {MEAN_DISTANCE}\n" in (tmp_path / "mine" / "README.md").read_text()
     monkeypatch.setattr("lit_od.commands.refit.open_cluster", lambda args: nullcontext(Inline(2, 1)))
     again = ["refit", tmp_path / "mine", digit_files, "--out", tmp_path / "again", "--engine", engine]
     assert command(*again, "--threads", 1, "--trust", MEAN_DISTANCE).status == 0

@@ -170,6 +170,12 @@ def test_an_image_below_the_crop_gets_advice_that_helps() -> None:
         load([numbered(0)], Preparation(size=(1, 1), mode="grey", crop=(2, 2)))
 
 
+def test_an_image_of_more_bits_gets_advice_that_helps() -> None:
+    bright = OpenImage(Image.fromarray(np.full((1, 1), 5000, np.uint16)), "bright")
+    with pytest.raises(DataError, match=r"got 5000\. Take it out, or give more data\.prepare\.bits$"):
+        load([bright], Preparation(size=(1, 1), mode="grey", bits=12))
+
+
 def test_no_image_at_all() -> None:
     assert load([], GREY).shape == (0, 28, 28, 1)
     assert list(batches([], GREY, batch_size=4)) == []

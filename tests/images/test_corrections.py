@@ -4,6 +4,7 @@ import io
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,17 @@ def test_a_bigtiff_whose_values_overlap_takes_no_more_memory_than_its_file() -> 
     file = b"MM\0+\0\x08\0\0" + struct.pack(">QQ", 16, 1000) + entry * 1000
     with pytest.raises(ImageError, match=r"^damaged image: the directory of its BigTIFF is not within the file$"):
         open_image(file)
+
+
+def test_a_bigtiff_of_many_values_is_read_in_linear_time() -> None:
+    """Each value behind the data is copied once, not with every later one; more entries than a TIFF has are refused."""
+    for count in (65_535, 65_536):
+        entries = b"".join(struct.pack(">HHQQ", 65_000, 1, 200, 8) for _ in range(count))
+        file = b"MM\0+\0\x08\0\0" + struct.pack(">QQ", 16, count) + entries + bytes(200 * 65_536)
+        begin = time.process_time()
+        with pytest.raises(ImageError, match="BigTIFF|TIFF" if count == 65_535 else r"^damaged image: 65,536 entries"):
+            open_image(file)
+        assert time.process_time() - begin < 5
 
 
 # Metadata

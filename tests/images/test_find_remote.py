@@ -11,9 +11,10 @@ from lit_od.errors import DataError, ImageError
 from lit_od.images import object_store as stores
 from lit_od.images import parquet as packed
 from lit_od.images.find_local import find
-from lit_od.images.find_remote import find_with_urls
+from lit_od.images.find_remote import find_with_urls, require_parts_apart
 from lit_od.images.object_store import StoredImage
 from lit_od.images.sources import Unreadable
+from lit_od.images.split import Subset
 from tests.support.images import GREY
 from tests.support.tables import arrow, pixels, travelled, write_table
 
@@ -142,3 +143,25 @@ def test_what_is_hidden_is_nobodys_image(tmp_path: Path, files: list[Path]) -> N
     assert [source.name for source in find_with_urls([tmp_path / "t.parquet"])] == [
         f"{tmp_path}/t.parquet/part-0.parquet#0"
     ]
+
+
+def test_an_image_is_in_one_part_of_a_list(tmp_path: Path, digit_files: Path, files: list[Path]) -> None:
+    """Whatever the seed: images of tables are not made for it, and none is read."""
+    rows = {"bytes": [file.read_bytes() for file in files]}
+    table, other = (write_table(tmp_path / name, rows) for name in ("a.parquet", "b.parquet"))
+    (tmp_path / "link.parquet").symlink_to(table)
+    for paths in ([table, other], [table, digit_files, f"file://{files[0]}"], [files[0]] * 2 + files[1:]):
+        found = find_with_urls(paths)
+        for row in range(2, len(found)):
+            parts = Subset(found, np.arange(row)), Subset(found, np.arange(row, len(found)))
+            require_parts_apart(*parts, "fit and calibration image")
+    for paths, error in (
+        ([table, other, table], r"a\.parquet is named twice: name each table once"),
+        ([other, table, tmp_path / "link.parquet"], r"link\.parquet is named twice"),
+        ([table, files[0], files[0]], r"\.png serves as both fit and calibration image: name each image once"),
+        ([f"file://{files[0]}", table, f"file://{files[0]}"], r"file://.*\.png serves as both fit and calib"),
+    ):
+        found = find_with_urls(paths)
+        parts = Subset(found, np.arange(len(found) - 1)), Subset(found, np.array([len(found) - 1]))
+        with pytest.raises(DataError, match=error):
+            require_parts_apart(*parts, "fit and calibration image")

@@ -1,5 +1,6 @@
 """Images that serve twice: a file is refused, and a line tells of copies."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,17 @@ def test_a_row_of_an_archive_in_both_sets_is_refused(tmp_path: Path) -> None:
     found = find([tmp_path / "x.npz"])
     with pytest.raises(DataError, match=r"x\.npz#1 serves as both"):
         require_apart(found, found[1:], "inlier and outlier")
+    (tmp_path / "y.npz").symlink_to("x.npz")
+    with pytest.raises(DataError, match=r"y\.npz#0 serves as both"):
+        require_apart(found, find([tmp_path / "y.npz"]), "inlier and outlier")
+
+
+def test_pipes_are_not_opened(tmp_path: Path) -> None:
+    """Opening one would wait for its writer."""
+    pipes = [tmp_path / "a.png", tmp_path / "b.png"]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+    require_apart(find(pipes[:1]), find(pipes[1:]), "inlier and outlier")
 
 
 def test_one_line_tells_of_copies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,14 +1,16 @@
 """The bytes that images take at once."""
 
+import gc
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from lit_od.images.batching import batches
-from lit_od.images.memory import MOST, MemoryBudget, bytes_needed
+from lit_od.images.memory import MOST, MOST_BYTES_A_PIXEL, MemoryBudget, bytes_needed
 from lit_od.images.preparation import MAX_PIXELS, Preparation
 from lit_od.images.sources import ImageFile
 
@@ -39,13 +41,13 @@ def test_the_images_of_a_batch_share_the_budget(tmp_path: Path, monkeypatch: pyt
     for row in range(8):
         files.append(ImageFile(tmp_path / f"{row}.png", f"{row}"))
         Image.new("RGB", (9, 6), (row, 0, 0)).save(files[-1].path)
-    budget, decoding, most = MemoryBudget(9 * 6 * 4), 0, 0
+    budget, decoding, most = MemoryBudget(bytes_needed(Image.new("RGB", (9, 6)))), 0, 0
     take, returned, lock = budget.take, budget.returned, threading.Lock()
 
     def taken(amount: int) -> None:
         nonlocal decoding, most
         take(amount)
-        assert amount == 9 * 6 * 4
+        assert amount == budget._most
         with lock:
             decoding += 1
             most = max(most, decoding)
@@ -72,15 +74,62 @@ def test_the_images_of_a_batch_share_the_budget(tmp_path: Path, monkeypatch: pyt
     np.testing.assert_array_equal(batch.images[:, 0, 0, 0], np.arange(8))
 
 
+TALL, WIDE = 2500, 2000
+"""Sides of images that are larger than a band."""
+
+PICTURE = np.indices((TALL, WIDE, 3)).sum(0).astype(np.uint8)
+
+
+def saved(file: Path, mode: str, **options: Any) -> ImageFile:
+    image = Image.fromarray(PICTURE[..., 0].astype(np.uint16)) if mode == "I;16" else Image.fromarray(PICTURE)
+    turn = Image.Exif()
+    turn[0x0112] = 6
+    (image if mode in ("RGB", "I;16") else image.convert(mode)).save(file, exif=turn, **options)
+    return ImageFile(file, file.name)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is measured by Linux")
 @pytest.mark.parametrize(
-    ("mode", "bytes_a_pixel"), [("L", 1), ("RGB", 4), ("RGBA", 8), ("P", 5), ("I;16", 6), ("F", 8)]
+    ("name", "mode", "options"),
+    [
+        ("turned.jpg", "RGB", {}),
+        ("progressive.jpg", "RGB", {"progressive": True, "subsampling": 0}),
+        ("cmyk.jpg", "CMYK", {"progressive": True}),
+        ("a.png", "L", {"compress_level": 1}),
+        ("b.png", "RGBA", {"compress_level": 1}),
+        ("c.png", "I;16", {"compress_level": 1}),
+        ("d.png", "P", {"compress_level": 1}),
+        ("a.webp", "RGBA", {"method": 0}),
+        ("a.avif", "RGB", {"speed": 10}),
+        ("a.jp2", "RGB", {}),
+        ("a.tif", "RGBA", {"compression": "tiff_lzw", "strip_size": 2**31 - 1}),
+    ],
 )
-def test_bytes_are_counted_by_the_mode(mode: str, bytes_a_pixel: int) -> None:
-    assert bytes_needed(Image.new(mode, (9, 6))) == 9 * 6 * bytes_a_pixel  # type: ignore[arg-type]  # a mode
-    assert MAX_PIXELS * (bytes_a_pixel + 6) < MOST
+def test_no_image_takes_more_than_was_counted(
+    name: str, mode: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = saved(tmp_path / name, mode, **options)
+    counted: list[int] = []
+    monkeypatch.setattr("lit_od.images.preparation.BUDGET.take", counted.append)
+    for colours in ("rgb", "grey"):
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
+        before = status("VmRSS")
+        source.prepare(Preparation(size=(9, 9), mode=colours))  # type: ignore[arg-type]  # one of the modes
+        taken = status("VmHWM") - before - source.path.stat().st_size
+        assert taken < counted[-1] + SLACK  # memory that the process has kept is not seen
 
 
-def test_a_progressive_jpeg_takes_its_coefficients_too(tmp_path: Path) -> None:
-    Image.new("RGB", (9, 6)).save(tmp_path / "a.jpg", progressive=True)
-    with Image.open(tmp_path / "a.jpg") as image:
-        assert bytes_needed(image) == 9 * 6 * 10
+SLACK = 25 * 10**6
+"""Bytes that are not counted: those of a band, and a decoder's that do not grow with the image."""
+
+
+def status(key: str) -> int:
+    """Bytes of this process by their name in /proc."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+
+
+def test_the_largest_image_fits_and_a_very_wide_one_counts_its_weights() -> None:
+    assert MAX_PIXELS * MOST_BYTES_A_PIXEL <= MOST
+    assert bytes_needed(Image.new("L", (10**6, 1))) > 40 * 10**6

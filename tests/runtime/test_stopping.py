@@ -1,7 +1,9 @@
 """Graphs that never end: one signal ends the work, on the main thread and on those that decode."""
 
+import gc
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -15,6 +17,10 @@ from lit_od.runtime.threads import threads_of_a_generator
 from tests.support.endless import endless_graph
 
 IMAGES = np.zeros((2, 2, 2, 1), np.uint8)
+
+
+def _raise(images: np.ndarray) -> None:
+    raise ValueError(f"no such axis: {images.ndim}")
 
 
 @pytest.fixture
@@ -66,3 +72,21 @@ def test_a_call_after_the_stop_is_refused_and_results_and_errors_come_through() 
         assert pool.submit(stoppable, lambda: 5, lambda: None).result() == 5
     with pytest.raises(ZeroDivisionError):
         stoppable(lambda: 1 // 0, lambda: None)
+
+
+def test_a_call_that_fails_keeps_nothing_of_it() -> None:
+    """Its images are freed with its error, before garbage is collected."""
+    images = np.zeros(3)
+    freed = weakref.ref(images)
+
+    def fail(work: np.ndarray) -> None:
+        with pytest.raises(ValueError, match="no such axis"):
+            stoppable(lambda: _raise(work), lambda: None)
+
+    gc.disable()
+    try:
+        fail(images)
+        del images
+        assert freed() is None
+    finally:
+        gc.enable()

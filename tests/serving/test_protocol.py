@@ -204,6 +204,13 @@ def test_a_request_takes_little_more_memory_than_its_text(given: Any) -> None:
     assert peak < 7 * len(body) + 10_000
 
 
+@pytest.mark.parametrize("name", ["inputs", "outputs"])
+def test_many_objects_are_refused_before_they_are_made(name: str) -> None:
+    given = {"inputs": [images()], name: [{"name": "score"}] * 1001}
+    with pytest.raises(Refused, match="more than 1000 objects"):
+        read(given)
+
+
 def test_an_answer_comes_back_as_it_went() -> None:
     asked = protocol.ScoreRequest(
         "mark", [], {"score": True, "error": True, "p_value": False, "is_outlier": True, "map": False}
