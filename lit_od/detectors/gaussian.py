@@ -16,6 +16,10 @@ SINGULAR = 1e-12
 features carry seven digits, whose squares end near here."""
 
 
+PANEL = 64
+"""Rows of a triangular matrix that are multiplied together: what lies right of a panel is zero and left out."""
+
+
 def shrunk_covariance(count: int, scatter: Stats, fourth_moments: float, shrinkage: Shrinkage) -> Stats:
     """Return (1 - a) S / n + a mu I, shape (d, d) (Ledoit and Wolf 2004).
 
@@ -60,6 +64,24 @@ def whitener(covariance: Stats, mend: str) -> Stats:
     if singular:
         raise DataError(f"the covariance of {len(covariance)} features is singular. {mend}")
     return np.tril(np.linalg.inv(factor))
+
+
+def whitened(rows: Stats, factor: Stats) -> Stats:
+    """Return rows @ factor.T without the products with the factor's zeros.
+
+    Args:
+        rows: Shape (n, d).
+        factor: Lower triangular, shape (d, d).
+    """
+    white = np.empty_like(rows)
+    for start, stop in panels(len(factor)):
+        np.matmul(rows[:, :stop], factor[start:stop, :stop].T, out=white[:, start:stop])
+    return white
+
+
+def panels(width: int) -> list[tuple[int, int]]:
+    """Return start and stop of the rows of each panel of a triangular matrix."""
+    return [(start, min(start + PANEL, width)) for start in range(0, width, PANEL)]
 
 
 def squared_norms(rows: Stats) -> Stats:

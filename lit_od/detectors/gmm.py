@@ -1,7 +1,7 @@
 """Gaussian mixture: negative log-likelihood of the inliers' density."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
@@ -9,9 +9,9 @@ import numpy as np
 
 from lit_od.checks import integer, one_of
 from lit_od.detectors.bank.row_store import RowStore
-from lit_od.detectors.base import BLOCK_VALUES, CACHED_VALUES, Detector, check_features, row_blocks
+from lit_od.detectors.base import CACHED_VALUES, Detector, check_features, row_blocks
 from lit_od.detectors.class_moments import MomentsAccumulator
-from lit_od.detectors.gaussian import squared_norms, whitener
+from lit_od.detectors.gaussian import PANEL, panels, squared_norms, whitened, whitener
 from lit_od.detectors.moments import Moments
 from lit_od.detectors.options import read_options
 from lit_od.detectors.state import SMALLEST, check_names, read_only, require_triangular, take
@@ -68,6 +68,28 @@ class GMM(Detector):
     weights: Stats
     means: Stats
     whiteners: Stats
+    _middle: Stats = field(init=False, repr=False)
+    """Middle of the means, shape (d,): no digits cancel that the distance between the means does not cost."""
+    _constants: Stats = field(init=False, repr=False)
+    """log w_k + log det W_k, shape (k,)."""
+    _panels: tuple[tuple[Stats, Stats], ...] = field(init=False, repr=False)
+    """For "full", rows of all W_k together, (k * rows, columns), and their products with the means less the middle."""
+
+    def __post_init__(self) -> None:
+        covariance, (k, d) = self.settings.covariance, self.means.shape
+        matrices = covariance in ("full", "tied")
+        scales = np.diagonal(self.whiteners, axis1=-2, axis2=-1) if matrices else self.whiteners.reshape(k, -1)
+        middle = self.weights @ self.means if k > 1 else self.means[0]
+        parts = []
+        for start, stop in panels(d) if covariance == "full" else ():
+            factors = self.whiteners[:, start:stop, :stop]
+            offsets = np.matvec(factors, (self.means - middle)[:, :stop])
+            parts.append((factors.reshape(-1, stop), offsets.reshape(-1)))
+        object.__setattr__(self, "_middle", middle)
+        object.__setattr__(self, "_panels", tuple(parts))
+        object.__setattr__(
+            self, "_constants", np.log(self.weights) + np.log(np.broadcast_to(scales, (k, d))).sum(axis=1)
+        )
 
     @classmethod
     def fit(
@@ -149,44 +171,39 @@ class GMM(Detector):
         features = check_features(features, self.width)
         scores = np.empty(len(features))
         matrices = self.settings.covariance in ("full", "tied")
-        for rows, block in row_blocks(features, 3 * self.width, BLOCK_VALUES if matrices else 2 * CACHED_VALUES):
+        a_row = 3 * self.width + PANEL * len(self.means)
+        for rows, block in row_blocks(features, a_row, (16 if matrices else 2) * CACHED_VALUES):
+            block -= self._middle
             joint = self._log_joint(block)
-            highest = joint.max(axis=0)
-            total = highest + np.log(np.exp(joint - highest).sum(axis=0))
-            scores[rows] = 0.5 * self.width * math.log(2 * math.pi) - total
-        return scores
+            if len(joint) == 1:
+                scores[rows] = -joint[0]
+            else:
+                highest = joint.max(axis=0)
+                scores[rows] = -highest - np.log(np.exp(joint - highest).sum(axis=0))
+        return scores + 0.5 * self.width * math.log(2 * math.pi)
 
     def _log_joint(self, rows: Stats) -> Stats:
-        """Return log w_k N(x; m_k, L_k L_k^T) + d/2 log 2 pi for rows (n, d), (k, n)."""
-        covariance = self.settings.covariance
-        if covariance in ("diag", "spherical"):
-            return self._log_joint_of_diagonals(rows)
-        white = np.empty_like(rows)
-        joint = np.empty((len(self.means), len(rows)))
-        if covariance == "tied":  # one product serves all components
-            rows = (rows - self.means[0]) @ self.whiteners.T
-        for k, mean in enumerate(self.means):
-            if covariance == "tied":
-                np.subtract(rows, (mean - self.means[0]) @ self.whiteners.T, out=white)
-                scales = self.whiteners.diagonal()
-            else:
-                np.matmul(rows - mean, self.whiteners[k].T, out=white)
-                scales = self.whiteners[k].diagonal()
-            joint[k] = np.log(self.weights[k]) + np.log(scales).sum() - 0.5 * squared_norms(white)
-        return joint
-
-    def _log_joint_of_diagonals(self, rows: Stats) -> Stats:
-        """Return `_log_joint` of diagonal covariances, by two products for them all.
-
-        The squares are expanded about the middle of the means.
-        """
-        scales = np.broadcast_to(self.whiteners.reshape(len(self.means), -1), self.means.shape)
-        middle = self.weights @ self.means
-        rows, means, precisions = rows - middle, self.means - middle, scales**2
-        squares = precisions @ (rows**2).T - 2 * (means * precisions) @ rows.T  # (k, n)
-        squares += (means**2 * precisions).sum(axis=1)[:, None]
-        constants = np.log(self.weights) + np.log(scales).sum(axis=1)
-        joint: Stats = constants[:, None] - 0.5 * squares
+        """Return log w_k N(x; m_k, L_k L_k^T) + d/2 log 2 pi, (k, n); overwrites rows."""
+        covariance, means = self.settings.covariance, self.means - self._middle  # rows are less it too, (n, d)
+        if covariance == "full":
+            squares = np.zeros((len(rows), len(means)))
+            for factor, offset in self._panels:  # one product serves all components
+                white = rows[:, : factor.shape[1]] @ factor.T
+                white -= offset
+                squares += squared_norms(white.reshape(len(rows), len(means), -1))
+            squares = squares.T
+        elif covariance == "tied":
+            white = whitened(rows, self.whiteners)
+            squares = np.stack([squared_norms(white - centre) for centre in whitened(means, self.whiteners)])
+        elif covariance == "diag":  # the squares are expanded about the middle of the means
+            precisions = self.whiteners**2
+            products = rows @ (means * precisions).T
+            squares = precisions @ np.square(rows, out=rows).T - 2 * products.T
+            squares += (means**2 * precisions).sum(axis=1)[:, None]
+        else:
+            squares = squared_norms(rows) - 2 * (rows @ means.T).T + squared_norms(means)[:, None]
+            squares *= self.whiteners[:, None] ** 2
+        joint: Stats = self._constants[:, None] - 0.5 * squares
         return joint
 
     def options(self) -> dict[str, Any]:

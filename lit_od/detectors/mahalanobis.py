@@ -12,7 +12,7 @@ import numpy as np
 from lit_od.checks import flag, number
 from lit_od.detectors.base import BLOCK_VALUES, Detector, check_features, check_labels
 from lit_od.detectors.class_moments import MomentsAccumulator
-from lit_od.detectors.gaussian import Shrinkage, shrunk_covariance, squared_norms, whitener
+from lit_od.detectors.gaussian import Shrinkage, shrunk_covariance, squared_norms, whitened, whitener
 from lit_od.detectors.moments import Moments
 from lit_od.detectors.options import read_options
 from lit_od.detectors.state import check_names, read_only, take, take_whitener
@@ -151,14 +151,14 @@ class Mahalanobis(Detector):
         step = max(1, BLOCK_VALUES // (3 * self.width + len(centres)))
         for start in range(0, len(features), step):
             block = features[start : start + step]
-            white = np.subtract(block, first, dtype=np.float64) @ self.whitener.T  # (rows, d)
+            white = whitened(np.subtract(block, first, dtype=np.float64), self.whitener)  # (rows, d)
             if len(centres) > 1:  # the expanded square finds the nearest mean, the difference measures it
                 white -= centres[(lengths - white @ centres.T).argmin(axis=1)]
             least = squared_norms(white)
             if self.background_mean is None or self.background_whitener is None:
                 np.sqrt(least, out=scores[start : start + step])
             else:
-                white = np.subtract(block, self.background_mean, dtype=np.float64) @ self.background_whitener.T
+                white = whitened(np.subtract(block, self.background_mean, dtype=np.float64), self.background_whitener)
                 scores[start : start + step] = least - squared_norms(white)
         return scores
 

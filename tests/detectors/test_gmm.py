@@ -113,3 +113,26 @@ def test_a_state_that_is_no_mixture_is_refused(inliers, change):
     detector = GMM.fit(inliers, components=2, covariance="diag")
     with pytest.raises(DataError, match="must be positive, and the weights sum to 1"):
         GMM.from_state(detector.options(), detector.state() | change)
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("components", [1, 3])
+def test_wide_features_score_as_by_the_densities_of_scipy(components, covariance):
+    rng = np.random.default_rng(11)
+    width = 150  # more than one panel of a factor, and the last one narrower
+    mix = np.eye(width) + 0.2 * rng.standard_normal((width, width)) / np.sqrt(width)
+    rows = rng.standard_normal((900, width)) @ mix + 8 * rng.integers(0, 3, (900, 1))
+    detector = GMM.fit(rows, components=components, covariance=covariance)
+    factors = {
+        "full": lambda k: detector.whiteners[k],
+        "tied": lambda _: detector.whiteners,
+        "diag": lambda k: np.diag(detector.whiteners[k]),
+        "spherical": lambda k: np.eye(width) * detector.whiteners[k],
+    }[covariance]
+    queries = rng.standard_normal((1200, width)) * 5
+    joint = [
+        np.log(detector.weights[k])
+        + multivariate_normal(detector.means[k], np.linalg.inv(factors(k).T @ factors(k))).logpdf(queries)
+        for k in range(components)
+    ]
+    np.testing.assert_allclose(detector.score(queries), -np.logaddexp.reduce(joint), rtol=1e-9)
