@@ -137,7 +137,8 @@ def _keys(scores: NDArray[np.floating[Any]], *, binned: bool) -> Keys:
 def _shares(keys: Keys, regions: Regions) -> Stats:
     """Return the share of its region that each pixel adds, shape (m,).
 
-    Pixels are found from the highest key on. The first pixels of a region add 1 / full each, until the region is full; the rest add nothing.
+    Pixels are found from the highest key on. The first of a region add 1 / full each, until the region is full, and the
+    rest nothing.
     """
     order = np.lexsort([np.iinfo(keys.dtype).max - keys[regions.pixels], regions.region])
     sizes = np.bincount(regions.region, minlength=len(regions.full))

@@ -56,7 +56,8 @@ def pixel_auroc(maps: Maps, masks: NDArray[Any]) -> float:
 def aupro(maps: Maps, masks: NDArray[Any], limit: float = 0.3) -> float:
     """Compute the mean per-region overlap up to a limit of false positives.
 
-    It is the area under the curve of overlap against false positives up to the limit, divided by the limit. Regions are 8-connected; false positives are counted over all pixels that are not in one.
+    It is the area under the curve of overlap against false positives up to the limit, divided by the limit. Regions are
+    8-connected; false positives are counted over all pixels that are not in one.
 
     Args:
         maps: Scores, higher where more outlying, shape (n, h, w).
