@@ -9,6 +9,7 @@ from lit_od.errors import ConfigError
 from lit_od.evaluation import image_sets as sets
 from lit_od.evaluation.image_sets import ImageSets
 from lit_od.images.find_local import find, is_on_disk
+from lit_od.images.layouts import layout_of
 from lit_od.images.sources import SetOpener, Source
 from lit_od.recipes.load import override
 from lit_od.recipes.overrides import parse_overrides
@@ -31,6 +32,11 @@ def add_set_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--outliers", metavar="NAME=PATH", action="append", default=[], help="outliers under a name; may be repeated"
     )
+    parser.add_argument(
+        "--masks",
+        metavar="DIR",
+        help="masks of defects, by the stems of images: those of --outliers, or of --data.root",
+    )
 
 
 def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) -> ImageSets:
@@ -50,13 +56,41 @@ def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) 
     preparation = bundle.manifest.preparation
     if args.label and not args.inliers:
         raise ConfigError("--label goes with --inliers: give both, or --data.classes for the recipe's own sets")
+    given = dict(parse_overrides(overrides)).get("data.root")
+    masks = _folder(args.masks, "--masks") if args.masks else None
+    if masks is not None and not args.inliers and not given:
+        raise ConfigError("--masks goes with --data.root FOLDER, or with --inliers and --outliers: give either")
+    if given and not args.inliers:
+        folder = data_root(given)
+        category = sets.sets_of_category(folder, preparation) if layout_of(folder) or not evaluated(bundle) else None
+        if category is not None and masks is not None:
+            raise ConfigError(f"{folder} is in the layout of {category.layout}, which has its masks: leave out --masks")
+        if masks is not None:
+            category = sets.sets_of_masks(folder, masks, preparation)
+        if category is not None:
+            only_overrides(overrides, "data.root", why="chooses nothing of a category of defects")
+            return category
     if not args.inliers:
         only_overrides(overrides, *SET_KEYS, why="changes nothing of a finished bundle")
         recipe = override(sets.recipe_of(bundle), overrides)
         return sets.sets_of_recipe(recipe, preparation, sets=torchvision_sets, of=bundle)
     no_overrides([f"--{path}" for path, _ in parse_overrides(overrides) if path != "data.root"])
     opener = torchvision_sets(sets_root(overrides))
-    return sets.sets_of_paths(args.inliers, _by_name(args.outliers), preparation, opener=opener, labels=args.label)
+    outliers = _by_name(args.outliers)
+    found = sets.sets_of_paths(args.inliers, outliers, preparation, opener=opener, labels=args.label)
+    return found if masks is None else sets.with_masks(found, masks)
+
+
+def evaluated(bundle: Bundle) -> bool:
+    """Return True if the bundle's recipe names sets to evaluate on."""
+    tree = bundle.manifest.provenance.recipe
+    return tree is not None and bool(tree.get("evaluation", {}).get("outliers"))
+
+
+def _folder(word: str, option: str) -> Path:
+    if not Path(word).is_dir():
+        raise ConfigError(f"{option} {word} is not a folder")
+    return Path(word)
 
 
 def torchvision_sets(root: Path, *, download: bool = True) -> SetOpener:

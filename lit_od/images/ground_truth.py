@@ -152,23 +152,26 @@ def _values(file: Path) -> NDArray[np.uint8]:
     return values.astype(np.uint8)
 
 
-def match_masks(images: Iterable[Source], below: Path, masks: Path) -> tuple[dict[str, list[Path]], list[Source]]:
+def has_defect(file: Path) -> bool:
+    """Return True if a mask is not empty. Raises DataError where it cannot be read."""
+    return bool(_values(file).any())
+
+
+def match_masks(images: Iterable[Source], masks: Path) -> tuple[dict[str, list[Path]], list[Source]]:
     """Match images with the masks of a folder by their stems.
 
-    A mask has its image's stem, also with `_mask` behind it, and lies below its folder as the image lies below its own.
-    Masks that lie at the top of their folder, and images at the top of theirs, match by the stem alone. A folder of the
-    image's stem holds several masks of one image.
+    A mask has its image's stem, also with `_mask` behind it, and lies in folders that are called as those of the image,
+    or in none. A folder that is called by the image's stem holds several masks of one image.
 
     Args:
         images: Images.
-        below: Folder that the images lie below.
         masks: Folder of masks.
 
     Returns:
         Mask files by the name of their image, and the images without one.
 
     Raises:
-        DataError: If the folder holds no image file, or images or masks cannot be told apart by their stems.
+        DataError: If the folder holds no image file, or a mask could be that of several images.
     """
     by_place: dict[Place, list[Path]] = {}
     for mask in find([masks]):
@@ -177,29 +180,21 @@ def match_masks(images: Iterable[Source], below: Path, masks: Path) -> tuple[dic
         by_place.setdefault((*folders, path.stem.removesuffix(SUFFIX)), []).append(path)
         if folders:
             by_place.setdefault(folders, []).append(path)
-    by_stem: dict[str, list[Place]] = {}
-    for place in by_place:
-        by_stem.setdefault(place[-1], []).append(place)
+    deepest = max(map(len, by_place))
     found: dict[str, list[Path]] = {}
     without: list[Source] = []
     owners: dict[Place, str] = {}
     for image in images:
-        own = _place(image, below)
-        places = [own] if own in by_place else [each for each in by_stem.get(own[-1], []) if 1 in (len(each), len(own))]
-        if not places:
+        path = image.path.absolute() if isinstance(image, ImageFile) else Path(image.name)
+        parts = (*path.parts[:-1], path.stem)
+        place = next((parts[-depth:] for depth in range(deepest, 0, -1) if parts[-depth:] in by_place), None)
+        if place is None:
             without.append(image)
-            continue
-        if len(places) > 1 or owners.setdefault(places[0], image.name) != image.name:
+        elif (owner := owners.setdefault(place, image.name)) != image.name:
             raise DataError(
-                f"{by_place[places[-1]][0]} could be a mask of several images, or {image.name} have several: put masks "
-                f"into folders below {masks} as their images are"
+                f"{by_place[place][0]} could be the mask of {owner} or of {image.name}: put masks into folders below "
+                f"{masks} that are called as those of the images"
             )
-        found[image.name] = by_place[places[0]]
+        else:
+            found[image.name] = by_place[place]
     return found, without
-
-
-def _place(image: Source, below: Path) -> Place:
-    """Return the folders of an image below a folder, and its stem."""
-    path = image.path if isinstance(image, ImageFile) else Path(image.name)
-    folders = path.relative_to(below).parts[:-1] if path.is_relative_to(below) else ()
-    return (*folders, path.stem)

@@ -132,12 +132,7 @@ def normal_images(folder: Path) -> list[Source] | None:
     """
     category = read_category(folder)
     if category is None:
-        if names := [str(path.relative_to(folder)) for path in categories_below(folder)]:
-            shown = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
-            raise DataError(
-                f"{folder} is a folder of categories, and each has normal images of its own: name one of {shown} "
-                "(lit-od benchmark runs over all)"
-            )
+        require_no_categories(folder)
         return None
     if not category.train:
         raise DataError(f"{folder} is in the layout of {category.layout}, and {category.source} holds no image")
@@ -152,6 +147,20 @@ def normal_images(folder: Path) -> list[Source] | None:
     return list(category.train)
 
 
+def require_no_categories(folder: Path) -> None:
+    """Check that a folder, which is no category, holds none.
+
+    Raises:
+        DataError: If it does; the message names them.
+    """
+    if names := [str(path.relative_to(folder)) for path in categories_below(folder)]:
+        shown = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
+        raise DataError(
+            f"{folder} is a folder of categories, and each has normal images of its own: name one of {shown} "
+            "(lit-od benchmark runs over all)"
+        )
+
+
 def _mvtec(folder: Path, layout: str, test: Path, truth: Path) -> Category:
     kinds = [each for each in sorted(test.iterdir()) if each.is_dir() and not each.name.startswith(".")]
     defects = {each.name: images for each in kinds if each.name not in (GOOD, truth.name) and (images := _in(each))}
@@ -162,16 +171,14 @@ def _mvtec(folder: Path, layout: str, test: Path, truth: Path) -> Category:
         train=_in(folder / "train" / GOOD),
         good=_in(test / GOOD),
         defects=defects,
-        truth=_truth(folder, layout, test, truth, defects),
+        truth=_truth(folder, layout, truth, defects),
         unlabelled={name: images for name in PRIVATE if (images := _in(folder / name))}
         if layout == "MVTec AD 2"
         else {},
     )
 
 
-def _truth(
-    folder: Path, layout: str, test: Path, truth: Path, defects: Mapping[str, Sequence[Source]]
-) -> GroundTruth | None:
+def _truth(folder: Path, layout: str, truth: Path, defects: Mapping[str, Sequence[Source]]) -> GroundTruth | None:
     """Match defective images with their masks; None if there is no folder of masks."""
     if not defects or not _in(truth):
         return None
@@ -180,7 +187,7 @@ def _truth(
         if not (folder / SATURATIONS).is_file():
             raise DataError(f"{folder} holds several masks an image, as LOCO does, and no {SATURATIONS}: add that file")
         saturations = read_saturations(folder / SATURATIONS)
-    files, without = match_masks([each for images in defects.values() for each in images], test, truth)
+    files, without = match_masks([each for images in defects.values() for each in images], truth)
     require_masks(without, truth)
     return GroundTruth(files, saturations)
 
