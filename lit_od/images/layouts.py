@@ -14,7 +14,7 @@ import csv
 import io
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,19 +103,19 @@ def read_category(folder: Path) -> Category | None:
             return _mvtec(folder, layout, folder / "test", folder / "ground_truth")
 
 
-def categories_below(root: Path) -> Iterator[Path]:
+def categories_below(root: Path) -> list[Path]:
     """Find the folders of categories at or below a folder, sorted by path."""
     if layout_of(root) is not None:
-        yield root
-        return
+        return [root]
+    found = []
     for here, folders, _ in os.walk(root):
-        folders.sort()
         for name in list(folders):
             if name.startswith("."):
                 folders.remove(name)
             elif layout_of(Path(here, name)) is not None:
                 folders.remove(name)
-                yield Path(here, name)
+                found.append(Path(here, name))
+    return sorted(found)
 
 
 def normal_images(folder: Path) -> list[Source] | None:

@@ -98,8 +98,8 @@ def test_a_folder_of_categories_is_refused_naming_them(tmp_path):
             DataError, match=r"is a folder of categories.*: name one of .*bolt, .*nut \(lit-od benchmark"
         ):
             normal_images(root)
-    assert list(categories_below(tmp_path)) == [tmp_path / "set" / "bolt", tmp_path / "set" / "nut"]
-    assert list(categories_below(tmp_path / "set" / "nut")) == [tmp_path / "set" / "nut"]
+    assert categories_below(tmp_path) == [tmp_path / "set" / "bolt", tmp_path / "set" / "nut"]
+    assert categories_below(tmp_path / "set" / "nut") == [tmp_path / "set" / "nut"]
 
 
 def test_a_mask_for_one_image_and_not_another_is_refused(tmp_path):
