@@ -89,34 +89,43 @@ class DefectEvaluation:
         known: dict[str, Any] = known_numbers({**tree, "unlabelled": unlabelled})
         return {**self.images.to_json(), **known}
 
-    def table(self) -> str:
-        """Format a plain-text table: images, pixels, and the scores of each set."""
+    def figure_tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        """Return caption, titles and rows of the tables of images and of pixels, if any."""
         rows = [*self.kinds.items(), (TOGETHER, self.together)]
-        image = [[name, f"{each.images:,}", *map(percent, each.image.values())] for name, each in rows]
-        parts = [
-            f"{self.name}: image figures in percent, with {100 * self.images.level:g} % intervals "
-            f"({self.images.resamples:,} bootstrap resamples, seed {self.images.seed})",
-            *columns(["defects", "n", *map(title, self.together.image)], image, rule_before_last=True),
+        tables = [
+            (
+                f"{self.name}: image figures in percent, with {100 * self.images.level:g} % intervals "
+                f"({self.images.resamples:,} bootstrap resamples, seed {self.images.seed})",
+                ["defects", "n", *map(title, self.together.image)],
+                [[name, f"{each.images:,}", *map(percent, each.image.values())] for name, each in rows],
+            )
         ]
         if self.together.pixels is not None:
-            found = self.together.pixels.figures
-            pixel = [
-                [name, f"{each.pixels.regions:,}", *map(percent, each.pixels.figures.values())]
-                for name, each in rows
-                if each.pixels is not None
-            ]
-            parts += [
-                "",
-                f"Pixel figures at the prepared size, {self.size[0]}x{self.size[1]}, masks resized to nearest pixels",
-                *columns(["defects", "regions", *map(title, found)], pixel, rule_before_last=True),
-            ]
+            high, wide = self.size
+            tables.append(
+                (
+                    f"Pixel figures at the prepared size, {high}x{wide}, masks resized to nearest pixels",
+                    ["defects", "regions", *map(title, self.together.pixels.figures)],
+                    [
+                        [name, f"{each.pixels.regions:,}", *map(percent, each.pixels.figures.values())]
+                        for name, each in rows
+                        if each.pixels is not None
+                    ],
+                )
+            )
+        return tables
+
+    def table(self) -> str:
+        """Format a plain-text table: images, pixels, and the scores of each set."""
+        parts: list[str] = []
+        for caption, titles, rows in self.figure_tables():
+            parts += [caption, *columns(titles, rows, rule_before_last=True), ""]
         flagged = self.images.score_rows("normal")
         flagged += [
             [name, f"{each.n:,}", f"{each.mean:#.4g}", f"{each.sd:#.4g}", percent(each.flagged)]
             for name, each in self.unlabelled.items()
         ]
         parts += [
-            "",
             f"Scores, and what is flagged above the threshold {self.images.threshold:.6g} (exact binomial intervals)",
             *columns(["set", "n", "mean", "sd", "flagged %"], flagged),
             *self.notes,

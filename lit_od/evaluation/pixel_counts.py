@@ -91,9 +91,9 @@ class PixelCounts:
     """
 
     good_keys: Keys
-    good: NDArray[np.intp]
+    good: NDArray[np.uint32]
     keys: Keys
-    defective: NDArray[np.intp]
+    defective: NDArray[np.uint32]
     overlap: Stats
     regions: int
 
@@ -119,7 +119,8 @@ class PixelCounts:
         column = np.zeros(keys.size, np.intp)
         column[defective] = places
         overlap = np.bincount(column[regions.pixels], weights=_shares(keys, regions), minlength=len(at))
-        return cls(good_keys, good, at, counts, overlap[: len(at)].astype(np.float64), len(regions.full))
+        counted = good.astype(np.uint32), counts.astype(np.uint32)
+        return cls(good_keys, counted[0], at, counted[1], overlap[: len(at)].astype(np.float64), len(regions.full))
 
 
 def _keys(scores: NDArray[np.floating[Any]], *, binned: bool) -> Keys:
@@ -180,7 +181,8 @@ class PixelCurve:
         if not good_keys.size:
             raise DataError("pixel metrics need pixels without a defect, got none")
         order = np.argsort(good_keys)
-        below = np.append(0, np.cumsum(np.concatenate([each.good for each in images])[order]))
+        counts = np.concatenate([each.good for each in images])[order]
+        below = np.append(0, np.cumsum(counts, dtype=np.int64))
         good_keys = good_keys[order]
         keys, places = np.unique(np.concatenate([each.keys for each in images]), return_inverse=True)
         before = below[-1] - below[np.searchsorted(good_keys, keys, "right")][::-1]

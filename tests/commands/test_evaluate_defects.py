@@ -30,7 +30,10 @@ def test_figures_of_a_category_are_recorded(own_bundle, command, folder):
 def test_a_report_of_a_category(made_bundle, command, folder, tmp_path):
     done = command("report", made_bundle.path, "--data.root", folder, "--out", tmp_path / "x.html")
     assert done.status == 0
-    assert "scratch" in (tmp_path / "x.html").read_text()
+    page = (tmp_path / "x.html").read_text()
+    for words in ("MVTec AD, nut: image figures in percent", "F1-max", "scratch", "so pixels are not evaluated."):
+        assert words in page
+        assert words in done.out
 
 
 def test_masks_of_named_sets_and_of_a_folder(made_bundle, command, folder):
