@@ -56,21 +56,14 @@ def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) 
     preparation = bundle.manifest.preparation
     if args.label and not args.inliers:
         raise ConfigError("--label goes with --inliers: give both, or --data.classes for the recipe's own sets")
-    given = dict(parse_overrides(overrides)).get("data.root")
     masks = _folder(args.masks, "--masks") if args.masks else None
-    if masks is not None and not args.inliers and not given:
-        raise ConfigError("--masks goes with --data.root FOLDER, or with --inliers and --outliers: give either")
-    if given and not args.inliers:
-        folder = data_root(given)
-        category = sets.sets_of_category(folder, preparation) if layout_of(folder) or not evaluated(bundle) else None
-        if category is not None and masks is not None:
-            raise ConfigError(f"{folder} is in the layout of {category.layout}, which has its masks: leave out --masks")
-        if masks is not None:
-            category = sets.sets_of_masks(folder, masks, preparation)
-        if category is not None:
-            only_overrides(overrides, "data.root", why="chooses nothing of a category of defects")
-            return category
     if not args.inliers:
+        given = dict(parse_overrides(overrides)).get("data.root")
+        if masks is not None and not given:
+            raise ConfigError("--masks goes with --data.root FOLDER, or with --inliers and --outliers: give either")
+        if given and (defects := _of_defects(data_root(given), masks, bundle)) is not None:
+            only_overrides(overrides, "data.root", why="chooses nothing of a category of defects")
+            return defects
         only_overrides(overrides, *SET_KEYS, why="changes nothing of a finished bundle")
         recipe = override(sets.recipe_of(bundle), overrides)
         return sets.sets_of_recipe(recipe, preparation, sets=torchvision_sets, of=bundle)
@@ -81,10 +74,21 @@ def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) 
     return found if masks is None else sets.with_masks(found, masks)
 
 
-def evaluated(bundle: Bundle) -> bool:
-    """Return True if the bundle's recipe names sets to evaluate on."""
-    tree = bundle.manifest.provenance.recipe
-    return tree is not None and bool(tree.get("evaluation", {}).get("outliers"))
+def _of_defects(folder: Path, masks: Path | None, bundle: Bundle) -> ImageSets | None:
+    """Find the sets of a category of defects, or of a folder with masks.
+
+    Returns:
+        None where the folder is neither, but the data root of the recipe's own sets.
+    """
+    preparation = bundle.manifest.preparation
+    if (layout := layout_of(folder)) and masks is not None:
+        raise ConfigError(f"{folder} is in the layout of {layout}, which has its masks: leave out --masks")
+    if masks is not None:
+        return sets.sets_of_masks(folder, masks, preparation)
+    tree = bundle.manifest.provenance.recipe or {}
+    if layout is None and tree.get("evaluation", {}).get("outliers"):
+        return None
+    return sets.sets_of_category(folder, preparation)
 
 
 def _folder(word: str, option: str) -> Path:

@@ -192,7 +192,7 @@ def evaluate_defects(
             each.name: summarise(score_set(scorer, each), threshold, name=each.name, level=level)
             for each in images.unlabelled
         },
-        notes=[*notes, *_bounds(together.pixels, binned=binned)],
+        notes=[*notes, *_vanished(every), *_bounds(together.pixels, binned=binned)],
     )
 
 
@@ -237,12 +237,21 @@ def _mapped(scorer: Scorer, images: ImageSets) -> tuple[PixelDetector | None, li
     return scorer.detector, []
 
 
+def _vanished(defective: Sequence[PixelCounts]) -> list[str]:
+    """Return a sentence on masks that are too small for the prepared size."""
+    count = sum(not each.regions for each in defective)
+    shown = (
+        f"The masks of {count:,} defective images vanish at the prepared size: their pixels count as free of defects."
+    )
+    return [shown] if count else []
+
+
 def _bounds(found: PixelFigures | None, *, binned: bool) -> list[str]:
     """Return a sentence on the error of counts in bins."""
     if found is None or not binned:
         return []
     bounds = ", ".join(f"{title(name)} by at most {100 * bound:.2g}" for name, bound in found.bounds.items())
-    return [f"Pixels are counted in 2^20 bins of scores, which moves {bounds} percent."]
+    return [f"Pixels are counted in 2^20 bins of scores, which moves, in percent, {bounds}."]
 
 
 def _counted(

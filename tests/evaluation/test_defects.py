@@ -109,7 +109,7 @@ def test_bins_give_the_figures_within_their_bound_and_say_so(scorer, category, m
     found = evaluate_defects(scorer, sets_of_category(category, GREY), resamples=2)
     for name, interval in found.together.pixels.figures.items():
         assert abs(interval.value - exact.together.pixels.figures[name].value) <= found.together.pixels.bounds[name]
-    assert "Pixels are counted in 2^20 bins of scores, which moves pixel AUROC by at most" in found.table()
+    assert "Pixels are counted in 2^20 bins of scores, which moves, in percent, pixel AUROC by at most" in found.table()
 
 
 def test_loco_has_saturated_overlap(scorer, tmp_path):
@@ -153,6 +153,18 @@ def test_the_pixels_of_an_image_with_an_empty_mask_are_left_out(scorer, category
     maps, masks, kinds = maps_and_masks(scorer, folder)
     kept = masks.any(axis=(1, 2)) | (kinds == "good")
     assert found.together.pixels.figures["aupro_0.3"].value == pytest.approx(aupro(maps[kept], masks[kept]))
+
+
+def test_masks_that_vanish_at_the_prepared_size_are_told(scorer, tmp_path):
+    folder = categories.mvtec(tmp_path / "nut", side=112)
+    shutil.rmtree(folder / "test" / "scratch")
+    mask = np.zeros((112, 112), bool)
+    mask[8, 8] = True
+    categories.save(mask, folder / "ground_truth" / "hole" / "001_mask.png")
+    found = evaluate_defects(scorer, sets_of_category(folder, GREY), resamples=5)
+    assert found.notes == [
+        "The masks of 1 defective images vanish at the prepared size: their pixels count as free of defects."
+    ]
 
 
 @pytest.mark.parametrize(("part", "what"), [("good", "normal"), ("hole", "defective")])
