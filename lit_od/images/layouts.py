@@ -83,11 +83,12 @@ def layout_of(folder: Path) -> str | None:
     return None
 
 
-def read_category(folder: Path) -> Category | None:
+def read_category(folder: Path, *, masks: bool = True) -> Category | None:
     """Find the images of a category; None if the folder is in no known layout.
 
     Args:
         folder: The category's folder.
+        masks: Find the masks of its defects too; False leaves them out.
 
     Raises:
         DataError: If the layout is known, and files are missing: a mask, or VisA's division.
@@ -96,11 +97,11 @@ def read_category(folder: Path) -> Category | None:
         case None:
             return None
         case "VisA":
-            return _visa(folder)
+            return _visa(folder, masks=masks)
         case "MVTec AD 2" as layout:
-            return _mvtec(folder, layout, folder / "test_public", folder / "test_public" / "ground_truth")
+            return _mvtec(folder, layout, folder / "test_public", masks=masks)
         case layout:
-            return _mvtec(folder, layout, folder / "test", folder / "ground_truth")
+            return _mvtec(folder, layout, folder / "test", masks=masks)
 
 
 def categories_below(root: Path) -> list[Path]:
@@ -130,7 +131,7 @@ def normal_images(folder: Path) -> list[Source] | None:
     Raises:
         DataError: If it is a folder of categories, or the category has no normal image.
     """
-    category = read_category(folder)
+    category = read_category(folder, masks=False)
     if category is None:
         require_no_categories(folder)
         return None
@@ -161,7 +162,8 @@ def require_no_categories(folder: Path) -> None:
         )
 
 
-def _mvtec(folder: Path, layout: str, test: Path, truth: Path) -> Category:
+def _mvtec(folder: Path, layout: str, test: Path, *, masks: bool) -> Category:
+    truth = (test if layout == "MVTec AD 2" else folder) / "ground_truth"
     kinds = [each for each in sorted(test.iterdir()) if each.is_dir() and not each.name.startswith(".")]
     defects = {each.name: images for each in kinds if each.name not in (GOOD, truth.name) and (images := _in(each))}
     return Category(
@@ -171,7 +173,7 @@ def _mvtec(folder: Path, layout: str, test: Path, truth: Path) -> Category:
         train=_in(folder / "train" / GOOD),
         good=_in(test / GOOD),
         defects=defects,
-        truth=_truth(folder, layout, truth, defects),
+        truth=_truth(folder, layout, truth, defects) if masks else None,
         unlabelled={name: images for name in PRIVATE if (images := _in(folder / name))}
         if layout == "MVTec AD 2"
         else {},
@@ -224,7 +226,7 @@ def _has_folders_of_masks(folder: Path) -> bool:
     return kinds.is_dir() and any(each.is_dir() for kind in kinds.iterdir() if kind.is_dir() for each in kind.iterdir())
 
 
-def _visa(folder: Path) -> Category:
+def _visa(folder: Path, *, masks: bool) -> Category:
     """Read the rows of a category from VisA's division."""
     root, name = folder.resolve().parent, folder.resolve().name
     table = root / SPLIT
@@ -259,7 +261,7 @@ def _visa(folder: Path) -> Category:
             defects.setdefault(row["label"], []).append(image)
             if row["mask"]:
                 files[image.name] = [root / row["mask"]]
-    if files:
+    if files and masks:
         require_masks([each for images in defects.values() for each in images if each.name not in files], table)
-    truth = GroundTruth(files) if files else None
-    return Category(folder, "VisA", f"the rows of {SPLIT} for training", train, good, defects, truth)
+    truth = GroundTruth(files) if files and masks else None
+    return Category(folder, "VisA", f"the training rows of {SPLIT}", train, good, defects, truth)

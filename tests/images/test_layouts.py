@@ -109,6 +109,7 @@ def test_a_mask_for_one_image_and_not_another_is_refused(tmp_path):
         DataError, match=r"test/hole/002.png has no mask in .*ground_truth, though it counts as defective"
     ):
         read_category(folder)
+    assert len(normal_images(folder)) == 12  # which needs no masks
     (folder / "ground_truth" / "scratch" / "000_mask.png").unlink()
     with pytest.raises(DataError, match="ground_truth, nor have 1 others though"):
         read_category(folder)
