@@ -26,7 +26,7 @@ NAMES = {
     """,
     "lit_od.training.doc": "compactness_loss",
     "lit_od.training.explain": "gradient_maps",
-    "lit_od.evaluation.metrics": "auroc",
+    "lit_od.evaluation.metrics": "auroc aupro pixel_auroc",
     "lit_od.evaluation.plots": """
         box_violin means_with_sd p_value_reliability precision_recall roc_curves score_against_index score_histograms
     """,
@@ -47,7 +47,8 @@ COMMANDS = {
         BUNDLE PATH --out --format --maps --batch-size --threads --provider --engine --address --workers --unordered
     """,
     "classify": "--bundle PATH --level --out --format --batch-size --threads --provider",
-    "evaluate": "BUNDLE --inliers --outliers --out --record --threads --provider",
+    "evaluate": "BUNDLE --inliers --outliers --masks --out --record --threads --provider",
+    "benchmark": "ROOT --recipe --out --threads --provider",
     "report": "BUNDLE --inliers --outliers --normal --out --threads --provider",
     "threshold": "BUNDLE --value --rule --n --q --rate --outliers --threads --provider",
     "refit": """

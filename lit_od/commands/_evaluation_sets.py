@@ -9,6 +9,7 @@ from lit_od.errors import ConfigError
 from lit_od.evaluation import image_sets as sets
 from lit_od.evaluation.image_sets import ImageSets
 from lit_od.images.find_local import find, is_on_disk
+from lit_od.images.layouts import layout_of
 from lit_od.images.sources import SetOpener, Source
 from lit_od.recipes.load import override
 from lit_od.recipes.overrides import parse_overrides
@@ -31,6 +32,11 @@ def add_set_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--outliers", metavar="NAME=PATH", action="append", default=[], help="outliers under a name; may be repeated"
     )
+    parser.add_argument(
+        "--masks",
+        metavar="DIR",
+        help="masks of defects, by the stems of images: those of --outliers, or of --data.root",
+    )
 
 
 def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) -> ImageSets:
@@ -50,13 +56,45 @@ def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) 
     preparation = bundle.manifest.preparation
     if args.label and not args.inliers:
         raise ConfigError("--label goes with --inliers: give both, or --data.classes for the recipe's own sets")
+    masks = _folder(args.masks, "--masks") if args.masks else None
     if not args.inliers:
+        given = dict(parse_overrides(overrides)).get("data.root")
+        if masks is not None and not given:
+            raise ConfigError("--masks goes with --data.root FOLDER, or with --inliers and --outliers: give either")
+        if given and (defects := _of_defects(data_root(given), masks, bundle)) is not None:
+            only_overrides(overrides, "data.root", why="chooses nothing of a category of defects")
+            return defects
         only_overrides(overrides, *SET_KEYS, why="changes nothing of a finished bundle")
         recipe = override(sets.recipe_of(bundle), overrides)
         return sets.sets_of_recipe(recipe, preparation, sets=torchvision_sets, of=bundle)
     no_overrides([f"--{path}" for path, _ in parse_overrides(overrides) if path != "data.root"])
     opener = torchvision_sets(sets_root(overrides))
-    return sets.sets_of_paths(args.inliers, _by_name(args.outliers), preparation, opener=opener, labels=args.label)
+    outliers = _by_name(args.outliers)
+    found = sets.sets_of_paths(args.inliers, outliers, preparation, opener=opener, labels=args.label)
+    return found if masks is None else sets.with_masks(found, masks)
+
+
+def _of_defects(folder: Path, masks: Path | None, bundle: Bundle) -> ImageSets | None:
+    """Find the sets of a category of defects, or of a folder with masks.
+
+    Returns:
+        None where the folder is neither, but the data root of the recipe's own sets.
+    """
+    preparation = bundle.manifest.preparation
+    if (layout := layout_of(folder)) and masks is not None:
+        raise ConfigError(f"{folder} is in the layout of {layout}, which has its masks: leave out --masks")
+    if masks is not None:
+        return sets.sets_of_masks(folder, masks, preparation)
+    tree = bundle.manifest.provenance.recipe or {}
+    if layout is None and tree.get("evaluation", {}).get("outliers"):
+        return None
+    return sets.sets_of_category(folder, preparation)
+
+
+def _folder(word: str, option: str) -> Path:
+    if not Path(word).is_dir():
+        raise ConfigError(f"{option} {word} is not a folder")
+    return Path(word)
 
 
 def torchvision_sets(root: Path, *, download: bool = True) -> SetOpener:

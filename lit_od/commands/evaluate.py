@@ -2,6 +2,11 @@
 
 It prints AUROC, AUPR and FPR at 95 % TPR with confidence intervals.
 
+On defects it prints AUROC, AUPR and F1-max of images by kind of defect, and AUROC and AUPRO of pixels where the bundle
+has maps in one pass: --data.root CATEGORY in the layout of MVTec AD, LOCO, AD 2 or VisA; or --data.root FOLDER with
+--masks DIR, where an image with an empty mask, or in a folder called good, is normal; or --masks DIR for the images of
+--outliers. Maps and masks are compared at the prepared size.
+
 Without --inliers and --outliers, the sets of the bundle's own recipe. PATHs as in lit-od score, and
 torchvision's sets: mnist:test:8,9, fashion-mnist:test, cifar10:all (under --data.root or LIT_OD_DATA).
 """
@@ -17,6 +22,7 @@ from lit_od.bundle.folder import Bundle, rewrite
 from lit_od.commands._arguments import add_session_arguments, extra, read_bundle, session_options
 from lit_od.commands._evaluation_sets import AGAINST, add_set_arguments, chosen_sets
 from lit_od.commands._status import DONE
+from lit_od.evaluation.defects import DefectEvaluation, evaluate_defects
 from lit_od.evaluation.evaluate import Evaluation, evaluate
 from lit_od.evaluation.image_sets import score_set
 from lit_od.formats.atomic import require_writable
@@ -43,20 +49,26 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     bundle = read_bundle(args.bundle, args)
     scorer = Scorer.of(bundle, **session_options(args))
     images = chosen_sets(args, overrides, bundle)
-    inliers = score_set(scorer, images.inliers)
-    scores = {each.name: score_set(scorer, each) for each in images.outliers}
-    found = evaluate(inliers, scores, threshold=bundle.calibration.threshold)
+    found: Evaluation | DefectEvaluation
+    if images.layout is not None:
+        found = evaluate_defects(scorer, images)
+        scores, of_images = found.scores, found.images
+    else:
+        scores = {each.name: score_set(scorer, each) for each in (images.inliers, *images.outliers)}
+        inliers, *names = scores
+        outliers = {name: scores[name] for name in names}
+        found = of_images = evaluate(scores[inliers], outliers, threshold=bundle.calibration.threshold)
     print(printable(found.table(), keep="\n"))
     if args.out:
         out = Path(args.out)
         out.mkdir(parents=True, exist_ok=True)
         (out / "metrics.json").write_text(json.dumps(found.to_json(), indent=2) + "\n", encoding="utf-8")
         (out / "table.txt").write_text(found.table() + "\n", encoding="utf-8", errors="surrogateescape")
-        figure = plots.score_histograms({"inliers": inliers, **scores}, bundle.calibration.threshold)
+        figure = plots.score_histograms(scores, bundle.calibration.threshold)
         plots.save(figure, out / "histogram.png")
         print(f"{out}: metrics.json, table.txt, histogram.png")
     if args.record:
-        _record(bundle, found)
+        _record(bundle, of_images)
         print(f"{args.bundle}: figures recorded")
     return DONE
 

@@ -54,6 +54,6 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(out) as file:
         file.write_text(found.html, encoding="utf-8")
-    print(printable(found.evaluation.table(), keep="\n"))
+    print(printable((found.defects or found.evaluation).table(), keep="\n"))
     print(f"\n{out}: {out.stat().st_size / 1e6:.1f} MB")
     return DONE

@@ -169,6 +169,18 @@ def fpr_of(curve: Curve, tpr: float) -> Counts:
     return share
 
 
+def f1_max_of(curve: Curve) -> Counts:
+    """Compute the largest F1 over all cuts, shape (...)."""
+    best: Counts = (2 * curve.found / (curve.false + curve.found + curve.found[..., -1:])).max(axis=-1)
+    return best
+
+
+def defect_figures_of(inliers: Counts, outliers: Counts) -> dict[str, Counts]:
+    """Compute AUROC, AUPR and F1-max with outliers as positives, each of shape (...)."""
+    curve = Curve.of(inliers, outliers)
+    return {"auroc": auroc_of(curve), "aupr": aupr_of(curve), "f1_max": f1_max_of(curve)}
+
+
 def figures_of(inliers: Counts, outliers: Counts) -> dict[str, Counts]:
     """Compute the four figures of `FIGURES` by name, each of shape (...)."""
     curve = Curve.of(inliers, outliers)

@@ -88,7 +88,7 @@ class Evaluation:
 
         The ends of an interval are None where the images are too few for one.
         """
-        tree: dict[str, Any] = _known_numbers(asdict(self))
+        tree: dict[str, Any] = known_numbers(asdict(self))
         return tree
 
     def figure_rows(self) -> list[list[str]]:
@@ -127,13 +127,13 @@ class Evaluation:
         parts = [
             f"In percent, with {100 * self.level:g} % intervals "
             f"({self.resamples:,} bootstrap resamples, seed {self.seed})",
-            *_columns(["outliers", *(TITLES[name] for name in FIGURES)], self.figure_rows(), rule_before_last=True),
+            *columns(["outliers", *(TITLES[name] for name in FIGURES)], self.figure_rows(), rule_before_last=True),
             "",
             f"Scores, and what is flagged above the threshold {self.threshold:.6g} (exact binomial intervals)",
-            *_columns(["set", "n", "mean", "sd", "flagged %"], self.score_rows()),
+            *columns(["set", "n", "mean", "sd", "flagged %"], self.score_rows()),
             "",
             "At that threshold, in percent, and at the thresholds that would have been best here",
-            *_columns(["outliers", "TPR", "FPR", "prec.", "F1", "bal.acc", "best F1", "best bal.acc"], decisions),
+            *columns(["outliers", "TPR", "FPR", "prec.", "F1", "bal.acc", "best F1", "best bal.acc"], decisions),
         ]
         return "\n".join(parts)
 
@@ -241,10 +241,10 @@ def _digits(share: float) -> str:
     return f"{100 * share:.2f}" if share < 0.99995 else "100.0"
 
 
-def _known_numbers(tree: Any) -> Any:
+def known_numbers(tree: Any) -> Any:
     """Replace NaN by None, and bytes of names by escapes, which JSON can hold."""
     if isinstance(tree, dict):
-        return {unicode_text(key): _known_numbers(value) for key, value in tree.items()}
+        return {unicode_text(key): known_numbers(value) for key, value in tree.items()}
     return None if isinstance(tree, float) and math.isnan(tree) else tree
 
 
@@ -252,10 +252,15 @@ def _shares(at: Rates) -> tuple[float, ...]:
     return (at.tpr, at.fpr, at.precision, at.f1, at.balanced_accuracy)
 
 
-def _columns(titles: Sequence[str], rows: Sequence[Sequence[str]], *, rule_before_last: bool = False) -> list[str]:
+def columns(titles: Sequence[str], rows: Sequence[Sequence[str]], *, rule_before_last: bool = False) -> list[str]:
     """Align the first column on the left, the others on the right.
 
     Long names are cut to fit.
+
+    Args:
+        titles: Titles of the columns.
+        rows: Cells of each row.
+        rule_before_last: Draw a line above the last row.
     """
     cells = [titles, *([printable(row[0], keep=FOREIGN_BYTES), *row[1:]] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]

@@ -12,7 +12,9 @@ from lit_od.errors import ConfigError, DataError, LitODError
 from lit_od.fitting.engine import LocalEngine
 from lit_od.formats.text import one_line
 from lit_od.images.find_local import find, only_inliers
+from lit_od.images.ground_truth import GroundTruth, has_defect, match_masks
 from lit_od.images.identity import fingerprint, require_apart
+from lit_od.images.layouts import GOOD, read_category, require_masks, require_no_categories
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import SetOpener, Source
 from lit_od.recipes.load import from_tree, override
@@ -42,12 +44,22 @@ class ImageSet:
 class ImageSets:
     """Sets of images for an evaluation: inliers, and outliers by set.
 
+    Attributes:
+        inliers: Normal images.
+        outliers: Outliers by set; of a category of defects by kind.
+        layout: Layout and name of a category of defects; None for other sets.
+        truth: Masks of the outliers, where there are any.
+        unlabelled: Images that are scored alone, since nothing is known of them.
+
     Raises:
         ConfigError: If a set of outliers has the inliers' name.
     """
 
     inliers: ImageSet
     outliers: Sequence[ImageSet]
+    layout: str | None = None
+    truth: GroundTruth | None = None
+    unlabelled: Sequence[ImageSet] = ()
 
     def __post_init__(self) -> None:
         if self.inliers.name in {each.name for each in self.outliers}:
@@ -158,6 +170,86 @@ def sets_of_paths(
         ImageSet("inliers", chosen, preparation),
         [ImageSet(name, find(paths, sets=opener), preparation) for name, paths in outliers.items()],
     )
+
+
+def sets_of_category(folder: Path, preparation: Preparation) -> ImageSets | None:
+    """Find the test images of a category of defects, by kind, and their masks.
+
+    Args:
+        folder: The category's folder.
+        preparation: Preparation of all images, and of their masks.
+
+    Returns:
+        None if the folder is in no known layout.
+
+    Raises:
+        DataError: If the category lacks normal or defective test images, or a mask; or if the folder holds categories.
+    """
+    category = read_category(folder)
+    if category is None:
+        require_no_categories(folder)
+        return None
+    for images, what in ((category.good, "normal"), (category.defects, "defective")):
+        if not images:
+            raise DataError(f"{folder} is in the layout of {category.layout} and holds no {what} test image: add some")
+    found = _apart(
+        ImageSet("normal", category.good, preparation),
+        [ImageSet(kind, images, preparation) for kind, images in category.defects.items()],
+    )
+    return replace(
+        found,
+        layout=f"{category.layout}, {category.name}",
+        truth=category.truth,
+        unlabelled=[ImageSet(name, images, preparation) for name, images in category.unlabelled.items()],
+    )
+
+
+def sets_of_masks(folder: Path, masks: Path, preparation: Preparation) -> ImageSets:
+    """Divide the images of a folder by their masks.
+
+    A mask that is not empty tells a defect.
+
+    Args:
+        folder: Folder of images; the first folder below it is the kind of a defect. An image in a folder called good
+            needs no mask.
+        masks: Folder of masks, matched by stem.
+        preparation: Preparation of all images, and of their masks.
+
+    Raises:
+        DataError: If an image has no mask, a mask cannot be read, or there is no normal or no defective image.
+    """
+    images = find([folder])
+    files, without = match_masks(images, masks)
+    require_masks([each for each in without if each.label != GOOD], masks)
+    defective = {name for name, own in files.items() if any(has_defect(file) for file in own)}
+    kinds: dict[str, list[Source]] = {}
+    for each in images:
+        if each.name in defective:
+            kinds.setdefault(each.label or "defective", []).append(each)
+    good = [each for each in images if each.name not in defective]
+    for found, what in (
+        (good, "normal image, with an empty mask or in a folder called good"),
+        (kinds, "defective image"),
+    ):
+        if not found:
+            raise DataError(f"{folder} with the masks of {masks} holds no {what}: add some")
+    return ImageSets(
+        ImageSet("normal", good, preparation),
+        [ImageSet(kind, each, preparation) for kind, each in sorted(kinds.items())],
+        layout=f"masks, {folder.resolve().name}",
+        truth=GroundTruth({name: own for name, own in files.items() if name in defective}),
+    )
+
+
+def with_masks(images: ImageSets, masks: Path) -> ImageSets:
+    """Add the masks of all outliers, matched by stem.
+
+    Raises:
+        DataError: If an outlier has no mask.
+    """
+    files, without = match_masks([source for each in images.outliers for source in each.sources], masks)
+    require_masks(without, masks)
+    return replace(images, layout="masks", truth=GroundTruth(files))
 
 
 def _apart(inliers: ImageSet, outliers: Sequence[ImageSet]) -> ImageSets:

@@ -8,6 +8,7 @@ References:
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, TypeAlias
@@ -99,7 +100,12 @@ def bootstrap(
 
 
 def bootstrap_draws(
-    tally: Tally, *, inlier_rng: np.random.Generator, outlier_rng: np.random.Generator, resamples: int
+    tally: Tally,
+    *,
+    inlier_rng: np.random.Generator,
+    outlier_rng: np.random.Generator,
+    resamples: int,
+    measure: Callable[[Counts, Counts], dict[str, Counts]] = figures_of,
 ) -> Draws:
     """Compute the figures of each resample.
 
@@ -111,6 +117,7 @@ def bootstrap_draws(
         inlier_rng: Draws the inliers.
         outlier_rng: Draws the outliers.
         resamples: Number of resamples, at least 1.
+        measure: Computes the figures of counts of inliers and outliers, shape (..., u) each.
 
     Returns:
         The draws; NaN where inliers or outliers are fewer than two, since a single image resamples to itself.
@@ -120,14 +127,14 @@ def bootstrap_draws(
     """
     if resamples < 1:
         raise DataError(f"resamples must be at least 1, got {resamples}")
-    draws = {name: np.full(resamples, np.nan) for name in FIGURES}
+    draws = {name: np.full(resamples, np.nan) for name in measure(tally.inliers, tally.outliers)}
     if min(tally.inlier_places.size, tally.outlier_places.size) < 2:
         return draws
     step = max(1, CHUNK_VALUES // tally.scores.size)
     for start in range(0, resamples, step):
         rows = slice(start, min(start + step, resamples))
         count = rows.stop - start
-        figures = figures_of(
+        figures = measure(
             _resampled(tally.inlier_places, tally.scores.size, count, inlier_rng),
             _resampled(tally.outlier_places, tally.scores.size, count, outlier_rng),
         )

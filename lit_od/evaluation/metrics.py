@@ -1,4 +1,4 @@
-"""Metrics of scores: AUROC, AUPR, FPR. Higher scores are more outlying.
+"""Metrics of scores and maps: AUROC, AUPR, FPR, AUPRO. Higher is more outlying.
 
 The functions take the scores of inliers, shape (n,), and of outliers, shape (m,), on any scale.
 The arithmetic is the float64 rank form of `counts`; `training.loop.outlier_metrics` is the same for Lightning's loops.
@@ -14,16 +14,19 @@ from lit_od.evaluation.counts import (
     figures_of,
     fpr_of,
 )
+from lit_od.evaluation.pixel_metrics import aupro, pixel_auroc
 from lit_od.evaluation.rates import Rates, best_balanced_accuracy, best_f1, rates
 from lit_od.types import Scores
 
 __all__ = [
     "Rates",
     "aupr",
+    "aupro",
     "auroc",
     "best_balanced_accuracy",
     "best_f1",
     "fpr_at_tpr",
+    "pixel_auroc",
     "rates",
     "summary",
 ]

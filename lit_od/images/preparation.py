@@ -195,14 +195,20 @@ def prepare(image: Image.Image | NDArray[np.uint8], preparation: Preparation) ->
         ) from None
 
 
-def _fitted(image: Image.Image, preparation: Preparation) -> Images:
+def prepare_mask(mask: NDArray[np.bool_], preparation: Preparation) -> NDArray[np.bool_]:
+    """Crop and resize a mask (h, w) as its image, by the nearest pixel."""
+    image = Image.fromarray(mask.astype(np.uint8))
+    return _fitted(image, msgspec.structs.replace(preparation, mode="grey"), Image.Resampling.NEAREST)[..., 0] > 0
+
+
+def _fitted(image: Image.Image, preparation: Preparation, resampling: Image.Resampling | None = None) -> Images:
     """Crop and resize an image of mode L or RGB."""
     box = _crop_box(image, preparation)
     if box is not None:
         image, box = _cut(image, box)
     size = (preparation.size[1], preparation.size[0])  # Pillow: width first
     if image.size != size or box not in (None, (0, 0, *size)):
-        image = image.resize(size, _RESAMPLING[preparation.resize], box=box)
+        image = image.resize(size, resampling or _RESAMPLING[preparation.resize], box=box)
     return np.asarray(image, dtype=np.uint8).reshape(preparation.shape)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lit_od.errors import ConfigError, DataError
 from lit_od.images.find_local import find, of_classes, only_inliers
 from lit_od.images.identity import require_apart
+from lit_od.images.layouts import normal_images
 from lit_od.images.sources import ImageFile, SetOpener, Source
 from lit_od.images.split import fit_and_calibration
 from lit_od.recipes.roots import VARIABLE, data_root
@@ -62,7 +63,7 @@ def find_parts(config: DataConfig, *, seed: int, sets: SetOpener | None = None) 
     """
     root = data_root(config.root)
     tests = find([config.test], root=root, sets=sets) if config.test else None
-    images = find([config.train], root=root, sets=sets)
+    images = normal_images(root / config.train) or find([config.train], root=root, sets=sets)
     _require_full_classes(root / config.train, images, config)
     return divide(images, tests, config, seed=seed)
 
@@ -244,7 +245,7 @@ def divided(config: DataConfig, *, seed: int, sets: SetOpener | None = None) -> 
             "data.split.test goes with a `model`: over an ONNX backbone, keep images for evaluation apart and name "
             "them in data.test or evaluation.inliers"
         )
-    inliers = _of_chosen_classes(config.train, config, sets)
+    inliers = _of_chosen_classes(config.train, config, sets, to_fit=True)
     images = _drawn(inliers, config.limit, seed)
     fit, calibration = fit_and_calibration(images, seed=seed, share=config.split.calibration)
     require_apart(fit, calibration, "fit and calibration image")
@@ -269,9 +270,9 @@ def found_tests(config: DataConfig, sets: SetOpener | None = None) -> list[Sourc
     return _of_chosen_classes(config.test, config, sets)
 
 
-def _of_chosen_classes(path: str, config: DataConfig, sets: SetOpener | None) -> list[Source]:
+def _of_chosen_classes(path: str, config: DataConfig, sets: SetOpener | None, *, to_fit: bool = False) -> list[Source]:
     """Find the images of a PATH, without the classes that are held out or not used."""
-    sources = found_images([path], config, sets)
+    sources = found_images([path], config, sets, to_fit=to_fit)
     held_out = {id(source) for source in of_classes(sources, config.outlier_classes)}
     chosen: Sequence[Source] = sources
     if config.classes is not None or not config.outlier_classes:
@@ -282,13 +283,16 @@ def _of_chosen_classes(path: str, config: DataConfig, sets: SetOpener | None) ->
     return inliers
 
 
-def found_images(paths: Sequence[str], config: DataConfig, sets: SetOpener | None) -> list[Source]:
+def found_images(
+    paths: Sequence[str], config: DataConfig, sets: SetOpener | None, *, to_fit: bool = False
+) -> list[Source]:
     """Find the images that a recipe's PATHs name below its data root.
 
     Args:
         paths: PATHs as in the recipe.
         config: The recipe's `data`.
         sets: Opens torchvision's sets by name; None refuses them.
+        to_fit: Of a category of defects, such as one in MVTec AD's layout, take the normal training images alone.
 
     Raises:
         ConfigError: If no folder is given, or a set by name is refused.
@@ -305,7 +309,8 @@ def found_images(paths: Sequence[str], config: DataConfig, sets: SetOpener | Non
                 f"{path}: torchvision's sets are read only for a recipe with a `model`, which may import torch: name "
                 "a folder, a list or an .npz"
             )
-        found += find([root]) if path in ("", ".") else find([path], root=root, sets=sets)
+        normal = normal_images(root / path) if to_fit else None
+        found += normal or (find([root]) if path in ("", ".") else find([path], root=root, sets=sets))
     return found
 
 

@@ -6,8 +6,9 @@ import pytest
 from lit_od.errors import ConfigError, DataError
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import ImageArray
-from lit_od.recipes.partition import divide
+from lit_od.recipes.partition import divide, divided, find_parts
 from lit_od.recipes.schema import DataConfig, Split
+from tests.support import categories
 
 PIXELS = np.zeros((2, 2), dtype=np.uint8)
 
@@ -124,3 +125,24 @@ def test_test_images_of_a_class_that_training_lacks_are_refused():
         divide(sources(a=20), sources(a=1, b=1), config(test="more"), seed=0)
     with pytest.raises(DataError, match=r"of data.test has no class, which"):
         divide(sources(a=20), unlabelled(1), config(test="more"), seed=0)
+
+
+@pytest.mark.parametrize(("root", "train"), [("nut", "."), (".", "nut")])
+def test_the_images_of_a_category_are_its_normal_training_images(tmp_path, caplog, root, train):
+    folder = categories.mvtec(tmp_path / "nut")
+    config = DataConfig(train=train, root=str(tmp_path / root), prepare=Preparation(size=(28, 28), mode="grey"))
+    fit, calibration = divided(config, seed=0)
+    parts = find_parts(config, seed=0)
+    for images in ([*fit, *calibration], [*parts.train, *parts.validation, *parts.calibration]):
+        assert sorted(image.path for image in images) == sorted((folder / "train" / "good").iterdir())
+    assert "12 images of train/good are taken, and no other" in caplog.messages[0]
+
+
+def test_a_folder_of_categories_is_refused(tmp_path):
+    categories.mvtec(tmp_path / "nut", train=3, good=1, defects=1)
+    config = DataConfig(train=".", root=str(tmp_path), prepare=Preparation(size=(28, 28), mode="grey"))
+    for found in (divided, find_parts):
+        with pytest.raises(
+            DataError, match="is a folder of categories, and each has normal images of its own: name one of nut"
+        ):
+            found(config, seed=0)

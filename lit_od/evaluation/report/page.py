@@ -18,6 +18,7 @@ from lit_od.bundle.folder import Bundle
 from lit_od.bundle.model_card import model_facts
 from lit_od.evaluation import plots
 from lit_od.evaluation.counts import FIGURES
+from lit_od.evaluation.defects import DefectEvaluation, evaluate_defects
 from lit_od.evaluation.evaluate import TITLES, Evaluation, evaluate
 from lit_od.evaluation.image_sets import FITTED, ImageSet, ImageSets, score_set
 from lit_od.evaluation.plots.style import COLOURS, ScoreAxis, drawing
@@ -49,10 +50,12 @@ class Report:
     Attributes:
         html: The page.
         evaluation: The page's figures.
+        defects: Its figures on a category of defects, or None.
     """
 
     html: str
     evaluation: Evaluation
+    defects: DefectEvaluation | None = None
 
 
 def report(bundle: Bundle, scorer: Scorer, images: ImageSets, *, normals: ImageSet | None = None) -> Report:
@@ -68,11 +71,12 @@ def report(bundle: Bundle, scorer: Scorer, images: ImageSets, *, normals: ImageS
         DataError: If an image cannot be read, or a set is empty.
     """
     sets = [images.inliers, *images.outliers]
-    scores = {each.name: score_set(scorer, each) for each in sets}
+    defects = evaluate_defects(scorer, images) if images.layout is not None else None
+    scores = {each.name: score_set(scorer, each) for each in sets} if defects is None else defects.scores
     inliers = scores[images.inliers.name]
     outliers = {each.name: scores[each.name] for each in images.outliers}
     threshold = bundle.calibration.threshold
-    found = evaluate(inliers, outliers, threshold=threshold)
+    found = evaluate(inliers, outliers, threshold=threshold) if defects is None else defects.images
     searched = Normals(scorer, normals or images.inliers)
     maps = HeatMaps.of(bundle, scorer)
     galleries = [gallery(scorer, each, scores[each.name], maps=maps, normals=searched) for each in sets]
@@ -89,6 +93,8 @@ def report(bundle: Bundle, scorer: Scorer, images: ImageSets, *, normals: ImageS
         evaluation=found,
         titles=[TITLES[name] for name in FIGURES],
         figures=found.figure_rows(),
+        defects=defects.figure_tables() if defects is not None else [],
+        notes=defects.notes if defects is not None else [],
         summaries=[
             [*row, best] for row, best in zip(found.score_rows(images.inliers.name), ["", *_best(found)], strict=True)
         ],
@@ -100,7 +106,7 @@ def report(bundle: Bundle, scorer: Scorer, images: ImageSets, *, normals: ImageS
         exact=EXACT,
         wide=3 * THUMBNAIL,
     )
-    return Report(page, found)
+    return Report(page, found, defects)
 
 
 def _template() -> Any:
