@@ -30,6 +30,29 @@ print(json.dumps(loaded))
 """
 
 
+DRAWING = "matplotlib scipy torchvision".split()
+"""Packages that training imports where it uses them."""
+
+WITHOUT = """
+import importlib.metadata, sys
+from importlib.abc import MetaPathFinder
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in sys.argv[1:]:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+version = importlib.metadata.version
+def none_of(name):
+    if name in sys.argv[1:]:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return version(name)
+importlib.metadata.version = none_of
+import lit_od.training
+print([name for name in sys.argv[1:] if name in sys.modules])
+"""
+"""Imports training in a process where packages are neither found nor said to be installed."""
+
+
 def heavy_after_importing(*names: str, path: Path | None = None, heavy: list[str] = HEAVY) -> dict[str, list[str]]:
     """Import modules in a fresh process, one after the other; what each of them has loaded by then."""
     environment = {**os.environ, "PYTHONPATH": str(path)} if path else None
@@ -71,6 +94,12 @@ def test_what_a_scorer_may_need_loads_neither_torch_nor_what_draws() -> None:
 
 def test_the_probe_can_see_torch() -> None:
     assert "torch" in heavy_after_importing("lit_od", "lit_od.training")["lit_od.training"]
+
+
+def test_training_is_imported_without_what_draws_tests_and_names_networks() -> None:
+    """As on a machine that lacks them; of what is imported, torchmetrics takes them where they are installed."""
+    run = subprocess.run([sys.executable, "-c", WITHOUT, *DRAWING], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (0, "[]\n"), run.stderr
 
 
 def test_the_probe_can_see_each_of_them(tmp_path: Path) -> None:

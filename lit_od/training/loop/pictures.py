@@ -1,11 +1,13 @@
-"""Pictures of a training: learning curves and samples of its images."""
+"""Pictures of a training: learning curves and samples of its images.
+
+Matplotlib is imported when one is drawn.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from lit_od.evaluation import plots
 from lit_od.types import Images
 
 COLUMNS = 8
@@ -19,6 +21,8 @@ def learning_curves(rows: Mapping[int, Mapping[str, float]], path: Path) -> None
         rows: Figures by epoch, counted from 0.
         path: The .png to write.
     """
+    from lit_od.evaluation import plots
+
     epochs = sorted(rows)
     names = sorted({name for row in rows.values() for name in row})
     columns = {name: [rows[epoch].get(name, np.nan) for epoch in epochs] for name in names}
@@ -33,6 +37,8 @@ def sample_grid(before: Images, after: Images | None, path: Path) -> None:
         after: The same shape, or None without augmentation.
         path: The .png to write.
     """
+    from lit_od.evaluation import plots
+
     stacks = [before] if after is None else [before, after]
     rows = [images[start : start + COLUMNS] for start in range(0, len(before), COLUMNS) for images in stacks]
     filled = [np.pad(row, [(0, COLUMNS - len(row)), (0, 0), (0, 0), (0, 0)], constant_values=255) for row in rows]
