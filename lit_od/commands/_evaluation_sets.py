@@ -56,7 +56,7 @@ def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) 
         return sets.sets_of_recipe(recipe, preparation, sets=torchvision_sets, of=bundle)
     no_overrides([f"--{path}" for path, _ in parse_overrides(overrides) if path != "data.root"])
     opener = torchvision_sets(sets_root(overrides))
-    return sets.sets_of_paths(args.inliers, _by_name(args.outliers), preparation, opener=opener, labels=args.label)
+    return sets.sets_of_paths(args.inliers, by_name(args.outliers), preparation, opener=opener, labels=args.label)
 
 
 def torchvision_sets(root: Path, *, download: bool = True) -> SetOpener:
@@ -86,7 +86,12 @@ def sets_root(overrides: list[str]) -> Path:
     return data_root(dict(parse_overrides(overrides)).get("data.root"))
 
 
-def _by_name(words: list[str]) -> dict[str, list[str]]:
+def by_name(words: list[str]) -> dict[str, list[str]]:
+    """Return the PATHs of each name, of words NAME=PATH.
+
+    Raises:
+        ConfigError: If a word has another form.
+    """
     sets: dict[str, list[str]] = {}
     for word in words:
         name, equals, path = word.partition("=")

@@ -29,6 +29,7 @@ from lit_od.commands._arguments import (
 )
 from lit_od.commands._launch import command_line, each_process, launch, process_count
 from lit_od.commands._status import DONE, written
+from lit_od.deploy.int8_fitting import Int8Fitting
 from lit_od.errors import ConfigError
 from lit_od.fitting.from_recipe import fit_onnx, require_no_run
 from lit_od.import_paths import code_of
@@ -37,7 +38,7 @@ from lit_od.recipes.schema import Recipe
 from lit_od.runtime.processes import Group, place
 
 WITHOUT_EFFECT = {
-    "export": "which is used as it is",
+    "export.opset": "which is used as it is",
     "data.batch_size": "over which nothing is trained",
     "data.memory": "over which nothing is trained",
     "data.split.validation": "over which nothing is validated (data.split.calibration is what is set aside)",
@@ -90,7 +91,9 @@ def _fit(recipe: Recipe, args: argparse.Namespace, group: Group) -> int:
         require_no_run(run_folder)
         if args.early_stopping is not None:
             raise ConfigError("--early-stopping goes with training, and over an ONNX backbone nothing is trained")
-        bundle = fit_onnx(recipe, out, **session_options(args), group=group, trust=args.trust)
+        bundle = fit_onnx(
+            recipe, out, **session_options(args), group=group, trust=args.trust, fit_int8=Int8Fitting().fit_bundle
+        )
     else:
         if group.rank == 0 and recipe.model is not None:
             say_imported(args, *code_of(recipe.model.class_path, recipe.model.init_args).values())
