@@ -1,4 +1,4 @@
-"""Compare int8 with float: time of the shipped backbone, AUROC on sets that neither was chosen by.
+"""Compare int8 with float: time of the backbone, AUROC on test images.
 
     python scripts/bench/quantize.py DATA [--cases cats,digits,garments,mnist-digits] [--bits 7,8]
                                      [--detectors mahalanobis,knn] [--images 1500] [--test 500] [--threads 1]
