@@ -22,10 +22,9 @@ import numpy as np
 
 from lit_od.errors import BackboneError, first_line
 from lit_od.runtime.onnx_session import fold_constants, onnx_quantization
-from lit_od.types import Images
+from lit_od.types import Images, WeightBits
 
 Method: TypeAlias = Literal["min-max", "entropy", "percentile"]
-WeightBits: TypeAlias = Literal[7, 8]
 
 METHODS: dict[Method, tuple[str, dict[str, Any]]] = {
     "min-max": ("MinMax", {}),

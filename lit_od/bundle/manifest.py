@@ -6,7 +6,7 @@
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal, Self, TypeAlias, TypeGuard
+from typing import Annotated, Any, Self, TypeAlias, TypeGuard
 
 import msgspec
 from msgspec import Meta
@@ -14,7 +14,7 @@ from msgspec import Meta
 from lit_od.errors import BundleError
 from lit_od.formats.text import one_line, unique_keys
 from lit_od.images.preparation import MAX_PIXELS, Preparation
-from lit_od.types import Output
+from lit_od.types import Output, WeightBits
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 16 * 2**20
@@ -62,7 +62,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     output: Output
     output_shape: list[int | None]
     opset: Annotated[int, Meta(ge=1, le=1000)] | None
-    weight_bits: Literal[7, 8] | msgspec.UnsetType = msgspec.UNSET  # unset, it is not written
+    weight_bits: WeightBits | msgspec.UnsetType = msgspec.UNSET  # unset, it is not written
 
     def __post_init__(self) -> None:
         _require_images("input_shape", self.input_shape)

@@ -16,7 +16,7 @@ from typing import Any
 
 from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
-from lit_od.bundle.folder import BACKBONE, MAPS, Bundle
+from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.calibration.rules import rule_and_outliers
 from lit_od.checks import check_seed
 from lit_od.cluster.engine import RayEngine
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         new = fit_bundle(
             out,
             engine,
-            GraphFile(model, old.model.opset, bundle.files.get(MAPS)),
+            GraphFile.of(bundle),
             images,
             spec,
             rule,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from lit_od.bundle.folder import BACKBONE, MAPS, Bundle
+from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.deploy.int8_fitting import Int8Fitting
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
@@ -63,7 +63,7 @@ def quantize(
     return options.fit_bundle(
         Path(out),
         open_engine(bundle.files[BACKBONE], old.preparation, **engine),
-        GraphFile(bundle.files[BACKBONE], old.model.opset, bundle.files.get(MAPS)),
+        GraphFile.of(bundle),
         FitImages(fit, calibration, validation, outliers),
         DetectorSpec(old.detector.kind, old.detector.options, (old.detector.kind,)),  # it is at hand, so it is trusted
         rule,

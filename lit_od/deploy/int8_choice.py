@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from lit_od.backbone.extractor import Extractor
-from lit_od.backbone.int8 import METHODS, FloatGraph, Method, WeightBits
+from lit_od.backbone.int8 import METHODS, FloatGraph, Method
 from lit_od.backbone.model import Backbone
 from lit_od.fitting.engine import LocalEngine
 from lit_od.images.batching import GRAPH_BATCH, load
 from lit_od.images.sources import Source
 from lit_od.images.split import evenly
 from lit_od.scoring.similar_images import nearest_rows
-from lit_od.types import Images, Outputs
+from lit_od.types import Images, Outputs, WeightBits
 
 CALIBRATION_IMAGES = 64
 """Most images of the fit part that give the ranges of activations."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from lit_od.bundle.folder import Bundle, require_replaceable
 from lit_od.calibration.rules import require_applicable, rule_and_outliers
-from lit_od.deploy.int8_fitting import Int8Fitting
+from lit_od.deploy.int8_fitting import Int8Fitting, require_alone
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
@@ -65,6 +65,8 @@ def fit(
         ExportError: If the exported graph does not compute what the module computes.
     """
     out = Path(out)  # text serves as well
+    if recipe.export.precision == "int8":
+        require_alone(options.get("group", process_group()).size)  # before the training, not after it
     if recipe.model is None:
         require_no_run(run)
         sets = open_set(data_root(recipe.data.root))

@@ -12,6 +12,7 @@ from lit_od import Bundle, Scorer
 from lit_od.bundle.folder import BACKBONE
 from lit_od.calibration.p_values import Calibration
 from lit_od.deploy import Int8Fitting, Int8Report, int8_gate, quantize
+from lit_od.deploy.int8_fitting import require_alone
 from lit_od.deploy.int8_report import speed_ratios
 from lit_od.errors import BackboneError, ConfigError, DataError, LitODWarning
 from lit_od.evaluation.metrics import auroc
@@ -143,6 +144,19 @@ def test_the_command_writes_a_bundle_that_verifies(in_float: Bundle, tmp_path: P
     assert Bundle.read(out).manifest.model.weight_bits == 8
     assert command("verify", out).status == 0
     assert "int8 with weights of 8 bits" in command("inspect", out).out
+
+
+def test_a_refit_stays_int8(in_int8: Bundle, tmp_path: Path, command: Command) -> None:
+    assert command("refit", in_int8.path, NORMAL, "--out", tmp_path / "new").status == 0
+    new = Bundle.read(tmp_path / "new").manifest
+    assert new.model == in_int8.manifest.model
+    assert 1e-4 <= new.tolerance.outputs < 0.2
+
+
+def test_several_processes_are_refused() -> None:
+    require_alone(1)
+    with pytest.raises(ConfigError, match="int8 is made by one process: fit in float, and then run lit-od quantize"):
+        require_alone(2)
 
 
 def test_a_recipe_asks_for_int8(tmp_path: Path, command: Command) -> None:
