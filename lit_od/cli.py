@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from lit_od.commands._status import DONE, INTERRUPTED, REFUSED, Command
-from lit_od.errors import ConfigError, LitODError
+from lit_od.errors import ConfigError, LitODError, LitODWarning
 from lit_od.formats.text import printable
 
 COMMANDS = {
@@ -29,6 +29,7 @@ COMMANDS = {
     "benchmark": "recipes against data sets of defects, in one table",
     "threshold": "show or set a bundle's threshold",
     "refit": "new statistics from new normal images, same backbone",
+    "quantize": "the backbone in int8, the rest fitted anew on it",
     "check": "read every image once: a clean list, and the refused with reasons",
     "verify": "check a bundle's files and score its golden images again",
     "inspect": "what a bundle is",
@@ -96,6 +97,15 @@ def _open_closed_streams() -> None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Format a warning of ours as errors are printed, and any other as Python does."""
+    if issubclass(category, LitODWarning):
+        return f"lit-od: {printable(str(message))}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
+
+
 def _run(words: list[str], *, debug: bool) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
@@ -111,6 +121,7 @@ def _run(words: list[str], *, debug: bool) -> int:
     from PIL import Image
 
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # our own limit says it
+    warnings.formatwarning = _one_line
     command: Command = import_module(f"lit_od.commands.{name}")
     parser = _Parser(prog=f"lit-od {name}", description=command.__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

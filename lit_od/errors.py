@@ -30,6 +30,10 @@ class LitODError(Exception):
         super().__init__(*(without_credentials(each) if isinstance(each, str) else each for each in words))
 
 
+class LitODWarning(UserWarning):
+    """A warning that the command line prints as one line."""
+
+
 class ConfigError(LitODError, ValueError):
     """An invalid option, recipe or command line."""
 

@@ -39,3 +39,6 @@ Arrays: TypeAlias = dict[str, NDArray[Any]]
 
 Output: TypeAlias = Literal["features", "errors", "patches"]
 """Output of a graph that a detector reads: features (n, d), squared errors (n, h, w, c), or patches (n, gh, gw, d)."""
+
+WeightBits: TypeAlias = Literal[7, 8]
+"""Bits of an int8 graph's weights: no processor saturates sums of 7-bit ones, 8 are made for VNNI."""

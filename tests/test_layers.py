@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recipes", "bundle"),
     ("fitting", "scoring"),
     ("cluster", "evaluation"),
+    ("deploy",),
     ("training", "serving"),
     ("experiments",),
     ("__init__",),
@@ -36,7 +37,8 @@ NOT_FOR = {
     "scoring": {"recipes"},
     "cluster": {"recipes"},
     "training": {"cluster"},
-    "serving": {"recipes", "fitting", "cluster", "evaluation"},
+    "deploy": {"recipes", "cluster"},
+    "serving": {"recipes", "fitting", "cluster", "evaluation", "deploy"},
     "experiments": {"cluster", "serving"},
     "commands": {"cli"},
 }

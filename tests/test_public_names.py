@@ -54,6 +54,7 @@ COMMANDS = {
     "refit": """
         BUNDLE PATH --out --detector --labels --seed --outliers --threads --provider --engine --address --workers
     """,
+    "quantize": "BUNDLE PATH --out --labels --seed --outliers --target --force --threads --provider",
     "check": "PATH --out --threads",
     "verify": "BUNDLE --threads --provider",
     "inspect": "BUNDLE --json",

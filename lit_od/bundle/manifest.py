@@ -14,7 +14,7 @@ from msgspec import Meta
 from lit_od.errors import BundleError
 from lit_od.formats.text import one_line, unique_keys
 from lit_od.images.preparation import MAX_PIXELS, Preparation
-from lit_od.types import Output
+from lit_od.types import Output, WeightBits
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 16 * 2**20
@@ -53,7 +53,8 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """The graph: names and shapes of input and output, and its opset.
 
     None in a shape is the number of images. The input is (None, h, w, c); features are (None, d), errors
-    (None, h, w, c).
+    (None, h, w, c). `weight_bits` stands where the graph is int8: weights of 7 bits give the same sums on every
+    processor, those of 8 are made for VNNI.
     """
 
     input: Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -61,6 +62,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     output: Output
     output_shape: list[int | None]
     opset: Annotated[int, Meta(ge=1, le=1000)] | None
+    weight_bits: WeightBits | msgspec.UnsetType = msgspec.UNSET  # unset, it is not written
 
     def __post_init__(self) -> None:
         _require_images("input_shape", self.input_shape)

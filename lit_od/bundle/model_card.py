@@ -58,7 +58,8 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
         (
             "backbone",
             f"{_shape(model.input_shape)} uint8 to {model.output} {_shape(model.output_shape)}"
-            + (f", opset {model.opset}" if model.opset else ""),
+            + (f", opset {model.opset}" if model.opset else "")
+            + (f", int8 with weights of {model.weight_bits} bits" if isinstance(model.weight_bits, int) else ""),
         ),
         (
             "detector",

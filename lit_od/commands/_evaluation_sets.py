@@ -69,7 +69,7 @@ def chosen_sets(args: argparse.Namespace, overrides: list[str], bundle: Bundle) 
         return sets.sets_of_recipe(recipe, preparation, sets=torchvision_sets, of=bundle)
     no_overrides([f"--{path}" for path, _ in parse_overrides(overrides) if path != "data.root"])
     opener = torchvision_sets(sets_root(overrides))
-    outliers = _by_name(args.outliers)
+    outliers = by_name(args.outliers)
     found = sets.sets_of_paths(args.inliers, outliers, preparation, opener=opener, labels=args.label)
     return found if masks is None else sets.with_masks(found, masks)
 
@@ -124,7 +124,12 @@ def sets_root(overrides: list[str]) -> Path:
     return data_root(dict(parse_overrides(overrides)).get("data.root"))
 
 
-def _by_name(words: list[str]) -> dict[str, list[str]]:
+def by_name(words: list[str]) -> dict[str, list[str]]:
+    """Return the PATHs of each name, of words NAME=PATH.
+
+    Raises:
+        ConfigError: If a word has another form.
+    """
     sets: dict[str, list[str]] = {}
     for word in words:
         name, equals, path = word.partition("=")

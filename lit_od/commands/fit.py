@@ -29,6 +29,7 @@ from lit_od.commands._arguments import (
 )
 from lit_od.commands._launch import command_line, each_process, launch, process_count
 from lit_od.commands._status import DONE, written
+from lit_od.deploy.int8_fitting import Int8Fitting
 from lit_od.errors import ConfigError
 from lit_od.fitting.from_recipe import fit_onnx, require_no_run
 from lit_od.import_paths import code_of
@@ -93,7 +94,9 @@ def _fit(recipe: Recipe, args: argparse.Namespace, overrides: Sequence[str], gro
     if recipe.backbone is not None:
         require_no_run(run_folder)
         _require_effect(args, overrides, FOR_MODELS, "an ONNX backbone")
-        bundle = fit_onnx(recipe, out, **session_options(args), group=group, trust=args.trust)
+        bundle = fit_onnx(
+            recipe, out, **session_options(args), group=group, trust=args.trust, fit_int8=Int8Fitting().fit_bundle
+        )
     else:
         model = recipe.model
         assert model is not None  # a recipe has one or the other

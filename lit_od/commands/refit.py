@@ -10,20 +10,18 @@ begins with its own defaults, the bundle's own rule keeps its options.
 
 import argparse
 import time
-from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
-from lit_od.bundle.folder import BACKBONE, MAPS, Bundle
+from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.calibration.rules import rule_and_outliers
 from lit_od.checks import check_seed
 from lit_od.cluster.engine import RayEngine
 from lit_od.commands._arguments import (
     add_engine_arguments,
-    add_label_argument,
     add_outliers_argument,
     add_session_arguments,
     no_overrides,
@@ -33,16 +31,16 @@ from lit_od.commands._arguments import (
     say_imported,
     session_options,
 )
+from lit_od.commands._new_images import add_new_image_arguments, new_inliers, require_labels
 from lit_od.commands._status import DONE, written
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
 from lit_od.fitting.engine import Engine
 from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
 from lit_od.fitting.process_group import open_engine
-from lit_od.images.find_local import find, of_classes, only_inliers
+from lit_od.images.find_local import find
 from lit_od.images.find_remote import find_with_urls, require_parts_apart
 from lit_od.images.identity import require_apart
-from lit_od.images.sources import Source
 from lit_od.images.split import fit_and_calibration_parts
 from lit_od.recipes.overrides import apply, parse_overrides
 
@@ -50,14 +48,11 @@ from lit_od.recipes.overrides import apply, parse_overrides
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle whose backbone is used")
-    parser.add_argument("paths", metavar="PATH", nargs="+", help="new normal images")
     parser.add_argument(
         "--out", metavar="BUNDLE2", required=True, help="folder of the new bundle; a bundle is replaced"
     )
     parser.add_argument("--detector", metavar="KIND", help="another detector than the bundle's, with its defaults")
-    parser.add_argument("--labels", choices=("folders",), help="classes are the folders below each PATH")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the split (0)")
-    add_label_argument(parser)
+    add_new_image_arguments(parser)
     add_outliers_argument(parser)
     add_session_arguments(parser)
     add_engine_arguments(parser)
@@ -74,9 +69,9 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     spec.check()  # options and installed packages, before any image is read
     if spec.kind != bundle.detector.kind:
         say_imported(args, spec.kind)
-    _require_labels(spec, args.labels)
+    require_labels(spec, args.labels, ", or --detector.class_conditional false")
     find_images = find_with_urls if args.engine == "ray" else find
-    fit, calibration = fit_and_calibration_parts(_inliers(args, find_images), seed=args.seed)
+    fit, calibration = fit_and_calibration_parts(new_inliers(args, find_images), seed=args.seed)
     apart = require_apart if args.engine == "local" else require_parts_apart
     apart(fit, calibration, "fit and calibration image")
     images = FitImages(fit, calibration, outliers=find_images(paths) if paths else [])
@@ -93,7 +88,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         new = fit_bundle(
             out,
             engine,
-            GraphFile(model, old.model.opset, bundle.files.get(MAPS)),
+            GraphFile.of(bundle),
             images,
             spec,
             rule,
@@ -101,16 +96,6 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         )
     print(written(new, time.perf_counter() - started))
     return DONE
-
-
-def _inliers(
-    args: argparse.Namespace, find_images: Callable[[Iterable[str | Path]], Sequence[Source]]
-) -> Sequence[Source]:
-    """Find the new normal images; a list's labels are classes where --labels says so."""
-    if args.labels or not (args.label or any(path.lower().endswith(".csv") for path in args.paths)):
-        found = find_images(args.paths)
-        return of_classes(found, args.label) if args.label else found
-    return [each for path in args.paths for each in only_inliers(path, find_images([path]), args.label)]
 
 
 def _options(
@@ -133,12 +118,3 @@ def _options(
     if args.outliers:
         rule["outliers"] = args.outliers
     return DetectorSpec.parse(tree["detector"], trust=args.trust), *rule_and_outliers(rule)
-
-
-def _require_labels(spec: DetectorSpec, labels: str | None) -> None:
-    """Raise ConfigError if the detector needs the images' classes and none are given."""
-    if spec.needs_labels and labels is None:
-        raise ConfigError(
-            f"{spec.kind} is class-conditional and needs the images' classes: give class folders and "
-            "--labels folders, or --detector.class_conditional false"
-        )

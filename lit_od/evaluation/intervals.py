@@ -99,6 +99,49 @@ def bootstrap(
     return {name: percentile_interval(float(values[name]), draws[name], level) for name in FIGURES}
 
 
+def paired_bootstrap(
+    scores: tuple[Scores, Scores],
+    others: tuple[Scores, Scores],
+    *,
+    rng: np.random.Generator,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> Interval:
+    """Compute the difference of two detectors' AUROC, with a bootstrap interval.
+
+    A resample draws the same images for both, inliers and outliers each with replacement, as in `bootstrap`.
+
+    Args:
+        scores: The first detector's scores of inliers (n,) and of outliers (m,), n and m at least 2.
+        others: The second detector's, of the same images in the same order.
+        rng: Source of the draws.
+        resamples: Number of draws.
+        level: Share of draws within the interval.
+
+    Returns:
+        The first's AUROC less the second's.
+
+    Raises:
+        ConfigError: If `level` is not between 0 and 1.
+        DataError: If a set has fewer than two scores or another number of them, holds NaN or infinity, or `resamples`
+            is less than 1.
+    """
+    proportion("level", level)
+    if [np.shape(each) for each in scores] != [np.shape(each) for each in others]:
+        raise DataError("both detectors must score the same images in the same order, got other numbers of scores")
+    if min(np.size(each) for each in scores) < 2:
+        raise DataError(f"a paired interval needs two inliers and two outliers, got {[np.size(s) for s in scores]}")
+    seed = rng.integers(2**63)
+    areas, draws = [], []
+    for inliers, outliers in (scores, others):
+        tally = Tally.of(inliers, outliers)
+        inlier_rng, outlier_rng = np.random.default_rng(seed).spawn(2)  # the same images for both
+        found = bootstrap_draws(tally, inlier_rng=inlier_rng, outlier_rng=outlier_rng, resamples=resamples)
+        areas.append(float(figures_of(tally.inliers, tally.outliers)["auroc"]))
+        draws.append(found["auroc"])
+    return percentile_interval(areas[0] - areas[1], draws[0] - draws[1], level)
+
+
 def bootstrap_draws(
     tally: Tally,
     *,

@@ -1,8 +1,8 @@
 """Carry out a recipe over an ONNX backbone, without torch and without training."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import TypeAlias, Unpack
 
 from lit_od.backbone.packaged import read_packaged
 from lit_od.bundle.folder import Bundle
@@ -11,10 +11,14 @@ from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
 from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
 from lit_od.fitting.process_group import EngineOptions, open_engine
-from lit_od.images.sources import SetOpener
+from lit_od.images.sources import SetOpener, Source
+from lit_od.images.split import VALIDATION_SHARE, fit_and_calibration
 from lit_od.recipes.load import portable_tree, without_training
 from lit_od.recipes.partition import divided, found_images
 from lit_od.recipes.schema import Recipe
+
+FitBundle: TypeAlias = Callable[..., Bundle]
+"""A function with the arguments of `fit_bundle`."""
 
 
 def fit_onnx(
@@ -23,6 +27,7 @@ def fit_onnx(
     *,
     sets: SetOpener | None = None,
     trust: Collection[str] = (),
+    fit_int8: FitBundle | None = None,
     **options: Unpack[EngineOptions],
 ) -> Bundle:
     """Fit a recipe's detector over its ONNX backbone, and write the bundle.
@@ -32,6 +37,7 @@ def fit_onnx(
         out: The bundle's folder; free, empty, or a bundle to replace.
         sets: Opens torchvision's sets by name, where the caller may import torch.
         trust: Import paths of detectors that may be followed.
+        fit_int8: Fits a bundle over the int8 form of a graph, where the recipe says so.
         options: Threads, providers and process group, as `open_engine` takes them.
 
     Raises:
@@ -48,11 +54,18 @@ def fit_onnx(
     model, opset = read_packaged(str(recipe.backbone))
     fit, calibration = divided(recipe.data, seed=recipe.seed, sets=sets)
     found = found_images(outliers, recipe.data, sets) if outliers else []
-    return fit_bundle(
+    validation: Sequence[Source] = ()
+    make: FitBundle = fit_bundle
+    if recipe.export.precision == "int8":
+        if fit_int8 is None:
+            raise ConfigError("export.precision int8 needs a caller that quantises: run lit-od fit, or quantise later")
+        fit, validation = fit_and_calibration(fit, seed=recipe.seed, share=VALIDATION_SHARE)
+        make = fit_int8
+    return make(
         out,
         open_engine(model, recipe.data.prepare, **options),
         GraphFile(model, opset),
-        FitImages(fit, calibration, outliers=found),
+        FitImages(fit, calibration, validation, found),
         spec,
         rule,
         Origin(name=out.name, recipe=portable_tree(recipe), seed=recipe.seed),

@@ -13,6 +13,9 @@ T = TypeVar("T")
 
 CALIBRATION_SHARE = 0.2
 
+VALIDATION_SHARE = 0.25
+"""Share of the images that do not calibrate by which choices are made: 60 / 20 / 20 in all."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Subset(Sequence[T]):
@@ -103,3 +106,24 @@ def fit_and_calibration_parts(
     calibrates = np.zeros(len(sources), dtype=bool)
     calibrates[np.random.default_rng(seed).permutation(len(sources))[:held_out]] = True
     return Subset(sources, np.flatnonzero(~calibrates)), Subset(sources, np.flatnonzero(calibrates))
+
+
+def fit_validation_calibration(sources: Sequence[T], *, seed: int) -> tuple[Subset[T], Subset[T], Subset[T]]:
+    """Split images by a seed, 60 / 20 / 20; the parts keep the images' order.
+
+    Args:
+        sources: Normal images.
+        seed: Seed of the split, at least 0; the calibration part is that of `fit_and_calibration_parts`.
+
+    Returns:
+        The parts that fit, by which choices are made, and that calibrate.
+
+    Raises:
+        ConfigError: If the seed is negative.
+        DataError: If there are fewer than 4 images.
+    """
+    if len(sources) < 4:
+        raise DataError(f"wanted at least 4 normal images (two fit, one validates, one calibrates), got {len(sources)}")
+    rest, calibration = fit_and_calibration_parts(sources, seed=seed)
+    fit, validation = fit_and_calibration_parts(rest, seed=seed, share=VALIDATION_SHARE)
+    return fit, validation, calibration

@@ -4,7 +4,7 @@ Every key is known and typed; an unknown key, a wrong type and an impossible val
 the key's path. Options of models, trainers and detectors are checked by those themselves.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -113,9 +113,16 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class ExportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Options of the ONNX export."""
+    """Options of the ONNX export.
+
+    Attributes:
+        opset: Opset of the graph.
+        precision: "int8" quantises the backbone, with weights of 7 bits, chosen and judged by validation images; a
+            graph that may lose too much is refused, as `lit-od quantize` does.
+    """
 
     opset: int = 20
+    precision: Literal["float32", "int8"] = "float32"
 
 
 class EvaluationSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

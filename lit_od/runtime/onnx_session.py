@@ -5,6 +5,7 @@ this package sets it, for this process and for those that it starts.
 """
 
 import os
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -147,6 +148,8 @@ class Session:
         options.log_severity_level = _SILENT
         # Threads that spin for a while after a run would take the cores from what comes next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        # without VNNI, x64 processors saturate sums of int8 products: weights beyond 7 bits are run as uint8 there
+        options.add_session_config_entry("session.x64quantprecision", "1")
         cancel = getattr(options, "set_load_cancellation_flag", lambda stop: None)  # older releases lack it
         chosen = [(name, self._nvidia) if self._nvidia and name in _NVIDIA else name for name in providers]
         model = self._model if isinstance(self._model, bytes) else str(self._model)
@@ -190,6 +193,56 @@ def run_session(session: Session, outputs: Sequence[str], inputs: dict[str, Imag
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise BackboneError(f"the graph failed: {first_line(error)}") from error
     return results
+
+
+def fold_constants(model: bytes) -> bytes:
+    """Compute the constant parts of a graph, and return the rest.
+
+    Batch normalisations are merged into convolutions.
+
+    Raises:
+        BackboneError: If ONNX Runtime cannot load the graph.
+    """
+    runtime = onnx_runtime()
+    options = runtime.SessionOptions()
+    options.log_severity_level = _SILENT
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with tempfile.TemporaryDirectory(prefix="lit_od-graph-") as folder:
+        file = Path(folder) / "folded.onnx"
+        options.optimized_model_filepath = str(file)
+        try:
+            runtime.InferenceSession(model, options, providers=[PROVIDERS["cpu"]])
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise BackboneError(f"the graph cannot be loaded: {first_line(error)}") from error
+        return file.read_bytes()
+
+
+def run_unoptimised(model: bytes, output: str, inputs: dict[str, Images]) -> Features:
+    """Run a graph operator by operator, as its file has them, and return an output.
+
+    Args:
+        model: The graph.
+        output: Name of the output.
+        inputs: Batches by the name of the input, uint8 (n, h, w, c).
+    """
+    runtime = onnx_runtime()
+    options = runtime.SessionOptions()
+    options.log_severity_level = _SILENT
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    result: Features = runtime.InferenceSession(model, options, providers=[PROVIDERS["cpu"]]).run([output], inputs)[0]
+    return result
+
+
+def onnx_quantization() -> Any:
+    """Import onnxruntime.quantization. Raises MissingExtra where onnx is missing."""
+    onnx_runtime()
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime.quantization
+        import onnxruntime.quantization.qdq_loss_debug  # hands nothing on
+    except ImportError:
+        missing_extra("onnx", "quantize,cpu")
+    return onnxruntime.quantization
 
 
 def onnx_runtime() -> Any:

@@ -1,6 +1,7 @@
 """Score images with a bundle."""
 
 import io
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +16,23 @@ from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import Detector
-from lit_od.errors import BundleError, ConfigError, DataError
+from lit_od.errors import BundleError, ConfigError, DataError, LitODWarning
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, LazySequence, OpenImage, Source
 from lit_od.runtime.threads import limited
+from lit_od.runtime.vnni import lacks_vnni
 from lit_od.types import Images, Scores
 
 ImageLike: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | NDArray[np.uint8]
 """A path, an encoded image as bytes or open binary file, a Pillow image, or uint8 pixels (h, w), (h, w, 1 | 3 | 4)."""
 
+
+WITHOUT_VNNI = (
+    "the graph has int8 weights of 8 bits, and this processor has no VNNI: it computes them without saturation "
+    "(session.x64quantprecision), more slowly. For this machine quantise without --target vnni"
+)
+"""Warning of a scorer."""
 
 NOT_FINITE = "the backbone gives NaN or infinity for this image"
 """Error of a readable image with non-finite outputs."""
@@ -130,6 +138,8 @@ class Scorer:
             ConfigError: If a provider is absent.
             MissingExtra: If no ONNX Runtime is installed.
         """
+        if bundle.manifest.model.weight_bits == 8 and lacks_vnni():
+            warnings.warn(WITHOUT_VNNI, LitODWarning, stacklevel=2)
         backbone = Backbone.load(bundle.files[BACKBONE], threads=threads, providers=providers)
         extractor = Extractor(backbone, bundle.manifest.preparation, threads)
         if backbone.output != bundle.detector.reads:

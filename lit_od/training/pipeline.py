@@ -10,6 +10,7 @@ from torch import nn
 
 from lit_od.bundle.folder import Bundle, require_replaceable
 from lit_od.calibration.rules import require_applicable, rule_and_outliers
+from lit_od.deploy.int8_fitting import Int8Fitting, require_alone
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
@@ -64,11 +65,13 @@ def fit(
         ExportError: If the exported graph does not compute what the module computes.
     """
     out = Path(out)  # text serves as well
+    if recipe.export.precision == "int8":
+        require_alone(options.get("group", process_group()).size)  # before the training, not after it
     if recipe.model is None:
         require_no_run(run)
         sets = open_set(data_root(recipe.data.root))
         options.setdefault("group", process_group())
-        return fit_onnx(recipe, out, sets=sets, trust=trust, **options)
+        return fit_onnx(recipe, out, sets=sets, trust=trust, fit_int8=Int8Fitting().fit_bundle, **options)
     if process_group().rank == 0:
         require_replaceable(out)
     spec = DetectorSpec.parse(recipe.detector, trust)
@@ -154,7 +157,8 @@ class _Trained:
         fit, validation = self.data.sources("train"), self.data.sources("validation")
         calibration = self.data.sources("calibration")
         smaller_bank = any(self.recipe.detector.get(key) is not None for key in ("coreset", "memory_budget"))
-        if is_frozen(self.module) and not smaller_bank:  # else they measure the smaller bank
+        needed = smaller_bank or self.recipe.export.precision == "int8"
+        if is_frozen(self.module) and not needed:  # else they measure the smaller bank, or choose the int8 graph
             fit, validation = fit + validation, []
         if not calibration:
             raise DataError("no calibration images: give data.split.calibration a share above 0")
@@ -188,7 +192,8 @@ def _write_bundle(out: Path, trained: _Trained, **options: Unpack[EngineOptions]
         metrics={**trained.metrics, "export_parity": parity},
     )
     engine = open_engine(model, recipe.data.prepare, **options)
-    return fit_bundle(out, engine, graph, images, spec, rule, origin)
+    make = Int8Fitting().fit_bundle if recipe.export.precision == "int8" else fit_bundle
+    return make(out, engine, graph, images, spec, rule, origin)
 
 
 def _exported(module: nn.Module, backbone: nn.Module, images: Images, *, opset: int) -> tuple[GraphFile, float]:

@@ -8,7 +8,14 @@ from sklearn import metrics as sk
 from lit_od.errors import ConfigError, DataError
 from lit_od.evaluation import intervals
 from lit_od.evaluation.counts import FIGURES, Tally, figures_of
-from lit_od.evaluation.intervals import bootstrap, bootstrap_draws, delong, delong_test, exact_binomial
+from lit_od.evaluation.intervals import (
+    bootstrap,
+    bootstrap_draws,
+    delong,
+    delong_test,
+    exact_binomial,
+    paired_bootstrap,
+)
 
 
 def two_sets(n=80, m=60, seed=0, decimals=1):
@@ -150,3 +157,31 @@ class TestExactBinomial:
     def test_counts_that_cannot_be_are_refused(self, count, total):
         with pytest.raises(DataError, match=f"got {count} of {total}"):
             exact_binomial(count, total)
+
+
+class TestPairedBootstrap:
+    def test_it_draws_the_same_images_for_both(self):
+        """Against resamples drawn here, with each AUROC by counting pairs."""
+        first, second = two_sets(n=30, m=20, seed=1), two_sets(n=30, m=20, seed=2)
+        found = paired_bootstrap(first, second, rng=np.random.default_rng(5), resamples=60, level=0.9)
+        seed = np.random.default_rng(5).integers(2**63)
+        rngs = np.random.default_rng(seed).spawn(2)
+        rows = [each.integers(size, size=(60, size)) for each, size in zip(rngs, (30, 20), strict=True)]
+        changes = []
+        for of_inliers, of_outliers in zip(*rows, strict=True):
+            areas = []
+            for inliers, outliers in (first, second):
+                below = inliers[of_inliers][:, None] - outliers[of_outliers][None]
+                areas.append((below < 0).mean() + (below == 0).mean() / 2)
+            changes.append(areas[0] - areas[1])
+        assert (found.low, found.high) == pytest.approx(tuple(np.quantile(changes, [0.05, 0.95])), abs=1e-12)
+
+    def test_equal_scores_have_no_width(self):
+        found = paired_bootstrap(two_sets(), two_sets(), rng=np.random.default_rng(0))
+        assert (found.value, found.low, found.high) == (0, 0, 0)
+
+    def test_other_numbers_of_scores_are_refused(self):
+        with pytest.raises(DataError, match="must score the same images"):
+            paired_bootstrap(two_sets(n=5), two_sets(n=6), rng=np.random.default_rng(0))
+        with pytest.raises(DataError, match="needs two inliers and two outliers"):
+            paired_bootstrap(two_sets(n=1), two_sets(n=1), rng=np.random.default_rng(0))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_od.errors import ConfigError, DataError
-from lit_od.images.split import evenly, fit_and_calibration, fit_and_calibration_parts
+from lit_od.images.split import evenly, fit_and_calibration, fit_and_calibration_parts, fit_validation_calibration
 
 
 @given(st.integers(3, 500), st.integers(0, 2**32), st.floats(0.01, 0.99))
@@ -66,3 +66,15 @@ def test_a_sample_lies_evenly_over_the_order(count: int, rows: list[int]) -> Non
 
 def test_there_is_no_sample_of_nothing() -> None:
     assert evenly([], 3) == []
+
+
+def test_sixty_twenty_twenty_leave_no_image_out():
+    fit, validation, calibration = fit_validation_calibration(range(100), seed=3)
+    assert (len(fit), len(validation), len(calibration)) == (60, 20, 20)
+    assert sorted([*fit, *validation, *calibration]) == list(range(100))
+    assert list(calibration) == fit_and_calibration(range(100), seed=3)[1]
+    assert [len(part) for part in fit_validation_calibration(range(4), seed=0)] == [2, 1, 1]
+    with pytest.raises(
+        DataError, match=r"wanted at least 4 normal images .two fit, one validates, one calibrates., got 3"
+    ):
+        fit_validation_calibration(range(3), seed=0)
