@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Unpack
 
-from lit_od.backbone.packaged import read_packaged
+from lit_od.backbone.packaged import read_packaged, read_patches
 from lit_od.bundle.folder import Bundle
 from lit_od.calibration.rules import rule_and_outliers
 from lit_od.detectors.spec import DetectorSpec
@@ -14,7 +14,7 @@ from lit_od.fitting.process_group import EngineOptions, open_engine
 from lit_od.images.sources import SetOpener
 from lit_od.recipes.load import portable_tree, without_training
 from lit_od.recipes.partition import divided, found_images
-from lit_od.recipes.schema import Recipe
+from lit_od.recipes.schema import PatchBackbone, Recipe
 
 
 def fit_onnx(
@@ -45,7 +45,7 @@ def fit_onnx(
     spec = DetectorSpec.parse(recipe.detector, trust)
     spec.check()
     rule, outliers = rule_and_outliers(recipe.calibration)
-    model, opset = read_packaged(str(recipe.backbone))
+    model, opset = _backbone(recipe)
     fit, calibration = divided(recipe.data, seed=recipe.seed, sets=sets)
     found = found_images(outliers, recipe.data, sets) if outliers else []
     return fit_bundle(
@@ -57,6 +57,14 @@ def fit_onnx(
         rule,
         Origin(name=out.name, recipe=portable_tree(recipe), seed=recipe.seed),
     )
+
+
+def _backbone(recipe: Recipe) -> tuple[bytes, int | None]:
+    """Return the ONNX file of a recipe's backbone, cut if need be, and its opset."""
+    backbone = recipe.backbone
+    if isinstance(backbone, PatchBackbone):
+        return read_patches(backbone.file, backbone.layers, backbone.patch_grid(), recipe.data.prepare.shape)
+    return read_packaged(str(backbone))
 
 
 def require_no_run(run: Path | None) -> None:
