@@ -14,10 +14,16 @@ Images: TypeAlias = NDArray[np.uint8]
 """Prepared images, shape (n, h, w, c), 0 to 255, c is 1 (grey) or 3 (RGB)."""
 
 Outputs: TypeAlias = NDArray[np.floating[Any]]
-"""Any output of a backbone, float32, one entry an image: features (n, d), or squared errors (n, h, w, c)."""
+"""Any output of a backbone, float32, one entry an image.
+
+It is features (n, d), squared errors (n, h, w, c), or patches (n, gh, gw, d).
+"""
 
 Features: TypeAlias = NDArray[np.floating[Any]]
 """Features of a backbone, float32: one vector an image, shape (n, d)."""
+
+Patches: TypeAlias = NDArray[np.floating[Any]]
+"""Features of a backbone cell by cell, float32: one vector for each cell of a grid, shape (n, gh, gw, d)."""
 
 Labels: TypeAlias = NDArray[np.integer[Any]]
 """Class of each image, shape (n,)."""
@@ -38,7 +44,10 @@ Arrays: TypeAlias = dict[str, NDArray[Any]]
 """Named arrays, as a safetensors file holds them."""
 
 Output: TypeAlias = Literal["features", "errors", "patches"]
-"""Output of a graph that a detector reads: features (n, d), squared errors (n, h, w, c), or patches (n, gh, gw, d)."""
+"""Output of a graph that a detector reads.
+
+It is features (n, d), squared errors (n, h, w, c), or patches (n, gh, gw, d).
+"""
 
 WeightBits: TypeAlias = Literal[7, 8]
 """Bits of an int8 graph's weights: no processor saturates sums of 7-bit ones, 8 are made for VNNI."""

@@ -1,7 +1,7 @@
-"""The backbone: an ONNX graph from uint8 images to features or squared errors.
+"""The backbone: an ONNX graph from images to features, errors or patches.
 
 A backbone is an ONNX graph with one input, uint8 (n, h, w, c), and one output, floating point:
-"features" (n, d) or "errors" (n, h, w, c). Scaling and normalisation are inside the graph.
+"features" (n, d), "errors" (n, h, w, c) or "patches" (n, gh, gw, d). Scaling and normalisation are inside the graph.
 """
 
 import threading
@@ -15,12 +15,16 @@ import numpy as np
 from lit_od.errors import BackboneError
 from lit_od.formats.onnx_functions import check_expansion
 from lit_od.runtime.onnx_session import Session, run_session
-from lit_od.types import Features, Images, Output
+from lit_od.types import Images, Output, Outputs
 
-OUTPUT_SHAPES: dict[Output, str] = {"features": "(n, d)", "errors": "(n, h, w, c)"}
+OUTPUT_SHAPES: dict[Output, str] = {
+    "features": "(n, d)",
+    "errors": "(n, h, w, c)",
+    "patches": "(n, gh, gw, d)",
+}
 """Shapes of a backbone's outputs, for messages."""
 
-_SIDES: dict[str, int] = {"features": 2, "errors": 4}
+_SIDES: dict[str, int] = {"features": 2, "errors": 4, "patches": 4}
 
 _FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
@@ -34,7 +38,7 @@ class Backbone:
     Attributes:
         graph: The graph that ONNX Runtime runs; pickled, it is opened anew.
         input: Name of its input.
-        output: Name of its output: "features" or "errors".
+        output: Name of its output: "features", "errors" or "patches".
         image_shape: (h, w, c) that it takes; None where it takes any.
         model: The ONNX file or its bytes.
     """
@@ -105,14 +109,14 @@ class Backbone:
                 self._single.append(type(self).load(self.model, threads=1, providers=[self.provider]))
             return self._single[0]  # type: ignore[return-value]  # made by type(self) just above
 
-    def __call__(self, images: Images) -> Features:
+    def __call__(self, images: Images) -> Outputs:
         """Run a batch.
 
         Args:
             images: Prepared images, (n, h, w, c) uint8.
 
         Returns:
-            Features (n, d), or squared errors (n, h, w, c), float32.
+            Features (n, d), squared errors (n, h, w, c), or patches (n, gh, gw, d), float32.
 
         Raises:
             BackboneError: If the images have another shape than the graph takes, or the outputs than a backbone gives.
@@ -145,9 +149,9 @@ def _interface(
     if len(inputs) != 1 or inputs[0].type != "tensor(uint8)" or len(inputs[0].shape) != 4:
         found = ", ".join(f"{each.type} {each.shape}" for each in inputs)
         raise BackboneError(f"a backbone takes one input, uint8 (n, h, w, c); this graph takes {found}")
-    if len(outputs) != 1 or outputs[0].name not in ("features", "errors"):
+    if len(outputs) != 1 or outputs[0].name not in OUTPUT_SHAPES:
         found = ", ".join(each.name for each in outputs)
-        raise BackboneError(f'a backbone gives one output, "features" or "errors"; this graph gives {found}')
+        raise BackboneError(f'a backbone gives one output, "features", "errors" or "patches"; this graph gives {found}')
     height, width, channels = (side if isinstance(side, int) else None for side in inputs[0].shape[1:])
     if height in (1, 3) and channels not in (1, 2, 3, 4):
         raise BackboneError(

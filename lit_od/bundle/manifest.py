@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import math
 import re
 from typing import Annotated, Any, Self, TypeAlias, TypeGuard
 
@@ -53,8 +54,8 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """The graph: names and shapes of input and output, and its opset.
 
     None in a shape is the number of images. The input is (None, h, w, c); features are (None, d), errors
-    (None, h, w, c). `weight_bits` stands where the graph is int8: weights of 7 bits give the same sums on every
-    processor, those of 8 are made for VNNI.
+    (None, h, w, c), patches (None, gh, gw, d). `weight_bits` stands where the graph is int8: weights of 7 bits give
+    the same sums on every processor, those of 8 are made for VNNI.
     """
 
     input: Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -68,6 +69,8 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         _require_images("input_shape", self.input_shape)
         if self.output == "errors":
             _require_images("output_shape", self.output_shape)
+        elif self.output == "patches":
+            _require_patches(self.output_shape)
         elif len(self.output_shape) != 2 or self.output_shape[0] is not None or not _within(self.output_shape[1]):
             raise ValueError(
                 f"output_shape must be [null, d] with d in 1..{MAX_FEATURES}, as features have it, "
@@ -190,6 +193,16 @@ def _require_images(name: str, shape: list[int | None]) -> None:
         raise ValueError(f"{name} must be [null, h, w, c] with sides in 1..{MAX_SIDE}, got {_json(shape)}")
     if height * width * max(channels, 3) > 3 * MAX_PIXELS:
         raise ValueError(f"{name} must hold at most {MAX_PIXELS:,} pixels of 3 channels, got {_json(shape)}")
+
+
+def _require_patches(shape: list[int | None]) -> None:
+    """Raise ValueError unless the shape is that of patches within the limit."""
+    sides = shape[1:] if len(shape) == 4 and shape[0] is None else [None]
+    if not all(_within(side) for side in sides) or math.prod(side or 0 for side in sides) > MAX_FEATURES:
+        raise ValueError(
+            f"output_shape must be [null, gh, gw, d] of 1..{MAX_FEATURES} values, as patches have it, "
+            f"got {_json(shape)}"
+        )
 
 
 def _within(side: int | None, most: int = MAX_FEATURES) -> TypeGuard[int]:

@@ -10,7 +10,7 @@ There is no password and no encryption: anybody who reaches the address may ask.
 network; --allow-host names the server where it is asked under a name other than localhost.
 
 --normal PATH... shows the normal images that a picture resembles most, by the distance of their features,
-or of their pixels where a bundle's graph gives errors.
+or of their pixels where a bundle's graph gives no features.
 """
 
 import argparse

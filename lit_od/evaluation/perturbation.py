@@ -208,13 +208,15 @@ def sensitivity(
 
     Raises:
         ConfigError: If a patch does not fit, or sizes do not ascend.
-        DataError: If there is no image, or the graph gives features.
+        DataError: If there is no image, or the graph gives other outputs.
     """
     patch = patch or NoiseBlock(noise="normal")
     if not sizes or any(later <= earlier for earlier, later in pairwise(sizes)):
         raise ConfigError(f"sizes must ascend, got {list(sizes)}")
     if backbone.output != "errors":
-        raise DataError("patches are scored by the squared errors of an autoencoder, and this graph gives features")
+        raise DataError(
+            f"patches are scored by the squared errors of an autoencoder, and this graph gives {backbone.output}"
+        )
     if not len(images):
         raise DataError("wanted at least 1 image, got none")
     shape = (images.shape[1], images.shape[2], images.shape[3])

@@ -30,7 +30,7 @@ from lit_od.images.split import evenly
 from lit_od.import_paths import accepted, check_accepted
 from lit_od.recipes.load import portable_tree, read
 from lit_od.recipes.roots import data_root
-from lit_od.recipes.schema import Recipe
+from lit_od.recipes.schema import PatchBackbone, Recipe
 from lit_od.runtime.threads import limited
 from lit_od.training.data.torchvision_sets import SETS, open_set
 from lit_od.training.export.backbone_graph import export_backbone
@@ -160,6 +160,8 @@ def graph(recipe: Recipe, sources: Sequence[Source], threads: int | None, trust:
     Raises:
         ConfigError: If the recipe's backbone is trained: one graph must serve every class.
     """
+    if isinstance(recipe.backbone, PatchBackbone):
+        raise ConfigError(f"recipe {recipe.name} gives patches, and this protocol takes features: name a file alone")
     if recipe.model is None:
         return backbone_file(str(recipe.backbone)).read_bytes()
     model = recipe.model

@@ -49,10 +49,10 @@ def node(operator: str, inputs: Sequence[str], outputs: Sequence[str], **attribu
         outputs: Names of its outputs.
         attributes: Values by name.
     """
-    parts = [_text(1, name) for name in inputs]
-    parts += [_text(2, name) for name in outputs]
-    parts += [_text(3, outputs[0]), _text(4, operator)]
-    parts += [_message(5, _attribute(name, value)) for name, value in attributes.items()]
+    parts = [text(1, name) for name in inputs]
+    parts += [text(2, name) for name in outputs]
+    parts += [text(3, outputs[0]), text(4, operator)]
+    parts += [message(5, _attribute(name, value)) for name, value in attributes.items()]
     return b"".join(parts)
 
 
@@ -64,8 +64,8 @@ def tensor(name: str, array: NDArray[Any]) -> bytes:
     """
     array = np.ascontiguousarray(array)
     raw = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-    dims = b"".join(_number(1, side) for side in array.shape)
-    return dims + _number(2, ELEMENT_TYPES[array.dtype.name]) + _text(8, name) + _message(9, raw)
+    dims = b"".join(number(1, side) for side in array.shape)
+    return dims + number(2, ELEMENT_TYPES[array.dtype.name]) + text(8, name) + message(9, raw)
 
 
 def port(name: str, dtype: DTypeLike, shape: Shape) -> bytes:
@@ -76,9 +76,9 @@ def port(name: str, dtype: DTypeLike, shape: Shape) -> bytes:
         dtype: Element type.
         shape: Its sides.
     """
-    sides = b"".join(_message(1, _side(side)) for side in shape)
-    of = _number(1, ELEMENT_TYPES[np.dtype(dtype).name]) + _message(2, sides)
-    return _text(1, name) + _message(2, _message(1, of))
+    sides = b"".join(message(1, _side(side)) for side in shape)
+    of = number(1, ELEMENT_TYPES[np.dtype(dtype).name]) + message(2, sides)
+    return text(1, name) + message(2, message(1, of))
 
 
 def model(
@@ -88,6 +88,7 @@ def model(
     *,
     initializers: Sequence[bytes] = (),
     metadata: Mapping[str, str] | None = None,
+    header: bytes | None = None,
 ) -> bytes:
     """Encode a graph as the bytes of an ONNX file.
 
@@ -97,49 +98,55 @@ def model(
         outputs: Results of `port`.
         initializers: Results of `tensor`.
         metadata: The file's metadata properties.
+        header: Fields of the file beside its graph and metadata; None takes format and operator set from above.
     """
-    graph = [_message(1, each) for each in nodes] + [_text(2, "graph")]
-    graph += [_message(5, each) for each in initializers]
-    graph += [_message(11, each) for each in inputs] + [_message(12, each) for each in outputs]
-    parts = [_number(1, IR_VERSION), _text(2, PRODUCER), _message(7, b"".join(graph)), _message(8, _number(2, OPSET))]
-    parts += [_message(14, _text(1, key) + _text(2, value)) for key, value in (metadata or {}).items()]
+    graph = [message(1, each) for each in nodes] + [text(2, "graph")]
+    graph += [message(5, each) for each in initializers]
+    graph += [message(11, each) for each in inputs] + [message(12, each) for each in outputs]
+    if header is None:
+        header = number(1, IR_VERSION) + text(2, PRODUCER) + message(8, number(2, OPSET))
+    parts = [header, message(7, b"".join(graph))]
+    parts += [message(14, text(1, key) + text(2, value)) for key, value in (metadata or {}).items()]
     return b"".join(parts)
 
 
 def _attribute(name: str, value: Attribute) -> bytes:
-    head = _text(1, name)
+    head = text(1, name)
     if isinstance(value, str):
-        return head + _text(4, value) + _number(20, _STRING)
+        return head + text(4, value) + number(20, _STRING)
     if isinstance(value, np.ndarray):
-        return head + _message(5, tensor("", value)) + _number(20, _TENSOR)
+        return head + message(5, tensor("", value)) + number(20, _TENSOR)
     if isinstance(value, int):
-        return head + _number(3, value) + _number(20, _INT)
+        return head + number(3, value) + number(20, _INT)
     if isinstance(value, float):
-        return head + _tag(2, FIXED32) + struct.pack("<f", value) + _number(20, _FLOAT)
+        return head + _tag(2, FIXED32) + struct.pack("<f", value) + number(20, _FLOAT)
     if all(isinstance(each, int) for each in value):
-        return head + b"".join(_number(8, int(each)) for each in value) + _number(20, _INTS)
-    return head + b"".join(_tag(7, FIXED32) + struct.pack("<f", each) for each in value) + _number(20, _FLOATS)
+        return head + b"".join(number(8, int(each)) for each in value) + number(20, _INTS)
+    return head + b"".join(_tag(7, FIXED32) + struct.pack("<f", each) for each in value) + number(20, _FLOATS)
 
 
 def _side(side: int | str | None) -> bytes:
     if side is None:
         return b""
-    return _text(2, side) if isinstance(side, str) else _number(1, side)
+    return text(2, side) if isinstance(side, str) else number(1, side)
 
 
 def _tag(field: int, wire: int) -> bytes:
     return _varint(field << 3 | wire)
 
 
-def _number(field: int, value: int) -> bytes:
+def number(field: int, value: int) -> bytes:
+    """Encode a field that holds a whole number."""
     return _tag(field, VARINT) + _varint(value % 2**64)  # a negative number as its two's complement
 
 
-def _text(field: int, text: str) -> bytes:
-    return _message(field, text.encode())
+def text(field: int, content: str) -> bytes:
+    """Encode a field that holds a string."""
+    return message(field, content.encode())
 
 
-def _message(field: int, content: bytes) -> bytes:
+def message(field: int, content: bytes) -> bytes:
+    """Encode a field that holds a message or bytes."""
     return _tag(field, BYTES) + _varint(len(content)) + content
 
 

@@ -151,8 +151,10 @@ def portable_tree(recipe: Recipe) -> dict[str, Any]:
     tree = to_tree(recipe)
     if recipe.data.root != PACKAGED_DATA:
         tree["data"]["root"] = None
-    if recipe.backbone is not None:
+    if isinstance(recipe.backbone, str):
         tree["backbone"] = _file_name(recipe.backbone)
+    elif recipe.backbone is not None:
+        tree["backbone"]["file"] = _file_name(recipe.backbone.file)
     arguments = tree["model"]["init_args"] if tree["model"] else {}
     if isinstance(arguments.get("checkpoint_path"), str):
         arguments["checkpoint_path"] = _file_name(arguments["checkpoint_path"])

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from lit_od.backbone.patches import PatchGrid
 from lit_od.checks import check_seed
 from lit_od.errors import ConfigError
 from lit_od.images.preparation import Preparation
@@ -112,6 +113,31 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     init_args: dict[str, Any] = {}
 
 
+class PatchBackbone(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An ONNX file that is cut after some of its layers, to give patches.
+
+    Attributes:
+        file: As a recipe's `backbone`: an ONNX file, or one that ships with the package.
+        layers: Names of its layers, as timm has them; of the user's own file names of its tensors.
+        output: The output: "patches".
+        grid: Places of both sides, or [height, width]; None takes those of the middle layer, ordered by size.
+        neighbourhood: Odd side of the square of places that each patch averages.
+    """
+
+    file: str
+    layers: list[str]
+    output: Literal["patches"]
+    grid: int | list[int] | None = None
+    neighbourhood: int = 3
+
+    def __post_init__(self) -> None:
+        self.patch_grid()
+
+    def patch_grid(self) -> PatchGrid:
+        """Return grid and neighbourhood, checked."""
+        return PatchGrid(self.grid, self.neighbourhood)
+
+
 class ExportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Options of the ONNX export.
 
@@ -177,7 +203,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         seed: Seed of every split, draw and weight.
         model: The torch module whose backbone is exported. None if the backbone is an ONNX file.
         backbone: An ONNX file to use unchanged, from the working folder, or one that ships with the
-            package, such as lit_od:tf_efficientnet_lite0; excludes `model`.
+            package, such as lit_od:tf_efficientnet_lite0; or such a file and the layers that give patches;
+            excludes `model`.
         trainer: Arguments of lightning.Trainer.
         early_stopping: Epochs without a better validation loss after which training stops; None never stops.
         detector: `kind` and its options.
@@ -191,7 +218,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     description: str = ""
     seed: int = 0
     model: ModelConfig | None = None
-    backbone: str | None = None
+    backbone: str | PatchBackbone | None = None
     trainer: dict[str, Any] = {}
     early_stopping: int | None = 6
     detector: dict[str, Any] = msgspec.field(default_factory=lambda: {"kind": "mahalanobis"})

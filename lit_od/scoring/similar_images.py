@@ -30,7 +30,7 @@ class SimilarImages:
 
     Attributes:
         places: Positions, among all images, of those that can be compared, (m,).
-        rows: Their features, or the pixels of small copies where the graph gives errors, (m, d).
+        rows: Their features, or the pixels of small copies where the graph gives no features, (m, d).
         output: Output of the graph.
     """
 
@@ -52,7 +52,7 @@ class SimilarImages:
         Those without finite features are left out.
 
         Args:
-            scorer: A bundle, ready; where its graph gives errors, it is not run.
+            scorer: A bundle, ready; where its graph gives no features, it is not run.
             sources: The normal images.
             preparation: Their preparation.
             readable: Refuse images that cannot be read instead of leaving them out.

@@ -101,7 +101,7 @@ def test_a_graph_may_take_any_size() -> None:
             {"inputs": [("images", 2, ["n", 4, 4, 1]), ("more", 2, ["n", 4, 4, 1])]},
             r"takes one input, uint8 .* takes tensor\(uint8\) .*, tensor\(uint8\)",
         ),
-        ({"outputs": ["logits"]}, r'gives one output, "features" or "errors"; this graph gives logits'),
+        ({"outputs": ["logits"]}, r'gives one output, "features", "errors" or "patches"; this graph gives logits'),
         ({"outputs": ["features", "errors"]}, r"this graph gives features, errors"),
         ({"inputs": [("images", 2, ["n", 3, "h", "w"])]}, r"takes \['n', 3, 'h', 'w'\], channels first"),
         ({"inputs": [("images", 2, ["n", 1, 32, 32])]}, r"takes \['n', 1, 32, 32\], channels first"),

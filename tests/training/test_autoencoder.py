@@ -260,7 +260,7 @@ def test_a_module_states_what_it_gives():
     assert maps_of(nn.Identity()) is None
     stranger = nn.Identity()
     stranger.output = "logits"
-    with pytest.raises(ConfigError, match='must be "features" or "errors", got \'logits\''):
+    with pytest.raises(ConfigError, match='must be "features", "errors" or "patches", got \'logits\''):
         output_of(stranger)
     with pytest.raises(
         ConfigError, match=r"Identity gives features, and detector reconstruction reads errors: choose gmm, knn"

@@ -98,7 +98,7 @@ def export_backbone(
     if opset not in OPSETS:
         raise ConfigError(f"opset must lie in {OPSETS[0]}..{OPSETS[-1]}, got {opset}")
     if output not in ("features", "errors"):
-        raise ConfigError(f'output must be "features" or "errors", got {output!r}')
+        raise ConfigError(f'output must be "features", "errors" or "patches", got {output!r}')
     check_images(images)
     size = sum(each.nbytes for each in chain(module.parameters(), module.buffers()))
     if size > LIMIT_BYTES:

@@ -23,7 +23,9 @@ def output_of(module: object) -> Output:
     """
     output: object = getattr(module, "output", "features")
     if output not in get_args(Output):
-        raise ConfigError(f'the attribute `output` of a module must be "features" or "errors", got {output!r}')
+        raise ConfigError(
+            f'the attribute `output` of a module must be "features", "errors" or "patches", got {output!r}'
+        )
     return cast(Output, output)
 
 

@@ -239,7 +239,7 @@ def test_more_than_protobuf_holds_is_refused_at_once(tmp_path, monkeypatch):
 def test_options_that_cannot_be_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"opset must lie in 18\.\.23, got 17"):
         export_backbone(Small(), tmp_path / "b.onnx", IMAGES, opset=17)
-    with pytest.raises(ConfigError, match='output must be "features" or "errors", got \'maps\''):
+    with pytest.raises(ConfigError, match='output must be "features", "errors" or "patches", got \'maps\''):
         export_backbone(Small(), tmp_path / "b.onnx", IMAGES, output="maps")
     for images in (IMAGES[:0], IMAGES[0], IMAGES.astype(np.float32)):
         with pytest.raises(DataError, match="the proof needs uint8 images"):

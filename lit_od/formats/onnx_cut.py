@@ -1,0 +1,103 @@
+"""Cut the part that computes some tensors out of an ONNX graph.
+
+Nodes and weights are copied byte for byte; what the tensors do not need is left out.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from lit_od.errors import BackboneError
+from lit_od.formats.onnx_file import read_graph
+from lit_od.formats.onnx_writer import message, number
+from lit_od.formats.protobuf import BYTES, VARINT, Span, Wire
+
+_GRAPH, _METADATA, _TRAINING = 7, 14, 20
+_NODE, _INITIALIZER, _SPARSE = 1, 5, 15
+
+
+@dataclass(frozen=True, slots=True)
+class CutGraph:
+    """Nodes and weights that compute some tensors of a graph.
+
+    They are encoded, as `onnx_writer.model` takes them.
+
+    Attributes:
+        nodes: Encoded nodes, in the file's order.
+        initializers: Encoded tensors.
+        header: Fields of the file beside its graph and metadata: format, producer, operator sets, functions.
+    """
+
+    nodes: tuple[bytes, ...]
+    initializers: tuple[bytes, ...]
+    header: bytes
+
+
+def tensor_names(model: bytes) -> tuple[str, ...]:
+    """Return the tensors that a graph's nodes compute, in the file's order.
+
+    Raises:
+        BackboneError: If the bytes are no ONNX file, or hold data that is refused.
+    """
+    read_graph(model)
+    wire = Wire(model)
+    graph = wire.spans((0, len(model)), _GRAPH)[0]
+    return tuple(name for node in wire.spans(graph, _NODE) for name in _texts(wire, node, 2) if name)
+
+
+def cut(model: bytes, tensors: Sequence[str]) -> CutGraph:
+    """Return the part of a graph that computes tensors.
+
+    Args:
+        model: Bytes of an ONNX file.
+        tensors: Names of tensors that its nodes compute.
+
+    Raises:
+        BackboneError: If the bytes are no ONNX file or hold data that is refused, no node computes a tensor, or the
+            graph has sparse weights.
+    """
+    read_graph(model)
+    wire, whole = Wire(model), (0, len(model))
+    graph = wire.spans(whole, _GRAPH)[0]
+    if wire.spans(graph, _SPARSE):
+        raise BackboneError("the ONNX file has sparse weights, and its graph cannot be cut: make them dense")
+    nodes = wire.spans(graph, _NODE)
+    wanted, kept = set(tensors), []
+    for node in reversed(nodes):
+        if wanted.intersection(_texts(wire, node, 2)):
+            kept.append(node)
+            wanted.update(_reads(wire, node))
+    computed = {name for node in kept for name in _texts(wire, node, 2)}
+    missing = [name for name in tensors if name not in computed]
+    if missing:
+        raise BackboneError(f"no node of the graph computes {missing[0]!r}")
+    weights = {name: span for span in wire.spans(graph, _INITIALIZER) for name in _texts(wire, span, 8)}
+    return CutGraph(
+        tuple(model[start:stop] for start, stop in reversed(kept)),
+        tuple(model[start:stop] for name, (start, stop) in weights.items() if name in wanted),
+        b"".join(_header(wire, whole)),
+    )
+
+
+def _header(wire: Wire, whole: Span) -> Iterator[bytes]:
+    """Yield the fields of a file beside its graph, metadata and training graphs."""
+    for field, kind, start, stop in wire.fields(whole):
+        if kind == VARINT:
+            yield number(field, start)
+        elif kind == BYTES and field not in (_GRAPH, _METADATA, _TRAINING):
+            yield message(field, bytes(wire.data[start:stop]))
+
+
+def _texts(wire: Wire, span: Span, field: int) -> list[str]:
+    return [bytes(wire.data[start:stop]).decode(errors="replace") for start, stop in wire.spans(span, field)]
+
+
+def _reads(wire: Wire, node: Span) -> Iterator[str]:
+    """Yield the names that a node reads, its subgraphs included."""
+    yield from _texts(wire, node, 1)
+    for attribute in wire.spans(node, 5):
+        for field in (6, 11):
+            for graph in wire.spans(attribute, field):
+                for port in wire.spans(graph, 12):  # a subgraph may hand on a tensor of the graph around it
+                    yield from _texts(wire, port, 1)
+                for inner in wire.spans(graph, _NODE):
+                    yield from _reads(wire, inner)
