@@ -80,7 +80,11 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
     ]
     pixels = manifest.calibration.pixel_threshold
     if pixels is not None:
-        text = f"a squared error above {pixels:.6g} stands out: 1 % of the inliers' pixels have one"
+        text = (
+            f"a squared error above {pixels:.6g} stands out: 1 % of the inliers' pixels have one"
+            if manifest.model.output == "errors"
+            else f"a place whose score is above {pixels:.6g} stands out"
+        )
         facts.insert(-1, ("pixels", text))
     if provenance.recipe and provenance.recipe.get("description"):
         facts.insert(0, ("made for", _value(provenance.recipe["description"], limit=400)))

@@ -13,7 +13,7 @@ from lit_od.detectors.held_out import GROUP, fitted_before, is_held, scale_of
 from lit_od.detectors.options import read_options, same_options
 from lit_od.detectors.patch_bank import PatchCore
 from lit_od.detectors.patch_gaussian import PaDiM
-from lit_od.detectors.patch_maps import Cells, MapOptions, PatchDetector, check_patches
+from lit_od.detectors.patch_maps import Cells, MapOptions, PatchDetector, check_patches, single
 from lit_od.detectors.patch_rows import PatchRows
 from lit_od.detectors.state import LARGEST_SINGLE, SMALLEST, read_only, take, take_apart
 from lit_od.errors import ConfigError, DataError
@@ -172,7 +172,7 @@ class Ensemble(PatchDetector):
         total = np.zeros((len(patches), *self.input_shape[:2]))
         for member, weight, shift, scale in zip(self.members, weights, self.shifts, self.scales, strict=True):
             total += (weight / scale) * (member.cells(patches) - shift)
-        return total.astype(np.float32)
+        return single(total)
 
     def options(self) -> dict[str, Any]:
         """Return the options it was fitted with."""

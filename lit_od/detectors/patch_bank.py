@@ -14,7 +14,7 @@ from lit_od.detectors.bank.row_store import RowStore
 from lit_od.detectors.moments import Moments
 from lit_od.detectors.options import read_options, same_options
 from lit_od.detectors.patch_gaussian import project
-from lit_od.detectors.patch_maps import Cells, MapOptions, PatchDetector, check_patches
+from lit_od.detectors.patch_maps import Cells, MapOptions, PatchDetector, check_patches, single
 from lit_od.detectors.state import LARGEST_SINGLE, check_names, read_only, take
 from lit_od.errors import DataError
 from lit_od.types import Arrays, Labels, Outputs
@@ -159,7 +159,7 @@ class PatchCore(PatchDetector):
         if self.settings.reweight:
             most = scores.argmax(axis=1) + np.arange(len(patches)) * scores.shape[1]
             scores *= self._weights(queries[most], ids[most, 0])[:, None]
-        return np.asarray(scores, np.float32).reshape(len(patches), *self.grid[:2])
+        return single(scores).reshape(len(patches), *self.grid[:2])
 
     def _weights(self, queries: NDArray[np.float32], nearest: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the paper's weights of images, shape (n,).

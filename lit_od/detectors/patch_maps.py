@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from lit_od.checks import number, one_of
 from lit_od.detectors.base import PixelDetector
+from lit_od.detectors.state import LARGEST_SINGLE
 from lit_od.errors import ConfigError, DataError
-from lit_od.types import Maps, Output, Outputs, Scores
+from lit_od.types import Maps, Output, Outputs, Scores, Stats
 
 Aggregate: TypeAlias = Literal["max", "top_share"]
 
@@ -141,6 +142,11 @@ def check_patches(patches: Outputs, shape: tuple[int, ...] | None = None) -> Out
         bad = int((~finite.reshape(len(patches), -1)).any(axis=1).sum())
         raise DataError(f"patches must be finite, but {bad} of {len(patches)} images hold NaN or infinity")
     return patches
+
+
+def single(scores: Stats) -> NDArray[np.float32]:
+    """Return scores in float32, within what it holds."""
+    return np.clip(scores, -LARGEST_SINGLE, LARGEST_SINGLE).astype(np.float32)
 
 
 def enlarged(cells: Cells, settings: MapOptions) -> NDArray[np.float32]:

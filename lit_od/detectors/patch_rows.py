@@ -12,7 +12,7 @@ from lit_od.detectors.local_residual import LocalResidual
 from lit_od.detectors.lof import LOF
 from lit_od.detectors.mahalanobis import Mahalanobis
 from lit_od.detectors.options import read_options, same_options
-from lit_od.detectors.patch_maps import Cells, MapOptions, PatchDetector, check_patches
+from lit_od.detectors.patch_maps import Cells, MapOptions, PatchDetector, check_patches, single
 from lit_od.detectors.pca import PCAResidual
 from lit_od.detectors.state import check_names, take
 from lit_od.errors import ConfigError, DataError
@@ -131,7 +131,7 @@ class PatchRows(PatchDetector):
             DataError: On a wrong shape, or values that are not finite.
         """
         scores = self.member.score(patches.reshape(-1, self.grid[2]))
-        return scores.astype(np.float32).reshape(len(patches), *self.grid[:2])
+        return single(scores).reshape(len(patches), *self.grid[:2])
 
     def options(self) -> dict[str, Any]:
         """Return the options it was fitted with."""

@@ -23,12 +23,26 @@ from lit_od.bundle import manifest as manifests
 from lit_od.bundle.folder import BACKBONE, CARD, DETECTOR, GOLDEN, INDEX, Bundle, golden_arrays
 from lit_od.bundle.model_card import model_card
 from lit_od.calibration.p_values import Calibration
-from lit_od.detectors import GMM, KNN, LOF, Detector, LocalResidual, Mahalanobis, PCAResidual, Reconstruction
+from lit_od.detectors import (
+    GMM,
+    KNN,
+    LOF,
+    Detector,
+    Ensemble,
+    LocalResidual,
+    Mahalanobis,
+    PaDiM,
+    PatchCore,
+    PCAResidual,
+    Reconstruction,
+)
+from lit_od.detectors.patch_rows import PatchRows
 from lit_od.errors import BundleError, DataError, LitODError
 from lit_od.images.preparation import Preparation
 from tests.support.sealing import signed
 
 WIDTH, SIDE, ROWS = 6, 4, 48
+PATCHES = (2, 3, 4)
 
 INDEXES = (
     "HNSW8", "IVF2,Flat", "IVF2,SQ8", "IVF2,PQ3x4", "IVF2,PQ3x4fs", "NSG8", "PCA3,IVF2,Flat", "OPQ3_6,IVF2,PQ3x4",
@@ -69,6 +83,7 @@ def detectors() -> dict[str, Detector]:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(ROWS, WIDTH)).astype(np.float32)
     labels = np.arange(ROWS) % 3
+    patches = rng.normal(size=(20, *PATCHES)).astype(np.float32)
     two = {
         "weights": np.array([0.25, 0.75]),
         "means": rng.normal(size=(2, WIDTH)),
@@ -90,13 +105,17 @@ def detectors() -> dict[str, Detector]:
         "gmm, spherical": GMM.fit(rows, covariance="spherical"),
         "pca residual": PCAResidual.fit(rows, components=2),
         "reconstruction": Reconstruction.fit(rng.random((3, SIDE, SIDE, 1), dtype=np.float32), outlier_perc=30),
+        "padim": PaDiM.fit(patches, size=[SIDE, SIDE]),
+        "patchcore": PatchCore.fit(patches, coreset=12, whiten=True, reweight=True),
+        "gmm over patches": PatchRows.fit(patches, member={"kind": "gmm"}, aggregate="top_share", smooth=1.0),
+        "ensemble": Ensemble.fit(patches, members=[{"kind": "padim"}, {"kind": "patchcore", "coreset": 12}]),
     }
 
 
 def material(kind: str, detector: Detector) -> Material:
     """A whole bundle around a detector. Its graph is never run, so any will do that has the right shapes."""
     rng = np.random.default_rng(1)
-    shape = (SIDE, SIDE, 1) if detector.reads == "errors" else (WIDTH,)
+    shape = {"errors": (SIDE, SIDE, 1), "features": (WIDTH,), "patches": PATCHES}[detector.reads]
     features = rng.random((9, *shape), dtype=np.float32) * 3
     scores = np.sort(detector.score(features))
     pixels = rng.integers(0, 256, (2, SIDE, SIDE, 1)).astype(np.uint8)
