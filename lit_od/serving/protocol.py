@@ -34,6 +34,9 @@ MOST_ID = 256
 MOST_OBJECTS = 1000
 """Opening braces in a request's JSON: one input, a few outputs and their parameters, each larger than its text."""
 
+MOST_SHAPE = 1000
+"""Characters of a shape's text: decoded, a list of numbers is several times as large."""
+
 _POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 
 
@@ -55,7 +58,7 @@ _NONE = _Parameters()
 
 class _Input(msgspec.Struct, gc=False):
     name: str
-    shape: list[int]
+    shape: msgspec.Raw
     datatype: str
     parameters: _Parameters = _NONE
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -175,26 +178,36 @@ def _sources(
         found = ", ".join(repr(each.name[:100]) for each in inputs[:5]) or "none"
         raise Refused(400, f"wanted one input, images (UINT8) or encoded (BYTES), got {found}")
     tensor = inputs[0]
-    data = _data(tensor, binary)
+    data, shape = _data(tensor, binary), _shape(tensor)
     if tensor.name == "images":
-        if tensor.datatype != "UINT8" or len(tensor.shape) != 4 or tensor.shape[3] not in (1, 3, 4):
+        if tensor.datatype != "UINT8" or len(shape) != 4 or shape[3] not in (1, 3, 4):
             raise Refused(
-                400,
-                f"images must be UINT8 (n, h, w, c) with c 1, 3 or 4, got {tensor.datatype[:40]} {tensor.shape[:9]}",
+                400, f"images must be UINT8 (n, h, w, c) with c 1, 3 or 4, got {tensor.datatype[:40]} {shape[:9]}"
             )
-        tensors.require_shape("images", tensor.shape, most=most)
-        height, width = tensor.shape[1:3]
+        tensors.require_shape("images", shape, most=most)
+        height, width = shape[1:3]
         if height * width > pixels:
             raise Refused(413, f"images of {width}x{height} pixels exceed the limit of {pixels:,}")
-        block = tensors.pixels("images", tensor.shape, data)
+        block = tensors.pixels("images", shape, data)
         return [SentArray(image, f"images[{row}]", decoding=decoding) for row, image in enumerate(block)]
-    if tensor.datatype != "BYTES" or len(tensor.shape) not in (1, 2) or tensor.shape[1:] not in ([], [1]):
-        raise Refused(400, f"encoded must be BYTES (n), got {tensor.datatype[:40]} {tensor.shape[:9]}")
-    tensors.require_shape("encoded", tensor.shape, most=most)
+    if tensor.datatype != "BYTES" or len(shape) not in (1, 2) or shape[1:] not in ([], [1]):
+        raise Refused(400, f"encoded must be BYTES (n), got {tensor.datatype[:40]} {shape[:9]}")
+    tensors.require_shape("encoded", shape, most=most)
     return [
         _encoded(file, f"encoded[{row}]", pixels, decoding)
-        for row, file in enumerate(tensors.files("encoded", tensor.shape[0], data))
+        for row, file in enumerate(tensors.files("encoded", shape[0], data))
     ]
+
+
+def _shape(tensor: _Input) -> list[int]:
+    """Decode an input's shape, after looking at the length of its text."""
+    text = memoryview(tensor.shape)
+    if len(text) > MOST_SHAPE:
+        raise Refused(400, f"the shape of {tensor.name} is {len(text):,} characters long: wanted a few numbers")
+    try:
+        return msgspec.json.decode(text, type=list[int])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused(400, f"the request is not as the protocol has it: {error} - at `$.inputs[0].shape`") from None
 
 
 def _data(tensor: _Input, binary: memoryview) -> memoryview | msgspec.Raw:

@@ -236,3 +236,9 @@ def test_an_answer_comes_back_as_it_went() -> None:
     size = error["parameters"]["binary_data_size"]
     assert tensors.files("error", 2, memoryview(behind[16 : 16 + size])) == [b"", "größer".encode()]
     assert behind[16 + size :] == b"\x01\x00"
+
+
+def test_a_shape_of_millions_of_numbers_is_refused_undecoded() -> None:
+    body = b'{"inputs": [{"name": "images", "datatype": "UINT8", "shape": [' + b"1," * 10**6 + b'1], "data": [1]}]}'
+    with pytest.raises(Refused, match="the shape of images is 2,000,003 characters long: wanted a few numbers"):
+        read(body)
