@@ -171,7 +171,7 @@ class GMM(Detector):
         features = check_features(features, self.width)
         scores = np.empty(len(features))
         matrices = self.settings.covariance in ("full", "tied")
-        a_row = 3 * self.width + PANEL * len(self.means)
+        a_row = 3 * self.width + PANEL * len(self.means) if matrices else self.width + len(self.means)
         for rows, block in row_blocks(features, a_row, (16 if matrices else 2) * CACHED_VALUES):
             block -= self._middle
             joint = self._log_joint(block)
@@ -195,16 +195,16 @@ class GMM(Detector):
         elif covariance == "tied":
             white = whitened(rows, self.whiteners)
             squares = np.stack([squared_norms(white - centre) for centre in whitened(means, self.whiteners)])
-        elif covariance == "diag":  # the squares are expanded about the middle of the means
-            precisions = self.whiteners**2
-            products = rows @ (means * precisions).T
-            squares = precisions @ np.square(rows, out=rows).T - 2 * products.T
-            squares += (means**2 * precisions).sum(axis=1)[:, None]
-        else:
-            squares = squared_norms(rows) - 2 * (rows @ means.T).T + squared_norms(means)[:, None]
-            squares *= self.whiteners[:, None] ** 2
-        joint: Stats = self._constants[:, None] - 0.5 * squares
-        return joint
+        else:  # the squares are expanded about the middle of the means, which is the mean of one component
+            precisions = self.whiteners.reshape(len(means), -1) ** 2  # (k, d) or (k, 1)
+            weighted = means * precisions
+            cross = (weighted @ rows.T) if len(means) > 1 else 0.0
+            if covariance == "diag":
+                squares = precisions @ np.square(rows, out=rows).T
+            else:
+                squares = precisions * squared_norms(rows)
+            squares -= 2 * cross - np.vecdot(weighted, means)[:, None]
+        return np.subtract(self._constants[:, None], 0.5 * squares)
 
     def options(self) -> dict[str, Any]:
         """Return the options it was fitted with."""
