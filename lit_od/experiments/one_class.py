@@ -34,6 +34,7 @@ from lit_od.recipes.schema import PatchBackbone, Recipe
 from lit_od.runtime.threads import limited
 from lit_od.training.data.torchvision_sets import SETS, open_set
 from lit_od.training.export.backbone_graph import export_backbone
+from lit_od.training.export.outputs import output_of
 from lit_od.training.frozen import is_frozen
 from lit_od.training.loop.trainer import make_module, seeded
 from lit_od.training.networks.pretrained import trusted_class
@@ -47,6 +48,8 @@ QUICK_DRAWS = 2
 
 COLUMNS = 10
 """Classes in a line of a table."""
+
+_PATCHES = "recipe {name} gives patches, and this protocol takes features: name another recipe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +164,7 @@ def graph(recipe: Recipe, sources: Sequence[Source], threads: int | None, trust:
         ConfigError: If the recipe's backbone is trained: one graph must serve every class.
     """
     if isinstance(recipe.backbone, PatchBackbone):
-        raise ConfigError(f"recipe {recipe.name} gives patches, and this protocol takes features: name a file alone")
+        raise ConfigError(_PATCHES.format(name=recipe.name))
     if recipe.model is None:
         return backbone_file(str(recipe.backbone)).read_bytes()
     model = recipe.model
@@ -176,12 +179,13 @@ def graph(recipe: Recipe, sources: Sequence[Source], threads: int | None, trust:
     names, _ = accepted(kind)
     with seeded(recipe.seed):  # weights may be random
         module: Any = make_module(kind, {name: known[name] for name in known if name in names} | model.init_args)
+    output = output_of(module)
+    if output == "patches":
+        raise ConfigError(_PATCHES.format(name=recipe.name))
     images = load(evenly(sources, PARITY_IMAGES), recipe.data.prepare, threads=threads)
     with TemporaryDirectory(prefix="lit_od-export-") as folder:
         path = Path(folder) / "backbone.onnx"
-        export_backbone(
-            module.backbone(), path, images, opset=recipe.export.opset, output=getattr(module, "output", "features")
-        )
+        export_backbone(module.backbone(), path, images, opset=recipe.export.opset, output=output)
         return path.read_bytes()
 
 

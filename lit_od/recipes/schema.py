@@ -113,20 +113,16 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     init_args: dict[str, Any] = {}
 
 
-class PatchBackbone(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An ONNX file that is cut after some of its layers, to give patches.
+class PatchLayers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Layers of a network that give patches, and their grid.
 
     Attributes:
-        file: As a recipe's `backbone`: an ONNX file, or one that ships with the package.
-        layers: Names of its layers, as timm has them; of the user's own file names of its tensors.
-        output: The output: "patches".
+        layers: Names of its layers, as the network's `named_modules()` has them.
         grid: Places of both sides, or [height, width]; None takes those of the middle layer, ordered by size.
         neighbourhood: Odd side of the square of places that each patch averages.
     """
 
-    file: str
     layers: list[str]
-    output: Literal["patches"]
     grid: int | list[int] | None = None
     neighbourhood: int = 3
 
@@ -138,17 +134,33 @@ class PatchBackbone(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         return PatchGrid(self.grid, self.neighbourhood)
 
 
+class PatchBackbone(PatchLayers, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An ONNX file that is cut after some of its layers, to give patches.
+
+    Of a shipped file layers go by the names that timm gives them, of the user's own file by names of tensors.
+
+    Attributes:
+        file: As a recipe's `backbone`: an ONNX file, or one that ships with the package.
+        output: The output: "patches".
+    """
+
+    file: str
+    output: Literal["patches"]
+
+
 class ExportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Options of the ONNX export.
 
     Attributes:
-        opset: Opset of the graph.
+        opset: ONNX operator set.
         precision: "int8" quantises the backbone, with weights of 7 bits, chosen and judged by validation images; a
             graph that may lose too much is refused, as `lit-od quantize` does.
+        patches: Layers of the trained network that give patches in place of its features; None exports the features.
     """
 
     opset: int = 20
     precision: Literal["float32", "int8"] = "float32"
+    patches: PatchLayers | None = None
 
 
 class EvaluationSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -233,6 +245,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         if self.model is None and self.data.reference is not None:
             raise ConfigError(
                 "data.reference is for training, and this recipe's backbone is an ONNX file: leave it out"
+            )
+        if self.model is None and self.export.patches is not None:
+            raise ConfigError(
+                "export.patches is for a training, and this recipe's backbone is an ONNX file: write backbone: {file: "
+                "FILE, output: patches, layers: [...]}"
             )
         for part, key in ((self.detector, "kind"), (self.calibration, "rule")):
             if not isinstance(part.get(key), str):

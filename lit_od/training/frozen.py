@@ -1,4 +1,4 @@
-"""A pretrained network used unchanged: features of named layers."""
+"""A pretrained network used unchanged: features or patches of named layers."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -9,10 +9,12 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
+from lit_od.backbone.patches import PatchGrid
 from lit_od.errors import ConfigError
 from lit_od.training.networks.channel_axes import channel_axes
 from lit_od.training.networks.feature_network import FeatureNetwork
 from lit_od.training.networks.layer_features import CutNetwork, drop_unused, require_layers, weights_used
+from lit_od.training.networks.patch_layers import PatchNetwork
 from lit_od.training.networks.pooling import Pooling
 from lit_od.training.networks.pretrained import (
     WholeNetwork,
@@ -39,13 +41,14 @@ class Scaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class FrozenBackbone(LightningModule):
-    """The pooled outputs of named layers of a network that is not trained.
+    """Outputs of named layers of a network that is not trained, pooled or patches.
 
     `lit-od fit` does not train a module whose class has `frozen = True`: it exports `backbone()` at
     once, and all images that neither calibrate nor test fit the detector.
 
     Attributes:
-        network: Uint8 images (n, h, w, c) to features (n, d).
+        network: Uint8 images (n, h, w, c) to features (n, d), or patches (n, gh, gw, d).
+        output: "features" or "patches".
     """
 
     frozen: ClassVar[bool] = True
@@ -55,6 +58,9 @@ class FrozenBackbone(LightningModule):
         *,
         network: str,
         layers: Sequence[str],
+        output: Literal["features", "patches"] = "features",
+        grid: int | Sequence[int] | None = None,
+        neighbourhood: int = 3,
         pool: str | Sequence[str] = "avg",
         unit_length: bool = False,
         checkpoint_path: str | None = None,
@@ -69,8 +75,13 @@ class FrozenBackbone(LightningModule):
         Args:
             network: A timm model; `torchvision:NAME`; or the import path of an nn.Module.
             layers: Names as in the network's `named_modules()`; several are laid side by side.
-            pool: "avg", "max", "gem" or "grid:N", for all layers or one a layer; see `Pooling`.
-            unit_length: Divide the pooled values of each layer by their length, so that a detector
+            output: "features" pools each layer over its places. "patches" brings feature maps, and the tokens of
+                transformers but class and register tokens, to one grid.
+            grid: Of patches: places of both sides, or [height, width]; None takes those of the middle layer, ordered
+                by size. Layers are averaged down to it or enlarged bilinearly.
+            neighbourhood: Odd side of the square of places that each patch averages.
+            pool: Of features: "avg", "max", "gem" or "grid:N", for all layers or one a layer; see `Pooling`.
+            unit_length: Of features: divide the pooled values of each layer by their length, so that a detector
                 compares directions.
             checkpoint_path: File with weights under the network's own names. It may be partial: only
                 the weights that the layers need are read. timm resamples weights of images of another size.
@@ -90,6 +101,14 @@ class FrozenBackbone(LightningModule):
             DataError: If the file cannot be read, or does not cover the layers.
         """
         super().__init__()
+        if output not in ("features", "patches"):
+            raise ConfigError(f'output must be "features" or "patches", got {output!r}')
+        places = PatchGrid(grid, neighbourhood)
+        if output == "patches" and (pool != "avg" or unit_length):
+            raise ConfigError("pool and unit_length are of features, and patches are not pooled: leave them out")
+        if output == "features" and places != PatchGrid():
+            raise ConfigError("grid and neighbourhood are of patches: add output: patches, or leave them out")
+        self.output = output
         if isinstance(layers, str):
             raise ConfigError(f"layers must be a list of names, got {layers!r}: write [{layers}]")
         pools = [pool] * len(layers) if isinstance(pool, str) else list(pool)
@@ -106,35 +125,50 @@ class FrozenBackbone(LightningModule):
         if isinstance(whole.body, FeatureNetwork):
             raise ConfigError(f"network {network} scales its images itself: name the plain network inside it")
         input_scaling = _scaling(whole) if scaling is None else _read_scaling(scaling, len(whole.mean))
-        last = whole.channels_last if channels_last is None else channels_last
         pixels = torch.zeros(1, len(whole.mean), *size)
         require_layers(whole.body, layers)
+        last = whole.channels_last if channels_last is None else channels_last
         axes = channel_axes(whole.body.eval(), layers, pixels) if channels_last is None else {}
-        cut = CutNetwork(
-            whole.body,
-            layers=layers,
-            pooling=pooling,
-            channels_last=last,
-            channel_axes=axes,
-            unit_length=unit_length,
-        ).eval()
-        width = feature_count(cut, network, len(whole.mean), size)
-        used = weights_used(cut, pixels)
+        cut: CutNetwork | PatchNetwork
+        if output == "patches":
+            cut = PatchNetwork(
+                whole.body,
+                layers=layers,
+                grid=places,
+                image_size=size,
+                channels=len(whole.mean),
+                name=network,
+                channels_last=last,
+                channel_axes=axes,
+            )
+            width = cut.width
+        else:
+            cut = CutNetwork(
+                whole.body,
+                layers=layers,
+                pooling=pooling,
+                channels_last=last,
+                channel_axes=axes,
+                unit_length=unit_length,
+            )
+            width = feature_count(cut, network, len(whole.mean), size)
+        used = weights_used(cut.eval(), pixels)
         if checkpoint_path is not None:
             at_size = partial(resample, name=network, image_size=size, options={})
-            load_part(cut.body, checkpoint_path, [name.removeprefix("body.") for name in used], at_size)
+            own = [name.partition("body.")[2] for name in used]
+            load_part(whole.body, checkpoint_path, own, at_size)
         drop_unused(cut, used, pixels)
         for weight in cut.parameters():
             weight.requires_grad_(False)
         self.network = _scaled(cut, input_scaling, width).eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return features (n, d) of images (n, h, w, c), uint8."""
+        """Return features (n, d), or patches (n, gh, gw, d), of images (n, h, w, c)."""
         features: Tensor = self.network(images)
         return features
 
     def backbone(self) -> nn.Module:
-        """Return the exported module: uint8 images (n, h, w, c) to features (n, d)."""
+        """Return the exported module: uint8 images (n, h, w, c) to features or patches."""
         return self.network
 
 
@@ -148,7 +182,7 @@ class _Reversed(nn.Module):
         return pixels.flip(1)
 
 
-def _scaled(cut: CutNetwork, scaling: Scaling, width: int) -> FeatureNetwork:
+def _scaled(cut: nn.Module, scaling: Scaling, width: int) -> FeatureNetwork:
     """Put the scaling in front; it broadcasts a grey image to the network's channels."""
     mean, std = ([value / 255 for value in values] for values in (scaling.mean, scaling.std))
     if scaling.order == "rgb":

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Unpack
 
+from lightning import LightningModule
 from torch import nn
 
 from lit_od.bundle.folder import Bundle, require_replaceable
@@ -28,11 +29,12 @@ from lit_od.training.distributed import process_group
 from lit_od.training.export.backbone_graph import export_backbone
 from lit_od.training.export.map_graph import export_maps
 from lit_od.training.export.outputs import maps_of, output_of, require_readable
-from lit_od.training.frozen import is_frozen
+from lit_od.training.frozen import FrozenBackbone, is_frozen
 from lit_od.training.loop.train import train
 from lit_od.training.loop.trainer import make_module, module_arguments, seeded
+from lit_od.training.networks.patch_layers import patches_of
 from lit_od.training.networks.pretrained import trusted_class
-from lit_od.types import Images
+from lit_od.types import Images, Output
 
 PARITY_IMAGES = 64
 """Real images on which an exported graph must agree with its module."""
@@ -77,7 +79,7 @@ def fit(
     spec = DetectorSpec.parse(recipe.detector, trust)
     spec.check()
     kind = trusted_class(recipe.model.class_path, recipe.model.init_args, trust, key="model.")
-    require_readable(kind, spec)
+    require_readable(kind, spec, _planned_output(kind, recipe))
     if is_frozen(kind):
         require_no_run(run)
         model = recipe.model
@@ -92,6 +94,19 @@ def fit(
         best = train(recipe, run or Path(temporary), trust=trust)
         trained = _Trained(best.module, best.data, recipe, best.metrics, trust)
         return _write_bundle(out, trained, **options)
+
+
+def _planned_output(kind: type[LightningModule], recipe: Recipe) -> Output:
+    """Return the output of a recipe's graph before its module is made.
+
+    Raises ConfigError if the module's arguments and the export's both say.
+    """
+    assert recipe.model is not None  # the caller has asked
+    if not issubclass(kind, FrozenBackbone):
+        return "patches" if recipe.export.patches else output_of(kind)
+    if recipe.export.patches:
+        raise ConfigError("export.patches is for trained modules: give FrozenBackbone's init_args output: patches")
+    return "patches" if recipe.model.init_args.get("output") == "patches" else "features"
 
 
 def _frozen_module(model: ModelConfig, data: ImageData, seed: int, trust: Collection[str]) -> nn.Module:
@@ -115,6 +130,7 @@ def export_bundle(
     Args:
         module: A trained module with a `backbone()` from uint8 (n, h, w, c) to the output that its attribute
             `output` names, "features" by default; it may have `maps()`, see `export_maps`.
+            With `recipe.export.patches` the layers named there give patches in place of the features.
         data: Its images; the train part fits the detector, and with a frozen module the validation part
             too; the calibration part calibrates it.
         recipe: Detector, calibration and export options.
@@ -176,14 +192,22 @@ def _write_bundle(out: Path, trained: _Trained, **options: Unpack[EngineOptions]
     if not callable(backbone):
         raise ConfigError(f"{type(module).__name__} has no backbone(): wanted the module that is to be exported")
     spec = DetectorSpec.parse(recipe.detector, trained.trust)
-    require_readable(module, spec)
+    output, layers = output_of(module), recipe.export.patches
+    network = backbone()
+    if layers is not None:
+        if output != "features":
+            raise ConfigError(f"export.patches goes with modules of features, {type(module).__name__} gives {output}")
+        size = recipe.data.prepare.shape[:2]
+        network = patches_of(network, layers=layers.layers, grid=layers.patch_grid(), image_size=size)
+        output = "patches"
+    require_readable(module, spec, output)
     rule, outliers = rule_and_outliers(recipe.calibration)
     images = trained.images(outliers)
     graph, parity = GraphFile(b"", recipe.export.opset), 0.0
     if group.rank == 0:
         shown = evenly(images.calibration, PARITY_IMAGES)
         pixels = load(shown, recipe.data.prepare, threads=options.get("threads"))
-        graph, parity = _exported(module, backbone(), pixels, opset=recipe.export.opset)
+        graph, parity = _exported(module, network, output, pixels, opset=recipe.export.opset)
     model = group.broadcast(graph.model)
     origin = Origin(
         name=out.name,
@@ -196,11 +220,13 @@ def _write_bundle(out: Path, trained: _Trained, **options: Unpack[EngineOptions]
     return make(out, engine, graph, images, spec, rule, origin)
 
 
-def _exported(module: nn.Module, backbone: nn.Module, images: Images, *, opset: int) -> tuple[GraphFile, float]:
+def _exported(
+    module: nn.Module, backbone: nn.Module, output: Output, images: Images, *, opset: int
+) -> tuple[GraphFile, float]:
     """Return the graphs of a module, and the backbone's largest difference to torch."""
     with tempfile.TemporaryDirectory(prefix="lit_od-export-") as folder:
         file = Path(folder) / "backbone.onnx"
-        report = export_backbone(backbone, file, images, opset=opset, output=output_of(module))
+        report = export_backbone(backbone, file, images, opset=opset, output=output)
         drawing = maps_of(module)
         maps = None if drawing is None else export_maps(drawing, images, opset=opset)
         return GraphFile(file.read_bytes(), opset, maps), max(report.differences.values())

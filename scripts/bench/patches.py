@@ -69,11 +69,20 @@ def main() -> None:
 
 
 def show(name: str, figures: dict[str, float]) -> None:
+    """Print the figures of a category, and as a JSON line."""
     print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in figures.items()))
     print(json.dumps({"category": name, **figures}), flush=True)
 
 
 def measure(folder: Path, recipe: str, threads: int, runs: int) -> dict[str, float]:
+    """Fit and measure one category.
+
+    Args:
+        folder: The category.
+        recipe: A recipe's name or file.
+        threads: Threads of all that is measured.
+        runs: Runs that a median is taken of.
+    """
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "bundle"
         seconds, peak = fresh(FIT, "fit", recipe, "--data.root", folder, "--out", out, "--threads", threads)
@@ -113,6 +122,14 @@ def test_set(scorer: Scorer, category: Any) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def accuracy(detector: PixelDetector, outputs: np.ndarray, outlier: np.ndarray, masks: np.ndarray) -> dict[str, float]:
+    """Return AUROC of images and pixels, and AUPRO, in percent.
+
+    Args:
+        detector: The detector.
+        outputs: Patches of the test images, (n, gh, gw, d).
+        outlier: True for defective images, (n,).
+        masks: True for defective pixels, (n, h, w).
+    """
     scores, maps = detector.score_map(outputs)
     return {
         "image AUROC": 100 * auroc(scores[~outlier], scores[outlier]),
@@ -122,6 +139,14 @@ def accuracy(detector: PixelDetector, outputs: np.ndarray, outlier: np.ndarray, 
 
 
 def times(scorer: Scorer, detector: PixelDetector, sources: list[Source], runs: int) -> dict[str, float]:
+    """Return median milliseconds of the model and of a file to its verdict.
+
+    Args:
+        scorer: The bundle, loaded.
+        detector: Its detector.
+        sources: 32 images.
+        runs: Runs that a median is taken of.
+    """
     images = load(sources, scorer.preparation, threads=scorer.threads)
     names = [source.name for source in sources]
     return {
@@ -133,6 +158,8 @@ def times(scorer: Scorer, detector: PixelDetector, sources: list[Source], runs: 
 
 
 def median_ms(call: Callable[[], Any], runs: int) -> float:
+    """Return the median milliseconds of a call."""
+
     def once() -> float:
         started = time.perf_counter()
         call()

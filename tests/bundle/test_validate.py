@@ -126,6 +126,7 @@ def test_a_refusal_is_one_line_and_status_2(
         ("model.output_shape", [None, 2**25], r"output_shape must be \[null, d\] with d in 1\.\.16777216"),
         ("model.output_shape", [None, None], r"output_shape must be \[null, d\]"),
         ("model.output_shape", [None, 2, 2, 1], r"output_shape must be \[null, d\]"),
+        ("model.output", "patches", r"output_shape must be \[null, gh, gw, d\] of 1\.\.16777216 values, as patches"),
         ("model.output", "errors", r"output_shape must be \[null, h, w, c\]"),
         ("model.input", "", r"Expected `str` of length >= 1 - at `\$\.model\.input`"),
         ("model.opset", 0, r"Expected `int` >= 1 - at `\$\.model\.opset`"),

@@ -37,6 +37,17 @@ def onnx_recipe(small_graph: bytes, tmp_path: Path) -> Path:
     return tmp_path / "small.yaml"
 
 
+def test_patches_are_refused(command: Command, onnx_recipe: Path, tmp_path: Path):
+    tree = yaml.safe_load(onnx_recipe.read_text())
+    tree["backbone"] = {"file": tree["backbone"], "output": "patches", "layers": ["pooled"]}
+    onnx_recipe.write_text(yaml.safe_dump(tree))
+    frozen = ["--model.init_args={network: test_resnet, layers: [layer1], output: patches, pretrained: false}"]
+    for words in (["one-class", "--recipe", onnx_recipe], ["vgg16-gmm", *frozen]):
+        status, _, err = command("reproduce", *words, *DIGITS, "--out", tmp_path / "out")
+        assert status == 2
+        assert "gives patches, and this protocol takes features: name another recipe" in err
+
+
 def test_a_frozen_network_with_random_weights_from_end_to_end(command: Command, tmp_path: Path):
     words = [*DIGITS, *RANDOM, "--model.init_args.layers=[layer1]", "--data.prepare.size=[32, 32]"]
     status, out, err = command("reproduce", "vgg16-gmm", *words, "--out", tmp_path / "out")

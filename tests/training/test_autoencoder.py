@@ -265,7 +265,7 @@ def test_a_module_states_what_it_gives():
     with pytest.raises(
         ConfigError, match=r"Identity gives features, and detector reconstruction reads errors: choose gmm, knn"
     ):
-        require_readable(nn.Identity(), DetectorSpec("reconstruction", {}))
+        require_readable(nn.Identity(), DetectorSpec("reconstruction", {}), "features")
 
 
 def test_the_watched_figure_is_that_of_the_mean_error():

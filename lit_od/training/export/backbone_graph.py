@@ -1,9 +1,9 @@
 """Export of a torch module as one ONNX file, proven to compute the same.
 
 Scaling and normalisation belong to the module, so that they are in the graph: it takes uint8
-(n, h, w, c) and gives "features" (n, d) or "errors" (n, h, w, c), float32, for any n. The file is
-written beside its place and moved there once ONNX Runtime has given torch's results on real images
-and at several batch sizes.
+(n, h, w, c) and gives "features" (n, d), "errors" (n, h, w, c) or "patches" (n, gh, gw, d), float32,
+for any n. The file is written beside its place and moved there once ONNX Runtime has given torch's
+results on real images and at several batch sizes.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lit_od.backbone.model import OUTPUT_SHAPES
 from lit_od.errors import ConfigError, ExportError, missing_extra
 from lit_od.formats.atomic import atomic_file
 from lit_od.training.export.parity import check_images, check_parity, on_device, run_module
@@ -51,7 +52,7 @@ class ExportReport:
         size: Bytes of the file.
         image_shape: (h, w, c) that the graph takes.
         output: Name of the output.
-        output_shape: Shape of one image's output, (d,) or (h, w, c).
+        output_shape: Shape of one image's output, (d,), (h, w, c) or (gh, gw, d).
     """
 
     differences: dict[int, float]
@@ -79,12 +80,13 @@ def export_backbone(
     global pooling as half a dozen nodes that copy memory strides.
 
     Args:
-        module: Takes uint8 (n, h, w, c), returns float32 (n, d), or (n, h, w, c) for "errors".
+        module: Takes uint8 (n, h, w, c), returns float32 (n, d), (n, h, w, c) for "errors", or (n, gh, gw, d)
+            for "patches".
         path: The file to write; an old one is replaced once the new one is proven.
         images: Real prepared images for the proof, (n, h, w, c) uint8, n at least 1; repeated where a
             batch needs more.
         opset: ONNX operator set, one of `OPSETS`.
-        output: Name of the output: "features" or "errors".
+        output: Name of the output: "features", "errors" or "patches".
         free_size: Leave height and width free in the graph. The proof is at the images' own size alone:
             prove others with `check_parity`.
 
@@ -97,7 +99,7 @@ def export_backbone(
     """
     if opset not in OPSETS:
         raise ConfigError(f"opset must lie in {OPSETS[0]}..{OPSETS[-1]}, got {opset}")
-    if output not in ("features", "errors"):
+    if output not in OUTPUT_SHAPES:
         raise ConfigError(f'output must be "features", "errors" or "patches", got {output!r}')
     check_images(images)
     size = sum(each.nbytes for each in chain(module.parameters(), module.buffers()))
@@ -126,15 +128,17 @@ def export_backbone(
     )
 
 
-def _output_shape(module: nn.Module, images: Images, output: str) -> tuple[int, ...]:
+def _output_shape(module: nn.Module, images: Images, output: Output) -> tuple[int, ...]:
     """Return the shape of one image's output.
 
     Raises ExportError if a backbone has no such output.
     """
     result = run_module(module, images[:1])
-    fits = result.ndim == 2 if output == "features" else result.shape == images[:1].shape
+    fits = (
+        result.shape == images[:1].shape if output == "errors" else result.ndim == OUTPUT_SHAPES[output].count(",") + 1
+    )
     if not fits or len(result) != 1 or result.dtype != torch.float32:
-        wanted = "(n, d)" if output == "features" else f"(n, {', '.join(map(str, images.shape[1:]))})"
+        wanted = f"(n, {', '.join(map(str, images.shape[1:]))})" if output == "errors" else OUTPUT_SHAPES[output]
         raise ExportError(
             f"for {output!r} the module must return float32 {wanted}, got {result.dtype} {tuple(result.shape)} "
             "for one image"

@@ -1,4 +1,4 @@
-"""Outputs of a module's exported graphs: features or errors, and heat maps."""
+"""Outputs of a module's graphs: features, errors or patches, and heat maps."""
 
 from typing import Any, cast, get_args
 
@@ -19,7 +19,7 @@ def output_of(module: object) -> Output:
         module: A module or its class.
 
     Raises:
-        ConfigError: If the attribute is neither "features" nor "errors".
+        ConfigError: If the attribute is none of "features", "errors" and "patches".
     """
     output: object = getattr(module, "output", "features")
     if output not in get_args(Output):
@@ -35,9 +35,18 @@ def maps_of(module: nn.Module) -> nn.Module | None:
     return maps() if callable(maps) else None
 
 
-def require_readable(module: object, spec: DetectorSpec) -> None:
-    """Raise ConfigError unless a detector reads the output of a module or its class."""
-    output, reads = output_of(module), spec.reads()
+def require_readable(module: object, spec: DetectorSpec, output: Output) -> None:
+    """Check that a detector reads the output of a module.
+
+    Args:
+        module: The module or its class, for messages.
+        spec: The detector.
+        output: The output of the exported graph.
+
+    Raises:
+        ConfigError: If it reads another one.
+    """
+    reads = spec.reads()
     if reads != output:
         fitting = ", ".join(sorted(name for name, each in DETECTORS.items() if each.reads == output))
         name = (module if isinstance(module, type) else type(module)).__name__

@@ -47,6 +47,18 @@ class FeatureNetwork(nn.Module):
         self.register_buffer("scale", 1 / (255 * spread))
         self.register_buffer("shift", torch.tensor(mean).view(1, -1, 1, 1) / spread)
 
+    def over(self, body: nn.Module, *, num_features: int) -> "FeatureNetwork":
+        """Return another body behind the same normalisation.
+
+        Args:
+            body: Normalised float pixels (n, c, h, w) to features.
+            num_features: d.
+        """
+        count = self.scale.shape[1]
+        other = FeatureNetwork(body, num_features=num_features, mean=[0.0] * count, std=[1.0] * count)
+        other.scale, other.shift = self.scale, self.shift
+        return other
+
     def forward(self, images: Tensor) -> Tensor:
         """Return features (n, d) of images (n, h, w, c), uint8."""
         pixels = images.permute(0, 3, 1, 2).contiguous().to(self.scale.dtype)

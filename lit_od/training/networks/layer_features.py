@@ -3,11 +3,11 @@
 Nothing beyond that layer is run, kept or exported.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,9 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lit_od.errors import ConfigError
-from lit_od.training.networks.pooling import Pooling
+
+LayerPooling: TypeAlias = Callable[[Tensor, str], Tensor]
+"""A layer's output and its name to values (n, d), or (n, d, ...) alike in all layers, such as `Pooling`."""
 
 
 class _LayersReached(Exception):
@@ -43,7 +45,7 @@ class CutNetwork(nn.Module):
         body: nn.Module,
         *,
         layers: Sequence[str],
-        pooling: Sequence[Pooling],
+        pooling: Sequence[LayerPooling],
         channels_last: bool,
         channel_axes: Mapping[str, int] | None = None,
         unit_length: bool = False,
