@@ -53,7 +53,7 @@ class PatchRowsOptions(MapOptions):
         """
         kind = self.member.get("kind") if isinstance(self.member, dict) else None
         if kind not in _BY_KIND:
-            raise ConfigError(f"over: patches takes one of {', '.join(_BY_KIND)}, got {kind!r}")
+            raise ConfigError(f"over: patches takes a member of kind {', '.join(_BY_KIND)}, got {kind!r}")
         options = {name: value for name, value in self.member.items() if name != "kind"}
         return read_options(kind, _BY_KIND[kind].options_type, options)
 

@@ -258,7 +258,7 @@ def test_the_largest_share_is_averaged() -> None:
         ({"kind": "patchcore", "reduce": "kth"}, "detector patchcore has no option 'reduce'"),
         ({"kind": "patchcore", "coreset": 0}, "coreset must be an integer of at least 1"),
         ({"kind": "knn", "over": "pixels"}, "over must be patches, got 'pixels'"),
-        ({"kind": "padim", "over": "patches"}, "over: patches takes one of mahalanobis, knn"),
+        ({"kind": "padim", "over": "patches"}, "over: patches takes a member of kind mahalanobis, knn"),
         ({"kind": "mahalanobis", "over": "patches", "class_conditional": True}, "over: patches takes one class"),
         ({"kind": "ensemble", "members": [{"kind": "padim"}]}, "members must be two detectors or more"),
         ({"kind": "ensemble", "members": [{"kind": "padim"}, {"kind": "knn"}]}, "a member must be one of padim"),
