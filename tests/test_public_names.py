@@ -85,7 +85,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 THRESHOLDS = {"mean_std": {"n": 2}, "percentile": {"q": 99}, "fpr": {"rate": 0.01}, "max_f1": {"outliers": None}}
 RECIPES = """
     cats-autoencoder cats-dogs cifar10-autoencoder demo doc-sneakers folder mnist-digits
-    one-class-fashion-mnist one-class-mnist vgg16-gmm
+    mnist-digits-notebook one-class-fashion-mnist one-class-mnist vgg16-gmm
 """
 EXPERIMENTS = "mnist-digits vgg16-gmm one-class cifar10-autoencoder cats-autoencoder doc-sneakers all"
 

@@ -1,7 +1,7 @@
 """Run a published experiment, or all, from end to end and print its figures.
 
 NAME is one of:
-  mnist-digits         the Mahalanobis notebook
+  mnist-digits         the Mahalanobis notebook, and the recipe mnist-digits beside it
   vgg16-gmm            the deep hybrid notebook: VGG16 and one Gaussian, each digit of MNIST against the rest
   one-class            any recipe with a frozen backbone, each class against the rest
   cifar10-autoencoder  an autoencoder of photographs, and patches of noise of growing size

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lit_od.errors import ConfigError
 from lit_od.training.networks.feature_network import SMALL_CNN, build_network, glorot
+from lit_od.training.networks.layer_features import features_of_layers
 from lit_od.training.trained_module import OPTIMIZERS, TrainedModule
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
@@ -36,6 +37,9 @@ class LitClassifier(TrainedModule):
         pretrained: bool = False,
         checkpoint_path: str | None = None,
         dropout: float = 0.2,
+        layers: Sequence[str] | None = None,
+        pool: str | Sequence[str] = "avg",
+        unit_length: bool = False,
         optimizer: Literal["adam", "adamw", "sgd"] = "adam",
         learning_rate: float = 1e-3,
         l2: float = 1e-4,
@@ -47,12 +51,16 @@ class LitClassifier(TrainedModule):
 
         Args:
             classes: Number of classes, at least 2.
-            network: "small-cnn", a timm model, or the import path of an nn.Module.
+            network: "small-cnn", "deep-cnn", a timm model, or the import path of an nn.Module.
             channels: Channels of the images, 1 or 3.
             image_size: Height and width of the images.
             pretrained: Start from timm's published weights.
             checkpoint_path: Start from the weights in this file.
             dropout: Share of inputs of the last layers that are dropped in training.
+            layers: Layers whose pooled outputs are exported, as in `FrozenBackbone`; None exports what the head
+                reads.
+            pool: Pooling of these layers, one for all or one a layer; see `Pooling`.
+            unit_length: Divide the pooled values of each of these layers by their length.
             optimizer: "adam", "adamw" (with no further weight decay) or "sgd" (momentum 0.9).
             learning_rate: Learning rate at the start.
             l2: Factor of the sum of squared weights.
@@ -90,6 +98,7 @@ class LitClassifier(TrainedModule):
         )
         self.head = nn.Linear(self.network.num_features, classes)
         glorot(self.head)
+        self.backbone()  # layers that do not exist are refused before a training
         self._penalised = [
             layer.weight for layer in self.modules() if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
         ]
@@ -101,7 +110,18 @@ class LitClassifier(TrainedModule):
 
     def backbone(self) -> nn.Module:
         """Return the exported module: uint8 images (n, h, w, c) to features (n, d)."""
-        return self.network
+        options = self.hparams
+        if options["layers"] is None:
+            return self.network
+        height, width = options["image_size"]
+        return features_of_layers(
+            self.network,
+            options["layers"],
+            options["pool"],
+            unit_length=options["unit_length"],
+            channels=options["channels"],
+            image_size=(int(height), int(width)),
+        )
 
     def penalty(self) -> Tensor:
         """Return l2 * sum(w^2), a scalar."""

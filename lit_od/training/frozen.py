@@ -13,9 +13,14 @@ from lit_od.backbone.patches import PatchGrid
 from lit_od.errors import ConfigError
 from lit_od.training.networks.channel_axes import channel_axes
 from lit_od.training.networks.feature_network import FeatureNetwork
-from lit_od.training.networks.layer_features import CutNetwork, drop_unused, require_layers, weights_used
+from lit_od.training.networks.layer_features import (
+    CutNetwork,
+    drop_unused,
+    parse_pools,
+    require_layers,
+    weights_used,
+)
 from lit_od.training.networks.patch_layers import PatchNetwork
-from lit_od.training.networks.pooling import Pooling
 from lit_od.training.networks.pretrained import (
     WholeNetwork,
     feature_count,
@@ -109,12 +114,7 @@ class FrozenBackbone(LightningModule):
         if output == "features" and places != PatchGrid():
             raise ConfigError("grid and neighbourhood are of patches: add output: patches, or leave them out")
         self.output = output
-        if isinstance(layers, str):
-            raise ConfigError(f"layers must be a list of names, got {layers!r}: write [{layers}]")
-        pools = [pool] * len(layers) if isinstance(pool, str) else list(pool)
-        if len(pools) != len(layers):
-            raise ConfigError(f"pool must be one for all layers or one a layer, got {len(pools)} for {len(layers)}")
-        pooling, size = [Pooling.parse(each) for each in pools], (int(image_size[0]), int(image_size[1]))
+        pooling, size = parse_pools(layers, pool), (int(image_size[0]), int(image_size[1]))
         published = pretrained and checkpoint_path is None
         if published and is_import_path(network) and not network.startswith("torchvision:"):
             raise ConfigError(

@@ -2,8 +2,8 @@
 
     python scripts/bench/training.py DATA [--runs 7] [--steps 128] [--workers 2] [--threads N] [--precision 32-true]
 
-DATA holds MNIST. Ours is the recipe mnist-digits as it ships, through the function behind the command. Theirs is what
-a reader of the tutorials writes: transforms of one image after another in a DataLoader with worker
+DATA holds MNIST. Ours is the recipe mnist-digits-notebook as it ships, through the function behind the command.
+Theirs is what a reader of the tutorials writes: transforms of one image after another in a DataLoader with worker
 processes, the same network in the default memory format, the same batch size and ranges, Adam and
 cross-entropy in float32; without the recipe's weight penalty, which only ours computes. --precision is
 for ours alone.
@@ -63,7 +63,7 @@ def main() -> None:
     total = (args.runs + 1) * args.steps
     limits = ("max_epochs=1", f"limit_train_batches={total}", "limit_val_batches=1", f"precision={args.precision}")
     words = [word for limit in limits for word in f"--trainer.{limit}".split("=")]
-    recipe = read("mnist-digits", ["--data.root", args.data, *words])
+    recipe = read("mnist-digits-notebook", ["--data.root", args.data, *words])
     plain, limit = Plain(args.data, recipe, args.workers), Limit(recipe)
     turns = Turns((plain, limit), args.steps)
     with tempfile.TemporaryDirectory() as folder:

@@ -16,7 +16,7 @@ from tests.support.images import ASSETS
 
 EXPORTED = Path(__file__).parents[2] / "exported"
 BUNDLE = EXPORTED / "mnist-digits"
-MEBIBYTES = {"mnist-digits": 2, "cats-autoencoder": 5}
+MEBIBYTES = {"mnist-digits": 3, "cats-autoencoder": 5}
 
 
 @pytest.mark.parametrize("bundle", sorted(EXPORTED.iterdir()), ids=lambda each: each.name)
@@ -42,6 +42,6 @@ def test_it_tells_test_digits_from_garments_and_from_eights_and_nines(garments: 
 
     inliers = scores(find([f"{ASSETS}/digits.npz:test_images:0,1,2,3,4,5,6,7"]))
     others = scores(find([f"{ASSETS}/digits.npz:test_images:8,9"]))
-    assert auroc(inliers, scores(garments)) > 0.97
-    assert auroc(inliers, others) > 0.92
+    assert auroc(inliers, scores(garments)) > 0.999
+    assert auroc(inliers, others) > 0.97
     assert 0 <= scorer.calibration.is_outlier(inliers).mean() < 0.03

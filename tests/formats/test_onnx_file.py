@@ -59,7 +59,7 @@ def refused(made: ModelProto | bytes, message: str) -> None:
 
 def test_a_shipped_backbone() -> None:
     assert read_graph(EXPORTED.read_bytes()) == Graph(
-        20, (Port("images", UINT8, (None, 28, 28, 1)),), (Port("features", FLOAT, (None, 64)),)
+        20, (Port("images", UINT8, (None, 28, 28, 1)),), (Port("features", FLOAT, (None, 288)),)
     )
 
 

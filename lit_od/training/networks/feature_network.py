@@ -1,4 +1,4 @@
-"""Networks from images to features: the small CNN, timm's, and others by path.
+"""Networks from images to features: two small CNNs, timm's, and others by path.
 
 All are wrapped alike: uint8 images in, features out, normalisation inside, so that an exported graph
 needs no further preprocessing.
@@ -18,6 +18,11 @@ from lit_od.training.networks.pretrained import create_timm, feature_count, is_i
 from lit_od.training.networks.weights import load_weights
 
 SMALL_CNN = "small-cnn"
+SHIPPED = {
+    SMALL_CNN: "lit_od.training.networks.feature_network:SmallCNN",
+    "deep-cnn": "lit_od.training.networks.deep_cnn:DeepCNN",
+}
+"""Import paths of the networks that go by a name."""
 
 
 class FeatureNetwork(nn.Module):
@@ -127,9 +132,10 @@ def build_network(
     """Build the feature network that a recipe names.
 
     Args:
-        name: "small-cnn"; a timm model; or the import path of an nn.Module, `package.module:Class`. That
-            class is called with those of channels, image_size and dropout that it takes, and turns pixels
-            (n, c, h, w) in [-1, 1] into features (n, d); a FeatureNetwork is not wrapped again.
+        name: "small-cnn"; "deep-cnn"; a timm model; or the import path of an nn.Module,
+            `package.module:Class`. That class is called with those of channels, image_size and dropout that it
+            takes, and turns pixels (n, c, h, w) in [-1, 1] into features (n, d); a FeatureNetwork is not wrapped
+            again.
         channels: 1 or 3.
         image_size: (height, width).
         pretrained: Take timm's published weights, which may have to be downloaded.
@@ -141,17 +147,17 @@ def build_network(
         DataError: If the weights are not available.
     """
     mean = std = [0.5] * channels
-    if name == SMALL_CNN or is_import_path(name):
+    if name in SHIPPED or is_import_path(name):
         if pretrained or checkpoint_path is not None:
             raise ConfigError(f"network {name!r} has no published weights: leave out pretrained and checkpoint_path")
         offered = {"channels": channels, "image_size": image_size, "dropout": dropout}
-        body = SmallCNN(**offered) if name == SMALL_CNN else own_module(name, offered)  # type: ignore[arg-type]  # of mixed types
+        body = own_module(SHIPPED.get(name, name), offered)
         if isinstance(body, FeatureNetwork):
             return body
     else:
         options = {"in_chans": channels, "num_classes": 0, "drop_rate": dropout}
         fetched = pretrained and checkpoint_path is None
-        body = create_timm(name, pretrained=fetched, image_size=image_size, options=options, others=[SMALL_CNN])
+        body = create_timm(name, pretrained=fetched, image_size=image_size, options=options, others=[*SHIPPED])
         config: dict[str, Any] = body.pretrained_cfg  # type: ignore[assignment]  # nn.Module's attributes are untyped
         if checkpoint_path is not None:
             at_size = partial(resample, name=name, image_size=image_size, options=options)

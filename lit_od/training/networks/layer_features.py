@@ -16,6 +16,10 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lit_od.errors import ConfigError
+from lit_od.training.networks.channel_axes import channel_axes
+from lit_od.training.networks.feature_network import FeatureNetwork
+from lit_od.training.networks.pooling import Pooling
+from lit_od.training.networks.trial import evaluating
 
 LayerPooling: TypeAlias = Callable[[Tensor, str], Tensor]
 """A layer's output and its name to values (n, d), or (n, d, ...) alike in all layers, such as `Pooling`."""
@@ -141,6 +145,65 @@ def require_layers(body: nn.Module, layers: Sequence[str]) -> None:
             raise ConfigError(f"no layer {layer!r}: {'did you mean one of' if near else 'the outermost are'} {known}?")
         if layers.count(layer) > 1:
             raise ConfigError(f"layer {layer!r} is named twice: name it once")
+
+
+def features_of_layers(
+    network: FeatureNetwork,
+    layers: Sequence[str],
+    pool: str | Sequence[str],
+    *,
+    unit_length: bool,
+    channels: int,
+    image_size: tuple[int, int],
+) -> FeatureNetwork:
+    """Return a network that gives the features of named layers of another.
+
+    Args:
+        network: The whole network; both share their weights, and its mode stays.
+        layers: Names as in `network.body.named_modules()`; several are laid side by side.
+        pool: Pooling of all layers, or one a layer; see `Pooling`.
+        unit_length: True divides each layer's pooled values by their length.
+        channels: Channels of the images.
+        image_size: (height, width).
+
+    Raises:
+        ConfigError: If a layer does not exist, or its output cannot be pooled so.
+    """
+    pooling = parse_pools(layers, pool)
+    require_layers(network.body, layers)
+    pixels = network.scale.new_zeros(1, channels, *image_size)  # where the network is
+    with evaluating(network.body), torch.no_grad():
+        axes = channel_axes(network.body, layers, pixels)
+        cut = CutNetwork(
+            network.body,
+            layers=layers,
+            pooling=pooling,
+            channels_last=getattr(network.body, "output_fmt", "NCHW") == "NHWC",
+            channel_axes=axes,
+            unit_length=unit_length,
+        )
+        width = cut(pixels).shape[1]
+    found = FeatureNetwork(cut, num_features=width, mean=[0.0], std=[1.0])
+    found.scale, found.shift = network.scale, network.shift
+    return found
+
+
+def parse_pools(layers: Sequence[str], pool: str | Sequence[str]) -> list[Pooling]:
+    """Return the pooling of each layer.
+
+    Args:
+        layers: Names of layers.
+        pool: As in `Pooling.parse`, one for all layers or one a layer.
+
+    Raises:
+        ConfigError: On another number, or text that names no pooling.
+    """
+    if isinstance(layers, str):
+        raise ConfigError(f"layers must be a list of names, got {layers!r}: write [{layers}]")
+    pools = [pool] * len(layers) if isinstance(pool, str) else list(pool)
+    if len(pools) != len(layers):
+        raise ConfigError(f"pool must be one for all layers or one a layer, got {len(pools)} for {len(layers)}")
+    return [Pooling.parse(each) for each in pools]
 
 
 def weights_used(network: nn.Module, pixels: Tensor) -> list[str]:

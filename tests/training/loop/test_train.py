@@ -496,7 +496,7 @@ def test_two_processes_train_as_one_run(tmp_path):
 
 
 def test_the_shipped_recipes_are_complete():
-    for name in ("demo", "mnist-digits"):
+    for name in ("demo", "mnist-digits", "mnist-digits-notebook"):
         recipe = read(name)
         assert from_tree(to_tree(recipe), name) == recipe
         assert recipe.data.augment.shear == 0.1
