@@ -7,7 +7,6 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from lit_od.backbone.patches import PatchGrid
@@ -18,7 +17,9 @@ from lit_od.training.networks.feature_network import build_network
 from lit_od.training.networks.layer_features import CutNetwork
 from lit_od.training.networks.patch_layers import patches_of
 from lit_od.training.networks.pooling import Pooling
+from tests.support.transformers import TinyDino
 
+TINY = "tests.support.transformers:TinyDino"
 RESNET = ["layer1", "layer2", "layer3"]
 RANDOM = {"output": "patches", "pretrained": False}
 
@@ -30,16 +31,6 @@ def noise(*size: int, channels: int = 3) -> Tensor:
 def pooled(maps: Tensor, side: int = 3) -> Tensor:
     """Average maps (n, c, h, w) over neighbours, (n, h, w, c)."""
     return F.avg_pool2d(maps, side, 1, side // 2, count_include_pad=False).permute(0, 2, 3, 1)
-
-
-class TinyDino(VisionTransformer):
-    """A transformer as DINOv2's with registers: patches of 14, a class token and four registers."""
-
-    def __init__(self, channels: int, image_size: tuple[int, int]) -> None:
-        super().__init__(
-            img_size=image_size, patch_size=14, in_chans=channels, embed_dim=32, depth=3, num_heads=2, num_classes=0,
-            reg_tokens=4, init_values=1e-5, no_embed_class=True,
-        )  # fmt: skip
 
 
 class Last(nn.Module):
@@ -92,7 +83,7 @@ def test_a_convolutional_network_of_timms(tmp_path: Path):
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("network", "size", "prefix"),
-    [("test_vit", (160, 160), 1), ("test_vit_relpos", (160, 160), 0), (f"{__name__}:TinyDino", (56, 84), 5)],
+    [("test_vit", (160, 160), 1), ("test_vit_relpos", (160, 160), 0), (TINY, (56, 84), 5)],
 )
 def test_tokens_of_transformers_without_class_and_registers(network: str, size: tuple[int, int], prefix: int):
     images = noise(*size)
