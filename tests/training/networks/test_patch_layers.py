@@ -53,9 +53,10 @@ class Stray(nn.Module):
         super().__init__()
         self.cells = nn.Conv2d(channels, 5, 4, stride=4)
         self.tokens = nn.ConstantPad1d((1, 0), 0.0)
+        self.turned = nn.Identity()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.tokens(self.cells(pixels).flatten(2)).transpose(1, 2)
+        return self.turned(self.tokens(self.cells(pixels).flatten(2)).transpose(1, 2))
 
 
 @torch.no_grad()
@@ -165,7 +166,18 @@ def test_what_gives_no_patches_is_refused_in_one_line(changed: dict[str, object]
     assert "\n" not in str(caught.value)
 
 
+@torch.no_grad()
+def test_a_class_token_as_torchvisions_transformers_have_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Stray, "class_token", None, raising=False)
+    frozen = FrozenBackbone(
+        network=f"{__name__}:Stray", layers=["turned"], neighbourhood=1, image_size=(16, 16), **RANDOM
+    )
+    images = noise(16, 16)
+    maps = frozen.network.body.cut.body.cells(images.permute(0, 3, 1, 2) / 127.5 - 1)
+    torch.testing.assert_close(frozen(images), maps.permute(0, 2, 3, 1))
+
+
 def test_tokens_that_are_no_grid_are_refused():
-    message = r"layer tokens gives 17 tokens, of which 0 stand for no place: the others are no grid over"
+    message = r"layer turned gives 17 tokens, of which 0 stand for no place: the others are no grid over"
     with pytest.raises(ConfigError, match=message):
-        FrozenBackbone(network=f"{__name__}:Stray", layers=["tokens"], image_size=(16, 16), **RANDOM)
+        FrozenBackbone(network=f"{__name__}:Stray", layers=["turned"], image_size=(16, 16), **RANDOM)
