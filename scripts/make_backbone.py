@@ -9,6 +9,8 @@ ONNX Runtime folds the casts when it opens the file, and computes in fp32. The o
 rounding them would move the features five times as far. Height and width stay free. IMAGES, any PATH,
 prove the file; without it, the packaged digits and garments do.
 
+`lit_od/backbone/packaged.py` names the tensors of its layers, for patches.
+
 Proven before the file is kept, as max|a - b| / max|a| over the features of real images at each of SIZES:
 at most 1e-4 from torch with the same rounded weights, and at most ROUNDING from torch with the weights
 as timm publishes them.

@@ -9,7 +9,7 @@ from lit_od import Scorer
 from lit_od.cli import main
 from lit_od.errors import BackboneError, ConfigError
 from lit_od.fitting.from_recipe import fit_onnx
-from lit_od.recipes.load import from_tree, override, portable_tree, read, to_tree
+from lit_od.recipes.load import override, portable_tree, read
 from lit_od.recipes.schema import Recipe
 from tests.support.images import ASSETS
 
@@ -19,12 +19,9 @@ PATCHES = {"kind": "tests.support.patch_detectors:PatchDeviation"}
 
 @pytest.fixture
 def patch_recipe() -> Recipe:
-    """Digits as colour images of 32x32 pixels, under a grid of 4x4 patches."""
-    tree = to_tree(read("folder", ["--data.root=lit_od:assets", "--data.train=digits.npz:train_images"]))
-    tree["data"] |= {"prepare": {"size": [32, 32], "mode": "rgb"}, "limit": 40}
-    tree["backbone"] = {"file": SHIPPED, "output": "patches", "layers": ["blocks.1", "blocks.2", "blocks.4"]}
-    tree["detector"] = PATCHES
-    return from_tree(tree, "patches")
+    """The shipped recipe over digits as colour images of 32x32 pixels: a grid of 4x4 patches."""
+    data = ["--data.root=lit_od:assets", "--data.train=digits.npz:train_images", "--data.limit=40"]
+    return read("defects", [*data, "--data.prepare.size=[32, 32]", f"--detector={{kind: '{PATCHES['kind']}'}}"])
 
 
 def test_a_bundle_over_patches(patch_recipe: Recipe, tmp_path: Path):

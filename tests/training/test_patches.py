@@ -10,11 +10,12 @@ import yaml
 from lit_od import Bundle, Scorer
 from lit_od.errors import ConfigError
 from lit_od.images.preparation import prepare
-from lit_od.recipes.load import from_tree, override, to_tree
+from lit_od.recipes.load import override, read
 from lit_od.training import ImageData, LitAutoencoder, LitClassifier, export_bundle, fit
 from tests.support.small_training import demo
 from tests.support.twins import tree
 
+TINY = "tests.support.transformers:TinyDino"
 PATCHES = "tests.support.patch_detectors:PatchDeviation"
 
 
@@ -52,21 +53,20 @@ def test_a_checkpoint_of_twin_networks_gives_patches(tmp_path: Path, command):
     assert (status, "no layer 'block': did you mean one of blocks" in err) == (2, True)
 
 
-def test_a_frozen_network_gives_patches(tmp_path: Path):
-    layers = {"network": "test_vit", "layers": ["blocks.1"], "output": "patches", "neighbourhood": 1}
-    changed = to_tree(demo("--data.limit=40", "--data.prepare={size: [32, 32], mode: grey}", "--data.augment=null"))
-    changed |= {"trainer": {}, "detector": {"kind": PATCHES}}
-    changed["model"] = {"class_path": "lit_od.training.FrozenBackbone", "init_args": layers | {"pretrained": False}}
-    recipe = from_tree(changed, "frozen")
-    bundle = fit(recipe, tmp_path / "b", trust=[PATCHES], threads=1)
-    assert bundle.manifest.model.output_shape == [None, 2, 2, 64]
-    for words, message in (
-        (["--detector={kind: knn}"], "FrozenBackbone gives patches, and detector knn reads features"),
-        (["--model.init_args.output=features"], "FrozenBackbone gives features, and detector .* reads patches"),
-        (["--export.patches.layers=[blocks.1]"], "export.patches is for trained modules: give FrozenBackbone"),
+def test_the_recipe_over_dinov2_with_a_small_transformer_of_its_kind(tmp_path: Path):
+    words = ["--data.root=lit_od:assets", "--data.train=digits.npz:train_images", "--data.limit=40"]
+    words += ["--data.prepare.size=[42, 56]", f"--detector={{kind: '{PATCHES}'}}"]
+    words += ["--model.init_args.pretrained=false", f"--model.init_args.network={TINY}"]
+    recipe = read("defects-dinov2", words)
+    bundle = fit(recipe, tmp_path / "b", trust=[PATCHES, TINY], threads=1)
+    assert bundle.manifest.model.output_shape == [None, 3, 4, 32]
+    for word, message in (
+        ("--detector={kind: knn}", "FrozenBackbone gives patches, and detector knn reads features"),
+        ("--model.init_args.output=features", "FrozenBackbone gives features, and detector .* reads patches"),
+        ("--export.patches.layers=[norm]", r"export\.patches is for trained modules: give FrozenBackbone"),
     ):
         with pytest.raises(ConfigError, match=message):
-            fit(override(recipe, words), tmp_path / "c", trust=[PATCHES], threads=1)
+            fit(override(recipe, [word]), tmp_path / "c", trust=[PATCHES, TINY], threads=1)
 
 
 def test_errors_give_no_patches(tmp_path: Path):

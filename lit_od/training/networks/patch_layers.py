@@ -88,10 +88,10 @@ def patches_of(
             f"{type(network).__name__}: wrap it so"
         )
     body = network.body.body if isinstance(network.body, CutNetwork) else network.body
-    channels = network.scale.shape[1]
+    channels, device = network.scale.shape[1], network.scale.device
     require_layers(body, layers)
     with evaluating(body):
-        axes = channel_axes(body, layers, torch.zeros(1, channels, *image_size))
+        axes = channel_axes(body, layers, torch.zeros(1, channels, *image_size, device=device))
     patches = PatchNetwork(
         body,
         layers=layers,
@@ -102,7 +102,7 @@ def patches_of(
         channels_last=getattr(body, "output_fmt", "NCHW") == "NHWC",
         channel_axes=axes,
     )
-    return network.over(patches, num_features=patches.width)
+    return network.over(patches.to(device), num_features=patches.width)
 
 
 def prefix_tokens(body: nn.Module) -> int:

@@ -35,8 +35,9 @@ def output_of_zeros(network: nn.Module, shape: tuple[int, ...], failure: str, me
         ConfigError: If the network fails.
     """
     try:
+        weight = next(network.parameters(), torch.empty(0))
         with evaluating(network), torch.no_grad():
-            return network(torch.zeros(1, *shape))
+            return network(torch.zeros(1, *shape, device=weight.device))
     except ConfigError:
         raise
     except Exception as error:  # the network's code may raise anything

@@ -7,7 +7,6 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from lit_od.backbone.patches import PatchGrid
@@ -18,7 +17,9 @@ from lit_od.training.networks.feature_network import build_network
 from lit_od.training.networks.layer_features import CutNetwork
 from lit_od.training.networks.patch_layers import patches_of
 from lit_od.training.networks.pooling import Pooling
+from tests.support.transformers import TinyDino
 
+TINY = "tests.support.transformers:TinyDino"
 RESNET = ["layer1", "layer2", "layer3"]
 RANDOM = {"output": "patches", "pretrained": False}
 
@@ -30,16 +31,6 @@ def noise(*size: int, channels: int = 3) -> Tensor:
 def pooled(maps: Tensor, side: int = 3) -> Tensor:
     """Average maps (n, c, h, w) over neighbours, (n, h, w, c)."""
     return F.avg_pool2d(maps, side, 1, side // 2, count_include_pad=False).permute(0, 2, 3, 1)
-
-
-class TinyDino(VisionTransformer):
-    """A transformer as DINOv2's with registers: patches of 14, a class token and four registers."""
-
-    def __init__(self, channels: int, image_size: tuple[int, int]) -> None:
-        super().__init__(
-            img_size=image_size, patch_size=14, in_chans=channels, embed_dim=32, depth=3, num_heads=2, num_classes=0,
-            reg_tokens=4, init_values=1e-5, no_embed_class=True,
-        )  # fmt: skip
 
 
 class Last(nn.Module):
@@ -62,9 +53,10 @@ class Stray(nn.Module):
         super().__init__()
         self.cells = nn.Conv2d(channels, 5, 4, stride=4)
         self.tokens = nn.ConstantPad1d((1, 0), 0.0)
+        self.turned = nn.Identity()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.tokens(self.cells(pixels).flatten(2)).transpose(1, 2)
+        return self.turned(self.tokens(self.cells(pixels).flatten(2)).transpose(1, 2))
 
 
 @torch.no_grad()
@@ -92,7 +84,7 @@ def test_a_convolutional_network_of_timms(tmp_path: Path):
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("network", "size", "prefix"),
-    [("test_vit", (160, 160), 1), ("test_vit_relpos", (160, 160), 0), (f"{__name__}:TinyDino", (56, 84), 5)],
+    [("test_vit", (160, 160), 1), ("test_vit_relpos", (160, 160), 0), (TINY, (56, 84), 5)],
 )
 def test_tokens_of_transformers_without_class_and_registers(network: str, size: tuple[int, int], prefix: int):
     images = noise(*size)
@@ -174,7 +166,18 @@ def test_what_gives_no_patches_is_refused_in_one_line(changed: dict[str, object]
     assert "\n" not in str(caught.value)
 
 
+@torch.no_grad()
+def test_a_class_token_as_torchvisions_transformers_have_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Stray, "class_token", None, raising=False)
+    frozen = FrozenBackbone(
+        network=f"{__name__}:Stray", layers=["turned"], neighbourhood=1, image_size=(16, 16), **RANDOM
+    )
+    images = noise(16, 16)
+    maps = frozen.network.body.cut.body.cells(images.permute(0, 3, 1, 2) / 127.5 - 1)
+    torch.testing.assert_close(frozen(images), maps.permute(0, 2, 3, 1))
+
+
 def test_tokens_that_are_no_grid_are_refused():
-    message = r"layer tokens gives 17 tokens, of which 0 stand for no place: the others are no grid over"
+    message = r"layer turned gives 17 tokens, of which 0 stand for no place: the others are no grid over"
     with pytest.raises(ConfigError, match=message):
-        FrozenBackbone(network=f"{__name__}:Stray", layers=["tokens"], image_size=(16, 16), **RANDOM)
+        FrozenBackbone(network=f"{__name__}:Stray", layers=["turned"], image_size=(16, 16), **RANDOM)
