@@ -17,10 +17,10 @@ from lit_od.formats.onnx_functions import check_expansion
 from lit_od.runtime.onnx_session import Session, run_session
 from lit_od.types import Features, Images, Output
 
-OUTPUT_SHAPES: dict[Output, str] = {"features": "(n, d)", "errors": "(n, h, w, c)"}
+OUTPUT_SHAPES: dict[Output, str] = {"features": "(n, d)", "errors": "(n, h, w, c)", "patches": "(n, gh, gw, d)"}
 """Shapes of a backbone's outputs, for messages."""
 
-_SIDES: dict[str, int] = {"features": 2, "errors": 4}
+_SIDES: dict[str, int] = {"features": 2, "errors": 4, "patches": 4}
 
 _FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
@@ -145,7 +145,7 @@ def _interface(
     if len(inputs) != 1 or inputs[0].type != "tensor(uint8)" or len(inputs[0].shape) != 4:
         found = ", ".join(f"{each.type} {each.shape}" for each in inputs)
         raise BackboneError(f"a backbone takes one input, uint8 (n, h, w, c); this graph takes {found}")
-    if len(outputs) != 1 or outputs[0].name not in ("features", "errors"):
+    if len(outputs) != 1 or outputs[0].name not in OUTPUT_SHAPES:
         found = ", ".join(each.name for each in outputs)
         raise BackboneError(f'a backbone gives one output, "features" or "errors"; this graph gives {found}')
     height, width, channels = (side if isinstance(side, int) else None for side in inputs[0].shape[1:])
