@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,13 @@ from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source
 from lit_od.runtime.onnx_session import PROVIDERS, on_device
 from lit_od.runtime.threads import limited
-from lit_od.types import Images, Outputs, Score, Scores
+from lit_od.types import Images, Maps, Outputs, Score, Scores
 
 BATCH_SIZE = 64
 """Default number of images in a batch."""
+
+Compute: TypeAlias = Callable[[Outputs], Computed]
+"""Outputs of m images to arrays with a row an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +33,15 @@ class Extracted:
         outputs: Outputs of the backbone, shape (m, ...); (0, 0) where no image could be read.
         finite: True for images whose outputs are all finite, shape (m,).
         scores: Outlier scores, shape (m,), NaN where outputs are not finite; (0,) where none were asked for.
+        maps: Maps, shape (m, h, w), NaN where outputs are not finite; None where none were asked for, or no image could
+            be read.
     """
 
     batch: Batch
     outputs: Outputs
     finite: NDArray[np.bool_]
     scores: Scores = field(default_factory=lambda: np.empty(0))
+    maps: Maps | None = None
 
     def require_sound(self) -> None:
         """Check that all images could be read and have finite outputs.
@@ -94,66 +101,81 @@ class Extractor:
             score: Outputs (m, ...) to scores (m,); called by several threads at once.
             batch_size: Images in a batch.
         """
-        return self._run(images, score, batch_size=batch_size)
+        return self.computed(images, lambda outputs: (score(outputs),), batch_size=batch_size)
 
-    def _run(self, images: Iterable[Source], score: Score | None, *, batch_size: int) -> Iterator[Extracted]:
+    def computed(
+        self, images: Iterable[Source], compute: Compute, *, batch_size: int = BATCH_SIZE
+    ) -> Iterator[Extracted]:
+        """Run the backbone over images and compute scores, or scores and maps.
+
+        It runs where and as `scores` does.
+
+        Args:
+            images: Images; taken lazily.
+            compute: Outputs (m, ...) to scores (m,), or to these and maps (m, h, w); called by several threads at once.
+            batch_size: Images in a batch.
+        """
+        return self._run(images, compute, batch_size=batch_size)
+
+    def _run(self, images: Iterable[Source], compute: Compute | None, *, batch_size: int) -> Iterator[Extracted]:
         stream = iter(images)
         first = list(islice(stream, GRAPH_BATCH + 1))
         many = len(first) > GRAPH_BATCH and self.backbone.provider == PROVIDERS["cpu"]
-        compute = _on_one_thread(self.backbone.single(), score) if many else None
+        on_threads = _on_one_thread(self.backbone.single(), compute) if many else None
         every = chain(first, stream)
-        for batch in batches(every, self.preparation, batch_size=batch_size, threads=self.threads, compute=compute):
+        for batch in batches(every, self.preparation, batch_size=batch_size, threads=self.threads, compute=on_threads):
             if not len(batch.images):  # a graph need not know what to do with no image
                 yield Extracted(batch, np.empty((0, 0), np.float32), np.empty(0, bool), np.empty(0))
                 continue
             outputs, *scored = batch.computed or (self.backbone(batch.images),)
-            if score is None:
+            if compute is None:
                 yield Extracted(batch, outputs, _finite(outputs))
                 continue
             if not scored:
                 with limited(self.threads), on_device(self.backbone.graph.device):
-                    scored = [*finite_scores(outputs, score)]
+                    scored = [*finite_rows(outputs, compute)]
             yield Extracted(batch, outputs, *scored)
 
 
-def _on_one_thread(backbone: Backbone, score: Score | None) -> Callable[[Images], Computed]:
-    """Return a function that runs images, and scores them if a score is given."""
+def _on_one_thread(backbone: Backbone, compute: Compute | None) -> Callable[[Images], Computed]:
+    """Return a function that runs images, and scores them if that is wanted."""
 
     def run(images: Images) -> Computed:
         outputs = backbone(images)
-        if score is None:
+        if compute is None:
             return (outputs,)
         with limited(1):
-            return (outputs, *finite_scores(outputs, score))
+            return (outputs, *finite_rows(outputs, compute))
 
     return run
 
 
-def finite_scores(outputs: Outputs, score: Score) -> tuple[NDArray[np.bool_], Scores]:
-    """Score the images whose outputs are finite.
+def finite_rows(outputs: Outputs, compute: Compute) -> Computed:
+    """Compute arrays of the images whose outputs are finite.
 
     Detectors refuse outputs that are not finite, so outputs are checked one by one only after a refusal.
 
     Args:
         outputs: Shape (m, ...).
-        score: Outputs to scores; raises DataError where some are not finite.
+        compute: Outputs to arrays with a row an image; raises DataError where some outputs are not finite.
 
     Returns:
-        True for images whose outputs are finite, and the scores, NaN for the others; both of shape (m,).
+        True for images whose outputs are finite, shape (m,), and the arrays, NaN for the others, (m, ...) each.
 
     Raises:
         DataError: If the outputs are finite, and the detector refuses them all the same.
     """
     try:
-        return np.ones(len(outputs), bool), score(outputs)
+        return np.ones(len(outputs), bool), *compute(outputs)
     except DataError:
         finite = _finite(outputs)
         if finite.all():
             raise
-        scores = np.full(len(outputs), np.nan)
-        if finite.any():
-            scores[finite] = score(outputs[finite])
-        return finite, scores
+    computed = compute(outputs[finite])
+    whole = [np.full((len(outputs), *part.shape[1:]), np.nan, part.dtype) for part in computed]
+    for every, part in zip(whole, computed, strict=True):
+        every[finite] = part
+    return finite, *whole
 
 
 def _finite(outputs: Outputs) -> NDArray[np.bool_]:

@@ -17,11 +17,7 @@ from lit_od.formats.onnx_functions import check_expansion
 from lit_od.runtime.onnx_session import Session, run_session
 from lit_od.types import Images, Output, Outputs
 
-OUTPUT_SHAPES: dict[Output, str] = {
-    "features": "(n, d)",
-    "errors": "(n, h, w, c)",
-    "patches": "(n, gh, gw, d)",
-}
+OUTPUT_SHAPES: dict[Output, str] = {"features": "(n, d)", "errors": "(n, h, w, c)", "patches": "(n, gh, gw, d)"}
 """Shapes of a backbone's outputs, for messages."""
 
 _SIDES: dict[str, int] = {"features": 2, "errors": 4, "patches": 4}

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.errors import ConfigError, DataError, ImageError
+from lit_od.images.geometry import Geometry
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source
 from lit_od.runtime.threads import thread_count, threads_of_a_generator
@@ -40,6 +41,7 @@ class Batch:
         images: Pixels of the readable ones, (m, h, w, c) uint8.
         rows: Their positions in `sources`, shape (m,), ascending.
         errors: Errors of the others by position in `sources`.
+        geometry: The readable images' own sizes and orientations, length m.
         computed: Arrays (m, ...) that `compute` returned; None without `compute`, or where no image could be read.
     """
 
@@ -47,6 +49,7 @@ class Batch:
     images: Images
     rows: NDArray[np.intp]
     errors: dict[int, ImageError]
+    geometry: Sequence[Geometry]
     computed: Computed | None = None
 
     def require_readable(self) -> None:
@@ -122,9 +125,10 @@ def load(sources: Iterable[Source], preparation: Preparation, *, threads: int | 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Errors and computed arrays of one task's rows."""
+    """Errors, geometry and computed arrays of one task's rows."""
 
     errors: dict[int, ImageError]
+    geometry: list[Geometry]
     computed: Computed | None
 
 
@@ -136,15 +140,17 @@ def _fill(
     compute: Callable[[Images], Computed] | None,
 ) -> _Part:
     errors: dict[int, ImageError] = {}
+    geometry: list[Geometry] = []
     for row in rows:
         try:
-            pixels[row] = chunk[row].prepare(preparation)
+            pixels[row], own = chunk[row].located(preparation)
+            geometry.append(own)
         except ImageError as error:
             errors[row] = ImageError(str(error))  # `error` holds the frames of its traceback, and they hold the image
     if compute is None or len(errors) == len(rows):
-        return _Part(errors, None)
+        return _Part(errors, geometry, None)
     part = pixels[rows.start : rows.stop]
-    return _Part(errors, compute(part[[row not in errors for row in rows]] if errors else part))
+    return _Part(errors, geometry, compute(part[[row not in errors for row in rows]] if errors else part))
 
 
 def _gather(chunk: list[Source], pixels: Images, tasks: list[Future[_Part]]) -> Batch:
@@ -153,4 +159,5 @@ def _gather(chunk: list[Source], pixels: Images, tasks: list[Future[_Part]]) -> 
     rows = np.array([row for row in range(len(chunk)) if row not in errors], dtype=np.intp)
     computed = [part.computed for part in parts if part.computed is not None]
     whole = tuple(np.concatenate(pieces) for pieces in zip(*computed, strict=True)) if computed else None
-    return Batch(chunk, pixels[rows] if errors else pixels, rows, errors, whole)
+    geometry = [each for part in parts for each in part.geometry]
+    return Batch(chunk, pixels[rows] if errors else pixels, rows, errors, geometry, whole)

@@ -54,6 +54,9 @@ _TURNS = {
 }
 """Turn that brings an image of each EXIF orientation upright."""
 
+_TURNED_BY = "lit_od_orientation"
+"""Key of the orientation by which an image was turned, in what Pillow knows of it."""
+
 _XMP = ("xmp", "XML:com.adobe.xmp")
 """Keys of XMP in what Pillow knows of an image."""
 
@@ -115,16 +118,25 @@ def after_decoding(image: Image.Image) -> Image.Image:
 
 def upright(image: Image.Image) -> Image.Image:
     """Turn a decoded image as its EXIF orientation says; broken EXIF says nothing."""
+    image.info.pop(_TURNED_BY, None)
     try:
-        method = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        method = _TURNS.get(orientation)
     except Exception:  # whatever broken metadata makes Pillow raise: the pixels are intact
         method = None
     if method is None:
         return image
     turned = image.transpose(method)
+    turned.info[_TURNED_BY] = orientation
     for key in ("exif", "Raw profile type exif"):  # they would turn it again
         turned.info.pop(key, None)
     return turned
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation by which an image was turned upright, or 1."""
+    found: int = image.info.get(_TURNED_BY, 1)
+    return found
 
 
 @contextmanager

@@ -203,9 +203,9 @@ def prepare_mask(mask: NDArray[np.bool_], preparation: Preparation) -> NDArray[n
 
 def _fitted(image: Image.Image, preparation: Preparation, resampling: Image.Resampling | None = None) -> Images:
     """Crop and resize an image of mode L or RGB."""
-    box = _crop_box(image, preparation)
-    if box is not None:
-        image, box = _cut(image, box)
+    box = None
+    if preparation.crops:
+        image, box = _cut(image, crop_box((image.height, image.width), preparation))
     size = (preparation.size[1], preparation.size[0])  # Pillow: width first
     if image.size != size or box not in (None, (0, 0, *size)):
         image = image.resize(size, resampling or _RESAMPLING[preparation.resize], box=box)
@@ -310,22 +310,29 @@ def _in_colour(image: Image.Image, preparation: Preparation) -> Image.Image:
     return Image.fromarray(np.rint(np.asarray(image) @ _LUMINOSITY).astype(np.uint8))
 
 
-def _crop_box(image: Image.Image, preparation: Preparation) -> tuple[float, float, float, float] | None:
-    """Return left, upper, right and lower of the crop; None for the whole image."""
+def crop_box(size: tuple[int, int], preparation: Preparation) -> tuple[float, float, float, float]:
+    """Return left, upper, right and lower of the part of an image that is kept.
+
+    Args:
+        size: Height and width of the upright image.
+        preparation: Its preparation.
+
+    Raises:
+        ImageError: If the image is smaller than the crop.
+    """
+    tall, wide = size
     if preparation.crop is not None:
         height, width = preparation.crop
-        if image.height < height or image.width < width:
-            raise ImageError(
-                f"a crop of {height}x{width} (h x w) needs a larger image than {image.height}x{image.width}"
-            )
-        left, upper = (image.width - width) // 2, (image.height - height) // 2
+        if tall < height or wide < width:
+            raise ImageError(f"a crop of {height}x{width} (h x w) needs a larger image than {tall}x{wide}")
+        left, upper = (wide - width) // 2, (tall - height) // 2
         return (left, upper, left + width, upper + height)
     if preparation.crop_fraction is not None:
-        scale = preparation.crop_fraction * min(image.height / preparation.size[0], image.width / preparation.size[1])
-        tall, wide = preparation.size[0] * scale, preparation.size[1] * scale
-        margin_x, margin_y = max((image.width - wide) / 2, 0.0), max((image.height - tall) / 2, 0.0)
-        return (margin_x, margin_y, image.width - margin_x, image.height - margin_y)
-    return None
+        scale = preparation.crop_fraction * min(tall / preparation.size[0], wide / preparation.size[1])
+        margin_x = max((wide - preparation.size[1] * scale) / 2, 0.0)
+        margin_y = max((tall - preparation.size[0] * scale) / 2, 0.0)
+        return (margin_x, margin_y, wide - margin_x, tall - margin_y)
+    return (0, 0, wide, tall)
 
 
 def _cut(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_od.errors import DataError, ImageError
+from lit_od.images.geometry import Geometry
 from lit_od.images.memory import BUDGET
 from lit_od.images.preparation import Preparation, from_array, loaded, open_image, prepare
 from lit_od.types import Images, Labels
@@ -39,8 +40,17 @@ class _Image(ABC):
         Raises:
             ImageError: If the image cannot be read.
         """
+        return self.located(preparation)[0]
+
+    def located(self, preparation: Preparation) -> tuple[Images, Geometry]:
+        """Return pixels of shape (h, w, c), and the image's own geometry.
+
+        Raises:
+            ImageError: If the image cannot be read.
+        """
         with BUDGET.returned():
-            return prepare(self.decode(), preparation)
+            image = self.decode()
+            return prepare(image, preparation), Geometry.of(image)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +74,10 @@ class ImageArray(_Image):
     name: str
     label: str | None = None
 
-    def prepare(self, preparation: Preparation) -> Images:
-        """Return pixels of shape (h, w, c)."""
-        return prepare(self.pixels, preparation)
+    def located(self, preparation: Preparation) -> tuple[Images, Geometry]:
+        """Return pixels of shape (h, w, c), and the array's height and width."""
+        height, width = self.pixels.shape[:2]
+        return prepare(self.pixels, preparation), Geometry((height, width))
 
     def decode(self) -> Image.Image:
         """Return the image."""

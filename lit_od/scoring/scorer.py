@@ -1,32 +1,29 @@
 """Score images with a bundle."""
 
-import io
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Self, TypeAlias
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from lit_od.backbone.extractor import BATCH_SIZE, Extracted, Extractor, finite_scores
+from lit_od.backbone.extractor import BATCH_SIZE, Compute, Extracted, Extractor, finite_rows
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.calibration.p_values import Calibration
-from lit_od.detectors import Detector
-from lit_od.errors import BundleError, ConfigError, DataError, LitODWarning
-from lit_od.images.find_local import find
+from lit_od.detectors import Detector, PixelDetector
+from lit_od.errors import BundleError, ConfigError, LitODWarning
+from lit_od.images.geometry import Geometry
 from lit_od.images.preparation import Preparation
-from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, LazySequence, OpenImage, Source
+from lit_od.images.sources import LazySequence, Source
 from lit_od.runtime.threads import limited
 from lit_od.runtime.vnni import lacks_vnni
-from lit_od.types import Images, Scores
-
-ImageLike: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | NDArray[np.uint8]
-"""A path, an encoded image as bytes or open binary file, a Pillow image, or uint8 pixels (h, w), (h, w, 1 | 3 | 4)."""
-
+from lit_od.scoring.image_likes import ImageLike, expanded, sources_of
+from lit_od.scoring.regions import Region, carried, find_regions
+from lit_od.types import Images, Maps, Outputs, Scores
 
 WITHOUT_VNNI = (
     "the graph has int8 weights of 8 bits, and this processor has no VNNI: it computes them without saturation "
@@ -48,6 +45,10 @@ class Result:
         p_value: Conformal p-values in (0, 1], (n,); NaN where the image could not be read.
         is_outlier: True where the score is above the threshold, (n,); False where there is no score.
         error: Reason why an image could not be read; None where it could, length n.
+        maps: Maps in the prepared geometry, (n, h, w); NaN where there is no score. None where no maps were asked for,
+            or the detector has none.
+        regions: Regions of each image above the threshold for pixels, in the image's own pixels, the largest peak
+            first, length n; none where there is no score. None where there are no maps.
     """
 
     name: Sequence[str]
@@ -55,6 +56,8 @@ class Result:
     p_value: NDArray[np.float64]
     is_outlier: NDArray[np.bool_]
     error: Sequence[str | None]
+    maps: NDArray[np.float32] | None = None
+    regions: Sequence[tuple[Region, ...]] | None = None
 
     def __len__(self) -> int:
         return len(self.name)
@@ -68,6 +71,10 @@ class Result:
             np.concatenate([np.empty(0), *(result.p_value for result in results)]),
             np.concatenate([np.empty(0, dtype=bool), *(result.is_outlier for result in results)]),
             [error for result in results for error in result.error],
+            np.concatenate(maps) if (maps := [result.maps for result in results if result.maps is not None]) else None,
+            [each for result in results for each in result.regions or ()]
+            if any(result.regions is not None for result in results)
+            else None,
         )
 
 
@@ -79,11 +86,13 @@ class Scorer:
         extractor: The backbone, the preparation of images, and threads.
         detector: The fitted detector.
         calibration: Calibration scores and threshold.
+        pixel_threshold: Regions are above it; None where the detector has no maps.
     """
 
     extractor: Extractor
     detector: Detector
     calibration: Calibration
+    pixel_threshold: float | None = None
 
     @property
     def backbone(self) -> Backbone:
@@ -146,9 +155,19 @@ class Scorer:
             raise BundleError(
                 f"the graph gives {backbone.output}, its {bundle.detector.kind} detector reads {bundle.detector.reads}"
             )
-        return cls(extractor, bundle.detector, bundle.calibration)
+        pixel_threshold = bundle.manifest.calibration.pixel_threshold
+        if isinstance(bundle.detector, PixelDetector) and bundle.detector.score_is_peak:
+            pixel_threshold = bundle.calibration.threshold
+        return cls(extractor, bundle.detector, bundle.calibration, pixel_threshold)
 
-    def score(self, images: Sequence[ImageLike] | ImageLike, *, batch_size: int = BATCH_SIZE) -> Result:
+    def score(
+        self,
+        images: Sequence[ImageLike] | ImageLike,
+        *,
+        batch_size: int = BATCH_SIZE,
+        maps: bool = False,
+        min_area: float = 0,
+    ) -> Result:
         """Score images, all of them in memory.
 
         Args:
@@ -156,6 +175,8 @@ class Scorer:
                 read from where they stand, Pillow images, uint8 arrays of shape (h, w) or (h, w, 3); or one array
                 of shape (n, h, w, c).
             batch_size: Images a run of the graph.
+            maps: Give maps and regions too, where the detector has maps; the graph runs no more often.
+            min_area: Area, in the image's own pixels, of the smallest region that is given. It changes no verdict.
 
         Returns:
             Results in the order of the images.
@@ -165,12 +186,17 @@ class Scorer:
             ConfigError: If batch_size is less than 1.
         """
         if _is_prepared(images, self.preparation):
-            return self._score_prepared(np.asarray(images), batch_size)
-        sources = [source for row, image in enumerate(_as_list(images)) for source in _sources(image, row)]
-        return Result.joined(list(self.stream(sources, batch_size=batch_size)))
+            return self._score_prepared(np.asarray(images), batch_size, maps, min_area)
+        results = self.stream(sources_of(images), batch_size=batch_size, maps=maps, min_area=min_area)
+        return Result.joined(list(results))
 
     def stream(
-        self, images: str | Path | Iterable[str | Path | Source], *, batch_size: int = BATCH_SIZE
+        self,
+        images: str | Path | Iterable[str | Path | Source],
+        *,
+        batch_size: int = BATCH_SIZE,
+        maps: bool = False,
+        min_area: float = 0,
     ) -> Iterator[Result]:
         """Score a stream of images in bounded memory, decoding ahead of the graph.
 
@@ -178,44 +204,65 @@ class Scorer:
             images: A PATH (an image, a folder, a list, an .npz: see `lit_od.images.find_local.find`), or any number
                 of PATHs and sources.
             batch_size: Images a result.
+            maps: As `score`.
+            min_area: As `score`.
 
         Yields:
             Results of the next images, in their order.
         """
-        for result, _ in self.stream_outputs(images, batch_size=batch_size):
+        for result, _ in self.stream_outputs(images, batch_size=batch_size, maps=maps, min_area=min_area):
             yield result
 
     def stream_outputs(
-        self, images: str | Path | Iterable[str | Path | Source], *, batch_size: int = BATCH_SIZE
+        self,
+        images: str | Path | Iterable[str | Path | Source],
+        *,
+        batch_size: int = BATCH_SIZE,
+        maps: bool = False,
+        min_area: float = 0,
     ) -> Iterator[tuple[Result, Extracted]]:
         """Score as `stream`, and yield batches and outputs too.
 
         Args:
             images: As `stream`.
             batch_size: Images a result.
+            maps: As `score`.
+            min_area: As `score`.
 
         Yields:
             Result, and the batch with the outputs that it comes from.
         """
-        sources, detector = _expanded(images), self.detector
-        for found in self.extractor.scores(sources, detector.score, batch_size=batch_size):
-            yield self._verdicts(found), found
+        for found in self.extractor.computed(expanded(images), self._compute(maps), batch_size=batch_size):
+            yield self._verdicts(found, maps, min_area), found
 
-    def _score_prepared(self, images: Images, batch_size: int) -> Result:
+    def _compute(self, maps: bool) -> Compute:
+        """Return the function from outputs to scores, and to maps if they are wanted."""
+        detector = self.detector
+        if maps and isinstance(detector, PixelDetector):
+            return partial(_scores_and_maps, detector)
+        return lambda outputs: (detector.score(outputs),)
+
+    def _score_prepared(self, images: Images, batch_size: int, maps: bool, min_area: float) -> Result:
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-        parts = []
+        if not len(images):  # a graph need not know what to do with no image
+            return self._result([], np.empty(0), [])
+        compute, parts = self._compute(maps), []
         for start in range(0, len(images), batch_size):
             outputs = self.backbone(images[start : start + batch_size])
             with limited(self.threads):
-                parts.append(finite_scores(outputs, self.detector.score)[1])
-        scores = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0), *parts])
+                parts.append(finite_rows(outputs, compute)[1:])
+        scores, *mapped = parts[0] if len(parts) == 1 else [np.concatenate(each) for each in zip(*parts, strict=True)]
         errors: list[str | None] = [None] * len(scores)
         if np.isnan(scores).any():
             errors = [NOT_FINITE if unknown else None for unknown in np.isnan(scores)]
-        return self._result(_Numbered(len(scores)), scores, errors)
+        names = _Numbered(len(scores))
+        if not mapped:
+            return self._result(names, scores, errors)
+        regions = self._regions(mapped[0], [Geometry(self.preparation.size)] * len(scores), min_area)
+        return self._result(names, scores, errors, mapped[0], regions)
 
-    def _verdicts(self, found: Extracted) -> Result:
+    def _verdicts(self, found: Extracted, maps: bool, min_area: float) -> Result:
         batch, readable = found.batch, found.scores
         scores = np.full(len(batch.sources), np.nan)
         errors: list[str | None] = [None] * len(batch.sources)
@@ -224,13 +271,47 @@ class Scorer:
             errors[row] = NOT_FINITE
         for row, error in batch.errors.items():
             errors[row] = str(error)
-        return self._result([source.name for source in batch.sources], scores, errors)
+        names = [source.name for source in batch.sources]
+        if not maps or not isinstance(self.detector, PixelDetector):
+            return self._result(names, scores, errors)
+        sides = self.preparation.size if found.maps is None else found.maps.shape[1:]
+        whole = np.full((len(names), *sides), np.nan, np.float32)
+        geometry: list[Geometry | None] = [None] * len(names)
+        if found.maps is not None:
+            whole[batch.rows] = found.maps
+            for row, own in zip(batch.rows.tolist(), batch.geometry, strict=True):
+                geometry[row] = own
+        return self._result(names, scores, errors, whole, self._regions(whole, geometry, min_area))
 
-    def _result(self, names: Sequence[str], scores: Scores, errors: Sequence[str | None]) -> Result:
+    def _regions(
+        self, maps: Maps, geometry: Sequence[Geometry | None], min_area: float
+    ) -> list[tuple[Region, ...]] | None:
+        """Return the regions of each image; None without a threshold for pixels."""
+        if self.pixel_threshold is None:
+            return None
+        found = []
+        for one, own in zip(maps, geometry, strict=True):
+            regions = [] if own is None else carried(find_regions(one, self.pixel_threshold), own, self.preparation)
+            found.append(tuple(each for each in regions if each.area >= min_area))
+        return found
+
+    def _result(
+        self,
+        names: Sequence[str],
+        scores: Scores,
+        errors: Sequence[str | None],
+        maps: NDArray[np.float32] | None = None,
+        regions: Sequence[tuple[Region, ...]] | None = None,
+    ) -> Result:
         p_values = self.calibration.p_values(scores)
         if any(errors):
             p_values[np.isnan(scores)] = np.nan
-        return Result(names, scores, p_values, self.calibration.is_outlier(scores), errors)
+        return Result(names, scores, p_values, self.calibration.is_outlier(scores), errors, maps, regions)
+
+
+def _scores_and_maps(detector: PixelDetector, outputs: Outputs) -> tuple[Scores, NDArray[np.float32]]:
+    scores, maps = detector.score_map(outputs)
+    return scores, maps.astype(np.float32, copy=False)
 
 
 class _Numbered(LazySequence[str]):
@@ -255,44 +336,3 @@ def _is_prepared(images: object, preparation: Preparation) -> bool:
         and images.dtype == np.uint8
         and not preparation.crops
     )
-
-
-def _as_list(images: Sequence[ImageLike] | ImageLike) -> Sequence[ImageLike]:
-    if isinstance(images, np.ndarray) and images.ndim == 4:
-        return list(images)
-    if isinstance(images, str | Path | bytes | Image.Image | np.ndarray) or _is_open_file(images):
-        return [images]  # type: ignore[list-item]  # a file that is open is no sequence
-    return images  # type: ignore[return-value]
-
-
-def _is_open_file(image: object) -> bool:
-    """Return True for a binary file or what reads like one."""
-    return hasattr(image, "read") and not isinstance(image, io.TextIOBase)
-
-
-def _sources(image: ImageLike, row: int) -> list[Source]:
-    match image:
-        case str() | Path():
-            return [ImageFile(Path(image), str(image))]
-        case bytes():
-            return [EncodedImage(image, f"#{row}")]
-        case Image.Image():
-            return [OpenImage(image, f"#{row}")]
-        case np.ndarray() if image.ndim == 4:
-            return [ImageArray(pixels, f"#{row}.{part}") for part, pixels in enumerate(image)]
-        case np.ndarray():
-            return [ImageArray(image, f"#{row}")]
-    if _is_open_file(image):
-        return [EncodedImage(image.read(), f"#{row}")]
-    raise DataError(
-        "wanted a path, the bytes or open binary file of an image, a Pillow image or a uint8 array, got "
-        f"{type(image).__name__}"
-    )
-
-
-def _expanded(images: str | Path | Iterable[str | Path | Source]) -> Iterator[Source]:
-    for image in [images] if isinstance(images, str | Path) else images:
-        if isinstance(image, str | Path):
-            yield from find([image])
-        else:
-            yield image

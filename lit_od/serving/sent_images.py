@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from lit_od.images.geometry import Geometry
 from lit_od.images.memory import MOST_BYTES_A_PIXEL, bytes_needed
 from lit_od.images.preparation import FORMATS, MAX_PIXELS, Preparation, open_image
 from lit_od.images.sources import EncodedImage, ImageArray
@@ -64,14 +65,14 @@ class SentImage(EncodedImage):
         """
         return open_image(self.data, most=self.pixels)
 
-    def prepare(self, preparation: Preparation) -> Images:
-        """Return pixels of shape (h, w, c).
+    def located(self, preparation: Preparation) -> tuple[Images, Geometry]:
+        """Return pixels of shape (h, w, c), and the image's own geometry.
 
         Raises:
             ImageError: If the image cannot be read.
         """
         with self.decoding.hold(decoding_bytes(self.data)):
-            return EncodedImage.prepare(self, preparation)
+            return EncodedImage.located(self, preparation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +85,11 @@ class SentArray(ImageArray):
 
     decoding: DecodingRoom = field(kw_only=True, repr=False, compare=False)
 
-    def prepare(self, preparation: Preparation) -> Images:
-        """Return pixels of shape (h, w, c)."""
+    def located(self, preparation: Preparation) -> tuple[Images, Geometry]:
+        """Return pixels of shape (h, w, c), and the array's height and width."""
         height, width = self.pixels.shape[:2]
         with self.decoding.hold(MOST_BYTES_A_PIXEL * height * width):
-            return ImageArray.prepare(self, preparation)
+            return ImageArray.located(self, preparation)
 
 
 def decoding_bytes(data: bytes) -> int:

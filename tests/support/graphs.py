@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from lit_od import Preparation
 from lit_od.bundle.folder import Bundle
 from lit_od.fitting.fit import Origin
 from lit_od.images.sources import Source
@@ -110,5 +111,48 @@ def bundle_at(
         detector={"kind": "reconstruction"},
         rule={"rule": "percentile", "q": 99},
         origin=Origin(name="grey"),
+        threads=1,
+    )
+
+
+def patches_graph() -> bytes:
+    """Return a backbone: 28x28 grey pixels to a grid of 7x7 patches of four filters."""
+    kernels = np.zeros((4, 1, 4, 4), np.float32)
+    kernels[0] = 1 / 16
+    kernels[1, :, :2], kernels[1, :, 2:] = 1 / 8, -1 / 8
+    kernels[2, ..., :2], kernels[2, ..., 2:] = 1 / 8, -1 / 8
+    kernels[3, :, ::2] = 1 / 8
+    nodes = [
+        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["planes", "kernels"], ["cells"], strides=[4, 4]),
+        helper.make_node("Transpose", ["cells"], ["patches"], perm=[0, 2, 3, 1]),
+    ]
+    return model_bytes(nodes, (28, 28, 1), {"patches": (7, 7, 4)}, {"kernels": kernels})
+
+
+def patch_bundle(
+    out: Path,
+    digits: Sequence[Source],
+    preparation: Preparation = GREY,
+    detector: Mapping[str, object] | None = None,
+) -> Bundle:
+    """Fit a bundle over patches.
+
+    Args:
+        out: The bundle's folder.
+        digits: The first hundred fit it, the next hundred calibrate it.
+        preparation: Preparation of images to 28x28 grey pixels.
+        detector: Kind and options; a small memory bank unless given.
+    """
+    return make_bundle(
+        out,
+        model=patches_graph(),
+        preparation=preparation,
+        fit=digits[:100],
+        calibration=digits[100:200],
+        detector=detector or {"kind": "patchcore", "coreset": 60},
+        rule={"rule": "percentile", "q": 90},
+        origin=Origin(name="patches"),
         threads=1,
     )
