@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from lit_od.calibration.rules import check_rule
-from lit_od.detectors.registry import DETECTORS, accumulator
+from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError
 from lit_od.images.preparation import Preparation
 from lit_od.recipes.load import from_tree, override, read, read_tree, shipped, to_tree
@@ -58,8 +58,7 @@ def test_shipped_recipes_are_valid(name: str) -> None:
     check_rule(recipe.calibration)
     options = dict(recipe.detector)
     kind = options.pop("kind")
-    if kind != "padim" or kind in DETECTORS:
-        accumulator(kind, options)
+    accumulator(kind, options)
     for each in recipe.evaluation.outliers.values():
         Preparation(**{**to_tree(recipe)["data"]["prepare"], **each.prepare})
     assert from_tree(yaml.safe_load(yaml.safe_dump(to_tree(recipe))), name) == recipe
