@@ -67,7 +67,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def __post_init__(self) -> None:
         _require_images("input_shape", self.input_shape)
-        if self.output in ("errors", "patches"):
+        if self.output == "errors":
             _require_images("output_shape", self.output_shape)
         elif self.output == "patches":
             _require_patches(self.output_shape)

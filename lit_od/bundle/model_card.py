@@ -82,7 +82,7 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
     if pixels is not None:
         text = (
             f"a squared error above {pixels:.6g} stands out: 1 % of the inliers' pixels have one"
-            if manifest.model.output == "errors"
+            if manifest.model.output != "patches"
             else f"a place whose score is above {pixels:.6g} stands out"
         )
         facts.insert(-1, ("pixels", text))

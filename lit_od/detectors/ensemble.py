@@ -66,7 +66,7 @@ class EnsembleOptions(MapOptions):
         found: list[tuple[type[PatchDetector], Any]] = []
         for member in self.members:
             kind = member.get("kind") if isinstance(member, dict) else None
-            if kind not in _BY_KIND:
+            if not isinstance(kind, str) or kind not in _BY_KIND:
                 raise ConfigError(f"a member must be one of {', '.join(_BY_KIND)}, got {kind!r}")
             found.append((_BY_KIND[kind], read_options(kind, _BY_KIND[kind].options_type, _rest(member))))
         return found

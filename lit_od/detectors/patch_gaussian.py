@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from lit_od.detectors.base import Accumulator
 from lit_od.detectors.moments import Moments
 from lit_od.detectors.options import read_options, same_options
-from lit_od.detectors.patch_maps import Cells, PatchDetector, check_patches
+from lit_od.detectors.patch_maps import Cells, PatchDetector, check_patches, single
 from lit_od.detectors.patch_moments import MOST_POSITIONS, PaDiMOptions, PositionSums
 from lit_od.detectors.state import LARGEST_SINGLE, SMALLEST, check_names, read_only, take
 from lit_od.errors import DataError
@@ -102,11 +102,12 @@ class PaDiM(PatchDetector):
         Raises:
             DataError: On a wrong shape, or values that are not finite.
         """
-        rows = project(patches, self.centre, self.projection)  # (n, p, k)
-        rows -= self.means
-        white = np.matmul(np.ascontiguousarray(rows.transpose(1, 0, 2)), self.whiteners.transpose(0, 2, 1))
-        distances: Cells = np.sqrt(np.einsum("pnk,pnk->np", white, white))
-        return distances.reshape(len(patches), *self.grid[:2])
+        with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 a patch is as far away as can be
+            rows = project(patches, self.centre, self.projection)  # (n, p, k)
+            rows -= self.means
+            white = np.matmul(np.ascontiguousarray(rows.transpose(1, 0, 2)), self.whiteners.transpose(0, 2, 1))
+            distances = np.sqrt(np.einsum("pnk,pnk->np", white, white))
+        return single(np.nan_to_num(distances, nan=np.inf)).reshape(len(patches), *self.grid[:2])
 
     def options(self) -> dict[str, Any]:
         """Return the options it was fitted with."""

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from lit_od.checks import number, one_of
 from lit_od.detectors.base import PixelDetector
 from lit_od.detectors.state import LARGEST_SINGLE
 from lit_od.errors import ConfigError, DataError
-from lit_od.types import Maps, Output, Outputs, Scores, Stats
+from lit_od.types import Maps, Output, Outputs, Scores
 
 Aggregate: TypeAlias = Literal["max", "top_share"]
 
@@ -144,9 +144,9 @@ def check_patches(patches: Outputs, shape: tuple[int, ...] | None = None) -> Out
     return patches
 
 
-def single(scores: Stats) -> NDArray[np.float32]:
+def single(scores: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """Return scores in float32, within what it holds."""
-    return np.clip(scores, -LARGEST_SINGLE, LARGEST_SINGLE).astype(np.float32)
+    return np.asarray(np.clip(scores, -LARGEST_SINGLE, LARGEST_SINGLE), np.float32)
 
 
 def enlarged(cells: Cells, settings: MapOptions) -> NDArray[np.float32]:

@@ -52,7 +52,7 @@ class PatchRowsOptions(MapOptions):
             ConfigError: On an unknown kind or option, or a value out of range.
         """
         kind = self.member.get("kind") if isinstance(self.member, dict) else None
-        if kind not in _BY_KIND:
+        if not isinstance(kind, str) or kind not in _BY_KIND:
             raise ConfigError(f"over: patches takes a member of kind {', '.join(_BY_KIND)}, got {kind!r}")
         options = {name: value for name, value in self.member.items() if name != "kind"}
         return read_options(kind, _BY_KIND[kind].options_type, options)

@@ -1,7 +1,7 @@
 """A detector as a recipe names it: kind and options, taken apart once."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 from lit_od.detectors.base import Accumulator, Detector
@@ -53,6 +53,16 @@ class DetectorSpec:
     def passes(self) -> int:
         """Passes over the images that fitting takes, 1 or 2."""
         return find(self.kind, self.trust).passes
+
+    def with_map_size(self, height: int, width: int) -> Self:
+        """Return the detector with maps of a size.
+
+        Nothing changes where it enlarges no maps, or has a size.
+        """
+        enlarges = any(field.name == "size" for field in fields(find(self.kind, self.trust).options_type))
+        if self.reads() != "patches" or not enlarges or "size" in self.options:
+            return self
+        return replace(self, options={**self.options, "size": [height, width]})
 
     def check(self) -> None:
         """Check kind, options and installed packages, before any image is read.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -148,8 +148,7 @@ def fit_bundle(
     """
     if engine.leads:
         bundles.require_replaceable(out)
-    if spec.reads() == "patches" and "size" not in spec.options:
-        spec = replace(spec, options={**spec.options, "size": list(engine.extractor.preparation.shape[:2])})
+    spec = spec.with_map_size(*engine.extractor.preparation.shape[:2])
     if not images.calibration:
         raise DataError("no calibration images: give split.calibration a larger share, or pass more images")
     # before the work, not after it

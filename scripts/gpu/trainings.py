@@ -204,7 +204,9 @@ def plain_speed(recipe: Recipe, training: Training) -> float:
     with seeded(recipe.seed), quiet(kind):
         module = make_module(kind, arguments)
         assert isinstance(module, TrainedModule)
-        module._trainer = SimpleNamespace(world_size=1, gradient_clip_val=None)  # what modules ask of a Trainer
+        module._trainer = SimpleNamespace(
+            world_size=1, gradient_clip_val=None, check_val_every_n_epoch=1
+        )  # what modules ask of a Trainer
         batches = _batches(data)
         module.to(DEVICE).train()
         chosen: Any = module.configure_optimizers()
