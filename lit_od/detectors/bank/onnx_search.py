@@ -27,10 +27,10 @@ BANK_ROWS = 8192
 QUERIES = 512
 """Queries in one product: with `BANK_ROWS` 16 MB of results."""
 
-FEW = 3
+FEW = 4
 """Queries up to which numpy's products of the bank with one query at a time take less time than the graph."""
 
-ALONE = 1 << 24
+ALONE = 1 << 26
 """Multiplications that one thread does sooner than a second is woken."""
 
 ERROR = 32 * float(np.finfo(np.float32).eps)
