@@ -13,8 +13,8 @@ from lit_od.detectors.bank.options import BankOptions, Metric, Precision
 from lit_od.detectors.bank.row_store import RowStore
 from lit_od.detectors.moments import Moments
 from lit_od.detectors.options import read_options, same_options
-from lit_od.detectors.patch_gaussian import project
 from lit_od.detectors.patch_maps import Cells, MapOptions, PatchDetector, check_patches, single
+from lit_od.detectors.patch_moments import project
 from lit_od.detectors.state import LARGEST_SINGLE, check_names, read_only, take
 from lit_od.errors import DataError
 from lit_od.types import Arrays, Labels, Outputs

@@ -10,7 +10,7 @@ from lit_od.detectors.base import Accumulator
 from lit_od.detectors.moments import Moments
 from lit_od.detectors.options import read_options, same_options
 from lit_od.detectors.patch_maps import Cells, PatchDetector, check_patches, single
-from lit_od.detectors.patch_moments import MOST_POSITIONS, PaDiMOptions, PositionSums
+from lit_od.detectors.patch_moments import MOST_POSITIONS, PaDiMOptions, PositionSums, project
 from lit_od.detectors.state import LARGEST_SINGLE, SMALLEST, check_names, read_only, take
 from lit_od.errors import DataError
 from lit_od.types import Arrays, Labels, Outputs
@@ -121,7 +121,7 @@ class PaDiM(PatchDetector):
             "centre": self.centre,
             "projection": self.projection,
             "means": self.means,
-            "whiteners": np.ascontiguousarray(self.whiteners[:, *triangle]),
+            "whiteners": np.ascontiguousarray(self.whiteners[:, *triangle], dtype=_stored(self.settings)),
         }
 
     @classmethod
@@ -138,7 +138,9 @@ class PaDiM(PatchDetector):
         if min(height, width, channels) < 1 or height * width > MOST_POSITIONS:
             raise DataError(f"array 'grid' of the state must be positive, got {height, width, channels}")
         kept = min(settings.components, channels)
-        packed = take(state, "whiteners", (height * width, kept * (kept + 1) // 2), np.float32, most=LARGEST_SINGLE)
+        packed = take(
+            state, "whiteners", (height * width, kept * (kept + 1) // 2), _stored(settings), most=LARGEST_SINGLE
+        )
         whiteners = np.zeros((height * width, kept, kept), np.float32)
         whiteners[:, *np.tril_indices(kept)] = packed
         if not (np.diagonal(whiteners, axis1=1, axis2=2) >= SMALLEST).all():
@@ -325,19 +327,9 @@ class PositionAccumulator:
         return PaDiM(self.settings, self.grid, self.centre, self.projection, read_only(means), read_only(whiteners))
 
 
-def project(patches: Outputs, centre: NDArray[np.float32], projection: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Reduce patches to components.
-
-    Args:
-        patches: Shape (n, gh, gw, d).
-        centre: Mean of the channels, shape (d,).
-        projection: Shape (d, k).
-
-    Returns:
-        Shape (n, gh * gw, k), float32.
-    """
-    rows = patches.reshape(-1, patches.shape[3]).astype(np.float32, copy=False) - centre
-    return np.asarray(rows @ projection, np.float32).reshape(len(patches), -1, projection.shape[1])
+def _stored(settings: PaDiMOptions) -> type[np.floating[Any]]:
+    """Return the element type of stored whiteners."""
+    return np.float16 if settings.precision == "fp16" else np.float32
 
 
 def _require_same(grid: tuple[int, int, int], other: tuple[int, int, int]) -> None:

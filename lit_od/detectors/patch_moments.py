@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.checks import integer, number, one_of
+from lit_od.detectors.bank.options import Precision
 from lit_od.detectors.moments import ledoit_wolf_shrinkage
 from lit_od.detectors.patch_maps import MapOptions
 from lit_od.detectors.state import SMALLEST, check_names, take
-from lit_od.types import Arrays, Stats
+from lit_od.errors import DataError
+from lit_od.types import Arrays, Outputs, Stats
 
 Reduction: TypeAlias = Literal["pca", "random"]
 
@@ -31,6 +33,7 @@ class PaDiMOptions(MapOptions):
         reduction: Leading principal components ("pca"), or a seeded choice of channels ("random"), as in the paper.
         ridge: Added to the variances of the components at each position.
         shrinkage: "ledoit-wolf" shrinks each covariance towards a multiple of the identity instead of the ridge.
+        precision: Of the inverse covariance factors, on disk.
         seed: Of the choice of channels.
     """
 
@@ -38,6 +41,7 @@ class PaDiMOptions(MapOptions):
     reduction: Reduction = "pca"
     ridge: float = 0.01
     shrinkage: Literal["ledoit-wolf"] | None = None
+    precision: Precision = "fp32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -47,6 +51,7 @@ class PaDiMOptions(MapOptions):
         number("ridge", self.ridge, above=0, most=1e6)
         if self.shrinkage is not None:
             one_of("shrinkage", self.shrinkage, ("ledoit-wolf",))
+        one_of("precision", self.precision, ("fp32", "fp16"))
         integer("seed", self.seed, least=0, most=2**32 - 1)
 
 
@@ -119,11 +124,20 @@ class PositionSums:
             setattr(self, f"_{name}", take(state, name, wanted, most=math.inf).copy())
 
     def whiteners(self, settings: PaDiMOptions) -> NDArray[np.float32]:
-        """Return the inverse of the covariances' Cholesky factors, shape (p, k, k)."""
+        """Return the inverse of the covariances' Cholesky factors, shape (p, k, k).
+
+        Raises:
+            DataError: If half precision cannot hold them.
+        """
         whiteners = np.empty(self._second.shape, np.float32)
         for start in range(0, len(whiteners), POSITIONS_AT_ONCE):
             part = slice(start, start + POSITIONS_AT_ONCE)
             whiteners[part] = np.tril(np.linalg.inv(np.linalg.cholesky(self._covariances(part, settings))))
+        if settings.precision == "fp16":
+            with np.errstate(over="ignore"):
+                whiteners = whiteners.astype(np.float16).astype(np.float32)
+            if not np.isfinite(whiteners).all():
+                raise DataError("padim: fp16 holds no such small variances. Raise ridge, or leave precision out.")
         return whiteners
 
     def _covariances(self, part: slice, settings: PaDiMOptions) -> Stats:
@@ -149,3 +163,18 @@ class PositionSums:
         variances = np.trace(scatters, axis1=1, axis2=2) / count / kept
         covariances[:, range(kept), range(kept)] += (weights * variances + SMALLEST)[:, None]
         return covariances
+
+
+def project(patches: Outputs, centre: NDArray[np.float32], projection: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Reduce patches to components.
+
+    Args:
+        patches: Shape (n, gh, gw, d).
+        centre: Mean of the channels, shape (d,).
+        projection: Shape (d, k).
+
+    Returns:
+        Shape (n, gh * gw, k), float32.
+    """
+    rows = patches.reshape(-1, patches.shape[3]).astype(np.float32, copy=False) - centre
+    return np.asarray(rows @ projection, np.float32).reshape(len(patches), -1, projection.shape[1])

@@ -26,6 +26,7 @@ IMAGES = 40
 
 TREES: list[dict[str, Any]] = [
     {"kind": "padim", "components": 4, "size": [12, 15]},
+    {"kind": "padim", "precision": "fp16"},
     {
         "kind": "padim",
         "reduction": "random",
