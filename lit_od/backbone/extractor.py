@@ -120,7 +120,8 @@ class Extractor:
     def _run(self, images: Iterable[Source], compute: Compute | None, *, batch_size: int) -> Iterator[Extracted]:
         stream = iter(images)
         first = list(islice(stream, GRAPH_BATCH + 1))
-        many = len(first) > GRAPH_BATCH and self.backbone.provider == PROVIDERS["cpu"]
+        on_cpu = self.backbone.provider == PROVIDERS["cpu"]
+        many = len(first) > GRAPH_BATCH and on_cpu
         on_threads = _on_one_thread(self.backbone.single(), compute) if many else None
         every = chain(first, stream)
         for batch in batches(every, self.preparation, batch_size=batch_size, threads=self.threads, compute=on_threads):
@@ -132,7 +133,7 @@ class Extractor:
                 yield Extracted(batch, outputs, _finite(outputs))
                 continue
             if not scored:
-                with limited(self.threads), on_device(self.backbone.graph.device):
+                with limited(self.threads, blas=1 if on_cpu else None), on_device(self.backbone.graph.device):
                     scored = [*finite_rows(outputs, compute)]
             yield Extracted(batch, outputs, *scored)
 

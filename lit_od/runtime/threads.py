@@ -38,7 +38,7 @@ def allowed_threads() -> int:
 
 
 @contextlib.contextmanager
-def limited(threads: int | None) -> Iterator[None]:
+def limited(threads: int | None, *, blas: int | None = None) -> Iterator[None]:
     """Limit the threads of FAISS, BLAS and searches of memory banks.
 
     Several threads may be inside at once. OpenMP's limit is each thread's own; of BLAS' limits the
@@ -46,20 +46,25 @@ def limited(threads: int | None) -> Iterator[None]:
 
     Args:
         threads: Largest number of threads a call; None, and a number of at least one a core, change nothing.
+        blas: Largest number of BLAS' threads, if smaller: they keep their cores for a while after each product, which
+            a graph that runs next would wait for.
     """
-    if threads is None or threads >= available_threads():
+    most = available_threads()
+    threads = most if threads is None else min(threads, most)
+    of_blas = threads if blas is None else min(blas, threads)
+    if of_blas >= most:
         yield
         return
     # FAISS has loaded its OpenMP once its import has ended
     loaded = (hasattr(sys.modules.get("faiss"), "knn"), *(name in sys.modules for name in ("scipy.linalg", "torch")))
-    openmp, blas = _pools(loaded)
+    openmp, libraries = _pools(loaded)
     before, _CALLER.allowed = getattr(_CALLER, "allowed", None), min(threads, allowed_threads())
     with openmp.limit(limits=threads):
-        _enter(blas, threads)
+        _enter(libraries, of_blas)
         try:
             yield
         finally:
-            _leave(threads)
+            _leave(of_blas)
             _CALLER.allowed = before
 
 

@@ -95,7 +95,7 @@ def measure(folder: Path, recipe: str, threads: int, runs: int) -> dict[str, flo
         tested = test_set(scorer, category)
         shipped = accuracy(scorer.detector, *tested)
         engine = LocalEngine(scorer.extractor)
-        with limited(threads):
+        with limited(threads, blas=1):  # as a scorer has it
             whole = DetectorSpec(scorer.detector.kind, scorer.detector.options()).fit(engine.outputs(category.train))
             assert isinstance(whole, PixelDetector)
             return {
