@@ -5,9 +5,10 @@ A PATH is an image; a folder, searched through; a .txt list or a .csv with a `pa
 outlying), p_value (small is outlying), is_outlier (score above the threshold), error.
 
 --maps DIR draws what makes each image an outlier: a picture an image, and maps.csv that says which is
-whose. Coloured are an autoencoder's errors, with a mask beside each picture that is white where a pixel is
-called an outlier; else the parts without which the score would be lower, for which an image is scored 65
-times. The colours mean the same in all pictures of a bundle.
+whose. Coloured are the scores of patches or an autoencoder's errors, with a mask beside each picture that is
+white where a pixel is called an outlier; else the parts without which the score would be lower, for which an
+image is scored 65 times. The colours mean the same in all pictures of a bundle. --regions FILE writes the
+boxes of what stands out, in the image's own pixels.
 
 --engine ray scores on a Ray cluster, or on all cores of this machine. A PATH may then be a URL of an object
 store too (s3://BUCKET/PREFIX, gs://..., file://...), or a Parquet file with the columns bytes or image, and path.
@@ -35,11 +36,12 @@ from lit_od.commands._arguments import (
     session_options,
 )
 from lit_od.commands._status import DONE, INCOMPLETE
+from lit_od.detectors.base import PixelDetector
 from lit_od.errors import ConfigError
 from lit_od.images.find_local import find
 from lit_od.scoring.map_folder import map_folder
 from lit_od.scoring.maps import HeatMaps
-from lit_od.scoring.rows import rows_to
+from lit_od.scoring.rows import regions_to, rows_to
 from lit_od.scoring.scorer import Result, Scorer
 
 
@@ -49,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", metavar="PATH", nargs="+", help="what to score")
     add_row_arguments(parser, forms=("csv", "jsonl", "parquet"))
     parser.add_argument("--maps", metavar="DIR", help="draw heat maps there")
+    parser.add_argument("--regions", metavar="FILE", help="write where each image stands out, a line of JSON an image")
+    parser.add_argument("--min-area", metavar="N", type=float, default=0, help="pixels of the smallest region (0)")
     add_batch_argument(parser)
     add_session_arguments(parser)
     add_engine_arguments(parser)
@@ -77,13 +81,24 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 def _here(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> tuple[int, Iterator[Result]]:
     """Return the number of images, and verdicts on them by this process."""
     scorer = Scorer.of(bundle, **session_options(args))
+    if args.regions and not isinstance(bundle.detector, PixelDetector):
+        raise ConfigError(
+            f"--regions needs maps, and {bundle.detector.kind} over {bundle.detector.reads} has none: fit defects, or "
+            "an autoencoder"
+        )
     maps = HeatMaps.of(bundle, scorer) if args.maps else None
     sources = find(args.paths)
     draw = stack.enter_context(map_folder(Path(args.maps), maps, total=len(sources))) if maps else None
 
+    write_regions = stack.enter_context(regions_to(args.regions))
+
     def results() -> Iterator[Result]:
-        for result, found in scorer.stream_outputs(sources, batch_size=args.batch_size):
+        found_regions = args.regions is not None
+        for result, found in scorer.stream_outputs(
+            sources, batch_size=args.batch_size, maps=found_regions, min_area=args.min_area
+        ):
             yield result
+            write_regions(result)
             if draw is not None:
                 draw(found)
 
@@ -92,8 +107,8 @@ def _here(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> tuple[i
 
 def _on_cluster(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> tuple[int, Iterator[Result]]:
     """Return the number of images, and verdicts on them by workers."""
-    if args.maps:
-        raise ConfigError("--maps are drawn by this process alone: leave out --engine ray")
+    if args.maps or args.regions:
+        raise ConfigError("--maps and --regions are made by this process alone: leave out --engine ray")
     from lit_od.cluster.scoring import score_images
     from lit_od.images.find_remote import find_with_urls
 

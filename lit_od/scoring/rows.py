@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -149,6 +150,34 @@ def _writer(out: TextIO, form: str) -> Callable[[Result], None]:
         out.flush()  # the rows of whole batches outlive a killed process
 
     return write
+
+
+@contextmanager
+def regions_to(file: str | None) -> Iterator[Callable[[Result], None]]:
+    """Yield a function that writes regions to a file, a line of JSON an image.
+
+    A line holds `path`, and `regions`: box (left, top, right, bottom; right and bottom excluded), area, peak and at (x,
+    y), in the image's own pixels; null where the image has no score.
+
+    Args:
+        file: The file; None writes nothing.
+
+    Raises:
+        ConfigError: If the file cannot be written.
+    """
+    if file is None:
+        yield lambda result: None
+        return
+    with output(file) as out:
+        put = row_writer(out, "jsonl", ("path", "regions"))
+
+        def write(result: Result) -> None:
+            assert result.regions is not None
+            for name, regions, error in zip(result.name, result.regions, result.error, strict=True):
+                put((name, None if error else [asdict(region) for region in regions]))
+            out.flush()
+
+        yield write
 
 
 def row_writer(out: TextIO, form: str, columns: Sequence[str]) -> Callable[[Sequence[object]], None]:

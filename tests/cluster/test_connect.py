@@ -46,7 +46,10 @@ def test_a_missing_extra_is_one_line(
         (["--workers", "2"], "--workers goes with --engine ray"),
         (["--address", "auto"], "--address goes with --engine ray"),
         (["--unordered"], "--unordered goes with --engine ray"),
-        (["--engine", "ray", "--maps", "x"], "--maps are drawn by this process alone: leave out --engine ray"),
+        (
+            ["--engine", "ray", "--maps", "x"],
+            "--maps and --regions are made by this process alone: leave out --engine ray",
+        ),
     ],
 )
 def test_options_that_do_not_go_together(
