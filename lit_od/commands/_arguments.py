@@ -43,7 +43,16 @@ def only_overrides(overrides: list[str], *names: str, why: str) -> None:
 def add_row_arguments(parser: argparse.ArgumentParser, *, forms: Sequence[str] = ("csv", "jsonl")) -> None:
     """Declare file and form of a command's rows."""
     parser.add_argument("--out", metavar="FILE", help="write the rows there instead of standard output")
-    parser.add_argument("--format", choices=forms, default="csv", help="form of the rows (csv)")
+    parser.add_argument("--format", choices=forms, help="form of the rows (that of the file's ending, else csv)")
+
+
+def row_form(args: argparse.Namespace, *, forms: Sequence[str] = ("csv", "jsonl")) -> str:
+    """Return the form of a command's rows.
+
+    It is the one named, else that of the file's ending, else CSV.
+    """
+    ending = Path(args.out or "").suffix.lower().removeprefix(".")
+    return args.format or (ending if ending in forms else "csv")
 
 
 def add_batch_argument(parser: argparse.ArgumentParser) -> None:

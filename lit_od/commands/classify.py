@@ -23,6 +23,7 @@ from lit_od.commands._arguments import (
     named_folder,
     no_overrides,
     read_bundle,
+    row_form,
     session_options,
 )
 from lit_od.commands._status import DONE, INCOMPLETE
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     failed = 0
     with output(args.out) as out, tqdm(total=len(sources), unit="img", disable=None, leave=False) as bar:
         columns = ("path", "class", "p_value", *(f"p_value.{name}" for name in names), "error")
-        write = row_writer(out, args.format, columns)
+        write = row_writer(out, row_form(args), columns)
         for classes in found:
             for row in _rows(classes, names):
                 write(row)

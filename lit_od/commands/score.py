@@ -33,6 +33,7 @@ from lit_od.commands._arguments import (
     open_cluster,
     read_bundle,
     require_engine,
+    row_form,
     session_options,
 )
 from lit_od.commands._status import DONE, INCOMPLETE
@@ -44,12 +45,15 @@ from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.rows import regions_to, rows_to
 from lit_od.scoring.scorer import Result, Scorer
 
+FORMS = ("csv", "jsonl", "parquet")
+"""Forms of rows."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument("paths", metavar="PATH", nargs="+", help="what to score")
-    add_row_arguments(parser, forms=("csv", "jsonl", "parquet"))
+    add_row_arguments(parser, forms=FORMS)
     parser.add_argument("--maps", metavar="DIR", help="draw heat maps there")
     parser.add_argument("--regions", metavar="FILE", help="write where each image stands out, a line of JSON an image")
     parser.add_argument("--min-area", metavar="N", type=float, default=0, help="pixels of the smallest region (0)")
@@ -67,7 +71,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     failed = 0
     with ExitStack() as stack:
         total, results = (_on_cluster if args.engine == "ray" else _here)(args, bundle, stack)
-        write = stack.enter_context(rows_to(args.out, args.format))
+        write = stack.enter_context(rows_to(args.out, row_form(args, forms=FORMS)))
         bar = stack.enter_context(tqdm(total=total, unit="img", disable=None, leave=False))
         for result in results:
             write(result)

@@ -41,7 +41,7 @@ def test_regions_lie_where_the_defect_is(bundle: Path, parts: Path, tmp_path: Pa
     (tmp_path / "broken.png").write_bytes(b"no image")
     images = [parts / "defect.png", parts / "normal" / "00.png", tmp_path / "broken.png"]
     found, rows = tmp_path / "regions.jsonl", tmp_path / "rows.jsonl"
-    status, _, _ = command("score", bundle, *images, "--regions", found, "--out", rows, "--format", "jsonl")
+    status, _, _ = command("score", bundle, *images, "--regions", found, "--out", rows)
     assert status == 1
     defect, normal, broken = (json.loads(line) for line in found.read_text(encoding="utf-8").splitlines())
     assert [each["path"] for each in (defect, normal, broken)] == [str(image) for image in images]
