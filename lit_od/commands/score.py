@@ -85,6 +85,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 def _here(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> tuple[int, Iterator[Result]]:
     """Return the number of images, and verdicts on them by this process."""
     scorer = Scorer.of(bundle, **session_options(args))
+    if not args.min_area >= 0:
+        raise ConfigError(f"--min-area must be a number of pixels, at least 0, got {args.min_area}")
     if args.regions and not isinstance(bundle.detector, PixelDetector):
         raise ConfigError(
             f"--regions needs maps, and {bundle.detector.kind} over {bundle.detector.reads} has none: fit defects, or "

@@ -27,10 +27,10 @@ Cells: TypeAlias = NDArray[np.float32]
 """Score of each cell of the grid, shape (n, gh, gw)."""
 
 IMAGES_AT_ONCE = 8
-"""Images whose maps are made at once."""
+"""Images whose maps are made at once; of large maps as many as `MOST_PIXELS` allows."""
 
-MOST_PIXELS = 2**26
-"""Largest map, in pixels: 256 MiB."""
+MOST_PIXELS = 2**24
+"""Largest map, in pixels: 64 MiB. As large may the matrix be that enlarges one side."""
 
 TRUNCATE = 4.0
 """Standard deviations at which the smoothing kernel ends, as in SciPy."""
@@ -56,7 +56,7 @@ class MapOptions:
     def __post_init__(self) -> None:
         one_of("aggregate", self.aggregate, ("max", "top_share"))
         number("share", self.share, above=0, most=1)
-        number("smooth", self.smooth, least=0, most=1000)
+        number("smooth", self.smooth, least=0, most=100)
         if self.size is None:
             return
         sides = list(self.size) if isinstance(self.size, list | tuple) else []
@@ -119,8 +119,10 @@ class PatchDetector(PixelDetector):
 
     def _by_block(self, patches: Outputs) -> Iterator[tuple[Scores, NDArray[np.float32]]]:
         patches = check_patches(patches, self.input_shape)
-        for start in range(0, len(patches), IMAGES_AT_ONCE):
-            maps = enlarged(self.cells(patches[start : start + IMAGES_AT_ONCE]), self.settings)
+        pixels = math.prod(self.settings.size or self.input_shape[:2])
+        step = max(1, min(IMAGES_AT_ONCE, MOST_PIXELS // pixels))
+        for start in range(0, len(patches), step):
+            maps = enlarged(self.cells(patches[start : start + step]), self.settings)
             yield aggregated(maps, self.settings), maps
 
 
@@ -158,8 +160,16 @@ def enlarged(cells: Cells, settings: MapOptions) -> NDArray[np.float32]:
 
     Returns:
         Shape (n, h, w).
+
+    Raises:
+        DataError: If the grid is too large to be enlarged to this size.
     """
     height, width = settings.size or cells.shape[1:]
+    if max(height * cells.shape[1], width * cells.shape[2]) > MOST_PIXELS:
+        raise DataError(
+            f"a grid of {cells.shape[1]} x {cells.shape[2]} cannot be enlarged to {height} x {width}: take a "
+            "coarser grid or a smaller size"
+        )
     if (height, width) == cells.shape[1:] and not settings.smooth:
         return cells
     rows = enlargement(cells.shape[1], height, settings.smooth)
@@ -200,11 +210,11 @@ def enlargement(cells: int, pixels: int, smooth: float) -> NDArray[np.float32]:
         offsets = np.arange(-reach, reach + 1)
         weights = np.exp(-0.5 * (offsets / smooth) ** 2)
         weights /= weights.sum()
-        mirrored = (np.arange(pixels)[:, None] + offsets) % (2 * pixels)
-        mirrored = np.minimum(mirrored, 2 * pixels - 1 - mirrored)
-        kernel = np.zeros((pixels, pixels))
-        np.add.at(kernel, (np.arange(pixels)[:, None], mirrored), weights)
-        matrix = kernel @ matrix
+        smoothed = np.zeros_like(matrix)
+        for offset, weight in zip(offsets, weights, strict=True):
+            mirrored = (np.arange(pixels) + offset) % (2 * pixels)
+            smoothed += weight * matrix[np.minimum(mirrored, 2 * pixels - 1 - mirrored)]
+        matrix = smoothed
     result = matrix.astype(np.float32)
     result.setflags(write=False)
     return result

@@ -80,3 +80,10 @@ def test_a_bundle_without_maps_has_no_regions(made_bundle: Bundle, parts: Path, 
     status, out, err = command("score", made_bundle.path, parts / "defect.png", "--regions", "r.jsonl")
     assert (status, out) == (2, "")
     assert "--regions needs maps, and mahalanobis over features has none: fit defects, or an autoencoder" in err
+
+
+def test_a_smallest_area_is_a_number_of_pixels(bundle: Path, parts: Path, command: Command) -> None:
+    for area in ("-1", "nan"):
+        status, _, err = command("score", bundle, parts / "defect.png", "--regions", "r.jsonl", f"--min-area={area}")
+        assert status == 2
+        assert f"--min-area must be a number of pixels, at least 0, got {float(area)}" in err

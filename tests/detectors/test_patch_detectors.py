@@ -271,6 +271,13 @@ def test_options_are_strict(tree: dict[str, Any], message: str) -> None:
         DetectorSpec.parse(tree).check()
 
 
+def test_a_map_beyond_all_bounds_is_refused() -> None:
+    with pytest.raises(ConfigError, match="size must be height and width"):
+        MapOptions(size=[2**24, 2])
+    with pytest.raises(DataError, match="a grid of 4096 x 1 cannot be enlarged to 8192 x 8"):
+        enlarged(np.zeros((1, 4096, 1), np.float32), MapOptions(size=[8192, 8]))
+
+
 def test_a_grid_with_too_many_positions_is_refused() -> None:
     with pytest.raises(DataError, match="at most 4,096; got a grid of 80 x 80"):
         PaDiM.fit(np.ones((2, 80, 80, 1), np.float32))
