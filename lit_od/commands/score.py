@@ -24,6 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lit_od.bundle.folder import Bundle
+from lit_od.checks import number
 from lit_od.commands._arguments import (
     add_batch_argument,
     add_engine_arguments,
@@ -63,6 +64,9 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Score; 1 if some image could not be read."""
     no_overrides(overrides)
     require_engine(args, "address", "workers", "unordered")
+    number("--min-area", args.min_area, least=0)
+    if args.min_area and not args.regions:
+        raise ConfigError("--min-area leaves out small regions: give --regions FILE too")
     bundle = read_bundle(args.bundle, args)
     failed = 0
     with ExitStack() as stack:

@@ -80,3 +80,10 @@ def test_a_bundle_without_maps_has_no_regions(made_bundle: Bundle, parts: Path, 
     status, out, err = command("score", made_bundle.path, parts / "defect.png", "--regions", "r.jsonl")
     assert (status, out) == (2, "")
     assert "--regions needs maps, and mahalanobis over features has none: fit defects, or an autoencoder" in err
+
+
+@pytest.mark.parametrize("area", ["-1", "nan", "inf"])
+def test_an_area_that_is_none_is_refused(area: str, command: Command) -> None:
+    status, _, told = command("score", "no-bundle", "no-image", "--regions", "r.jsonl", f"--min-area={area}")
+    assert status == 2
+    assert "--min-area" in told
