@@ -306,3 +306,16 @@ def test_a_bank_that_its_own_state_refuses_is_not_fitted() -> None:
     with pytest.raises(DataError, match=r"must lie within 1e\+15 of their mean"):
         KNN.fit(rows * np.float32(1e17))
     KNN.fit(rows * np.float32(1e17), standardise=True)
+
+
+def test_shares_of_an_ensemble_merge_in_the_order_of_the_images() -> None:
+    patches = np.random.default_rng(0).normal(size=(20, 2, 2, 6))
+    members = [{"kind": "padim"}, {"kind": "padim", "components": 2}]
+    parts = [Ensemble.accumulator(first_row=row, members=members) for row in (0, 10)]
+    for part, row in zip(parts, (0, 10), strict=True):
+        part.update(patches[row : row + 10])
+    with pytest.raises(DataError, match="must have first_row=20, got 0"):
+        parts[1].merge(parts[0])
+    parts[0].merge(Ensemble.accumulator(members=members))
+    parts[0].merge(parts[1])
+    assert parts[0].seen == 20
