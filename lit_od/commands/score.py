@@ -61,7 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Score; 1 if some image could not be read."""
+    """Score; 1 if some image could not be read.
+
+    Raises:
+        ConfigError: On arguments that do not fit together.
+    """
     no_overrides(overrides)
     require_engine(args, "address", "workers", "unordered")
     number("--min-area", args.min_area, least=0)
