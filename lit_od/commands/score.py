@@ -24,6 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lit_od.bundle.folder import Bundle
+from lit_od.checks import number
 from lit_od.commands._arguments import (
     add_batch_argument,
     add_engine_arguments,
@@ -64,9 +65,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Score; 1 if some image could not be read."""
+    """Score; 1 if some image could not be read.
+
+    Raises:
+        ConfigError: On arguments that do not fit together.
+    """
     no_overrides(overrides)
     require_engine(args, "address", "workers", "unordered")
+    number("--min-area", args.min_area, least=0)
+    if args.min_area and not args.regions:
+        raise ConfigError("--min-area leaves out small regions: give --regions FILE too")
     bundle = read_bundle(args.bundle, args)
     failed = 0
     with ExitStack() as stack:
@@ -85,8 +93,6 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 def _here(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> tuple[int, Iterator[Result]]:
     """Return the number of images, and verdicts on them by this process."""
     scorer = Scorer.of(bundle, **session_options(args))
-    if not args.min_area >= 0:
-        raise ConfigError(f"--min-area must be a number of pixels, at least 0, got {args.min_area}")
     if args.regions and not isinstance(bundle.detector, PixelDetector):
         raise ConfigError(
             f"--regions needs maps, and {bundle.detector.kind} over {bundle.detector.reads} has none: fit defects, or "

@@ -276,6 +276,14 @@ class EnsembleAccumulator:
             DataError: If the shapes differ, or the images do not follow.
         """
         same_options(self.settings, other.settings)
+        if not other.seen:
+            return
+        follows = self.first_row + self.seen
+        if other.first_row != follows:
+            raise DataError(
+                f"images are held out by number: the accumulator to merge must have first_row={follows}, got "
+                f"{other.first_row}. Give each its first_row, and merge in the order of the images."
+            )
         for mine, theirs in zip(self.gathered, other.gathered, strict=True):
             if mine is not None:
                 mine.merge(theirs)

@@ -280,8 +280,12 @@ class PatchAccumulator:
             rows = dict(state)
             height, width, channels = (int(side) for side in take(rows, "grid", (3,), np.int64))
             del rows["grid"]
+            if min(height, width, channels) < 1:
+                raise DataError(f"array 'grid' of the state must be positive, got {height, width, channels}")
             self._begin((height, width, channels))
             self.store.restore(rows)
+            if self.store.width not in (None, channels):
+                raise DataError("the arrays of a share of patchcore do not fit together; gather its images anew")
 
     def finish(self) -> PatchCore:
         """Return the fitted detector.

@@ -219,6 +219,8 @@ class ChannelAccumulator:
             sums = dict(state)
             height, width, channels = (int(side) for side in take(sums, "grid", (3,), np.int64))
             del sums["grid"]
+            if min(height, width) < 1 or height * width > MOST_POSITIONS:
+                raise DataError(f"array 'grid' of the state must be of 1 to {MOST_POSITIONS} positions")
             self._moments, self.grid = Moments.from_state(sums), (height, width, channels)
             if self._moments.width != channels:
                 raise DataError("the arrays of a share of padim do not fit together; gather its images anew")

@@ -32,6 +32,9 @@ IMAGES_AT_ONCE = 8
 MOST_PIXELS = 2**24
 """Largest map, in pixels: 64 MiB. As large may the matrix be that enlarges one side."""
 
+MOST_SIDE = 16_384
+"""Longest side of a map, in pixels: smoothing takes a matrix of the side's square."""
+
 TRUNCATE = 4.0
 """Standard deviations at which the smoothing kernel ends, as in SciPy."""
 
@@ -62,7 +65,7 @@ class MapOptions:
         sides = list(self.size) if isinstance(self.size, list | tuple) else []
         if (
             len(sides) != 2
-            or not all(type(side) is int and side > 0 for side in sides)
+            or not all(type(side) is int and 0 < side <= MOST_SIDE for side in sides)
             or math.prod(sides) > MOST_PIXELS
         ):
             raise ConfigError(f"size must be height and width, as [224, 224], got {self.size!r}")

@@ -58,8 +58,9 @@ def limited(threads: int | None, *, blas: int | None = None) -> Iterator[None]:
     # FAISS has loaded its OpenMP once its import has ended
     loaded = (hasattr(sys.modules.get("faiss"), "knn"), *(name in sys.modules for name in ("scipy.linalg", "torch")))
     openmp, libraries = _pools(loaded)
-    before, _CALLER.allowed = getattr(_CALLER, "allowed", None), min(threads, allowed_threads())
-    with openmp.limit(limits=threads):
+    before, allowed = getattr(_CALLER, "allowed", None), min(threads, allowed_threads())
+    _CALLER.allowed = allowed
+    with openmp.limit(limits=None if allowed >= most else allowed):  # a number that limits nothing raises nothing
         _enter(libraries, of_blas)
         try:
             yield

@@ -254,6 +254,7 @@ def test_the_largest_share_is_averaged() -> None:
     [
         ({"kind": "padim", "aggregate": "mean"}, "aggregate must be one of max, top_share"),
         ({"kind": "padim", "size": [0, 4]}, r"size must be height and width, as \[224, 224\], got"),
+        ({"kind": "padim", "size": [2**26, 1], "smooth": 4.0}, "size must be height and width"),
         ({"kind": "padim", "ridge": 0}, "ridge must be a number"),
         ({"kind": "padim", "shrinkage": "oas"}, "shrinkage must be one of ledoit-wolf"),
         ({"kind": "patchcore", "reduce": "kth"}, "detector patchcore has no option 'reduce'"),
@@ -286,3 +287,42 @@ def test_a_grid_with_too_many_positions_is_refused() -> None:
 def test_patches_beyond_the_limit_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lit_od.detectors.patch_bank.MOST_BYTES", 4 * GRID[2] * 200)
     assert len(PatchCore.fit(patches(IMAGES), coreset=None).bank.rows) == 200
+
+
+@pytest.mark.parametrize("grid", [(2, 2, 0), (0, 2, 6), (2, 2, 8)])
+@pytest.mark.parametrize("kind", [PaDiM, PatchCore])
+def test_shares_whose_grid_is_none_of_theirs_are_refused(
+    kind: type[PaDiM | PatchCore], grid: tuple[int, int, int]
+) -> None:
+    gathered = kind.accumulator()
+    gathered.update(np.random.default_rng(0).normal(size=(3, 2, 2, 6)))
+    share = gathered.state() | {"grid": np.array(grid, np.int64)}
+    with pytest.raises(DataError):
+        kind.accumulator().restore(share)
+
+
+def test_a_share_of_padim_makes_no_room_for_more_positions_than_there_may_be() -> None:
+    gathered = PaDiM.accumulator()
+    gathered.update(np.random.default_rng(0).normal(size=(3, 2, 2, 6)))
+    with pytest.raises(DataError, match="array 'grid' of the state"):
+        PaDiM.accumulator().restore(gathered.state() | {"grid": np.array([2**30, 2**30, 6], np.int64)})
+
+
+def test_a_bank_that_its_own_state_refuses_is_not_fitted() -> None:
+    rows = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    with pytest.raises(DataError, match=r"must lie within 1e\+15 of their mean"):
+        KNN.fit(rows * np.float32(1e17))
+    KNN.fit(rows * np.float32(1e17), standardise=True)
+
+
+def test_shares_of_an_ensemble_merge_in_the_order_of_the_images() -> None:
+    patches = np.random.default_rng(0).normal(size=(20, 2, 2, 6))
+    members = [{"kind": "padim"}, {"kind": "padim", "components": 2}]
+    parts = [Ensemble.accumulator(first_row=row, members=members) for row in (0, 10)]
+    for part, row in zip(parts, (0, 10), strict=True):
+        part.update(patches[row : row + 10])
+    with pytest.raises(DataError, match="must have first_row=20, got 0"):
+        parts[1].merge(parts[0])
+    parts[0].merge(Ensemble.accumulator(members=members))
+    parts[0].merge(parts[1])
+    assert parts[0].seen == 20

@@ -73,3 +73,14 @@ def test_a_library_that_comes_while_limits_are_in_force_is_limited_and_set_back(
         assert counts() == before
     assert not threads._blas_before
     assert not threads._blas_limits
+
+
+def test_a_limit_of_blas_alone_leaves_openmp_as_an_outer_limit_has_it() -> None:
+    before = counts()
+    with limited(1):
+        with limited(None, blas=1):
+            assert faiss.omp_get_max_threads() == 1
+            assert threads.allowed_threads() == 1
+        with limited(3):
+            assert faiss.omp_get_max_threads() == 1
+    assert counts() == before

@@ -60,6 +60,8 @@ class Bank:
             if settings.metric == "cosine":
                 centre = np.zeros_like(centre)
         prepared = _prepare(kept, centre, scale, settings.metric)
+        if np.abs(prepared).max() > REACH:
+            raise DataError(f"features must lie within {REACH:g} of their mean to be measured. Scale them.")
         count = len(kept)
         if (fit := settings.rows_that_fit(kept.shape[1])) is not None:
             count = min(count, fit)
