@@ -1,6 +1,6 @@
 """Several detectors over the same patches, their maps on one scale and summed."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -96,37 +96,6 @@ class Ensemble(PatchDetector):
     scales: Stats
 
     @classmethod
-    def fit(cls, patches: Outputs, **options: Any) -> "Ensemble":
-        """Fit all members on four images of five, and their scales on the others.
-
-        Args:
-            patches: Shape (n, gh, gw, d), n at least 5.
-            options: Options of `EnsembleOptions`.
-
-        Raises:
-            ConfigError: On an option that does not exist or is out of range.
-            DataError: On a wrong shape, too few images, or values that are not finite.
-        """
-        first = cls.accumulator(**options)
-        first.update(patches)
-        second = cls.start_second(first)
-        second.update(patches)
-        return second.finish()
-
-    @classmethod
-    def accumulator(cls, *, first_row: int = 0, **options: Any) -> "EnsembleAccumulator":
-        """Return an empty accumulator of the first pass.
-
-        Args:
-            first_row: Number of the first image it will see, among those of all accumulators.
-            options: As `fit` takes them.
-
-        Raises:
-            ConfigError: On an option that does not exist or is out of range.
-        """
-        return cls.start(read_options(cls.kind, EnsembleOptions, options), first_row)
-
-    @classmethod
     def start(cls, settings: EnsembleOptions, first_row: int = 0) -> "EnsembleAccumulator":
         """Return an empty accumulator of the first pass, for checked options."""
         started = [kind.start(each, fitted_before(first_row, settings.seed)) for kind, each in settings.of_members()]
@@ -173,10 +142,6 @@ class Ensemble(PatchDetector):
         for member, weight, shift, scale in zip(self.members, weights, self.shifts, self.scales, strict=True):
             total += (weight / scale) * (member.cells(patches) - shift)
         return single(total)
-
-    def options(self) -> dict[str, Any]:
-        """Return the options it was fitted with."""
-        return asdict(self.settings)
 
     def state(self) -> Arrays:
         """Return shifts, scales, and each member's arrays, prefixed by its number."""

@@ -1,6 +1,6 @@
 """A memory bank of patches (PatchCore, Roth et al. 2022)."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -106,35 +106,6 @@ class PatchCore(PatchDetector):
     whitening: tuple[NDArray[np.float32], NDArray[np.float32]] | None
 
     @classmethod
-    def fit(cls, patches: Outputs, **options: Any) -> "PatchCore":
-        """Keep a coreset of the inliers' patches.
-
-        Args:
-            patches: Shape (n, gh, gw, d).
-            options: Options of `PatchCoreOptions`.
-
-        Raises:
-            ConfigError: On an option that does not exist or is out of range, or an index that does not exist.
-            DataError: On a wrong shape, too few patches, or values that are not finite.
-        """
-        gathered = cls.accumulator(**options)
-        gathered.update(patches)
-        return gathered.finish()
-
-    @classmethod
-    def accumulator(cls, *, first_row: int = 0, **options: Any) -> "PatchAccumulator":
-        """Return an empty accumulator.
-
-        Args:
-            first_row: Number of the first image it will see, among those of all accumulators.
-            options: As `fit` takes them.
-
-        Raises:
-            ConfigError: On an option that does not exist or is out of range.
-        """
-        return cls.start(read_options(cls.kind, PatchCoreOptions, options), first_row)
-
-    @classmethod
     def start(cls, settings: PatchCoreOptions, first_row: int = 0) -> "PatchAccumulator":
         """Return an empty accumulator for checked options."""
         return PatchAccumulator(settings, first_row)
@@ -175,10 +146,6 @@ class PatchCore(PatchDetector):
         largest = np.maximum(gaps.max(axis=1, keepdims=True), own)
         weights: NDArray[np.float64] = 1 - np.exp(own - largest)[:, 0] / np.exp(gaps - largest).sum(axis=1)
         return np.maximum(weights, 0.0)
-
-    def options(self) -> dict[str, Any]:
-        """Return the options it was fitted with."""
-        return asdict(self.settings)
 
     def state(self) -> Arrays:
         """Return the bank's arrays, the grid, and the whitening where there is one."""

@@ -1,6 +1,6 @@
 """A Gaussian for each position of a grid of patches (PaDiM, Defard et al. 2021)."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -44,33 +44,6 @@ class PaDiM(PatchDetector):
     whiteners: NDArray[np.float32]
 
     @classmethod
-    def fit(cls, patches: Outputs, **options: Any) -> "PaDiM":
-        """Learn components, means and covariances from inliers.
-
-        Args:
-            patches: Shape (n, gh, gw, d).
-            options: Options of `PaDiMOptions`.
-
-        Raises:
-            ConfigError: On an option that does not exist or is out of range.
-            DataError: On a wrong shape, fewer than two images, or values that are not finite.
-        """
-        first = cls.accumulator(**options)
-        first.update(patches)
-        second = cls.start_second(first)
-        second.update(patches)
-        return second.finish()
-
-    @classmethod
-    def accumulator(cls, **options: Any) -> "ChannelAccumulator":
-        """Return an empty accumulator of the first pass; options as `fit` takes them.
-
-        Raises:
-            ConfigError: On an option that does not exist or is out of range.
-        """
-        return cls.start(read_options(cls.kind, PaDiMOptions, options))
-
-    @classmethod
     def start(cls, settings: PaDiMOptions, first_row: int = 0) -> "ChannelAccumulator":
         """Return an empty accumulator of the first pass; row numbers play no part."""
         del first_row
@@ -108,10 +81,6 @@ class PaDiM(PatchDetector):
             white = np.matmul(np.ascontiguousarray(rows.transpose(1, 0, 2)), self.whiteners.transpose(0, 2, 1))
             distances = np.sqrt(np.einsum("pnk,pnk->np", white, white))
         return single(np.nan_to_num(distances, nan=np.inf)).reshape(len(patches), *self.grid[:2])
-
-    def options(self) -> dict[str, Any]:
-        """Return the options it was fitted with."""
-        return asdict(self.settings)
 
     def state(self) -> Arrays:
         """Return the statistics; of whiteners the triangles, (p, k (k + 1) / 2)."""

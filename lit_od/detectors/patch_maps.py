@@ -8,15 +8,16 @@ pixel is.
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.checks import number, one_of
-from lit_od.detectors.base import PixelDetector
+from lit_od.detectors.base import Accumulator, PixelDetector
+from lit_od.detectors.options import read_options
 from lit_od.detectors.state import LARGEST_SINGLE
 from lit_od.errors import ConfigError, DataError
 from lit_od.types import Maps, Output, Outputs, Scores
@@ -81,7 +82,46 @@ class PatchDetector(PixelDetector):
     """
 
     reads: ClassVar[Output] = "patches"
+    options_type: ClassVar[type[MapOptions]]
     settings: MapOptions
+
+    @classmethod
+    def fit(cls, patches: Outputs, **options: Any) -> Self:
+        """Fit on inliers in memory, in as many passes as it takes.
+
+        Args:
+            patches: Shape (n, gh, gw, d).
+            options: Options of `options_type`, which documents them and has their defaults.
+
+        Raises:
+            ConfigError: On an option that does not exist or is out of range.
+            DataError: On a wrong shape, too few images or patches, or values that are not finite.
+        """
+        gathered = cls.accumulator(**options)
+        gathered.update(patches)
+        if cls.passes == 2:
+            gathered = cls.start_second(gathered)
+            gathered.update(patches)
+        fitted = gathered.finish()
+        assert isinstance(fitted, cls)
+        return fitted
+
+    @classmethod
+    def accumulator(cls, *, first_row: int = 0, **options: Any) -> Accumulator:
+        """Return an empty accumulator, of the first pass where it takes two.
+
+        Args:
+            first_row: Number of the first image it will see, among those of all accumulators.
+            options: As `fit` takes them.
+
+        Raises:
+            ConfigError: On an option that does not exist or is out of range.
+        """
+        return cls.start(read_options(cls.kind, cls.options_type, options), first_row)
+
+    def options(self) -> dict[str, Any]:
+        """Return the options it was fitted with."""
+        return asdict(self.settings)
 
     @property
     def score_is_peak(self) -> bool:

@@ -1,6 +1,6 @@
 """A detector of features over patches: each patch is a row."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -76,35 +76,6 @@ class PatchRows(PatchDetector):
     member: Detector
 
     @classmethod
-    def fit(cls, patches: Outputs, **options: Any) -> "PatchRows":
-        """Fit the detector of features on the inliers' patches.
-
-        Args:
-            patches: Shape (n, gh, gw, d).
-            options: Options of `PatchRowsOptions`.
-
-        Raises:
-            ConfigError: On an option that does not exist or is out of range.
-            DataError: On a wrong shape, too few patches, or values that are not finite.
-        """
-        gathered = cls.accumulator(**options)
-        gathered.update(patches)
-        return gathered.finish()
-
-    @classmethod
-    def accumulator(cls, *, first_row: int = 0, **options: Any) -> "PatchRowsAccumulator":
-        """Return an empty accumulator.
-
-        Args:
-            first_row: Number of the first image it will see, among those of all accumulators.
-            options: As `fit` takes them.
-
-        Raises:
-            ConfigError: On an option that does not exist or is out of range.
-        """
-        return cls.start(read_options(cls.kind, PatchRowsOptions, options), first_row)
-
-    @classmethod
     def start(cls, settings: PatchRowsOptions, first_row: int = 0) -> "PatchRowsAccumulator":
         """Return an empty accumulator for checked options."""
         return PatchRowsAccumulator(settings, first_row)
@@ -132,10 +103,6 @@ class PatchRows(PatchDetector):
         """
         scores = self.member.score(patches.reshape(-1, self.grid[2]))
         return single(scores).reshape(len(patches), *self.grid[:2])
-
-    def options(self) -> dict[str, Any]:
-        """Return the options it was fitted with."""
-        return asdict(self.settings)
 
     def state(self) -> Arrays:
         """Return the grid, and the arrays of the detector of features."""
