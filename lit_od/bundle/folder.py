@@ -15,6 +15,7 @@ from lit_od.bundle import manifest as manifests
 from lit_od.bundle.manifest import FileEntry, Manifest
 from lit_od.bundle.model_card import model_card
 from lit_od.bundle.validate import check_backbone, check_detector, check_golden, check_graph
+from lit_od.calibration.method import Folds
 from lit_od.calibration.p_values import Calibration
 from lit_od.calibration.rules import check_rule
 from lit_od.detectors import Detector
@@ -23,7 +24,7 @@ from lit_od.errors import BundleError, ConfigError, DataError
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.formats.atomic import atomic_folder, read_whole, require_writable
 from lit_od.formats.text import one_line
-from lit_od.types import Arrays
+from lit_od.types import Arrays, Scores
 
 MANIFEST = "manifest.json"
 BACKBONE = "backbone.onnx"
@@ -113,10 +114,11 @@ class Bundle:
         check_golden(GOLDEN, files[GOLDEN], manifest)
         try:
             arrays = safetensors.load(files[DETECTOR])
-            calibration = _read_calibration(arrays, manifest)
+            scores = _read_scores(arrays, manifest)
             about, state = manifest.detector, _read_state(arrays, files.get(INDEX))
             detector = detector_from_state(about.kind, about.options, state, trust=trust)
             check_detector(detector, manifest)
+            calibration = _calibration(scores, manifest, detector)
         except (DataError, ConfigError) as error:
             raise BundleError(f"{DETECTOR}: {one_line(error)}") from None
         return cls(path, manifest, detector, calibration, files)
@@ -281,7 +283,7 @@ def _read(file: Path) -> bytes:
         raise BundleError(f"{file.name} cannot be read: {error.strerror or error}") from None
 
 
-def _read_calibration(arrays: Arrays, manifest: Manifest) -> Calibration:
+def _read_scores(arrays: Arrays, manifest: Manifest) -> Scores:
     scores = arrays.pop(_CALIBRATION, None)
     if scores is None or scores.ndim != 1 or scores.dtype != np.float64 or scores.size == 0:
         raise DataError(f"{_CALIBRATION} must be float64 (n,) with n of at least 1")
@@ -292,7 +294,13 @@ def _read_calibration(arrays: Arrays, manifest: Manifest) -> Calibration:
     if scores.size != manifest.calibration.images:
         raise DataError(f"{scores.size} calibration scores, the manifest says {manifest.calibration.images}")
     scores.setflags(write=False)
-    return Calibration(scores, check_rule(manifest.calibration.rule), manifest.calibration.threshold)
+    return scores
+
+
+def _calibration(scores: Scores, manifest: Manifest, detector: Detector) -> Calibration:
+    entry = manifest.calibration
+    folds = Folds(entry.folds, detector.falls_with_rows) if isinstance(entry.folds, int) else None
+    return Calibration(scores, check_rule(entry.rule), entry.threshold, folds)
 
 
 def _read_state(arrays: Arrays, index: bytes | None) -> Arrays:

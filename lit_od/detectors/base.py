@@ -73,6 +73,26 @@ class Detector(Protocol):
             DataError: On a wrong shape, or values that are not finite.
         """
 
+    @property
+    def falls_with_rows(self) -> bool:
+        """True if fitting further inliers can only lower scores: nothing but all of their rows is kept."""
+        return False
+
+    def score_left_out(self, outputs: Outputs, /) -> Scores | None:
+        """Score the inliers that it was fitted on, each as if it had been fitted without that one.
+
+        Args:
+            outputs: Outputs of all of them, in the order of the fit, shape (n, ...).
+
+        Returns:
+            Scores of shape (n,); None where they take a fit for each.
+
+        Raises:
+            DataError: If too few inliers are left.
+        """
+        del outputs
+        return None
+
     @abstractmethod
     def options(self) -> dict[str, Any]:
         """Return the options it was fitted with, as plain JSON values."""

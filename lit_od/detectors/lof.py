@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lit_od.detectors.bank.detector import BankDetector
 from lit_od.detectors.bank.memory_bank import Bank
+from lit_od.detectors.bank.onnx_search import Ids
 from lit_od.detectors.bank.options import BankOptions
 from lit_od.detectors.state import SMALLEST, read_only, take
 from lit_od.errors import DataError
@@ -69,13 +71,14 @@ class LOF(BankDetector):
         densities = _densities(distances, k_distances[ids])
         return cls(settings, bank, read_only(k_distances), read_only(densities))
 
-    def score(self, features: Features) -> Scores:
-        """Return local outlier factors of shape (n,), without a unit.
+    def score_left_out(self, features: Features, /) -> Scores | None:
+        """Return None: the densities of the other rows change too."""
+        del features
+        return None
 
-        Raises:
-            DataError: On a wrong width, or values that are not finite.
-        """
-        distances, ids = self.bank.nearest(self.bank.prepare(features), self.settings.k)
+    def of_neighbours(self, queries: NDArray[np.float32], distances: Stats, ids: Ids) -> Scores:
+        """Return local outlier factors of shape (n,), without a unit."""
+        del queries
         densities = _densities(distances, self.k_distances[ids])
         factors: Scores = (self.densities[ids] / densities[:, None]).mean(axis=1)
         return factors

@@ -2,7 +2,10 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lit_od.detectors.base import Accumulator, Detector
 from lit_od.detectors.options import read_options
@@ -10,7 +13,13 @@ from lit_od.detectors.patch_maps import MapOptions
 from lit_od.detectors.patch_rows import PatchRows
 from lit_od.detectors.registry import DETECTORS, accumulator, detector_from_state, find
 from lit_od.errors import ConfigError
-from lit_od.types import Arrays, Output, Outputs
+from lit_od.types import Arrays, Labels, Output, Outputs
+
+BLOCK = 64
+"""Rows that an accumulator takes at once, as many as the backbone runs."""
+
+Rows: TypeAlias = NDArray[np.intp]
+"""Row numbers, shape (m,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +98,41 @@ class DetectorSpec:
         """
         return accumulator(self.kind, self.options, first_row=first_row, trust=self.trust, after=after)
 
-    def fit(self, outputs: Outputs) -> Detector:
+    def fit(self, outputs: Outputs, labels: Labels | None = None, *, rows: Rows | None = None) -> Detector:
         """Return the detector fitted on outputs in memory, in as many passes as it takes.
+
+        Args:
+            outputs: Shape (n, ...).
+            labels: Class numbers, shape (n,), for class-conditional detectors.
+            rows: Numbers of the rows that fit it, ascending; None takes all.
 
         Raises:
             ConfigError: If kind or options are invalid.
             DataError: If the outputs do not suffice.
         """
-        gathered = self.accumulator()
-        gathered.update(outputs)
-        for _ in range(1, self.passes):
+        return self.gathered(outputs, labels, rows=rows).finish()
+
+    def gathered(self, outputs: Outputs, labels: Labels | None = None, *, rows: Rows | None = None) -> Accumulator:
+        """Return the accumulator of the last pass over outputs in memory.
+
+        Args:
+            outputs: As `fit` takes them.
+            labels: As `fit` takes them.
+            rows: As `fit` takes them.
+
+        Raises:
+            ConfigError: If kind or options are invalid.
+            DataError: If the outputs do not suffice.
+        """
+        chosen = np.arange(len(outputs)) if rows is None else rows
+        gathered: Accumulator | None = None
+        for _ in range(self.passes):
             gathered = self.accumulator(after=gathered)
-            gathered.update(outputs)
-        return gathered.finish()
+            for start in range(0, len(chosen), BLOCK):
+                block = chosen[start : start + BLOCK]
+                gathered.update(outputs[block], None if labels is None else labels[block])
+        assert gathered is not None
+        return gathered
 
     def restore(self, state: Arrays) -> Detector:
         """Return the fitted detector of a state.

@@ -19,7 +19,7 @@ from lit_od.formats.onnx_file import read_graph
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import ImageArray, Source
 from lit_od.recipes.load import override, portable_tree, read
-from lit_od.recipes.partition import NAMED_SETS, divided
+from lit_od.recipes.onnx_images import NAMED_SETS
 from lit_od.recipes.schema import DataConfig, Recipe, Split
 from tests.support.images import ASSETS
 

@@ -6,7 +6,7 @@ import pytest
 from lit_od.errors import ConfigError, DataError
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import ImageArray
-from lit_od.recipes.partition import divide, divided, find_parts
+from lit_od.recipes.partition import divide, find_parts
 from lit_od.recipes.schema import DataConfig, Split
 from tests.support import categories
 

@@ -90,6 +90,12 @@ class BankOptions:
         integer("seed", self.seed, least=0, most=2**32 - 1)
         integer("k", self.k, least=self.least_k)
 
+    @property
+    def keeps_rows(self) -> bool:
+        """True if the bank holds every row, searches all of them, and learns nothing else from them."""
+        whole = self.coreset is None and self.memory_budget is None and faiss_index.is_flat(self.index)
+        return whole and not self.standardise and self.precision == "fp32"  # fp16 rounds about the rows' mean
+
     def method_of(self) -> Method:
         """Return the way a smaller bank is chosen."""
         return "sample"

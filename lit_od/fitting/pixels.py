@@ -1,0 +1,69 @@
+"""The threshold for pixels, from maps of calibration inliers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_od.calibration.p_values import Calibration
+from lit_od.detectors.base import Detector, PixelDetector
+from lit_od.detectors.reconstruction import PIXEL_PERCENT, pixel_threshold
+from lit_od.images.split import evenly
+from lit_od.types import Maps
+
+PIXELS = 2**24
+"""Most pixels of calibration images that give the threshold for pixels: 128 MiB of scores."""
+
+
+def pixel_rows(detector: Detector, images: int, *, pixels: int) -> NDArray[np.intp] | None:
+    """Return the numbers of the images whose maps give the threshold for pixels.
+
+    All of them for maps of patches; of errors as many, evenly spread, as `PIXELS` allows.
+
+    Args:
+        detector: The fitted detector.
+        images: Number of calibration inliers.
+        pixels: Number of pixels of a prepared image.
+
+    Returns:
+        None where no map is needed: there are none, or an image's score is its map's peak.
+    """
+    if not isinstance(detector, PixelDetector) or detector.score_is_peak:
+        return None
+    if detector.reads == "patches":
+        return np.arange(images)
+    return np.array(evenly(range(images), max(1, PIXELS // pixels)))
+
+
+def keep_of_maps(detector: PixelDetector, maps: Maps) -> Maps:
+    """Return what is kept of maps (m, h, w): the peaks, (m,), of patches; all of them of errors."""
+    return maps.max(axis=(1, 2)) if detector.reads == "patches" else maps
+
+
+def threshold_for_pixels(detector: Detector, calibration: Calibration, kept: Maps | None) -> float | None:
+    """Return the threshold for pixels; None without maps.
+
+    It is that for images where an image's score is the peak of its map. For other maps of patches the same rule takes
+    it from the peaks of the calibration inliers' maps. Of errors it is what 99 % of the pixels do not exceed.
+
+    Args:
+        detector: The fitted detector.
+        calibration: The calibration of scores.
+        kept: What `keep_of_maps` gives for the images of `pixel_rows`; None where there are none.
+    """
+    if isinstance(detector, PixelDetector) and detector.score_is_peak:
+        return calibration.threshold
+    if kept is None:
+        return None
+    if detector.reads == "patches":
+        return Calibration.from_inliers(kept.astype(np.float64), _for_peaks(calibration.rule)).threshold
+    return pixel_threshold(kept, q=PIXEL_PERCENT)
+
+
+def _for_peaks(rule: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the rule for peaks of maps.
+
+    It is the largest of them where the images' rule needs more than inliers.
+    """
+    return {"rule": "percentile", "q": 100} if rule["rule"] in ("max_f1", "value") else rule
