@@ -78,20 +78,27 @@ class Detector(Protocol):
         """True if fitting further inliers can only lower scores: nothing but all of their rows is kept."""
         return False
 
-    def score_left_out(self, outputs: Outputs, /) -> Scores | None:
+    @classmethod
+    def can_leave_out(cls, settings: Any) -> bool:
+        """Return True if `score_left_out` does without a fit for each inlier, under these options."""
+        del settings
+        return False
+
+    def score_left_out(self, outputs: Outputs, /) -> Scores:
         """Score the inliers that it was fitted on, each as if it had been fitted without that one.
 
         Args:
             outputs: Outputs of all of them, in the order of the fit, shape (n, ...).
 
         Returns:
-            Scores of shape (n,); None where they take a fit for each.
+            Scores of shape (n,).
 
         Raises:
+            ConfigError: If the detector takes a fit for each.
             DataError: If too few inliers are left.
         """
         del outputs
-        return None
+        raise ConfigError(f"detector {self.kind} scores its inliers by a fit without each of them")
 
     @abstractmethod
     def options(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from lit_od.detectors.bank.onnx_search import Ids
 from lit_od.detectors.bank.options import BankOptions
 from lit_od.detectors.state import SMALLEST, read_only, take
 from lit_od.errors import DataError
-from lit_od.types import Arrays, Features, Scores, Stats
+from lit_od.types import Arrays, Scores, Stats
 
 BLOCK = 4096
 """Rows of the bank whose neighbours are looked for at once."""
@@ -71,10 +71,11 @@ class LOF(BankDetector):
         densities = _densities(distances, k_distances[ids])
         return cls(settings, bank, read_only(k_distances), read_only(densities))
 
-    def score_left_out(self, features: Features, /) -> Scores | None:
-        """Return None: the densities of the other rows change too."""
-        del features
-        return None
+    @classmethod
+    def can_leave_out(cls, settings: BankOptions) -> bool:
+        """Return False: without a row the densities of the others change too."""
+        del settings
+        return False
 
     def of_neighbours(self, queries: NDArray[np.float32], distances: Stats, ids: Ids) -> Scores:
         """Return local outlier factors of shape (n,), without a unit."""

@@ -63,6 +63,11 @@ class DetectorSpec:
         """Passes over the images that fitting takes, 1 or 2."""
         return find(self.kind, self.trust).passes
 
+    @property
+    def leaves_out(self) -> bool:
+        """True if the fitted detector scores its inliers as if it had been fitted without each of them."""
+        return find(self.kind, self.trust).can_leave_out(self._settings())
+
     def with_map_size(self, height: int, width: int) -> Self:
         """Return the detector with maps of a size.
 

@@ -5,12 +5,13 @@ the one of all images; everything that is learnt is learnt anew in each fold. Of
 this, and hands the results to the others.
 """
 
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from tqdm import tqdm
@@ -77,22 +78,26 @@ def cross_fit(engine: Engine, spec: DetectorSpec, images: Sequence[Source], *, s
     """
     labels = class_numbers(images) if spec.needs_labels else None
     threads = thread_count(engine.extractor.threads)
-    height, width, _ = engine.extractor.preparation.shape
     rows = folds_of(len(images), fold_count(spec, len(images)), seed=seed, labels=labels)
-    with all_outputs(engine, images) as outputs:
-        gathered = None
+    with (
+        all_outputs(engine, images) as outputs,
+        ThreadPoolExecutor(_at_once(threads, outputs), thread_name_prefix="fold") as pool,
+    ):
+        gathered, folds = None, Scoring(spec, outputs, labels, math.prod(engine.extractor.preparation.shape[:2]))
+        parts: Iterator[_Part] = iter(())
         if engine.leads:
+            if not spec.leaves_out:
+                parts = pool.map(folds.score, rows)
             with limited(max(1, threads // 4)):  # as an engine gathers
                 gathered = PartialState(spec.kind, spec.gathered(outputs, labels), 0, len(images))
         detector = engine.finish(spec, gathered)
         left_out: Arrays = {}
         if engine.leads:
-            data = _Data(spec, outputs, labels, threads)
-            wanted = pixel_rows(detector, len(images), pixels=height * width)
-            left_out = _left_out(detector, data) or _by_fold(data, rows, wanted)
+            left_out = _left_out(detector, outputs, threads) if spec.leaves_out else _joined(parts, rows)
         left_out = safetensors.load(engine.share(safetensors.save(left_out)))
-    folds = Folds(int(left_out["folds"][0]), bounded=detector.falls_with_rows)
-    return Fit(detector, gathered, left_out["scores"], left_out.get("pixels"), folds)
+    count = len(images) if spec.leaves_out else len(rows)
+    bound = Folds(count, bounded=detector.falls_with_rows)
+    return Fit(detector, gathered, left_out["scores"], left_out.get("pixels"), bound)
 
 
 def fold_count(spec: DetectorSpec, images: int) -> int:
@@ -162,46 +167,57 @@ def all_outputs(engine: Engine, images: Sequence[Source]) -> Iterator[Outputs]:
         yield whole
 
 
+def _at_once(threads: int, outputs: Outputs) -> int:
+    """Return the number of folds that are fitted at once: each may take as much memory as all outputs twice."""
+    return min(threads, max(1, MOST_BYTES // (2 * max(1, outputs.nbytes))))
+
+
+_Part: TypeAlias = tuple[Scores, Maps | None]
+"""Scores of a fold's images, and what is kept of their maps."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class _Data:
-    """A detector to fit, and the outputs, classes and threads to do so."""
+class Scoring:
+    """Fits a detector without a fold of images, and scores them.
+
+    Attributes:
+        spec: The detector.
+        outputs: Outputs of all images, shape (n, ...).
+        labels: Class numbers, shape (n,); None where the detector needs no classes.
+        pixels: Number of pixels of a prepared image.
+    """
 
     spec: DetectorSpec
     outputs: Outputs
     labels: Labels | None
-    threads: int
+    pixels: int
 
-
-def _left_out(detector: Detector, data: _Data) -> Arrays | None:
-    """Return scores by the detector itself without each image's own rows, where it can."""
-    with limited(data.threads):
-        scores = detector.score_left_out(data.outputs)
-    return None if scores is None else {"scores": scores, "folds": np.array([len(scores)])}
-
-
-def _by_fold(data: _Data, folds: Sequence[Rows], wanted: Rows | None) -> Arrays:
-    """Return the scores, and what is kept of the maps of some images, by a detector a fold."""
-    count = len(data.outputs)
-
-    def measure(rows: Rows) -> tuple[Rows, Scores, Maps | None]:
+    def score(self, fold: Rows) -> _Part:
+        """Score the images of a fold, on one thread."""
+        count = len(self.outputs)
         with limited(1):
-            others = np.setdiff1d(np.arange(count), rows, assume_unique=True)
-            fitted = data.spec.fit(data.outputs, data.labels, rows=others)
+            others = np.setdiff1d(np.arange(count), fold, assume_unique=True)
+            fitted = self.spec.fit(self.outputs, self.labels, rows=others)
+            wanted = pixel_rows(fitted, count, pixels=self.pixels)
             if wanted is None:
-                return rows, fitted.score(data.outputs[rows]), None
+                return fitted.score(self.outputs[fold]), None
             assert isinstance(fitted, PixelDetector)
-            scores, maps = fitted.score_map(data.outputs[rows])
-            return rows, scores, keep_of_maps(fitted, maps[np.isin(rows, wanted)])
+            scores, maps = fitted.score_map(self.outputs[fold])
+            return scores, keep_of_maps(fitted, maps[np.isin(fold, wanted)])
 
-    scores, kept = np.empty(count), []
-    at_once = min(data.threads, len(folds), max(1, MOST_BYTES // (2 * data.outputs.nbytes)))
-    with (
-        ThreadPoolExecutor(at_once, thread_name_prefix="fold") as pool,
-        tqdm(total=len(folds), desc="calibrating", unit="fold", disable=None, leave=False) as bar,
-    ):
-        for rows, part, maps in pool.map(measure, folds):
-            scores[rows] = part
+
+def _left_out(detector: Detector, outputs: Outputs, threads: int) -> Arrays:
+    """Return scores by the detector itself, without each image's own rows."""
+    with limited(threads):
+        return {"scores": detector.score_left_out(outputs)}
+
+
+def _joined(parts: Iterator[_Part], folds: Sequence[Rows]) -> Arrays:
+    """Return the scores of all folds in the order of the images, and what is kept of maps."""
+    scores, kept = np.empty(sum(map(len, folds))), []
+    with tqdm(total=len(folds), desc="calibrating", unit="fold", disable=None, leave=False) as bar:
+        for fold, (part, maps) in zip(folds, parts, strict=True):
+            scores[fold] = part
             kept += [] if maps is None else [maps]
             bar.update()
-    found = {"scores": scores, "folds": np.array([len(folds)])}
-    return found | ({"pixels": np.concatenate(kept)} if kept else {})
+    return {"scores": scores} | ({"pixels": np.concatenate(kept)} if kept else {})

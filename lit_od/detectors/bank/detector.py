@@ -16,7 +16,7 @@ from lit_od.detectors.bank.row_store import RowStore
 from lit_od.detectors.base import Detector, check_features
 from lit_od.detectors.options import read_options, same_options
 from lit_od.detectors.state import check_names
-from lit_od.errors import DataError
+from lit_od.errors import ConfigError, DataError
 from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats
 
 
@@ -90,20 +90,28 @@ class BankDetector(Detector):
         queries = self.bank.prepare(features)
         return self.of_neighbours(queries, *self.bank.nearest(queries, self.settings.k))
 
-    def score_left_out(self, features: Features, /) -> Scores | None:
+    @classmethod
+    def can_leave_out(cls, settings: BankOptions) -> bool:
+        """Return True if the bank holds every row and nothing else is learnt."""
+        return settings.keeps_rows
+
+    def score_left_out(self, features: Features, /) -> Scores:
         """Score the rows of the bank, each among the others.
 
         Args:
             features: Features of the inliers that it was fitted on, in their order, shape (n, d).
 
         Returns:
-            Scores of shape (n,); None unless the bank holds every row and nothing else was learnt.
+            Scores of shape (n,).
 
         Raises:
-            DataError: If there are no k other rows.
+            ConfigError: If more is learnt than the rows.
+            DataError: If there are no k other rows, or these are not the bank's.
         """
-        if not self.settings.keeps_rows or len(features) != len(self.bank.rows):
-            return None
+        if not self.can_leave_out(self.settings):
+            raise ConfigError(f"{self.kind} with these options scores its inliers by a fit without each of them")
+        if len(features) != len(self.bank.rows):
+            raise DataError(f"wanted the {len(self.bank.rows)} images that fitted the bank, got {len(features)}")
         if len(features) <= self.settings.k:
             raise DataError(
                 f"{self.kind} with k={self.settings.k} needs {self.settings.k + 1} images to leave one out, got "
