@@ -120,7 +120,7 @@ def method(calibration: Calibration) -> str:
 
 
 def supported_rate(calibration: Calibration) -> str:
-    """Describe the rates of false positives that a calibration supports: promised, proven and typical."""
+    """Describe a calibration's rates of false positives: promised, proven, typical."""
     count, promised = calibration.scores.size, calibration.promised()
     least = f"{count:,} calibration inliers support {1 / (count + 1):.2%} at the least"
     if promised is None:

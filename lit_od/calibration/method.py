@@ -1,4 +1,4 @@
-"""Methods of calibration: inliers that are held out, or every image scored by a detector fitted without it.
+"""Methods of calibration: by inliers that are held out, or by cross-fitting.
 
 With `split` a share of the images calibrates and fits nothing: p-values are exact. With `cross` every image calibrates
 and fits: its score comes from a detector that was fitted without it, and new images are scored by one fitted on all.
@@ -37,7 +37,7 @@ class Folds:
     bounded: bool = False
 
     def proven(self, rate: float, images: int) -> float | None:
-        """Return the rate at which p-values of at most `rate` are proven to occur, at most.
+        """Return the proven bound on the share of p-values of at most `rate`.
 
         It is 2 a + min{2 (1 - 1/K) / (n/K + 1), (1 - K/n) / (K + 1)}, which is 2 a where each image is left out by
         itself; n/K is that of the smallest fold.
@@ -71,7 +71,10 @@ class CalibrationOptions:
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any]) -> Self:
-        """Parse a recipe's `calibration`, `{"rule": RULE, option: value, "method": METHOD, "outliers": PATHs}`.
+        """Parse a recipe's `calibration`.
+
+        Args:
+            tree: `{"rule": RULE, option: value, "method": METHOD, "outliers": PATHs}`.
 
         Raises:
             ConfigError: If the rule, an option or the method is invalid, or the outliers are missing, no PATHs, or not
@@ -88,7 +91,9 @@ class CalibrationOptions:
         return cls(rule, paths, method)
 
     def method_for(self, held_out: int) -> Method:
-        """Return the method: that which is asked for, else cross where a share would hold too few images.
+        """Return the method that is asked for, or the one by default.
+
+        By default it is cross where a share would hold fewer images than the rule's rate takes.
 
         Args:
             held_out: Images that the calibration share would hold.
@@ -126,11 +131,14 @@ def asked_rate(rule: Mapping[str, Any]) -> float | None:
 
 
 def shortfall(rule: Mapping[str, Any], inliers: int) -> str | None:
-    """Return a line where a rule asks for a lower rate than so many calibration inliers support.
+    """Describe a rule that asks for a lower rate than its inliers support.
 
     Args:
         rule: `rule` and its options.
         inliers: Number of calibration inliers, n; the least rate is 1 / (n + 1).
+
+    Returns:
+        None where they support it.
     """
     rate = asked_rate(rule)
     if rate is None or inliers >= (needed := inliers_needed(rate)):

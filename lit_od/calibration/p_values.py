@@ -47,9 +47,9 @@ class Calibration:
     def from_inliers(
         cls, scores: Scores, rule: Mapping[str, Any], *, outliers: Scores | None = None, folds: Folds | None = None
     ) -> Self:
-        """Take the threshold from inliers that were not fitted on, their scores raised by a hair.
+        """Take the threshold from inliers that were not fitted on.
 
-        They are raised by `HAIR` of their interquartile range, or of max(1, |median|) where that is zero.
+        Scores are raised by `HAIR` of their interquartile range, or of max(1, |median|) where that is zero.
 
         Args:
             scores: Outlier scores of inliers that neither fitted the detector nor chose anything, (n,); with folds

@@ -112,7 +112,7 @@ def _divided(images: Sequence[Source], args: argparse.Namespace, wanted: Calibra
 
 
 def _options(bundle: Bundle, args: argparse.Namespace, overrides: list[str]) -> tuple[DetectorSpec, CalibrationOptions]:
-    """Return the detector and the options of the calibration, as the command line says."""
+    """Return the detector and the options of calibration that arguments name."""
     entry, kind = bundle.manifest.detector, args.detector
     tree: dict[str, Any] = {
         "detector": {"kind": entry.kind, **entry.options} if kind is None else {"kind": kind},

@@ -75,17 +75,17 @@ class Detector(Protocol):
 
     @property
     def falls_with_rows(self) -> bool:
-        """True if fitting further inliers can only lower scores: nothing but all of their rows is kept."""
+        """True if further inliers can only lower scores, as where all rows are kept."""
         return False
 
     @classmethod
     def can_leave_out(cls, settings: Any) -> bool:
-        """Return True if `score_left_out` does without a fit for each inlier, under these options."""
+        """Return True if options allow `score_left_out`."""
         del settings
         return False
 
     def score_left_out(self, outputs: Outputs, /) -> Scores:
-        """Score the inliers that it was fitted on, each as if it had been fitted without that one.
+        """Score the inliers of the fit, each as if fitted without that one.
 
         Args:
             outputs: Outputs of all of them, in the order of the fit, shape (n, ...).

@@ -55,6 +55,12 @@ class KNN(BankDetector):
         return self.settings.keeps_rows
 
     def of_neighbours(self, queries: NDArray[np.float32], distances: Stats, ids: Ids) -> Scores:
-        """Return distances of shape (n,), in units of the features, or 1 - cosine."""
+        """Return distances of shape (n,).
+
+        Args:
+            queries: Prepared features, shape (n, d).
+            distances: Distances to the k nearest rows, ascending, shape (n, k).
+            ids: Their numbers, shape (n, k).
+        """
         del queries, ids
         return distances[:, -1].copy() if self.settings.reduce == "kth" else distances.mean(axis=1)

@@ -60,6 +60,11 @@ class LocalResidual(BankDetector):
         """Return distances of shape (n,), in units of the features.
 
         For the cosine the features have length 1.
+
+        Args:
+            queries: Prepared features, shape (n, d).
+            distances: Distances to the k nearest rows, ascending, shape (n, k).
+            ids: Their numbers, shape (n, k).
         """
         del distances
         scores = np.empty(len(queries))

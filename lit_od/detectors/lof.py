@@ -78,7 +78,13 @@ class LOF(BankDetector):
         return False
 
     def of_neighbours(self, queries: NDArray[np.float32], distances: Stats, ids: Ids) -> Scores:
-        """Return local outlier factors of shape (n,), without a unit."""
+        """Return local outlier factors of shape (n,), without a unit.
+
+        Args:
+            queries: Prepared features, shape (n, d).
+            distances: Distances to the k nearest rows, ascending, shape (n, k).
+            ids: Their numbers, shape (n, k).
+        """
         del queries
         densities = _densities(distances, self.k_distances[ids])
         factors: Scores = (self.densities[ids] / densities[:, None]).mean(axis=1)

@@ -65,7 +65,7 @@ class DetectorSpec:
 
     @property
     def leaves_out(self) -> bool:
-        """True if the fitted detector scores its inliers as if it had been fitted without each of them."""
+        """True if the fitted detector can score its inliers without each of them."""
         return find(self.kind, self.trust).can_leave_out(self._settings())
 
     def with_map_size(self, height: int, width: int) -> Self:

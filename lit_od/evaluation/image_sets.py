@@ -144,7 +144,7 @@ def _method_of(bundle: Bundle) -> Method:
 
 
 def _parts_of(bundle: Bundle, recipe: Recipe, parts: Parts) -> tuple[list[Source], list[Source]]:
-    """Return the images that fitted a bundle over a module, and those that calibrated it."""
+    """Return the images that fitted and calibrated a bundle over a module."""
     if _method_of(bundle) == "split":
         return parts.train, parts.calibration
     fit, _, calibration = frozen_parts(parts, recipe, "cross")  # a trained module takes no cross calibration

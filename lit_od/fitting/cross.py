@@ -1,4 +1,4 @@
-"""Cross calibration: each image is scored by a detector that was fitted without it.
+"""Cross calibration: each image is scored by a detector fitted without it.
 
 The backbone runs once over all images. Its outputs, in memory or in a temporary file, fit the detector of each fold and
 the one of all images; everything that is learnt is learnt anew in each fold. Of several processes the leading one does
@@ -25,7 +25,7 @@ from lit_od.fitting.partial_state import PartialState
 from lit_od.fitting.pixels import keep_of_maps, pixel_rows
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.images.sources import Source, class_numbers
-from lit_od.runtime.threads import limited, thread_count
+from lit_od.runtime.threads import limited, thread_count, threads_of_a_generator
 from lit_od.types import Arrays, Labels, Maps, Outputs, Scores
 
 MOST_BYTES = 2**30
@@ -46,13 +46,13 @@ PATCHES_LEFT_OUT, PATCH_FOLDS = 20, 5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fit:
-    """A fitted detector, and the scores of its calibration inliers by detectors that were fitted without them.
+    """A fitted detector, and scores of inliers that were not fitted on.
 
     Attributes:
         detector: The detector.
         gathered: The state of its last pass; None except in the process that leads.
         scores: Scores of the calibration inliers in their order, shape (n,).
-        pixels: What `keep_of_maps` gives for those of `pixel_rows`; None where there are none.
+        pixels: Results of `keep_of_maps` for those of `pixel_rows`; None where there are none.
         folds: Folds of a cross calibration; None where the inliers were held out.
     """
 
@@ -64,7 +64,7 @@ class Fit:
 
 
 def cross_fit(engine: Engine, spec: DetectorSpec, images: Sequence[Source], *, seed: int) -> Fit:
-    """Fit a detector on all images, and score each by a detector that was fitted without it.
+    """Fit a detector on all images, and score each by one fitted without it.
 
     Args:
         engine: The processes that do the work.
@@ -81,7 +81,7 @@ def cross_fit(engine: Engine, spec: DetectorSpec, images: Sequence[Source], *, s
     rows = folds_of(len(images), fold_count(spec, len(images)), seed=seed, labels=labels)
     with (
         all_outputs(engine, images) as outputs,
-        ThreadPoolExecutor(_at_once(threads, outputs), thread_name_prefix="fold") as pool,
+        threads_of_a_generator(_at_once(threads, outputs), "fold") as pool,
     ):
         gathered, folds = None, Scoring(spec, outputs, labels, math.prod(engine.extractor.preparation.shape[:2]))
         parts: Iterator[_Part] = iter(())
@@ -101,13 +101,15 @@ def cross_fit(engine: Engine, spec: DetectorSpec, images: Sequence[Source], *, s
 
 
 def fold_count(spec: DetectorSpec, images: int) -> int:
-    """Return the number of folds of so many images; as many as images leaves each out by itself."""
+    """Return the number of folds; as many as images leaves each out by itself."""
     one_by_one, folds = (PATCHES_LEFT_OUT, PATCH_FOLDS) if spec.reads() == "patches" else (LEFT_OUT, FOLDS)
     return images if images <= one_by_one else folds
 
 
 def folds_of(images: int, count: int, *, seed: int, labels: Labels | None = None) -> list[Rows]:
-    """Divide images into folds at random; their sizes, overall and of each class, differ by at most one.
+    """Divide images into folds at random.
+
+    The sizes of two folds differ by at most one, and so do their numbers of a class.
 
     Args:
         images: Number of images, n.
@@ -168,7 +170,10 @@ def all_outputs(engine: Engine, images: Sequence[Source]) -> Iterator[Outputs]:
 
 
 def _at_once(threads: int, outputs: Outputs) -> int:
-    """Return the number of folds that are fitted at once: each may take as much memory as all outputs twice."""
+    """Return the number of folds that are fitted at once.
+
+    Each may take as much memory as all outputs twice.
+    """
     return min(threads, max(1, MOST_BYTES // (2 * max(1, outputs.nbytes))))
 
 
@@ -213,7 +218,7 @@ def _left_out(detector: Detector, outputs: Outputs, threads: int) -> Arrays:
 
 
 def _joined(parts: Iterator[_Part], folds: Sequence[Rows]) -> Arrays:
-    """Return the scores of all folds in the order of the images, and what is kept of maps."""
+    """Join the scores of all folds in the order of the images, and kept maps."""
     scores, kept = np.empty(sum(map(len, folds))), []
     with tqdm(total=len(folds), desc="calibrating", unit="fold", disable=None, leave=False) as bar:
         for fold, (part, maps) in zip(folds, parts, strict=True):

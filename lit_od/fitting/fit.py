@@ -217,7 +217,7 @@ def fit_bundle(
 
 
 def _fitted(engine: Engine, spec: DetectorSpec, images: FitImages, *, seed: int) -> Fit:
-    """Fit the detector, and score the calibration inliers by detectors that were fitted without them."""
+    """Fit the detector, and score the calibration inliers."""
     if images.method == "cross":
         return cross_fit(engine, spec, images.fit, seed=seed)
     detector, gathered = fit_detector(engine, spec, images.fit)

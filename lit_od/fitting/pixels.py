@@ -37,7 +37,7 @@ def pixel_rows(detector: Detector, images: int, *, pixels: int) -> NDArray[np.in
 
 
 def keep_of_maps(detector: PixelDetector, maps: Maps) -> Maps:
-    """Return what is kept of maps (m, h, w): the peaks, (m,), of patches; all of them of errors."""
+    """Reduce maps (m, h, w) of patches to peaks (m,); keep those of errors."""
     return maps.max(axis=(1, 2)) if detector.reads == "patches" else maps
 
 
@@ -50,7 +50,7 @@ def threshold_for_pixels(detector: Detector, calibration: Calibration, kept: Map
     Args:
         detector: The fitted detector.
         calibration: The calibration of scores.
-        kept: What `keep_of_maps` gives for the images of `pixel_rows`; None where there are none.
+        kept: Results of `keep_of_maps` for the images of `pixel_rows`; None where there are none.
     """
     if isinstance(detector, PixelDetector) and detector.score_is_peak:
         return calibration.threshold

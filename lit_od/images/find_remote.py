@@ -89,7 +89,7 @@ def require_parts_apart(first: Sequence[Source], second: Sequence[Source], uses:
 
 
 def require_listed_once(images: Sequence[Source]) -> None:
-    """Check that each image, and each table, of a list is named once; make and read none.
+    """Check that each image and table of a list is named once; make none.
 
     Raises:
         DataError: If one is named twice.

@@ -17,7 +17,8 @@ from lit_od.errors import BackboneError, ConfigError, DataError
 from lit_od.fitting.from_recipe import fit_onnx
 from lit_od.formats.onnx_file import read_graph
 from lit_od.images.preparation import Preparation
-from lit_od.images.sources import ImageArray, Source
+from lit_od.images.sources import ImageArray, SetOpener, Source
+from lit_od.recipes import onnx_images
 from lit_od.recipes.load import override, portable_tree, read
 from lit_od.recipes.onnx_images import NAMED_SETS
 from lit_od.recipes.schema import DataConfig, Recipe, Split
@@ -29,6 +30,10 @@ SHIPPED = "lit_od:tf_efficientnet_lite0"
 def config(train: str = "digits.npz:train_images", **changed: object) -> DataConfig:
     options = {"root": "lit_od:assets", "split": Split(calibration=0.2), **changed}
     return DataConfig(train=train, prepare=Preparation(size=(28, 28), mode="grey"), **options)
+
+
+def divided(data: DataConfig, *, seed: int, sets: SetOpener | None = None) -> tuple[list[Source], list[Source]]:
+    return onnx_images.divided(onnx_images.inliers_to_fit(data, seed=seed, sets=sets), data, seed=seed)
 
 
 @pytest.fixture

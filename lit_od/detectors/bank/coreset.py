@@ -84,7 +84,7 @@ def greedy_k_centre(rows: NDArray[np.float32], count: int, seed: int) -> NDArray
 def _approach(
     squared: NDArray[np.float32], points: NDArray[np.float32], norms: NDArray[np.float32], centres: NDArray[np.intp]
 ) -> None:
-    """Lower the squared distances to the nearest centre, (m,), by further centres."""
+    """Update the squared distances to the nearest centre, (m,)."""
     rows, halves = points[centres], norms[centres, None] / 2
     products = np.empty((len(rows), BLOCK), np.float32)
     for start in range(0, len(points), BLOCK):

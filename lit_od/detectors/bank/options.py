@@ -92,7 +92,7 @@ class BankOptions:
 
     @property
     def keeps_rows(self) -> bool:
-        """True if the bank holds every row, searches all of them, and learns nothing else from them."""
+        """True if the bank holds and searches every row, and learns nothing else."""
         whole = self.coreset is None and self.memory_budget is None and faiss_index.is_flat(self.index)
         return whole and not self.standardise and self.precision == "fp32"  # fp16 rounds about the rows' mean
 
