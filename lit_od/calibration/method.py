@@ -143,7 +143,8 @@ def shortfall(rule: Mapping[str, Any], inliers: int) -> str | None:
     rate = asked_rate(rule)
     if rate is None or inliers >= (needed := inliers_needed(rate)):
         return None
+    name = " ".join(f"{value:g}" if isinstance(value, float | int) else value for value in check_rule(rule).values())
     return (
-        f"{rule['rule']} asks for a false-positive rate of {100 * rate:.3g} %, which takes {needed:,} calibration "
-        f"inliers: {inliers:,} support {100 / (inliers + 1):.3g} % at the least"
+        f"{name} asks for a false-positive rate of {100 * rate:.3g} %, which takes {needed:,} calibration inliers: "
+        f"{inliers:,} support {100 / (inliers + 1):.3g} % at the least"
     )
