@@ -2,17 +2,17 @@
 
     python scripts/bench/coverage.py [--data.root DATA] [--splits 200] [--threads 2] [--picture FILE.png]
 
-DATA (or LIT_OD_DATA) holds cats_dogs, MNIST as torchvision lays it out, and defects with the categories bottle, pill and
-screw. Normal images: 1,200 cats; 1,100 images of each of the digits 2, 5 and 8; train/good of each category. The packaged
-EfficientNet-Lite0 runs once over each. kNN takes its 1,280 features, Mahalanobis (shrinkage 0.3) the means of the 176
-channels that the recipe `defects` takes. A random split takes n images; `split` fits on four fifths and calibrates on
-one, `cross` does both on all, by the code that `lit-od fit` runs. Rule fpr sets the threshold, and of the other images
-at most 500 are scored. Splits take the digits, and the categories, in turn.
+DATA (or LIT_OD_DATA) holds cats_dogs, MNIST as torchvision lays it out, and defects with the categories bottle, pill
+and screw. Normal images: 1,200 cats; 1,100 images of each of the digits 2, 5 and 8; train/good of each category. The
+packaged EfficientNet-Lite0 runs once over each. kNN takes its 1,280 features, Mahalanobis (shrinkage 0.3) the means of
+the 176 channels that the recipe `defects` takes. A random split takes n images; `split` fits on four fifths and
+calibrates on one, `cross` does both on all, by the code that `lit-od fit` runs. Rule fpr sets the threshold, and of the
+other images at most 500 are scored. Splits take the digits, and the categories, in turn.
 
-Prints a row for each set, detector, n and rate, in percent: the rate promised (p-values up to it are flagged), that
-which is proven, and the realised one, its mean over the splits with a 95 % interval of the mean; where no rate so low is
-supported, the least that is. Splits share images, so that the intervals are of these sets and not of all such sets.
-Ends with a JSON line.
+Prints a row for each set, detector, n and rate: the rate promised (p-values up to it are flagged), that which is
+proven, and the realised one, its mean over the splits with a 95 % interval of the mean; where no rate so low is supported, the
+least that is. Splits share images, so that the intervals are of these sets and not of all such sets. Ends with a JSON
+line.
 """
 
 import argparse
