@@ -9,10 +9,9 @@ the 176 channels that the recipe `defects` takes. A random split takes n images;
 calibrates on one, `cross` does both on all, by the code that `lit-od fit` runs. Rule fpr sets the threshold, and of the
 other images at most 500 are scored. Splits take the digits, and the categories, in turn.
 
-Prints a row for each set, detector, n and rate: the rate promised (p-values up to it are flagged), that which is
-proven, and the realised one, its mean over the splits with a 95 % interval of the mean; where no rate so low is supported, the
-least that is. Splits share images, so that the intervals are of these sets and not of all such sets. Ends with a JSON
-line.
+Prints a row a set, detector, n and rate: the rate promised (p-values up to it are flagged), that which is proven, and
+the realised one, its mean over the splits with a 95 % interval of the mean; where no rate so low is supported, the least
+that is. Splits share images, so that the intervals are of these sets and not of all such sets. Ends with a JSON line.
 """
 
 import argparse

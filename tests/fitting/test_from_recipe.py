@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -108,6 +109,17 @@ def test_an_onnx_file_of_the_users_own(small_recipe: Recipe, tmp_path: Path):
     assert main(["verify", str(tmp_path / "bundle")]) == 0
 
 
+def test_few_images_are_cross_fitted_unless_the_recipe_says_otherwise(small_recipe: Recipe, tmp_path: Path):
+    """A rule's own method goes with any rule; of mean_std, which asks for no rate, some images are held out."""
+    found = {}
+    for words in ([], ["--calibration.rule=mean_std"], ["--calibration.rule=mean_std", "--calibration.method=cross"]):
+        bundle = fit_onnx(override(small_recipe, words), tmp_path / "bundle", threads=1)
+        found[" ".join(words)] = bundle.manifest.calibration.folds, bundle.manifest.detector.images
+    assert [*found.values()] == [(60, 60), (msgspec.UNSET, 48), (60, 60)]
+    crossed = override(small_recipe, ["--calibration.method=cross"])
+    assert override(crossed, ["--calibration.rule=mean_std"]).calibration == {"rule": "mean_std", "method": "cross"}
+
+
 def test_how_many_processes_fit_leaves_no_trace(small_recipe: Recipe, tmp_path: Path):
     bundle = fit_onnx(override(small_recipe, ["--trainer.devices=2"]), tmp_path / "bundle", threads=1)
     assert bundle.manifest.provenance.recipe["trainer"] == {}  # type: ignore[index]  # it has one
@@ -128,6 +140,11 @@ def test_max_f1_takes_the_recipes_outliers(small_recipe: Recipe, tmp_path: Path)
         (["--backbone=lit_od:lite0"], r"no backbone 'lit_od:lite0'; .*lit_od:tf_efficientnet_lite0"),
         (["--detector.kind=kn"], "unknown detector 'kn'"),
         (["--calibration.rule=fp"], "unknown threshold rule 'fp'"),
+        (["--calibration.method=loo"], r"calibration\.method must be one of split, cross, got 'loo'"),
+        (
+            ["--export.precision=int8", "--calibration.method=cross"],
+            r"calibration\.method cross: an int8 graph is chosen and judged by images that are held out\. Leave cal",
+        ),
     ],
 )
 def test_recipes_that_cannot_be_carried_out_are_refused(
