@@ -123,7 +123,7 @@ def rates(calibration: Calibration, outliers: Scores | None = None) -> str:
     notes = [
         f"flagged: share of the {scores.size:,} calibration inliers above the threshold",
         f"95 % interval: of the false-positive rate on new inliers (Clopper-Pearson{about})",
-        f"in force: {supported_rate(calibration)}",
+        f"supported: {supported_rate(calibration)}",
     ]
     if missing := [rate for rate in RATES if rate not in possible]:
         needed = ", ".join(f"{rate:g} needs {inliers_needed(rate):,}" for rate in missing)

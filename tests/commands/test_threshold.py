@@ -48,9 +48,10 @@ def test_alone_it_shows_rates(made_bundle: Bundle, command: Command) -> None:
     assert rows["in force (percentile)"] == rows["percentile 99"]
     shares = [share(flagged) for _, flagged, *_ in rows.values()]
     assert shares == sorted(shares, reverse=True)
-    assert out.splitlines()[-3:] == [
+    assert out.splitlines()[-4:] == [
         "flagged: share of the 400 calibration inliers above the threshold",
         "95 % interval: of the false-positive rate on new inliers (Clopper-Pearson)",
+        "supported: 400 calibration inliers support 0.25% at the least; promised and proven at most 1.25%",
         "fpr 0.001 needs 999 calibration inliers",
     ]
 
@@ -112,7 +113,7 @@ def test_a_threshold_is_set(own_bundle: Path, command: Command, words: list[str]
     assert out.startswith(f"{own_bundle}: threshold {before.calibration.threshold:.6g} -> {want.threshold:.6g}, ")
     low, high = want.fpr_interval()
     assert f"{want.flagged_share():.2%} of 400 calibration inliers above, false-positive rate " in out
-    assert out.endswith(f" {low:.2%} to {high:.2%} (95 % interval)\n")
+    assert f" {low:.2%} to {high:.2%} (95 % interval)\nheld out; 400 calibration inliers support 0.25% at the " in out
     for name in (BACKBONE, DETECTOR, GOLDEN):
         assert after.files[name] == before.files[name]
     assert f"above {want.threshold:.6g}" in after.files[CARD].decode()
