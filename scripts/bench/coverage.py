@@ -10,8 +10,9 @@ calibrates on one, `cross` does both on all, by the code that `lit-od fit` runs.
 other images at most 500 are scored. Splits take the digits, and the categories, in turn.
 
 Prints a row a set, detector, n and rate: the rate promised (p-values up to it are flagged), that which is proven, and
-the realised one, its mean over the splits with a 95 % interval of the mean; where no rate so low is supported, the least
-that is. Splits share images, so that the intervals are of these sets and not of all such sets. Ends with a JSON line.
+the realised one, its mean over the splits with a 95 % interval of the mean; where no rate so low is supported, the
+least that is. Splits share images, so that the intervals are of these sets and not of all such sets. Ends with a JSON
+line.
 """
 
 import argparse

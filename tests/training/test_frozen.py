@@ -322,7 +322,8 @@ def test_evaluate_takes_no_test_part_that_is_divided_anew(
 
 
 def test_held_out_images_fit_nothing(recipe: Path, tmp_path: Path):
-    assert main(["fit", str(recipe), "--out", str(tmp_path / "bundle"), "--calibration.method", "split"]) == 0
+    words = ["--calibration.rule", "percentile", "--calibration.method", "split"]
+    assert main(["fit", str(recipe), "--out", str(tmp_path / "bundle"), *words]) == 0
     bundle = Bundle.read(tmp_path / "bundle")
     assert (bundle.manifest.detector.images, bundle.calibration.scores.size) == (90, 30)
     assert bundle.calibration.folds is None
