@@ -1,4 +1,4 @@
-"""Measure false-positive rates of split and cross calibration on small sets of images.
+"""Measure false-positive rates of split and cross calibration on few images.
 
     python scripts/bench/coverage.py [--data.root DATA] [--splits 200] [--threads 2] [--picture FILE.png]
 
@@ -55,7 +55,7 @@ Sets = dict[str, list[dict[str, Features]]]
 
 @dataclass(frozen=True)
 class Row:
-    """Rates of one set, detector, number of images and rate, by method; None where there are none."""
+    """Rates of one cell of the table, by method; None where there are none."""
 
     name: str
     detector: str
@@ -125,7 +125,7 @@ def _rows(sets: Sets, name: str, detector: str, args: argparse.Namespace) -> lis
 
 
 def _realised(spec: DetectorSpec, classes: list[Features], images: int, seed: int) -> dict[float, dict[str, Any]]:
-    """Return, by rate and method, the promised, the proven and the realised rate of one split."""
+    """Return promised, proven and realised rates of one split, by rate and method."""
     os.environ["OMP_NUM_THREADS"] = "1"
     whole = classes[seed % len(classes)]
     order = np.random.default_rng(seed).permutation(len(whole))
