@@ -69,7 +69,7 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
         (
             "threshold",
             f"{calibration.threshold:.6g} by {_value(calibration.rule['rule'])}{_options(rule)}, "
-            f"{false_positives(calibration)}",
+            f"{false_positives(calibration)}{_since_accepted(provenance.data)}",
         ),
         (
             "calibration",
@@ -106,6 +106,13 @@ def false_positives(calibration: Calibration) -> str:
     chosen = calibration.rule["rule"] == "max_f1"
     caution = "; max_f1 chose it by these inliers too, so expect more" if chosen else ""
     return f"false-positive rate {low:.2%} to {high:.2%} (95 % interval{caution})"
+
+
+def _since_accepted(data: dict[str, Any]) -> str:
+    """Describe that accepted images have outdated the calibration; empty where they have not."""
+    accepted = data.get("accepted")
+    outdated = isinstance(accepted, dict) and accepted.get("rate_holds") is False
+    return " before images were accepted, and not guaranteed since (lit-od refit)" if outdated else ""
 
 
 def _shape(shape: list[int | None]) -> str:

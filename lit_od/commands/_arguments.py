@@ -83,9 +83,20 @@ def add_trust_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_bundle(folder: str | Path, args: argparse.Namespace) -> Bundle:
-    """Read a bundle; report on standard error if its detector is imported."""
-    bundle = Bundle.read(folder, trust=args.trust)
+def add_note_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the note of every command that adds to a bundle's history."""
+    parser.add_argument("--note", metavar="TEXT", help="free text for the bundle's history")
+
+
+def read_bundle(folder: str | Path, args: argparse.Namespace, *, whole: bool = False) -> Bundle:
+    """Read a bundle; report on standard error if its detector is imported.
+
+    Args:
+        folder: The bundle's folder.
+        args: The command's arguments.
+        whole: As `Bundle.read` takes it.
+    """
+    bundle = Bundle.read(folder, trust=args.trust, whole=whole)
     say_imported(args, bundle.detector.kind)
     return bundle
 

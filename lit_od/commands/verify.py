@@ -26,7 +26,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Verify; return 1 after printing a line for each difference."""
     no_overrides(overrides)
     try:
-        bundle = read_bundle(args.bundle, args)
+        bundle = read_bundle(args.bundle, args, whole=True)
         scorer = Scorer.of(bundle, **session_options(args))
         golden = golden_arrays(bundle)
         found = differences(golden, scorer.preparation, scorer.backbone, scorer.detector, bundle.manifest.tolerance)

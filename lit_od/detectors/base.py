@@ -7,13 +7,16 @@ processes or machines, and freezes into the same object that `fit` on all rows g
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from lit_od.errors import ConfigError, DataError
 from lit_od.types import Arrays, Features, Labels, Maps, Output, Outputs, Scores, Stats
+
+Batches: TypeAlias = Callable[[], Iterable[Outputs]]
+"""Outputs of images, batch by batch, anew with every call."""
 
 BLOCK_VALUES = 1 << 22
 """Float64 values that scoring holds at once for one block of rows: 32 MB."""
@@ -93,6 +96,45 @@ class Detector(Protocol):
             ConfigError: On options that do not exist or are out of range.
             DataError: If the arrays do not fit the options or each other.
         """
+
+    @property
+    def only_lowers(self) -> bool:
+        """True if `accept` can raise no image's score: then calibration scores bound those of the new detector."""
+        return False
+
+    def sums(self) -> "Accumulator | None":
+        """Return an empty accumulator of the sums that `accept` needs besides the state; None if it needs none.
+
+        What the sums are taken of (a projection) is the detector's own.
+        """
+        return None
+
+    def sums_of(self, gathered: "Accumulator", /) -> "Accumulator | None":
+        """Return the sums within the accumulator that this detector was finished from; None as `sums`."""
+        return None if self.sums() is None else gathered
+
+    @property
+    def accepts(self) -> bool:
+        """True if it can take further images for normal ones without being fitted anew."""
+        return self.sums() is not None
+
+    def accept(self, batches: Batches, sums: "Accumulator | None" = None, /, *, limit: float) -> "Detector":
+        """Return the detector that takes further images for normal ones; what it was fitted on stays.
+
+        Args:
+            batches: Gives the outputs of the images, shape (n, ...) a batch, anew with every call.
+            sums: The sums of what it was fitted on, as `sums_of` gives them; the images are added.
+            limit: Score that they should not exceed: a bank of patches takes no more patches than that needs.
+
+        Raises:
+            ConfigError: If the detector cannot take images.
+            DataError: On a wrong shape, or values that are not finite.
+        """
+        if sums is None:
+            raise ConfigError(f"detector {self.kind} takes no further images: fit it anew with lit-od refit")
+        for batch in batches():
+            sums.update(batch)
+        return sums.finish()
 
     @classmethod
     def require_installed(cls, settings: Any) -> None:

@@ -1,6 +1,6 @@
 """Several detectors over the same patches, their maps on one scale and summed."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -10,10 +10,11 @@ from lit_od.checks import integer, number
 from lit_od.detectors.bank.row_store import row_ranks
 from lit_od.detectors.base import Accumulator
 from lit_od.detectors.held_out import GROUP, fitted_before, is_held, scale_of
+from lit_od.detectors.member_sums import MemberSums
 from lit_od.detectors.options import read_options, same_options
 from lit_od.detectors.patch_bank import PatchCore
 from lit_od.detectors.patch_gaussian import PaDiM
-from lit_od.detectors.patch_maps import Cells, MapOptions, PatchDetector, check_patches, single
+from lit_od.detectors.patch_maps import Candidates, Cells, MapOptions, PatchDetector, check_patches, single
 from lit_od.detectors.patch_rows import PatchRows
 from lit_od.detectors.state import LARGEST_SINGLE, SMALLEST, read_only, take, take_apart
 from lit_od.errors import ConfigError, DataError
@@ -142,6 +143,38 @@ class Ensemble(PatchDetector):
         for member, weight, shift, scale in zip(self.members, weights, self.shifts, self.scales, strict=True):
             total += (weight / scale) * (member.cells(patches) - shift)
         return single(total)
+
+    @property
+    def accepts(self) -> bool:
+        """True if every member takes further images."""
+        return all(member.accepts for member in self.members)
+
+    @property
+    def only_lowers(self) -> bool:
+        """True if further images can raise no member's score; shifts and scales stay."""
+        return all(member.only_lowers for member in self.members)
+
+    def sums(self) -> "MemberSums | None":
+        """Return empty accumulators of the members that need sums; None where none does."""
+        parts = [member.sums() for member in self.members]
+        return None if all(part is None for part in parts) else MemberSums(self, parts)
+
+    def sums_of(self, gathered: Accumulator, /) -> "MemberSums | None":
+        """Return the sums of the members within the accumulator of the second pass."""
+        assert isinstance(gathered, EnsembleAccumulator)
+        assert gathered.first is not None
+        pairs = zip(self.members, gathered.gathered, gathered.first.gathered, strict=True)
+        parts = [member.sums_of(second or first) for member, second, first in pairs]
+        return None if all(part is None for part in parts) else MemberSums(self, parts)
+
+    def candidates(self, patches: Outputs, /) -> Candidates:
+        """Return the patches of one image that the members' banks may take, member by member."""
+        return tuple(member.candidates(patches)[0] for member in self.members)
+
+    def grown(self, candidates: Candidates, count: int) -> Self:
+        """Return the detector whose members' banks have taken so many candidates each."""
+        pairs = zip(self.members, candidates, strict=True)
+        return replace(self, members=tuple(member.grown((each,), count) for member, each in pairs))
 
     def state(self) -> Arrays:
         """Return shifts, scales, and each member's arrays, prefixed by its number."""

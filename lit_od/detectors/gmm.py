@@ -206,6 +206,10 @@ class GMM(Detector):
             squares -= 2 * cross - np.vecdot(weighted, means)[:, None]
         return np.subtract(self._constants[:, None], 0.5 * squares)
 
+    def sums(self) -> "GMMAccumulator | None":
+        """Return an empty accumulator of one component; None for several."""
+        return self.start(self.settings) if self.settings.components == 1 else None
+
     def options(self) -> dict[str, Any]:
         """Return the options it was fitted with."""
         return asdict(self.settings)
@@ -241,11 +245,7 @@ class GMM(Detector):
 
 
 class GMMAccumulator(MomentsAccumulator[GMMOptions]):
-    """An accumulator of moments for one component, of sampled rows for several.
-
-    Attributes:
-        store: The reservoir; empty for one component.
-    """
+    """An accumulator of moments for one component, of sampled rows (`store`) for several."""
 
     __slots__ = ("store",)
 

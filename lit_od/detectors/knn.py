@@ -42,6 +42,11 @@ class KNN(BankDetector):
 
     settings: KNNOptions
 
+    @property
+    def only_lowers(self) -> bool:
+        """True if the search is exact: more rows bring the nearest ones nearer."""
+        return self.bank.is_exact
+
     def score(self, features: Features) -> Scores:
         """Return distances of shape (n,), in units of the features, or 1 - cosine.
 

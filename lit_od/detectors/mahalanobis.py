@@ -162,6 +162,10 @@ class Mahalanobis(Detector):
                 scores[start : start + step] = least - squared_norms(white)
         return scores
 
+    def sums(self) -> "MahalanobisAccumulator | None":
+        """Return an empty accumulator; None with classes, which accepted images lack."""
+        return None if self.settings.class_conditional else self.start(self.settings)
+
     def options(self) -> dict[str, Any]:
         """Return the options it was fitted with."""
         return asdict(self.settings)

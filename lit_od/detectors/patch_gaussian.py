@@ -82,6 +82,10 @@ class PaDiM(PatchDetector):
             distances = np.sqrt(np.einsum("pnk,pnk->np", white, white))
         return single(np.nan_to_num(distances, nan=np.inf)).reshape(len(patches), *self.grid[:2])
 
+    def sums(self) -> "PositionAccumulator":
+        """Return an empty accumulator of components under the projection as it is."""
+        return PositionAccumulator(self.settings, self.grid, self.centre, self.projection)
+
     def state(self) -> Arrays:
         """Return the statistics; of whiteners the triangles, (p, k (k + 1) / 2)."""
         triangle = np.tril_indices(self.projection.shape[1])

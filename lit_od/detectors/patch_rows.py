@@ -1,10 +1,12 @@
 """A detector of features over patches: each patch is a row."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from lit_od.detectors.bank.detector import BankDetector
+from lit_od.detectors.bank.farthest_first import FarthestFirst
 from lit_od.detectors.base import Accumulator, Detector
 from lit_od.detectors.gmm import GMM
 from lit_od.detectors.knn import KNN
@@ -12,7 +14,7 @@ from lit_od.detectors.local_residual import LocalResidual
 from lit_od.detectors.lof import LOF
 from lit_od.detectors.mahalanobis import Mahalanobis
 from lit_od.detectors.options import read_options, same_options
-from lit_od.detectors.patch_maps import Cells, MapOptions, PatchDetector, check_patches, single
+from lit_od.detectors.patch_maps import Candidates, Cells, MapOptions, PatchDetector, check_patches, single
 from lit_od.detectors.pca import PCAResidual
 from lit_od.detectors.state import check_names, take
 from lit_od.errors import ConfigError, DataError
@@ -103,6 +105,39 @@ class PatchRows(PatchDetector):
         """
         scores = self.member.score(patches.reshape(-1, self.grid[2]))
         return single(scores).reshape(len(patches), *self.grid[:2])
+
+    @property
+    def accepts(self) -> bool:
+        """True if the detector of features takes further rows."""
+        return self.member.accepts
+
+    @property
+    def only_lowers(self) -> bool:
+        """True if further rows can raise no score of the detector of features."""
+        return self.member.only_lowers
+
+    def sums(self) -> "PatchRowsAccumulator | None":
+        """Return an empty accumulator around that of the detector of features; None where it needs none."""
+        within = self.member.sums()
+        if within is None:
+            return None
+        sums = PatchRowsAccumulator(self.settings)
+        sums.grid, sums.gathered = self.grid, within
+        return sums
+
+    def candidates(self, patches: Outputs, /) -> Candidates:
+        """Return the patches of one image that the bank may take; None without a bank."""
+        if not isinstance(self.member, BankDetector):
+            return (None,)
+        bank = self.member.bank
+        return (FarthestFirst(bank, bank.prepare(patches.reshape(-1, self.grid[2]))),)
+
+    def grown(self, candidates: Candidates, count: int) -> Self:
+        """Return the detector whose bank has taken so many candidates."""
+        (found,) = candidates
+        if found is None or not isinstance(self.member, BankDetector):
+            return self
+        return replace(self, member=self.member.of_bank(self.member.settings, found.grown(count)))
 
     def state(self) -> Arrays:
         """Return the grid, and the arrays of the detector of features."""

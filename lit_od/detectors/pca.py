@@ -119,6 +119,10 @@ class PCAResidual(Detector):
             scores[rows] = np.sqrt(squared_norms(block))
         return scores / self.noise if self.settings.whiten else scores
 
+    def sums(self) -> "PCAResidualAccumulator":
+        """Return an empty accumulator."""
+        return self.start(self.settings)
+
     def options(self) -> dict[str, Any]:
         """Return the options it was fitted with."""
         return asdict(self.settings)

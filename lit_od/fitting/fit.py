@@ -13,8 +13,10 @@ import numpy as np
 from lit_od.backbone.independence import IMAGES, require_independent
 from lit_od.bundle import folder as bundles
 from lit_od.bundle import manifest as manifests
+from lit_od.bundle.detector_state import sums_bytes
 from lit_od.bundle.folder import Bundle
 from lit_od.bundle.golden import differences, make, relative_difference
+from lit_od.bundle.history import Change
 from lit_od.bundle.manifest import (
     SCHEMA_VERSION,
     CalibrationEntry,
@@ -53,7 +55,7 @@ PIXELS = 2**24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Provenance that is written into a bundle's manifest.
+    """Provenance that is written into a bundle's manifest and history.
 
     Attributes:
         name: The bundle's name.
@@ -61,6 +63,9 @@ class Origin:
         seed: Seed of the run.
         metrics: Measured figures.
         data: Further facts on the data.
+        keep_sums: Write the sums that `accept` adds images to, where the detector needs any.
+        after: The bundle that is replaced, where its history goes on.
+        note: Free text for the history.
     """
 
     name: str
@@ -68,6 +73,9 @@ class Origin:
     seed: int | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    keep_sums: bool = False
+    after: Bundle | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,17 +164,20 @@ def fit_bundle(
     _require_usable(engine, spec, images.calibration)
     detector, gathered = fit_detector(engine, spec, images.fit)
     cost = _bank_cost(engine, detector, gathered, images)
-    del gathered
+    sums = detector.sums_of(gathered.gathered) if origin.keep_sums and gathered is not None else None
+    kept_sums = None if sums is None else sums_bytes(sums)
+    del gathered, sums
     scores = engine.score(detector, images.calibration, task="calibrating")
     outliers = engine.score(detector, images.outliers, task="scoring outliers")
     calibration = Calibration.from_inliers(scores, rule, outliers=outliers)
-    for_pixels = _pixel_threshold(engine, detector, images.calibration, calibration)
+    for_pixels = threshold_for_pixels(engine, detector, images.calibration, calibration)
     if not engine.leads:
         return _received(out, engine, detector)
     extractor = engine.extractor
     golden = make(images.calibration, extractor.preparation, extractor.backbone, detector)
     if found := differences(golden, extractor.preparation, extractor.backbone, detector, Tolerance()):
         raise DataError(f"the bundle does not score its own golden images as fitted: {found[0]}")
+    used = {part: fingerprint(sources) for part, sources in images.used().items()}
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=origin.name,
@@ -190,7 +201,7 @@ def fit_bundle(
         provenance=Provenance(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             recipe=origin.recipe,
-            data={**origin.data, **{part: fingerprint(sources) for part, sources in images.used().items()}},
+            data={**origin.data, **used},
             seed=origin.seed,
             versions=versions(),
             metrics={**origin.metrics, **cost},
@@ -200,7 +211,10 @@ def fit_bundle(
     files = {bundles.BACKBONE: graph.model, bundles.GOLDEN: bundles.golden_bytes(golden)}
     if graph.maps is not None:
         files[bundles.MAPS] = graph.maps
-    bundle = bundles.write(out, manifest, detector, calibration, files)
+    if kept_sums is not None:
+        files[bundles.ACCUMULATOR] = kept_sums
+    change = None if origin.after is None else Change(command="refit", images=used, note=origin.note)
+    bundle = bundles.write(out, manifest, detector, calibration, files, after=origin.after, change=change)
     if engine.size > 1:
         sent = {**bundle.files, bundles.MANIFEST: manifests.encode(bundle.manifest)}
         engine.share(safetensors.save({name: np.frombuffer(data, np.uint8) for name, data in sent.items()}))
@@ -254,7 +268,7 @@ def _bank_cost(engine: Engine, detector: Detector, gathered: PartialState | None
     return {}
 
 
-def _pixel_threshold(
+def threshold_for_pixels(
     engine: Engine, detector: Detector, images: Sequence[Source], calibration: Calibration
 ) -> float | None:
     """Return the threshold for pixels.
