@@ -68,8 +68,8 @@ def target(made_bundle: Bundle, tmp_path: Path) -> Path:
 
 
 def essence(path: Path) -> tuple[Any, ...]:
-    """A bundle that is whole, as values to compare; the time at which it was made is left out."""
-    bundle = Bundle.read(path)
+    """A bundle that is whole, as values to compare; times at which it was made and changed are left out."""
+    bundle = Bundle.read(path, whole=True)
     provenance = msgspec.structs.replace(bundle.manifest.provenance, created="")
     manifest = msgspec.structs.replace(bundle.manifest, provenance=provenance, files={}, sha256="")
     return manifest, {name: data for name, data in bundle.files.items() if name != CARD}
@@ -182,6 +182,20 @@ def test_refit(killer: Killer, made_bundle: Bundle, target: Path, tmp_path: Path
     words = ["refit", str(made_bundle.path), IMAGES, *ONE, "--out"]
     assert killer.run([*words, str(tmp_path / "new" / "bundle")]) == 0
     random_kills(killer, [*words, str(target)], target, tmp_path / "new" / "bundle", kills=kills, seed=2)
+
+
+@shares(40)
+def test_accept(killer: Killer, made_bundle: Bundle, target: Path, tmp_path: Path, kills: int) -> None:
+    """With the history that it writes: old or new, whole, and both can be read to the last byte."""
+    words = ["refit", str(made_bundle.path), IMAGES, *ONE, "--detector", "knn", "--out"]
+    assert killer.run([*words, str(target)]) == 0
+    new = Path(shutil.copytree(target, tmp_path / "new" / "bundle"))
+    odd = f"{ASSETS}/garments.npz:images:1"
+    assert killer.run(["accept", str(new), odd, *ONE]) == 0
+    outcomes = random_kills(killer, ["accept", str(target), odd, *ONE], target, new, kills=kills, seed=5)
+    assert outcomes["old"] > 0
+    assert outcomes["new"] > 0
+    assert Bundle.read(target, whole=True).changes()[0].command == "accept"
 
 
 @shares(3)
