@@ -1,4 +1,4 @@
-"""The file of a detector's state and calibration scores, and of the sums that `accept` adds to."""
+"""The files of a detector: state and calibration scores, and sums."""
 
 import math
 
@@ -49,7 +49,10 @@ def read_state(data: bytes, index: bytes | None, manifest: Manifest) -> tuple[Ar
 
 
 def sums_bytes(sums: Accumulator) -> bytes:
-    """Encode the sums that a detector adds accepted images to; symmetric matrices as their lower triangles."""
+    """Encode the sums that accepted images are added to.
+
+    Of symmetric matrices the lower triangles are kept.
+    """
     arrays = sums.state()
     for name in filter(_is_symmetric, arrays):
         arrays[name] = arrays[name][..., *np.tril_indices(arrays[name].shape[-1])]
@@ -82,7 +85,7 @@ def _is_symmetric(name: str) -> bool:
 
 
 def _square(name: str, triangles: Stats) -> Stats:
-    """Return symmetric matrices (..., d, d) of their lower triangles (..., d (d + 1) / 2)."""
+    """Return symmetric matrices (..., d, d) of triangles (..., d (d + 1) / 2)."""
     size = triangles.shape[-1] if triangles.ndim else 0
     width = (math.isqrt(8 * size + 1) - 1) // 2
     if not size or width * (width + 1) // 2 != size:

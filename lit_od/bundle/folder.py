@@ -158,10 +158,9 @@ class Bundle:
         return history.decode(self.content(history.RECORD)) if history.RECORD in self.manifest.files else []
 
     def contents(self) -> dict[str, bytes]:
-        """Return the bytes of all files but the history's, and of the manifest that does not name them."""
+        """Return the bytes of all files, and the manifest, without the history."""
         own = {name: entry for name, entry in self.manifest.files.items() if not history.is_history(name)}
-        manifest = manifests.encode(msgspec.structs.replace(self.manifest, files=own))
-        return {**{name: self.content(name) for name in own}, MANIFEST: manifest}
+        return {**{name: self.content(name) for name in own}, MANIFEST: _encoded(self.manifest, own)}
 
     def _check_rest(self) -> None:
         """Check what scoring does not need, one file in memory at a time.
@@ -243,21 +242,24 @@ def write_files(
         ConfigError: As `write`, or if the bundle was changed since `after` was read.
         BundleError: As `write`.
     """
+    entries = {name: FileEntry.of(data) for name, data in contents.items()}
     added: dict[str, bytes] = {}
     carried: dict[str, FileEntry] = {}
     if after is not None:
-        earlier = after.contents() if change is not None else {}
+        later = {**contents, MANIFEST: _encoded(manifest, entries)}
         threshold = after.manifest.calibration.threshold, manifest.calibration.threshold
-        added, needed = history.continued(after.changes(), change, threshold, earlier, contents, keep=keep)
+        earlier = after.contents() if change is not None else {}
+        added, needed = history.continued(after.changes(), change, threshold, earlier, later, keep=keep)
         carried = {name: after.manifest.files[name] for name in needed}
-    entries = carried | {name: FileEntry.of(data) for name, data in {**contents, **added}.items()}
-    encoded = manifests.encode(msgspec.structs.replace(manifest, files=dict(sorted(entries.items()))))
+    encoded = _encoded(manifest, entries | carried | {name: FileEntry.of(data) for name, data in added.items()})
     bundle = Bundle.of_files(out, manifests.decode(encoded), contents, trust=trust)
 
     def replaceable(folder: Path) -> None:
         require_replaceable(folder)
-        if after is not None and (change is not None or keep is not None):
-            _require_unchanged(folder, after)
+        if after is None or (change is None and keep is None):
+            return
+        if manifests.decode(manifest_bytes(folder, MANIFEST)).sha256 != after.manifest.sha256:
+            raise ConfigError(f"{folder} was changed by another command meanwhile: run this one again")
 
     try:
         with atomic_folder(out, replaceable=replaceable) as folder:
@@ -272,6 +274,10 @@ def write_files(
     return bundle
 
 
+def _encoded(manifest: Manifest, entries: Mapping[str, FileEntry]) -> bytes:
+    return manifests.encode(msgspec.structs.replace(manifest, files=dict(sorted(entries.items()))))
+
+
 def rewrite(bundle: Bundle, manifest: Manifest, calibration: Calibration, *, change: Change | None = None) -> Bundle:
     """Write a bundle again in its place with another manifest and calibration.
 
@@ -279,7 +285,7 @@ def rewrite(bundle: Bundle, manifest: Manifest, calibration: Calibration, *, cha
         bundle: The bundle to replace.
         manifest: The new manifest.
         calibration: The new calibration.
-        change: The change that this makes, for the history; None leaves the history as it is.
+        change: The change that this makes, for the history; None adds none.
 
     Returns:
         The new bundle.
@@ -322,12 +328,6 @@ def golden_arrays(bundle: Bundle) -> Arrays:
         if not np.isfinite(arrays[name]).all():
             raise BundleError(f"{GOLDEN}: array {name!r} must be finite, but it holds NaN or infinity")
     return arrays
-
-
-def _require_unchanged(folder: Path, bundle: Bundle) -> None:
-    """Raise ConfigError unless the folder holds the very bundle that was read."""
-    if not (folder / MANIFEST).exists() or manifest_bytes(folder, MANIFEST) != manifests.encode(bundle.manifest):
-        raise ConfigError(f"{folder} was changed by another command meanwhile: run this one again")
 
 
 def _waits(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The history of a bundle: a record of changes, and states by which each can be undone.
+"""The history of a bundle: a record of changes, and states that undo them.
 
 `history/record.json` lists the changes, the oldest first. A change names a state, `history/SHA256.state`, by the hash
 of its bytes: the files that the bundle had before, as far as those after the change do not hold them already. A state
@@ -6,6 +6,7 @@ is a safetensors file. Its array `about` is JSON that says, file by file, how th
 
 - `null`: it is the same;
 - a text: its bytes are the state's array of that name;
+- a list: it is a text, whose lines are, range by range, those of the later one, or given;
 - an object: it is a safetensors file, and each of its arrays begins as the later one of its name does, for a number of
   elements, and goes on with the state's array of that name.
 
@@ -18,6 +19,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from difflib import SequenceMatcher
 from typing import Any
 
 import msgspec
@@ -34,6 +36,7 @@ RECORD = f"{FOLDER}/record.json"
 
 _NAMES = re.compile(rf"{FOLDER}/(record\.json|[0-9a-f]{{64}}\.state)")
 _ABOUT = "about"
+_TEXTS = (".json", ".md")
 
 
 class ChangeEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -64,7 +67,7 @@ class ChangeEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What a command says of the change that it makes.
+    """A change, as the command that makes it describes it.
 
     Attributes:
         command: The command.
@@ -79,7 +82,13 @@ class Change:
     to: int | None = None
 
     def entry(self, number: int, threshold: tuple[float, float], state: bytes) -> ChangeEntry:
-        """Return the line of the record."""
+        """Return the line of the record.
+
+        Args:
+            number: Number of the change, from 1.
+            threshold: Before and after.
+            state: The state that undoes it.
+        """
         return ChangeEntry(
             number=number,
             time=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -165,7 +174,7 @@ def continued(
         keep: Number of the last changes whose states are kept; None keeps all.
 
     Returns:
-        The files that are new, by name, and the names of the states that go on as they are.
+        The files that are new, by name, and the names of the states that stay.
     """
     entries, added = list(record), {}
     if change is not None:
@@ -194,12 +203,14 @@ def difference(earlier: Mapping[str, bytes], later: Mapping[str, bytes]) -> byte
             about[name] = None
             continue
         parts = _array_difference(name, data, later[name]) if name in later else None
-        if parts is None:
-            about[name] = name
-            kept[name] = np.frombuffer(data, np.uint8)
-        else:
+        if parts is not None:
             about[name], arrays = parts
             kept |= arrays
+        elif name in later and name.endswith(_TEXTS):
+            about[name] = _line_difference(data, later[name])
+        else:
+            about[name] = name
+            kept[name] = np.frombuffer(data, np.uint8)
     return safetensors.save({**kept, _ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)})
 
 
@@ -222,9 +233,9 @@ def restore(state: bytes, later: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def _array_difference(name: str, earlier: bytes, later: bytes) -> tuple[dict[str, Any], Arrays] | None:
-    """Return how a safetensors file is made of a later one, and the arrays that this takes.
+    """Return the arrays that a safetensors file needs besides a later one's.
 
-    None if it would not be the same to the byte.
+    They come with a description of all its arrays. None if it would not be the same to the byte.
     """
     try:
         old, new = safetensors.views(earlier), safetensors.views(later)
@@ -243,7 +254,7 @@ def _array_difference(name: str, earlier: bytes, later: bytes) -> tuple[dict[str
 
 
 def _common(values: np.ndarray, later: np.ndarray | None) -> int:
-    """Return the number of first elements, in the order of memory, that two arrays share bit by bit."""
+    """Return the number of first elements that two arrays share, bit by bit."""
     if later is None or later.dtype != values.dtype:
         return 0
     size = min(values.size, later.size)
@@ -252,11 +263,28 @@ def _common(values: np.ndarray, later: np.ndarray | None) -> int:
     return int(differ.argmax()) if differ.any() else size
 
 
+def _line_difference(earlier: bytes, later: bytes) -> list[Any]:
+    """Return the lines of a text: ranges of the later one's, and texts."""
+    old, new = (data.decode("latin-1").split("\n") for data in (earlier, later))
+    made: list[Any] = []
+    for kind, start, stop, first, last in SequenceMatcher(None, new, old).get_opcodes():
+        made += [[start, stop]] if kind == "equal" else old[first:last]
+    return made
+
+
+def _made_of_lines(made: Sequence[Any], later: bytes) -> bytes:
+    lines = later.decode("latin-1").split("\n")
+    parts = [[each] if isinstance(each, str) else lines[slice(*each)] for each in made]
+    return "\n".join(line for part in parts for line in part).encode("latin-1")
+
+
 def _restored(name: str, made: Any, kept: Arrays, later: Mapping[str, bytes]) -> bytes:
     if made is None:
         return later[name]
     if isinstance(made, str):
         return kept[made].tobytes()
+    if isinstance(made, list):
+        return _made_of_lines(made, later[name])
     return _made_of_arrays(name, made, kept, safetensors.views(later[name]))
 
 

@@ -109,7 +109,7 @@ def false_positives(calibration: Calibration) -> str:
 
 
 def _since_accepted(data: dict[str, Any]) -> str:
-    """Describe that accepted images have outdated the calibration; empty where they have not."""
+    """Say that accepted images have outdated the calibration, where they have."""
     accepted = data.get("accepted")
     outdated = isinstance(accepted, dict) and accepted.get("rate_holds") is False
     return " before images were accepted, and not guaranteed since (lit-od refit)" if outdated else ""

@@ -76,7 +76,7 @@ def check_bytes(name: str, data: bytes, entry: FileEntry) -> None:
 
 
 def require_size(file: Path, entry: FileEntry) -> None:
-    """Raise BundleError unless this is a plain file of the size that the manifest says."""
+    """Raise BundleError unless this is a plain file of its entry's size."""
     require_plain(file)
     _check_size(file.name, file.stat().st_size, entry)
 

@@ -1,4 +1,4 @@
-"""Accept images that were called outliers and are normal: the bundle takes them in, in its place.
+"""Accept images that were called outliers and are normal, in place.
 
 They join the bank or the sums of the detector; centre, scale and projections stay. Where that can only lower scores
 (the distance to the nearest rows of an exact bank, PatchCore without re-weighting, sums of such), the calibration and
@@ -46,7 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Accept the images, and print what that changes."""
+    """Accept the images, and print what that changes.
+
+    Raises:
+        ConfigError: If options do not go together.
+    """
     no_overrides(overrides)
     if args.on and not args.dry_run:
         raise ConfigError("--on goes with --dry-run: leave it out, or give both")

@@ -1,4 +1,4 @@
-"""Bring an earlier state of a bundle back: detector, threshold, golden images, to the byte.
+"""Bring an earlier state of a bundle back, to the byte.
 
 Without N it is the state before the present one. The history goes on, so that a rollback can be undone: rollback
 BUNDLE N with a later N. lit-od history numbers the states.

@@ -99,18 +99,18 @@ class Detector(Protocol):
 
     @property
     def only_lowers(self) -> bool:
-        """True if `accept` can raise no image's score: then calibration scores bound those of the new detector."""
+        """True if `accept` can raise no score: calibration scores bound the new ones."""
         return False
 
     def sums(self) -> "Accumulator | None":
-        """Return an empty accumulator of the sums that `accept` needs besides the state; None if it needs none.
+        """Return an empty accumulator of the sums that `accept` needs, if any.
 
         What the sums are taken of (a projection) is the detector's own.
         """
         return None
 
     def sums_of(self, gathered: "Accumulator", /) -> "Accumulator | None":
-        """Return the sums within the accumulator that this detector was finished from; None as `sums`."""
+        """Return the sums of the accumulator that gave this detector; None as `sums`."""
         return None if self.sums() is None else gathered
 
     @property
@@ -119,7 +119,9 @@ class Detector(Protocol):
         return self.sums() is not None
 
     def accept(self, batches: Batches, sums: "Accumulator | None" = None, /, *, limit: float) -> "Detector":
-        """Return the detector that takes further images for normal ones; what it was fitted on stays.
+        """Return the detector that takes further images for normal ones.
+
+        What it was fitted on stays.
 
         Args:
             batches: Gives the outputs of the images, shape (n, ...) a batch, anew with every call.

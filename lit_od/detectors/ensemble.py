@@ -168,7 +168,7 @@ class Ensemble(PatchDetector):
         return None if all(part is None for part in parts) else MemberSums(self, parts)
 
     def candidates(self, patches: Outputs, /) -> Candidates:
-        """Return the patches of one image that the members' banks may take, member by member."""
+        """Return the patches of one image that the members' banks may take."""
         return tuple(member.candidates(patches)[0] for member in self.members)
 
     def grown(self, candidates: Candidates, count: int) -> Self:

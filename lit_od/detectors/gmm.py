@@ -245,7 +245,7 @@ class GMM(Detector):
 
 
 class GMMAccumulator(MomentsAccumulator[GMMOptions]):
-    """An accumulator of moments for one component, of sampled rows (`store`) for several."""
+    """An accumulator of moments for one component, else of rows (`store`)."""
 
     __slots__ = ("store",)
 

@@ -131,7 +131,7 @@ class PatchCore(PatchDetector):
         return single(scores).reshape(len(patches), *self.grid[:2])
 
     def _prepared(self, patches: Outputs) -> NDArray[np.float32]:
-        """Return patches (n, gh, gw, d) as rows to be compared with the bank's, whitened where they are."""
+        """Return patches (n, gh, gw, d) as rows to be compared with the bank's."""
         rows = patches.reshape(-1, self.grid[2])
         if self.whitening is not None:
             rows = project(patches, *self.whitening).reshape(len(rows), -1)
@@ -144,7 +144,7 @@ class PatchCore(PatchDetector):
 
     @property
     def only_lowers(self) -> bool:
-        """True if the search is exact and no weight is put on the map: more patches bring the nearest nearer."""
+        """True if the search is exact and nothing is re-weighted."""
         return self.bank.is_exact and not self.settings.reweight
 
     def candidates(self, patches: Outputs, /) -> Candidates:

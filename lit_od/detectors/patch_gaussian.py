@@ -83,7 +83,7 @@ class PaDiM(PatchDetector):
         return single(np.nan_to_num(distances, nan=np.inf)).reshape(len(patches), *self.grid[:2])
 
     def sums(self) -> "PositionAccumulator":
-        """Return an empty accumulator of components under the projection as it is."""
+        """Return an empty accumulator of components; the projection stays."""
         return PositionAccumulator(self.settings, self.grid, self.centre, self.projection)
 
     def state(self) -> Arrays:

@@ -146,7 +146,7 @@ class PatchDetector(PixelDetector):
         """
 
     def candidates(self, patches: Outputs, /) -> Candidates:
-        """Return the patches of one image, (1, gh, gw, d), that banks may take, bank by bank; None where it has none.
+        """Return the patches of one image, (1, gh, gw, d), that banks may take.
 
         Raises:
             DataError: On values that lie too far away.
@@ -155,7 +155,7 @@ class PatchDetector(PixelDetector):
         return (None,)
 
     def grown(self, candidates: Candidates, count: int) -> Self:
-        """Return the detector whose banks have taken so many candidates each, the farthest first."""
+        """Return the detector with so many candidates in each bank, farthest first."""
         del candidates, count
         return self
 
@@ -214,7 +214,10 @@ class PatchDetector(PixelDetector):
 
 
 def _least_grown(detector: PatchDetector, image: Outputs, limit: float) -> PatchDetector:
-    """Return the detector with the fewest patches of an image, (1, gh, gw, d), that bring its score to the limit."""
+    """Return the detector that takes the fewest patches of an image, (1, gh, gw, d).
+
+    They bring its score to the limit.
+    """
     if detector.score(image)[0] <= limit:
         return detector
     candidates, most = detector.candidates(image), math.prod(image.shape[1:3])

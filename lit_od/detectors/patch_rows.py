@@ -117,7 +117,7 @@ class PatchRows(PatchDetector):
         return self.member.only_lowers
 
     def sums(self) -> "PatchRowsAccumulator | None":
-        """Return an empty accumulator around that of the detector of features; None where it needs none."""
+        """Return an empty accumulator around that of the member, if it needs one."""
         within = self.member.sums()
         if within is None:
             return None

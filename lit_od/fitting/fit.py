@@ -273,11 +273,18 @@ def threshold_for_pixels(
 ) -> float | None:
     """Return the threshold for pixels.
 
-    None without maps, and where this process does not lead.
-
     It is that for images where an image's score is the peak of its map. For other maps of patches the same rule takes
     it from the peaks of the calibration inliers' maps. Of errors it is what 99 % of those images' pixels do not exceed,
     of as many images, evenly spread, as `PIXELS` allows.
+
+    Args:
+        engine: The processes that score.
+        detector: The fitted detector.
+        images: Calibration inliers.
+        calibration: Their calibration.
+
+    Returns:
+        None without maps, and where this process does not lead.
     """
     if not isinstance(detector, PixelDetector):
         return None

@@ -1,1 +1,1 @@
-"""What is done with a bundle in use: images accepted as normal, the history of changes, the way back."""
+"""Bundles in use: images accepted as normal, history, the way back."""

@@ -1,7 +1,7 @@
 """Accept false alarms: images that were called outliers and are normal.
 
 What a detector was fitted on stays, and the images are added. Where that can only lower scores, the calibration scores
-that exist are at least those that the new detector would give, so that they and the threshold stay as they are.
+that exist are at least those that the new detector would give, so that they and the threshold stay.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -202,7 +202,9 @@ def _sums(bundle: Bundle, engine: LocalEngine, normal: Sequence[Source]) -> tupl
 
 
 def _fitted_part(bundle: Bundle, normal: Sequence[Source]) -> tuple[Sequence[Source], bool]:
-    """Return those normal images that fitted the detector: all, or the fit part of them, and the accepted ones.
+    """Return those normal images that fitted the detector.
+
+    These are all, or the fit part of them, and the accepted ones.
 
     Returns:
         The images; all of them, and False, where they are other images.

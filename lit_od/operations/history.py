@@ -56,7 +56,7 @@ def rollback(bundle: Bundle, to: int | None = None, *, note: str | None = None, 
 
 
 def present(record: Sequence[ChangeEntry]) -> int:
-    """Return the number of the state after all changes of a record; a rollback goes to one that was before."""
+    """Return the number of the state after a record; a rollback goes to one before."""
     here = len(record)
     while here and (to := record[here - 1].to) is not None:
         here = to

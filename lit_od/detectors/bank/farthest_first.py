@@ -27,7 +27,7 @@ class FarthestFirst:
         self._chosen: list[int] = []
 
     def first(self, count: int) -> NDArray[np.float32]:
-        """Return the first rows, shape (count, d); fewer where the others equal rows that are there."""
+        """Return the first rows, (count, d); fewer where others repeat those there."""
         while len(self._chosen) < count and self._left.max(initial=0.0) > 0:
             best = int(self._left.argmax())
             self._chosen.append(best)

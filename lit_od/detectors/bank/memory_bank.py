@@ -190,13 +190,13 @@ class Bank:
         return self._measured(queries.astype(np.float64)[:, None], self.rows[ids].astype(np.float64))
 
     def between(self, queries: NDArray[np.float32], row: NDArray[np.float32]) -> Stats:
-        """Return exact distances of prepared queries (n, d) to a row (d,) that the bank may take, shape (n,)."""
+        """Return distances, (n,), of queries (n, d) to a row (d,) that may be added."""
         stored = _stored(row, self.settings).astype(np.float64)
         rows = np.repeat(stored[None, None], len(queries), axis=0)  # (n, 1, d)
         return self._measured(queries.astype(np.float64)[:, None], rows)[:, 0]
 
     def _measured(self, points: Stats, rows: Stats) -> Stats:
-        """Return distances of points (n, 1, d) to rows (n, c, d), which are overwritten, shape (n, c)."""
+        """Return distances (n, c) of points (n, 1, d) to rows (n, c, d); changes rows."""
         if self.settings.metric == "l2":
             rows -= points
             distances: Stats = np.sqrt(np.einsum("ncd,ncd->nc", rows, rows))
