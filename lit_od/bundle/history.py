@@ -125,7 +125,7 @@ def decode(raw: bytes) -> list[ChangeEntry]:
     """
     try:
         entries = msgspec.json.decode(raw, type=list[ChangeEntry])
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BundleError(f"{RECORD}: {one_line(error)}") from None
     if [entry.number for entry in entries] != list(range(1, len(entries) + 1)):
         raise BundleError(f"{RECORD} must number its changes from 1, without a gap")
@@ -228,7 +228,7 @@ def restore(state: bytes, later: Mapping[str, bytes]) -> dict[str, bytes]:
         kept = safetensors.views(state)
         about = json.loads(kept[_ABOUT].tobytes())
         return {name: _restored(name, made, kept, later) for name, made in about.items()}
-    except (DataError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (DataError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"a state of {FOLDER}/ does not fit the bundle: {one_line(error)}") from None
 
 
@@ -274,8 +274,18 @@ def _line_difference(earlier: bytes, later: bytes) -> list[Any]:
 
 def _made_of_lines(made: Sequence[Any], later: bytes) -> bytes:
     lines = later.decode("latin-1").split("\n")
-    parts = [[each] if isinstance(each, str) else lines[slice(*each)] for each in made]
-    return "\n".join(line for part in parts for line in part).encode("latin-1")
+    found: list[str] = []
+    done = 0
+    for each in made:
+        if isinstance(each, str):
+            found.append(each)
+            continue
+        start, stop = each
+        if not done <= start <= stop <= len(lines):  # so that a text is no longer than its parts
+            raise ValueError(f"lines {start} to {stop} do not follow line {done} of {len(lines)}")
+        found += lines[start:stop]
+        done = stop
+    return "\n".join(found).encode("latin-1")
 
 
 def _restored(name: str, made: Any, kept: Arrays, later: Mapping[str, bytes]) -> bytes:

@@ -107,7 +107,8 @@ def describe(record: Sequence[ChangeEntry]) -> str:
 
 def _count(images: object) -> str:
     """Return the number of images of a fingerprint."""
-    return f"{images['images']:,} images" if isinstance(images, dict) and "images" in images else "images"
+    count = images.get("images") if isinstance(images, dict) else None
+    return f"{count:,} images" if isinstance(count, int) else "images"
 
 
 def _own(bundle: Bundle) -> tuple[manifests.Manifest, dict[str, bytes]]:

@@ -57,8 +57,9 @@ def encoded(shapes: dict[str, Any], *, start: int) -> bytes:
 def test_a_state_gives_the_earlier_files_to_the_byte(
     one: dict[str, Any], other: dict[str, Any], start: int, text: bytes
 ) -> None:
-    earlier = {"x": encoded(one, start=0), "y": b"same", "z": text, "gone": b"1"}
-    later = {"x": encoded(other, start=start), "y": b"same", "z": b"now", "new": b"2"}
+    lines = text.replace(b"a", b"\n")
+    earlier = {"x": encoded(one, start=0), "y": b"same", "z": text, "gone": b"1", "t.json": lines}
+    later = {"x": encoded(other, start=start), "y": b"same", "z": b"now", "new": b"2", "t.json": b"\n\xff\n\r"}
     assert history.restore(history.difference(earlier, later), later) == earlier
 
 
@@ -68,6 +69,14 @@ def test_a_bank_that_has_grown_costs_next_to_nothing() -> None:
     later = {"x": safetensors.save({"bank": rows, "centre": np.zeros(256)})}
     assert len(history.difference(earlier, later)) < 500
     assert len(history.difference(later, earlier)) < 500 + 10 * 256 * 4
+
+
+def test_a_text_that_has_grown_costs_a_line() -> None:
+    earlier = {"x.json": "\n".join(map(str, range(10_000))).encode()}
+    later = {"x.json": earlier["x.json"] + b"\nlast"}
+    state = history.difference(earlier, later)
+    assert history.restore(state, later) == earlier
+    assert len(state) < 200
 
 
 def test_bits_are_compared_and_no_values() -> None:
@@ -82,6 +91,18 @@ def test_bits_are_compared_and_no_values() -> None:
 def test_what_is_no_state_is_refused(state: bytes) -> None:
     with pytest.raises(BundleError, match=r"^a state of history/ does not fit the bundle"):
         history.restore(state, {})
+
+
+@pytest.mark.parametrize(
+    "made",
+    [[[0, 9]], [[1, 0]], [[0, 1], [0, 1]], [["a", "b"]], [[0]], [3], {"a": [[9], 0]}, {"a": 1}, {"a": [[1], "x"]}, 7],
+)
+def test_a_state_that_does_not_fit_is_refused(made: Any) -> None:
+    """Nor may a few lines be repeated without an end."""
+    later = {"x.json": b"one\ntwo"} if isinstance(made, list) else {"x.json": safetensors.save({"a": np.zeros(2)})}
+    about = np.frombuffer(json.dumps({"x.json": made}).encode(), np.uint8)
+    with pytest.raises(BundleError, match=r"^a state of history/ does not fit the bundle: "):
+        history.restore(safetensors.save({"about": about}), later)
 
 
 def test_a_state_of_other_files_is_refused() -> None:
