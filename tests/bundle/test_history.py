@@ -52,7 +52,7 @@ def encoded(shapes: dict[str, Any], *, start: int) -> bytes:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(one=arrays, other=arrays, start=st.integers(0, 1), text=st.binary(max_size=9))
 def test_a_state_gives_the_earlier_files_to_the_byte(
     one: dict[str, Any], other: dict[str, Any], start: int, text: bytes
@@ -175,6 +175,14 @@ def test_scoring_reads_neither_the_history_nor_the_sums(changed: Path, monkeypat
     read.clear()
     Bundle.read(changed, whole=True)
     assert len([name for name in read if name.endswith(".state")]) == 2
+
+
+def test_what_was_read_makes_the_bundle_elsewhere(changed: Path) -> None:
+    """As workers on other machines make it, without what scoring does not need."""
+    bundle = Bundle.read(changed)
+    again = Bundle.of_files(changed, bundle.manifest, bundle.files)
+    assert again.calibration.threshold == 4.0
+    assert not set(filter(history.is_history, bundle.files))
 
 
 def flip(file: Path) -> None:

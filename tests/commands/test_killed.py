@@ -25,7 +25,7 @@ from tests.support.sealing import signed
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks and SIGKILL are POSIX'")
 
-STEPS = 40
+STEPS = 56
 """About as many as the writing has."""
 KILLED = -signal.SIGKILL
 TRAINING = ["--data.limit=120", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
@@ -196,7 +196,7 @@ def test_refit(killer: Killer, made_bundle: Bundle, target: Path, tmp_path: Path
     random_kills(killer, [*words, str(target)], target, tmp_path / "new" / "bundle", kills=kills, seed=2)
 
 
-@shares(40)
+@shares(20)
 def test_accept(killer: Killer, made_bundle: Bundle, target: Path, tmp_path: Path, kills: int) -> None:
     """With the history that it writes: old or new, whole, and both can be read to the last byte."""
     words = ["refit", str(made_bundle.path), IMAGES, *ONE, "--detector", "knn", "--out"]
