@@ -30,6 +30,7 @@ COMMANDS = {
     "threshold": "show or set a bundle's threshold",
     "refit": "new statistics from new normal images, same backbone",
     "quantize": "the backbone in int8, the rest fitted anew on it",
+    "monitor": "a drift alarm on the scores of rows, with a bound on false alarms",
     "check": "read every image once: a clean list, and the refused with reasons",
     "verify": "check a bundle's files and score its golden images again",
     "inspect": "what a bundle is",
@@ -172,6 +173,8 @@ def _help() -> str:
             *lines,
             "",
             "lit-od COMMAND --help tells more; --debug shows the trace of an error.",
+            "Exit status: 0 done, 1 some images could not be read (or verify found a difference), 2 refused,",
+            "3 monitor raised its alarm.",
         ]
     )
 

@@ -61,6 +61,14 @@ class Bundle:
     calibration: Calibration
     files: Mapping[str, bytes]
 
+    @property
+    def detector_hash(self) -> str:
+        """First 12 hex digits of the detector file's SHA-256.
+
+        Every fit gives another one; a new threshold does not.
+        """
+        return self.manifest.files[DETECTOR].sha256[:12]
+
     @classmethod
     def read(cls, path: str | Path, *, trust: Collection[str] = ()) -> Self:
         """Read a bundle, and check every file against the manifest.

@@ -23,7 +23,7 @@ from lit_od.runtime.threads import limited
 from lit_od.runtime.vnni import lacks_vnni
 from lit_od.scoring.image_likes import ImageLike, expanded, sources_of
 from lit_od.scoring.regions import Region, carried, find_regions
-from lit_od.types import Images, Maps, Outputs, Scores
+from lit_od.types import Images, Maps, Outputs, Scores, Stats
 
 WITHOUT_VNNI = (
     "the graph has int8 weights of 8 bits, and this processor has no VNNI: it computes them without saturation "
@@ -49,6 +49,8 @@ class Result:
             or the detector has none.
         regions: Regions of each image above the threshold for pixels, in the image's own pixels, the largest peak
             first, length n; none where there is no score. None where there are no maps.
+        statistics: `image_statistics` of each, (n, 3); NaN where the image could not be read. None where they were not
+            computed.
     """
 
     name: Sequence[str]
@@ -58,6 +60,7 @@ class Result:
     error: Sequence[str | None]
     maps: NDArray[np.float32] | None = None
     regions: Sequence[tuple[Region, ...]] | None = None
+    statistics: Stats | None = None
 
     def __len__(self) -> int:
         return len(self.name)
@@ -75,6 +78,7 @@ class Result:
             [each for result in results for each in result.regions or ()]
             if any(result.regions is not None for result in results)
             else None,
+            np.concatenate(found) if (found := [r.statistics for r in results if r.statistics is not None]) else None,
         )
 
 

@@ -1,0 +1,1 @@
+"""Bundles in operation: the drift alarm."""
