@@ -24,6 +24,8 @@ POWERS = (0.2, 0.4, 0.6, 0.8)
 """Exponents k of the mixture: the smaller, the more it bets on few, very small p-values."""
 
 _START = (*[-math.log(len(SLOPES))] * len(SLOPES), *[-math.log(len(POWERS))] * len(POWERS))
+_LOG_POWERS = [(power, math.log(power)) for power in POWERS]
+_HALF = math.log(0.5)
 _STAY, _MOVE = math.log1p(-JUMP), math.log(JUMP / len(SLOPES))
 
 
@@ -34,8 +36,8 @@ def log_factors(p_value: float) -> list[float]:
     """
     log_p = math.log(p_value)
     return [
-        *(math.log1p(slope * (p_value - 0.5)) for slope in SLOPES),
-        *(math.log(power) + (power - 1) * log_p for power in POWERS),
+        *[math.log1p(slope * (p_value - 0.5)) for slope in SLOPES],
+        *[log_power + (power - 1) * log_p for power, log_power in _LOG_POWERS],
     ]
 
 
@@ -51,14 +53,15 @@ class Evidence:
     def update(self, factors: Sequence[float]) -> float:
         """Bet on a p-value, given by its `log_factors`; return the capital's logarithm."""
         self._parts = [part + factor for part, factor in zip(_jumped(self._parts), factors, strict=True)]
-        return log_sum(self._parts) - math.log(2)
+        return log_sum(self._parts) + _HALF
 
 
 class Standing:
     """The Shiryaev-Roberts statistic of the same bets.
 
-    It is the sum, over all rows so far, of the capital of bets that begin there. Each p-value adds 1 to it on average, while p-values are uniform: it reaches A after A p-values or more, on average.
-    What lies long ago neither helps nor hinders it.
+    It is the sum, over all rows so far, of the capital of bets that begin there. Each p-value adds 1 to it on average
+    while p-values are uniform, so that it reaches A after A of them or more, on average. What lies long ago neither
+    helps nor hinders it.
     """
 
     def __init__(self) -> None:
@@ -67,8 +70,8 @@ class Standing:
     def update(self, factors: Sequence[float]) -> float:
         """Bet on a p-value, given by its `log_factors`; return the statistic's logarithm."""
         before = zip(_jumped(self._parts), _START, factors, strict=True)
-        self._parts = [log_sum((part, fresh)) + factor for part, fresh, factor in before]
-        return log_sum(self._parts) - math.log(2)
+        self._parts = [_log_add(part, fresh) + factor for part, fresh, factor in before]
+        return log_sum(self._parts) + _HALF
 
 
 class Starts:
@@ -98,11 +101,18 @@ def log_sum(logs: Sequence[float]) -> float:
     largest = max(logs)
     if largest == -math.inf:
         return largest
-    return largest + math.log(sum(math.exp(each - largest) for each in logs))
+    return largest + math.log(sum([math.exp(each - largest) for each in logs]))
+
+
+def _log_add(one: float, other: float) -> float:
+    """Return log(exp(one) + exp(other))."""
+    if one < other:
+        one, other = other, one
+    return one if other == -math.inf else one + math.log1p(math.exp(other - one))
 
 
 def _jumped(parts: Sequence[float]) -> list[float]:
     """Divide a share of the jumper's capital anew among its bets; the powers' stays."""
     jumper, powers = parts[: len(SLOPES)], parts[len(SLOPES) :]
     anew = log_sum(jumper) + _MOVE
-    return [*(log_sum((part + _STAY, anew)) for part in jumper), *powers]
+    return [*[_log_add(part + _STAY, anew) for part in jumper], *powers]

@@ -18,7 +18,7 @@ import numpy as np
 from lit_od.checks import check_seed, integer, number
 from lit_od.errors import DataError
 from lit_od.operations.bets import Evidence, Standing, Starts, log_factors
-from lit_od.operations.ranks import BinCounts, bins_of
+from lit_od.operations.ranks import BinCounts, bin_of
 from lit_od.types import Scores
 
 BURN_IN = 100
@@ -132,8 +132,8 @@ class DriftMonitor:
         if not np.isfinite(first).all():
             raise DataError("the scores that begin a bag must be finite: leave out what could not be scored")
         self._counts = BinCounts()
-        for place in bins_of(first).tolist():
-            self._counts.add(place)
+        for score in first.tolist():
+            self._counts.add(bin_of(score))
         self._waiting = self.options.burn_in if start is None else 0
         self._evidence, self._standing, self._starts = Evidence(), Standing(), Starts()
         self._logs = 0.0, -math.inf
@@ -157,7 +157,7 @@ class DriftMonitor:
         if number <= self._row:
             raise DataError(f"rows are numbered upwards, got {number} after {self._row}")
         self._row = number
-        place = int(bins_of(np.asarray([score]))[0])
+        place = bin_of(score)
         self._counts.add(place)
         if self._waiting:
             self._waiting -= 1

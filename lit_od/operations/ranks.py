@@ -4,30 +4,31 @@ The bins are fixed before any score is seen, so that ranks of exchangeable score
 bin count as equal, which costs power within the bin and never validity.
 """
 
+import struct
 from array import array
-
-import numpy as np
-from numpy.typing import NDArray
-
-from lit_od.types import Scores
 
 BITS = 20
 """Bits of a bin's number: sign, exponent and 11 bits of the fraction, bins 0.05 % wide."""
 
 BINS = 1 << BITS
 
-_LARGEST = float(np.finfo(np.float32).max)
+_LARGEST = (2 - 2**-23) * 2.0**127
+"""Largest float32."""
+
+_SIGN = 1 << 31
+_SINGLE, _BITS = struct.Struct("<f"), struct.Struct("<I")
 
 
-def bins_of(scores: Scores) -> NDArray[np.int64]:
-    """Return the bin of each score, shape (n,).
+def bin_of(score: float) -> int:
+    """Return the bin of a score: the top of its float32's order-preserving code.
 
-    It is the top of the order-preserving code of its float32. Scores beyond the range of float32 fall into its outermost bins; 0.0 and -0.0 share one. NaN has no bin.
+    Scores beyond the range of float32 fall into its outermost bins; 0.0 and -0.0 share one. NaN has no bin.
     """
-    singles = np.clip(scores, -_LARGEST, _LARGEST).astype(np.float32) + np.float32(0)  # -0.0 becomes 0.0
-    bits = singles.view(np.uint32)
-    code = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))  # grows with the number, also below zero
-    return (code >> (32 - BITS)).astype(np.int64)
+    bits: int = _BITS.unpack(_SINGLE.pack(min(max(score, -_LARGEST), _LARGEST)))[0]
+    if bits == _SIGN:  # -0.0
+        bits = 0
+    code = bits ^ (_SIGN << 1) - 1 if bits & _SIGN else bits | _SIGN  # below zero bits grow as the number falls
+    return code >> (32 - BITS)
 
 
 class BinCounts:
