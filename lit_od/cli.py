@@ -26,6 +26,7 @@ COMMANDS = {
     "classify": "the bundle whose p-value is largest, one bundle a class",
     "evaluate": "how well a bundle tells inliers from outliers",
     "report": "the same with pictures and galleries, on a page that opens in a browser",
+    "compare": "where two bundles differ on the same images",
     "benchmark": "recipes against data sets of defects, in one table",
     "threshold": "show or set a bundle's threshold",
     "refit": "new statistics from new normal images, same backbone",

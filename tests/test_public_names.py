@@ -55,6 +55,7 @@ COMMANDS = {
     "refit": """
         BUNDLE PATH --out --detector --labels --seed --outliers --threads --provider --engine --address --workers
     """,
+    "compare": "A B PATH --inliers --label --outliers --json --out --threads --provider",
     "monitor": "BUNDLE ROWS --follow --burn-in --calibration --every --level --standing --seed --json --out",
     "quantize": "BUNDLE PATH --out --labels --seed --outliers --target --force --threads --provider",
     "check": "PATH --out --threads",
