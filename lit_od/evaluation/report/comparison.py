@@ -10,7 +10,7 @@ from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source
 from lit_od.types import Images
 
-WORDS = {"neither": "normal", "first": "outlier by A", "second": "outlier by B", "both": "outlier by both"}
+WORDS = {"neither": "normal by both", "first": "outlier by A", "second": "outlier by B", "both": "outlier by both"}
 """Words for verdicts."""
 
 
@@ -34,7 +34,7 @@ def comparison_page(
     facts = [
         ("Images", f"{found.images:,}, {found.left_out:,} left out that one could not score"),
         ("Rank correlation", f"{agreement} (Spearman)"),
-        *((WORDS[verdict].capitalize(), f"{count:,}") for verdict, count in found.verdicts.items()),
+        *((words[0].upper() + words[1:], f"{found.verdicts[verdict]:,}") for verdict, words in WORDS.items()),
     ]
 
     def cards(changes: Sequence[Change]) -> list[tuple[Change, Images]]:
