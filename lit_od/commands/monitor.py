@@ -24,7 +24,7 @@ The bag begins with the calibration scores of the bundle, unless its recipe has 
 were accepted since: such scores are not exchangeable with new ones. Then, after each alarm, where rows carry another
 detector, and with --burn-in N, it begins with N rows that are not tested. --calibration PATH begins it with the scores
 of a file of rows (.jsonl, or .csv with a column score) or of images that this bundle scores; they must be normal,
-and used for nothing else.
+and used for nothing else. Rows without the column detector are taken for this bundle's.
 
 Exit status: 3 if there was an alarm, else 0; also where --follow was ended by Ctrl-C.
 """

@@ -1,7 +1,6 @@
 """Watch scored rows for drift: bags, alarms, and rows left out."""
 
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -181,27 +180,22 @@ class DriftWatch:
 def calibration_start(bundle: Bundle) -> tuple[Scores | None, str]:
     """Return the calibration scores that may begin a bag, and words for it.
 
-    They may while they were held out for nothing else: after `calibration.method: cross` they are of images that
-    fitted other folds' detectors, and their distribution is another one; after `accept` some of them, or of the images
-    that fitted the detector, were chosen by their scores.
+    They may while they were held out and used for nothing else. After `calibration.method: cross` they come from
+    detectors that were fitted on fewer images and are a little too large, so that normal rows would alarm. Once images
+    were accepted, some of those that fitted or calibrated were chosen by their scores.
 
     Returns:
         None in place of scores where the burn-in has to begin it.
     """
-    recipe = bundle.manifest.provenance.recipe or {}
-    method = bundle.manifest.calibration.rule.get("method") or recipe.get("calibration", {}).get("method")
-    if method not in (None, "split"):
-        return None, f"burn-in: calibration.method is {method}, whose scores are not exchangeable with new ones"
-    if _has_accepted(bundle):
+    provenance = bundle.manifest.provenance
+    recipe = provenance.recipe or {}
+    methods = (getattr(bundle.manifest.calibration, "method", None), (recipe.get("calibration") or {}).get("method"))
+    if "cross" in methods:
+        return None, "burn-in: calibration.method is cross, whose scores are not exchangeable with new ones"
+    if "accepted" in provenance.data:
         return None, "burn-in: images were accepted into the bundle since it was calibrated"
     scores = bundle.calibration.as_scored()
     return scores, f"{scores.size:,} calibration scores of the bundle"
-
-
-def _has_accepted(bundle: Bundle) -> bool:
-    """Return True where the bundle, or its history, tells of accepted images."""
-    told: Collection[Any] = [*bundle.manifest.provenance.data, *bundle.manifest.provenance.metrics]
-    return any("accept" in str(each) for each in told) or (bundle.path / "history").exists()
 
 
 def require_tested(watch: DriftWatch, options: DriftOptions) -> None:

@@ -41,11 +41,11 @@ LENIENT = DriftOptions(level=0.1, burn_in=30)
 @pytest.mark.parametrize("begins", ["burn-in", "earlier scores", "no score"])
 def test_exchangeable_streams_alarm_no_more_often_than_the_level(begins: str) -> None:
     rng = np.random.default_rng(3)
-    streams = 100
+    streams = 60
     start = {"earlier scores": 60}.get(begins)
     options = DriftOptions(level=0.1, burn_in=0) if begins == "no score" else LENIENT
     alarmed = sum(
-        bool(alarms(distances(rng, 250), options, None if start is None else distances(rng, start)))
+        bool(alarms(distances(rng, 200), options, None if start is None else distances(rng, start)))
         for _ in range(streams)
     )
     assert 0 < alarmed <= most_by_chance(streams, 0.1)
@@ -53,8 +53,8 @@ def test_exchangeable_streams_alarm_no_more_often_than_the_level(begins: str) ->
 
 def test_rows_of_few_distinct_scores_alarm_no_more_often() -> None:
     rng = np.random.default_rng(4)
-    streams = 100
-    alarmed = sum(bool(alarms(rng.integers(0, 3, 250).astype(float), LENIENT)) for _ in range(streams))
+    streams = 60
+    alarmed = sum(bool(alarms(rng.integers(0, 3, 200).astype(float), LENIENT)) for _ in range(streams))
     assert alarmed <= most_by_chance(streams, 0.1)
 
 
@@ -75,8 +75,8 @@ def test_p_values_against_a_fixed_set_alarm_in_the_end() -> None:
 def test_a_bag_that_starts_with_scores_too_large_alarms_on_normal_rows() -> None:
     """As those of images that fitted other folds are: such a bag has to begin with the burn-in."""
     rng = np.random.default_rng(6)
-    streams = [(1.05 * distances(rng, 300), distances(rng, 400)) for _ in range(40)]
-    limit = most_by_chance(40, 0.1)
+    streams = [(1.05 * distances(rng, 300), distances(rng, 350)) for _ in range(25)]
+    limit = most_by_chance(25, 0.1)
     assert sum(bool(alarms(rows, LENIENT, start)) for start, rows in streams) > limit
     assert sum(bool(alarms(rows, LENIENT)) for _, rows in streams) <= limit
 
@@ -84,7 +84,7 @@ def test_a_bag_that_starts_with_scores_too_large_alarms_on_normal_rows() -> None
 def test_the_standing_watch_runs_long_enough_between_false_alarms() -> None:
     rng = np.random.default_rng(7)
     options = DriftOptions(standing=40, burn_in=0)
-    rows, found = 12_000, []
+    rows, found = 8_000, []
     monitor = DriftMonitor(options)
     for score in distances(rng, rows).tolist():
         reading = monitor.update(score)
