@@ -263,7 +263,10 @@ def test_the_largest_share_is_averaged() -> None:
         ({"kind": "padim", "over": "patches"}, "over: patches takes a member of kind mahalanobis, knn"),
         ({"kind": "mahalanobis", "over": "patches", "class_conditional": True}, "over: patches takes one class"),
         ({"kind": "ensemble", "members": [{"kind": "padim"}]}, "members must be two detectors or more"),
-        ({"kind": "ensemble", "members": [{"kind": "padim"}, {"kind": "knn"}]}, "a member must be one of padim"),
+        (
+            {"kind": "ensemble", "members": [{"kind": "padim"}, {"kind": "knn"}]},
+            "a member over patches must be one of padim",
+        ),
         ({"kind": "ensemble", "weights": [1.0]}, "weights must be 3 numbers"),
     ],
 )
