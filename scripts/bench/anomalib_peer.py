@@ -1,4 +1,6 @@
-"""Measure anomalib's PatchCore or PaDiM with random weights: called by patches.py, in anomalib's own environment.
+"""Measure anomalib's PatchCore or PaDiM with random weights.
+
+Called by patches.py, in anomalib's own environment.
 
     python scripts/bench/anomalib_peer.py patchcore resnet18 CATEGORY [--threads 2] [--runs 7]
 
@@ -92,7 +94,13 @@ def high_water() -> float:
 
 
 def median_ms(model: Any, images: Any, runs: int) -> float:
-    """Return the median milliseconds of a model on images."""
+    """Return the median milliseconds of a model on images.
+
+    Args:
+        model: A module of torch.
+        images: Its input.
+        runs: Runs that the median is taken of.
+    """
     times = []
     for _ in range(runs + 1):
         started = time.perf_counter()

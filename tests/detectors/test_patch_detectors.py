@@ -287,9 +287,14 @@ def test_a_grid_with_too_many_positions_is_refused() -> None:
         PaDiM.fit(np.ones((2, 80, 80, 1), np.float32))
 
 
-def test_patches_beyond_the_limit_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patches_beyond_the_limit_are_sampled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("lit_od.detectors.patch_bank.MOST_BYTES", 4 * GRID[2] * 200)
     assert len(PatchCore.fit(patches(IMAGES), coreset=None).bank.rows) == 200
+    assert caplog.messages == [
+        "patchcore chooses its bank from a seeded sample of 200 patches of 800, which is what 0 MiB hold"
+    ]
 
 
 @pytest.mark.parametrize("grid", [(2, 2, 0), (0, 2, 6), (2, 2, 8)])
