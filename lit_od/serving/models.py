@@ -10,6 +10,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_od.backbone.extractor import Extracted
 from lit_od.bundle.folder import Bundle
 from lit_od.images.batching import GRAPH_BATCH, Batch
 from lit_od.images.sources import Source
@@ -164,7 +165,7 @@ class Model:
             alone: True if all cores are free for it.
         """
         scorer = self.whole if alone else self.single
-        ((result, found),) = scorer.stream_outputs(sources, batch_size=GRAPH_BATCH)
+        ((result, found),) = scorer.stream_outputs(sources, batch_size=GRAPH_BATCH, maps=MAP in wanted)
         batch, outputs, sound = found.batch, found.outputs, np.flatnonzero(found.finite)
         answers: Answers = {
             "score": result.score,
@@ -173,19 +174,19 @@ class Model:
             "error": [error or "" for error in result.error],
         }
         if MAP in wanted:
-            answers[MAP] = self._maps(batch, outputs, sound)
+            answers[MAP] = self._maps(found, sound)
         if {NEAREST_ROW, NEAREST_DISTANCE} & wanted:
             answers[NEAREST_ROW], answers[NEAREST_DISTANCE] = self._nearest(batch, outputs, sound)
         return answers
 
-    def _maps(self, batch: Batch, outputs: Features, sound: NDArray[np.intp]) -> list[bytes]:
+    def _maps(self, found: Extracted, sound: NDArray[np.intp]) -> list[bytes]:
         """Draw a PNG for each image with finite outputs."""
-        pictures = [b""] * len(batch.sources)
+        batch, pictures = found.batch, [b""] * len(found.batch.sources)
         if len(sound):
-            drawn = self.maps().pictures(batch.images[sound], outputs[sound])
-            for row, picture in zip(batch.rows[sound].tolist(), drawn, strict=True):
+            drawn = self.maps().pictures(batch.images[sound], None if found.maps is None else found.maps[sound])
+            for row, each in zip(batch.rows[sound].tolist(), drawn, strict=True):
                 file = io.BytesIO()
-                picture.save(file, "PNG")
+                each.picture.save(file, "PNG")
                 pictures[row] = file.getvalue()
         return pictures
 

@@ -142,7 +142,7 @@ def _cards(
     names = [source.name for source in sources]
     near = [[] for _ in names] if normals is None else normals.nearest(pixels, outputs, names)
     has_maps, nothing = isinstance(scorer.detector, PixelDetector), [None] * len(names)
-    explained = list(maps.pictures(pixels, outputs)) if has_maps else nothing
+    explained = [each.picture for each in maps.pictures(pixels)] if has_maps else nothing
     heats = list(overlay(pixels, maps.heats(pixels))) if heated and not has_maps else nothing
     p_values = scorer.calibration.p_values(scores[rows])
     return [
