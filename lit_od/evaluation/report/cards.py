@@ -184,7 +184,7 @@ class Galleries:
         return cards
 
     def _views(self, pixels: Images, maps: Maps | None, *, heated: bool) -> dict[str, Images]:
-        """Draw reconstructions and heats of images, (n, h, w, c) each, as far as there are any."""
+        """Draw reconstructions and heats, as far as there are any, (n, h, w, c) each."""
         views = {}
         if (reconstructed := self.maps.reconstructed(pixels)) is not None:
             views["reconstruction"] = reconstructed
