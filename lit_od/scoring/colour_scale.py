@@ -1,5 +1,6 @@
 """The colours of a bundle's maps: values to heat, and heat to colours."""
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -36,15 +37,17 @@ class ColourScale:
     threshold: float
 
     @classmethod
-    def of_maps(cls, maps: Maps, threshold: float) -> Self:
+    def of_maps(cls, maps: Maps, threshold: float, *, least: float = -math.inf) -> Self:
         """Make the scale of normal images' maps.
 
         Args:
             maps: Their maps, (n, h, w).
             threshold: Value above which a pixel stands out.
+            least: Least normal value, for maps that say what lowers the score too.
         """
         # the median image too, since the format of a golden image can distort its map
-        return cls(float(np.median(np.median(maps.astype(np.float64), axis=(1, 2)))), float(threshold))
+        middle = float(np.median(np.median(maps.astype(np.float64), axis=(1, 2))))
+        return cls(max(middle, least), float(threshold))
 
     @property
     def height(self) -> float:

@@ -6,10 +6,11 @@ when the surroundings of the pixel are hidden (`lit_od.scoring.occlusion`).
 A picture shows the prepared image, its reconstruction where the bundle carries `maps.onnx`, the image with its
 heat, and the colours' values: pixels of high score are covered by a colour, from dark to bright. The scale is one
 for all images of a bundle: it begins at the median of golden images' maps, and half of it is the threshold for
-pixels, around which regions are outlined. Hidden parts have no threshold but what 99 % of the pixels of the median
-golden image do not exceed, and no regions.
+pixels, around which regions are outlined. For hidden parts it begins at 0 at least, their threshold is what 99 % of
+the pixels of the median golden image do not exceed, and they have no regions.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
@@ -167,14 +168,14 @@ def colour_scale(bundle: Bundle, scorer: Scorer) -> ColourScale:
         bundle: The bundle.
         scorer: The same bundle, loaded.
     """
-    golden, detector = golden_arrays(bundle), scorer.detector
+    golden, detector, least = golden_arrays(bundle), scorer.detector, -math.inf
     if isinstance(detector, PixelDetector):
         with limited(scorer.threads):
             _, maps = detector.score_map(golden["outputs"])
     else:
-        maps = heat_maps(scorer, golden["pixels"])
+        maps, least = heat_maps(scorer, golden["pixels"]), 0.0
     threshold = scorer.pixel_threshold
     if threshold is None:
         # the median, since a golden image's format can distort its map
         threshold = max(float(np.median(np.percentile(maps, 99, axis=(1, 2)))), 0.0)
-    return ColourScale.of_maps(maps, threshold)
+    return ColourScale.of_maps(maps, threshold, least=least)

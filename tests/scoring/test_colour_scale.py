@@ -65,6 +65,7 @@ def test_a_threshold_that_is_not_above_the_normal_value_parts_black_from_white(n
 def test_the_normal_value_is_that_of_the_median_image():
     maps = np.array([[[1, 2, 9]], [[3, 4, 50]], [[700, 800, 900]]], np.float32)
     assert ColourScale.of_maps(maps, 10) == ColourScale(4.0, 10.0)
+    assert ColourScale.of_maps(maps - 7, 10, least=0.0) == ColourScale(0.0, 10.0)
 
 
 def test_marks_say_the_values_of_heats():

@@ -116,11 +116,11 @@ def overlays(images: Images, maps: NDArray[np.floating], inlier_maps: NDArray[np
     Args:
         images: Prepared images, (n, h, w, c) uint8.
         maps: Maps of the images, (n, h, w).
-        inlier_maps: Maps of held-out inliers, (m, h, w): heat begins at their median, and 99 % of their values stay
-            below half of it.
+        inlier_maps: Maps of held-out inliers, (m, h, w): heat begins at their median, or at 0, and 99 % of their
+            values stay below half of it.
     """
     threshold = max(pixel_threshold(inlier_maps.astype(np.float64), q=99), 0.0)
-    return overlay(images, ColourScale.of_maps(inlier_maps, threshold).heat(maps))
+    return overlay(images, ColourScale.of_maps(inlier_maps, threshold, least=0.0).heat(maps))
 
 
 def spatial_layer(network: nn.Module, images: Images) -> str:
