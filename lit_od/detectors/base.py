@@ -63,6 +63,11 @@ class Detector(Protocol):
         """Number of values of one image's output."""
         return math.prod(self.input_shape)
 
+    @property
+    def is_distance(self) -> bool:
+        """True if scores, or those of cells, are at least 0 by definition."""
+        return True
+
     @abstractmethod
     def score(self, outputs: Outputs, /) -> Scores:
         """Return outlier scores of shape (n,), float64.

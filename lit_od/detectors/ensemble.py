@@ -1,52 +1,50 @@
-"""Several detectors over the same patches, their maps on one scale and summed."""
+"""Several detectors of the same outputs, summed on one scale: scores or maps."""
 
-from dataclasses import dataclass, field
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lit_od.checks import integer, number
-from lit_od.detectors.bank.row_store import row_ranks
-from lit_od.detectors.base import Accumulator
-from lit_od.detectors.held_out import GROUP, fitted_before, is_held, scale_of
-from lit_od.detectors.options import read_options, same_options
+from lit_od.detectors.base import Accumulator, Detector
+from lit_od.detectors.ensemble_fitting import EnsembleAccumulator
+from lit_od.detectors.held_out import fitted_before
+from lit_od.detectors.options import read_options
 from lit_od.detectors.patch_bank import PatchCore
 from lit_od.detectors.patch_gaussian import PaDiM
-from lit_od.detectors.patch_maps import Cells, MapOptions, PatchDetector, check_patches, single
-from lit_od.detectors.patch_rows import PatchRows
-from lit_od.detectors.state import LARGEST_SINGLE, SMALLEST, read_only, take, take_apart
+from lit_od.detectors.patch_maps import Cells, MapOptions, PatchDetector, single
+from lit_od.detectors.patch_rows import OF_FEATURES, PatchRows, named_detector
+from lit_od.detectors.state import SMALLEST, take, take_apart
 from lit_od.errors import ConfigError, DataError
-from lit_od.types import Arrays, Labels, Outputs, Stats
+from lit_od.types import Arrays, Features, Labels, Output, Outputs, Scores, Stats
 
 OF_PATCHES: tuple[type[PatchDetector], ...] = (PaDiM, PatchCore, PatchRows)
-"""Detectors that may be members."""
-
-MOST_HELD = 48
-"""Images that set the scales, at most: a seeded sample of those held out."""
-
-_BY_KIND = {detector.kind: detector for detector in OF_PATCHES}
+"""Detectors of patches that may be members."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnsembleOptions(MapOptions):
-    """Options, checked: those of maps, and the following.
+class MemberOptions:
+    """Options of every ensemble: the fields of its dataclasses, and their checks.
 
     Attributes:
-        members: Kind and options of each member, as a recipe has them; of two members at least. Their own
-            options of maps play no part.
+        members: Kind and options of each member, as a recipe has them; two members at least.
         weights: Weight of each member; None weighs all the same.
         seed: Of the choice of images that set the scales.
     """
 
-    members: list[dict[str, Any]] = field(
-        default_factory=lambda: [{"kind": "padim"}, {"kind": "patchcore"}, {"kind": "patchcore", "whiten": True}]
-    )
-    weights: list[float] | None = None
-    seed: int = 0
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        MapOptions.__post_init__(self)
+    reads: ClassVar[Output]
+    choice: ClassVar[tuple[type[Detector], ...]]
+    """Detectors that may be members."""
+
+    members: list[dict[str, Any]]
+    weights: list[float] | None
+    seed: int
+
+    def check(self) -> None:
+        """Raise ConfigError unless members, weights and seed are valid."""
         if not isinstance(self.members, list) or len(self.members) < 2:
             raise ConfigError(f"members must be two detectors or more, each with its kind, got {self.members!r}")
         self.of_members()
@@ -57,52 +55,97 @@ class EnsembleOptions(MapOptions):
             for weight in self.weights:
                 number("a weight", weight, above=0, most=1e6)
 
-    def of_members(self) -> list[tuple[type[PatchDetector], Any]]:
+    def of_members(self) -> list[tuple[type[Detector], Any]]:
         """Return the class and the checked options of each member.
 
         Raises:
             ConfigError: On an unknown kind or option, or a value out of range.
         """
-        found: list[tuple[type[PatchDetector], Any]] = []
+        found: list[tuple[type[Detector], Any]] = []
+        by_kind = {detector.kind: detector for detector in self.choice}
         for member in self.members:
-            kind = member.get("kind") if isinstance(member, dict) else None
-            if not isinstance(kind, str) or kind not in _BY_KIND:
-                raise ConfigError(f"a member must be one of {', '.join(_BY_KIND)}, got {kind!r}")
-            found.append((_BY_KIND[kind], read_options(kind, _BY_KIND[kind].options_type, _rest(member))))
+            kind, options = named_detector(member) if isinstance(member, dict) else (None, {})
+            if not isinstance(kind, str) or kind not in by_kind:
+                raise ConfigError(
+                    f"a member over {self.reads} must be one of {', '.join(by_kind)}, got {kind!r}: all members of an "
+                    "ensemble read the same, detectors of features read patches with over: patches"
+                )
+            found.append((by_kind[kind], read_options(kind, by_kind[kind].options_type, options)))
         return found
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Ensemble(PatchDetector):
-    """Sum of the maps of several detectors, each brought to one scale.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsembleOptions(MapOptions, MemberOptions):
+    """Options, checked: those of maps and of every ensemble.
 
-    A member's cells are divided by their median over held-out inliers where they are distances; else the median is
+    The members' own options of maps play no part.
+    """
+
+    reads: ClassVar[Output] = "patches"
+    choice: ClassVar[tuple[type[Detector], ...]] = OF_PATCHES
+
+    members: list[dict[str, Any]] = field(
+        default_factory=lambda: [{"kind": "padim"}, {"kind": "patchcore"}, {"kind": "patchcore", "whiten": True}]
+    )
+    weights: list[float] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        MapOptions.__post_init__(self)
+        self.check()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureEnsembleOptions(MemberOptions):
+    """Options, checked: those of every ensemble."""
+
+    reads: ClassVar[Output] = "features"
+    choice: ClassVar[tuple[type[Detector], ...]] = OF_FEATURES
+
+    members: list[dict[str, Any]] = field(default_factory=lambda: [{"kind": "mahalanobis"}, {"kind": "knn"}])
+    weights: list[float] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    @property
+    def class_conditional(self) -> bool:
+        """True if a member needs the class of every image."""
+        return any(getattr(settings, "class_conditional", False) for _, settings in self.of_members())
+
+
+class MemberSum(Detector):
+    """Sum of the scores of several detectors, each brought to one scale.
+
+    A member's scores are divided by their median over held-out inliers where they are distances; else the median is
     taken off, and the rest divided by the interquartile range.
 
     Attributes:
         settings: The options it was fitted with.
         members: The fitted members.
-        shifts: Subtracted from each member's cells, shape (m,).
+        shifts: Subtracted from each member's scores, shape (m,).
         scales: Divisors of the differences, shape (m,).
     """
 
-    kind: ClassVar[str] = "ensemble"
-    options_type: ClassVar[type[EnsembleOptions]] = EnsembleOptions
+    __slots__ = ()
+
     passes: ClassVar[int] = 2
 
-    settings: EnsembleOptions
-    members: tuple[PatchDetector, ...]
+    settings: Any
+    members: tuple[Any, ...]
     shifts: Stats
     scales: Stats
 
     @classmethod
-    def start(cls, settings: EnsembleOptions, first_row: int = 0) -> "EnsembleAccumulator":
+    def start(cls, settings: MemberOptions, first_row: int = 0) -> EnsembleAccumulator:
         """Return an empty accumulator of the first pass, for checked options."""
-        started = [kind.start(each, fitted_before(first_row, settings.seed)) for kind, each in settings.of_members()]
-        return EnsembleAccumulator(settings, first_row, list(started))
+        row = fitted_before(first_row, settings.seed)
+        started = [kind.start(each, row) for kind, each in settings.of_members()]
+        return EnsembleAccumulator(cls, settings, first_row, list(started))
 
     @classmethod
-    def start_second(cls, after: Accumulator, first_row: int = 0) -> "EnsembleAccumulator":
+    def start_second(cls, after: Accumulator, first_row: int = 0) -> EnsembleAccumulator:
         """Return an empty accumulator of the second pass.
 
         Args:
@@ -118,30 +161,42 @@ class Ensemble(PatchDetector):
             kind.start_second(gathered, row) if kind.passes == 2 else None
             for (kind, _), gathered in zip(after.settings.of_members(), after.gathered, strict=True)
         ]
-        return EnsembleAccumulator(after.settings, first_row, started, after)
+        return EnsembleAccumulator(cls, after.settings, first_row, started, after)
 
     @classmethod
-    def require_installed(cls, settings: EnsembleOptions) -> None:
+    def require_installed(cls, settings: MemberOptions) -> None:
         """Raise MissingExtra if fitting with these options needs a missing package."""
         for kind, each in settings.of_members():
             kind.require_installed(each)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Height and width of the grid, and channels."""
-        return self.members[0].input_shape
+        """Shape of one image's output that every member scores."""
+        shape: tuple[int, ...] = self.members[0].input_shape
+        return shape
 
-    def cells(self, patches: Outputs, /) -> Cells:
-        """Return the sum of the members' scaled cells, (n, gh, gw).
+    @classmethod
+    @abstractmethod
+    def scores_of(cls, member: Any, outputs: Outputs, /) -> Stats:
+        """Return a member's scores, in float64, whose sum this detector is."""
+
+    def summed(self, outputs: Outputs) -> Stats:
+        """Return the sum of the members' scaled scores.
 
         Raises:
             DataError: On a wrong shape, or values that are not finite.
         """
         weights = self.settings.weights or [1.0] * len(self.members)
-        total = np.zeros((len(patches), *self.input_shape[:2]))
-        for member, weight, shift, scale in zip(self.members, weights, self.shifts, self.scales, strict=True):
-            total += (weight / scale) * (member.cells(patches) - shift)
-        return single(total)
+        parts = zip(self.members, weights, self.shifts, self.scales, strict=True)
+        total: Stats = sum(
+            ((weight / scale) * (self.scores_of(member, outputs) - shift) for member, weight, shift, scale in parts),
+            start=np.zeros(()),
+        )
+        return total
+
+    def options(self) -> dict[str, Any]:
+        """Return the options it was fitted with."""
+        return asdict(self.settings)
 
     def state(self) -> Arrays:
         """Return shifts, scales, and each member's arrays, prefixed by its number."""
@@ -158,155 +213,123 @@ class Ensemble(PatchDetector):
             ConfigError: On options that do not exist or are out of range.
             DataError: If the arrays do not fit the options or each other.
         """
-        settings = read_options(cls.kind, EnsembleOptions, options)
+        settings = read_options(cls.kind, cls.options_type, options)
         own, parts = take_apart(state, len(settings.members), ("shifts", "scales"))
-        kinds = settings.of_members()
-        members = tuple(
-            kind.from_state(_rest(tree), part)
-            for (kind, _), tree, part in zip(kinds, settings.members, parts, strict=True)
-        )
+        kinds = [
+            (kind, named_detector(tree)[1])
+            for (kind, _), tree in zip(settings.of_members(), settings.members, strict=True)
+        ]
+        members = tuple(kind.from_state(each, part) for (kind, each), part in zip(kinds, parts, strict=True))
         if len({member.input_shape for member in members}) > 1:
-            raise DataError("the members of the state read patches of different shapes; fit the detector anew")
+            raise DataError(
+                f"the members of the state read {settings.reads} of different shapes; fit the detector anew"
+            )
         shifts, scales = (take(own, name, (len(members),)) for name in ("shifts", "scales"))
         if not (scales >= SMALLEST).all():
             raise DataError("array 'scales' of the state must be positive; fit the detector anew")
-        return cls(settings, members, shifts, scales)
+        return cls(settings, members, shifts, scales)  # type: ignore[call-arg]  # fields of every ensemble
 
 
-class EnsembleAccumulator:
-    """An accumulator that hands four images of five to the members.
+@dataclass(frozen=True, slots=True, eq=False)
+class Ensemble(MemberSum, PatchDetector):
+    """Sum of the maps of several detectors on one scale: see `MemberSum`."""
 
-    It holds the fifth, for their scales.
+    kind: ClassVar[str] = "ensemble"
+    options_type: ClassVar[type[EnsembleOptions]] = EnsembleOptions
 
-    Args:
-        settings: The options.
-        first_row: Number of the first image it will see.
-        gathered: Accumulators of the members; None for one that takes no second pass.
-        first: The accumulator of the first pass, for the second.
+    settings: EnsembleOptions
+    members: tuple[PatchDetector, ...]
+    shifts: Stats
+    scales: Stats
 
-    Attributes:
-        settings: The options.
-        first_row: Number of the first image it will see.
-        gathered: The members' accumulators; None for one that takes no second pass.
-        first: The accumulator of the first pass, in the second.
-        seen: Images so far.
-    """
+    @classmethod
+    def scores_of(cls, member: Any, outputs: Outputs, /) -> Stats:
+        """Return a member's scores of cells, (n, gh, gw), for patches (n, gh, gw, d)."""
+        cells: Cells = member.cells(outputs)
+        return cells.astype(np.float64)
 
-    __slots__ = ("_held", "_ranks", "first", "first_row", "gathered", "seen", "settings")
-
-    def __init__(
-        self,
-        settings: EnsembleOptions,
-        first_row: int,
-        gathered: list[Any],
-        first: "EnsembleAccumulator | None" = None,
-    ) -> None:
-        self.settings, self.first_row, self.gathered, self.first = settings, first_row, gathered, first
-        self.seen = 0
-        self._held: NDArray[np.float32] | None = None  # (m, gh, gw, d)
-        self._ranks = np.empty(0, np.uint64)
-
-    def update(self, patches: Outputs, labels: Labels | None = None) -> None:
-        """Take a batch of shape (n, gh, gw, d); labels play no part.
+    def cells(self, patches: Outputs, /) -> Cells:
+        """Return the sum of the members' scaled cells, (n, gh, gw).
 
         Raises:
             DataError: On a wrong shape, or values that are not finite.
         """
-        patches = check_patches(patches)
-        if not len(patches):
-            return
-        rows = np.arange(len(patches)) + self.first_row + self.seen
-        held = is_held(rows, self.settings.seed)
-        self.seen += len(patches)
-        for gathered in self.gathered:
-            if gathered is not None:
-                gathered.update(patches[~held])
-        if self.first is None:
-            self._hold(patches[held].astype(np.float32), row_ranks(self.settings.seed, rows[held].astype(np.uint64)))
+        return single(self.summed(patches))
 
-    def _hold(self, patches: NDArray[np.float32], ranks: NDArray[np.uint64]) -> None:
-        if not len(patches):
-            return
-        self._held = patches if self._held is None else np.concatenate([self._held, patches])
-        self._ranks = np.concatenate([self._ranks, ranks])
-        if len(self._ranks) > MOST_HELD:
-            lowest = np.sort(np.argsort(self._ranks, kind="stable")[:MOST_HELD])
-            self._held, self._ranks = self._held[lowest], self._ranks[lowest]
 
-    def merge(self, other: Self) -> None:
-        """Take over an accumulator with the same options that has seen the next images.
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureEnsemble(MemberSum):
+    """Sum of the scores of several detectors of features: see `MemberSum`.
 
-        Raises:
-            ConfigError: If the options differ.
-            DataError: If the shapes differ, or the images do not follow.
-        """
-        same_options(self.settings, other.settings)
-        if not other.seen:
-            return
-        follows = self.first_row + self.seen
-        if other.first_row != follows:
-            raise DataError(
-                f"images are held out by number: the accumulator to merge must have first_row={follows}, got "
-                f"{other.first_row}. Give each its first_row, and merge in the order of the images."
-            )
-        for mine, theirs in zip(self.gathered, other.gathered, strict=True):
-            if mine is not None:
-                mine.merge(theirs)
-        if other._held is not None:
-            if self._held is not None and self._held.shape[1:] != other._held.shape[1:]:
-                raise DataError("accumulators to merge must have seen patches of one shape")
-            self._hold(other._held, other._ranks)
-        self.seen += other.seen
+    A recipe names it `ensemble`, with members that read features.
+    """
 
-    def state(self) -> Arrays:
-        """Return what the members have gathered, and the images that are held."""
-        arrays: Arrays = {"seen": np.array([self.seen], np.int64), "ranks": self._ranks.view(np.int64)}
-        if self._held is not None:
-            arrays["held"] = self._held
-        for number_, gathered in enumerate(self.gathered):
-            if gathered is not None:
-                arrays |= {f"{number_}.{name}": array for name, array in gathered.state().items()}
-        return arrays
+    kind: ClassVar[str] = "feature_ensemble"
+    reads: ClassVar[Output] = "features"
+    options_type: ClassVar[type[FeatureEnsembleOptions]] = FeatureEnsembleOptions
 
-    def restore(self, state: Arrays) -> None:
-        """Replace what was gathered by a `state()`.
+    settings: FeatureEnsembleOptions
+    members: tuple[Detector, ...]
+    shifts: Stats
+    scales: Stats
+
+    @classmethod
+    def fit(cls, features: Features, labels: Labels | None = None, **options: Any) -> Self:
+        """Fit on inliers in memory.
+
+        Args:
+            features: Shape (n, d).
+            labels: Classes of shape (n,), for members that are class-conditional.
+            options: Options of `FeatureEnsembleOptions`, which documents them and has their defaults.
 
         Raises:
-            DataError: If the arrays do not fit together.
+            ConfigError: On an option that does not exist or is out of range.
+            DataError: On a wrong shape, too few images, or values that are not finite.
         """
-        own, parts = take_apart(state, len(self.gathered), ("seen", "ranks", *(["held"] if "held" in state else [])))
-        self.seen = int(take(own, "seen", (1,), np.int64)[0])
-        ranks = np.asarray(own["ranks"])
-        self._held, self._ranks = None, np.empty(0, np.uint64)
-        if "held" in own:
-            held = take(own, "held", (None, None, None, None), np.float32, most=LARGEST_SINGLE)
-            if ranks.shape != (len(held),) or ranks.dtype != np.int64:
-                raise DataError("the arrays of a share of an ensemble do not fit together; gather its images anew")
-            self._held, self._ranks = held, ranks.view(np.uint64)
-        for gathered, part in zip(self.gathered, parts, strict=True):
-            if gathered is not None:
-                gathered.restore(part)
+        gathered = cls.accumulator(**options)
+        gathered.update(features, labels)
+        gathered = cls.start_second(gathered)
+        gathered.update(features, labels)
+        fitted = gathered.finish()
+        assert isinstance(fitted, cls)
+        return fitted
 
-    def finish(self) -> Ensemble:
-        """Return the fitted detector.
+    @classmethod
+    def accumulator(cls, *, first_row: int = 0, **options: Any) -> EnsembleAccumulator:
+        """Return an empty accumulator of the first pass.
+
+        Args:
+            first_row: Number of the first image it will see, among those of all accumulators.
+            options: As `fit` takes them.
 
         Raises:
-            DataError: If this is the first pass, there are too few images, or a scale is zero.
+            ConfigError: On an option that does not exist or is out of range.
         """
-        if self.first is None:
-            raise DataError("Ensemble takes two passes over the images: pass this accumulator to start_second")
-        held = self.first._held
-        if held is None:
-            raise DataError(
-                f"Ensemble needs at least {GROUP} images, one in {GROUP} of which sets the members' scales, "
-                f"got {self.seen}. Pass more images."
-            )
-        members = [(second or first).finish() for second, first in zip(self.gathered, self.first.gathered, strict=True)]
-        shifts, scales = np.zeros(len(members)), np.zeros(len(members))
-        for row, member in enumerate(members):
-            shifts[row], scales[row] = scale_of(member, held)
-        return Ensemble(self.settings, tuple(members), read_only(shifts), read_only(scales))
+        return cls.start(read_options(cls.kind, cls.options_type, options), first_row)
+
+    @classmethod
+    def scores_of(cls, member: Any, outputs: Outputs, /) -> Stats:
+        """Return a member's scores, (n,), for features (n, d)."""
+        scores: Scores = member.score(outputs)
+        return scores
+
+    def score(self, features: Features, /) -> Scores:
+        """Return the sum of the members' scaled scores, (n,).
+
+        Raises:
+            DataError: On a wrong shape, or values that are not finite.
+        """
+        return self.summed(features)
 
 
-def _rest(member: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in member.items() if name != "kind"}
+def ensemble_kind(kind: str, options: Mapping[str, Any]) -> str:
+    """Return the kind of a recipe's ensemble; other kinds are returned unchanged.
+
+    It is that of ensembles over features where all members read features.
+    """
+    members = options.get("members")
+    of_features = {detector.kind for detector in OF_FEATURES}
+    if kind != Ensemble.kind or not isinstance(members, list) or not members:
+        return kind
+    reads = [isinstance(each, dict) and "over" not in each and each.get("kind") in of_features for each in members]
+    return FeatureEnsemble.kind if all(reads) else kind

@@ -91,6 +91,11 @@ class GMM(Detector):
             self, "_constants", np.log(self.weights) + np.log(np.broadcast_to(scales, (k, d))).sum(axis=1)
         )
 
+    @property
+    def is_distance(self) -> bool:
+        """False."""
+        return False
+
     @classmethod
     def fit(
         cls,
@@ -284,10 +289,7 @@ class GMMAccumulator(MomentsAccumulator[GMMOptions]):
         Raises:
             DataError: If the arrays do not fit together.
         """
-        if self.settings.components > 1:
-            self.store.restore(state)
-        else:
-            super().restore(state)
+        self.store.restore(state) if self.settings.components > 1 else super().restore(state)
 
     def finish(self) -> GMM:
         """Return the fitted detector.
@@ -332,10 +334,7 @@ def _several(settings: GMMOptions, rows: Stats) -> tuple[Stats, Stats, Stats]:
     except ImportError:
         missing_extra("scikit-learn", "train,cpu")
     mixture = GaussianMixture(
-        settings.components,
-        covariance_type=settings.covariance,
-        reg_covar=FLOOR,
-        random_state=settings.seed,
+        settings.components, covariance_type=settings.covariance, reg_covar=FLOOR, random_state=settings.seed
     )
     try:
         mixture.fit(rows)

@@ -136,6 +136,11 @@ class Mahalanobis(Detector):
         """Shape of one image's features, (d,)."""
         return (len(self.whitener),)
 
+    @property
+    def is_distance(self) -> bool:
+        """True unless relative."""
+        return self.background_mean is None
+
     def score(self, features: Features) -> Scores:
         """Return distances of shape (n,), in standard deviations.
 

@@ -128,11 +128,6 @@ class PatchDetector(PixelDetector):
         """True if an image's score is the largest value of its map."""
         return self.settings.aggregate == "max"
 
-    @property
-    def is_distance(self) -> bool:
-        """True if scores of cells are at least 0 by definition."""
-        return True
-
     @abstractmethod
     def cells(self, patches: Outputs, /) -> Cells:
         """Return the scores of cells, (n, gh, gw), for patches (n, gh, gw, d).

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 
 from lit_od.evaluation.plots.style import drawing
@@ -17,7 +19,7 @@ from lit_od.formats.text import one_line
 from lit_od.types import Images
 
 THUMBNAIL = 112
-"""Longer side of an image on the page in pixels; smaller ones keep their size and are enlarged in the browser."""
+"""Longer side of a neighbour on the page in pixels; smaller ones keep their size and are enlarged in the browser."""
 
 QUALITY = 85
 """JPEG quality; images of at most `EXACT` pixels a side are kept as PNG, without loss."""
@@ -25,12 +27,17 @@ QUALITY = 85
 EXACT = 40
 
 
-def template(name: str) -> Any:
-    """Return a template of this package; text that goes in is escaped and printable."""
+def template(name: str, **filters: Callable[..., Any]) -> Any:
+    """Return a template of this package; text that goes in is escaped and printable.
+
+    Args:
+        name: Its file.
+        filters: Its own filters by name, besides `uri`.
+    """
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=printable_text
     )
-    environment.filters["uri"] = data_uri
+    environment.filters.update(uri=data_uri, **filters)
     return environment.from_string(packaged(name))
 
 
@@ -69,12 +76,11 @@ def svg_element(figure: Figure, number: int, title: str) -> Markup:
     return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))  # Matplotlib escapes
 
 
-def data_uri(picture: Image.Image | Images, limit: int = THUMBNAIL) -> str:
-    """Encode a picture as a data URI; it is reduced to the limit."""
-    if isinstance(picture, np.ndarray):
-        picture = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
-    exact = max(picture.size) <= EXACT
-    picture.thumbnail((limit, limit))
+def data_uri(pixels: Images | NDArray[np.bool_], limit: int = THUMBNAIL) -> str:
+    """Encode a picture, or a mask, as a data URI; it is reduced to the limit."""
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    exact = max(picture.size) <= EXACT or picture.mode == "1"
+    picture.thumbnail((limit, limit), Image.Resampling.NEAREST if picture.mode == "1" else Image.Resampling.BICUBIC)
     file = io.BytesIO()
     kind = "PNG" if exact else "JPEG"
     picture.save(file, kind, **({"optimize": True} if exact else {"quality": QUALITY}))

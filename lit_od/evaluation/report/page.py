@@ -16,11 +16,15 @@ from lit_od.evaluation.defects import DefectEvaluation, evaluate_defects
 from lit_od.evaluation.evaluate import TITLES, Evaluation, evaluate
 from lit_od.evaluation.image_sets import FITTED, ImageSet, ImageSets, score_set
 from lit_od.evaluation.plots.style import COLOURS, ScoreAxis
-from lit_od.evaluation.report.cards import SEARCHED, Normals, gallery
-from lit_od.evaluation.report.elements import EXACT, THUMBNAIL, packaged, printable_text, svg_element, template
+from lit_od.evaluation.report.cards import SEARCHED, Galleries, Normals, ShownRegions
+from lit_od.evaluation.report.elements import EXACT, packaged, printable_text, svg_element, template
+from lit_od.scoring.colour_scale import STEPS
 from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.scorer import Scorer
 from lit_od.types import Scores
+
+VIEW = 256
+"""Longer side of an image, its map and its mask."""
 
 NORMAL_SETS = {FITTED: "of the fit"}
 """Words for normal images on the page, by the name of their set."""
@@ -65,8 +69,9 @@ def report(bundle: Bundle, scorer: Scorer, images: ImageSets, *, normals: ImageS
     found = evaluate(inliers, outliers, threshold=threshold) if defects is None else defects.images
     searched = Normals(scorer, normals or images.inliers)
     maps = HeatMaps.of(bundle, scorer)
-    galleries = [gallery(scorer, each, scores[each.name], maps=maps, normals=searched) for each in sets]
-    page = template("page.html").render(
+    made = Galleries(scorer, maps, searched, images.truth)
+    galleries = [made.gallery(each, scores[each.name]) for each in sets]
+    page = template("page.html", drawn=_drawn).render(
         name=bundle.manifest.name,
         facts=model_facts(bundle.manifest, bundle.calibration),
         style=packaged("page.css"),
@@ -87,10 +92,14 @@ def report(bundle: Bundle, scorer: Scorer, images: ImageSets, *, normals: ImageS
         pictures=_pictures(bundle, scores, inliers, outliers, threshold),
         galleries=galleries,
         reads_errors=bundle.detector.reads == "errors",
+        scale=maps.scale,
+        steps=STEPS,
+        pixel_threshold=scorer.pixel_threshold,
+        has_truth=images.truth is not None,
         neighbours="given as inliers" if normals is None else NORMAL_SETS.get(normals.name, "given as normal"),
         searched=SEARCHED,
         exact=EXACT,
-        wide=3 * THUMBNAIL,
+        view=VIEW,
     )
     return Report(page, found, defects)
 
@@ -131,3 +140,12 @@ def _pictures(
         ("Reliability of p-values", plots.p_value_reliability(p_values, calibration=bundle.calibration.scores.size)),
     ]
     return [(title, svg_element(figure, number, title)) for number, (title, figure) in enumerate(drawn)]
+
+
+def _drawn(regions: ShownRegions) -> dict[str, Any]:
+    """Return regions as the page's script draws and lists them."""
+    path = "".join(
+        f"M{x} {y}" + (f"H{right}" if y == bottom else f"V{bottom}") for x, y, right, bottom in regions.outline
+    )
+    found = [{"area": each.area, "peak": each.peak, "at": each.at} for each in regions.found]
+    return {"outline": path, "regions": [{"box": box, **each} for box, each in zip(regions.boxes, found, strict=True)]}
