@@ -198,8 +198,7 @@ def _table(watch: DriftWatch, words: str, options: DriftOptions) -> str:
             alarm = drift.alarm
             lines += ["", f"Images from row {alarm.start:,} to {alarm.row:,}, and before (shown, not tested)"]
             cells = [
-                [each.name, f"{each.before:.4f}", f"{each.after:.4f}", f"{each.deviations:+.2f}"]
-                for each in drift.moved
+                [each.name, f"{each.before:.4f}", f"{each.after:.4f}", _signed(each.deviations)] for each in drift.moved
             ]
             lines += columns(["statistic", "before", "since", "in standard deviations"], cells)
     return "\n".join(printable(line, keep="\n") for line in lines)
@@ -211,6 +210,10 @@ def _sentence(drift: Drift) -> str:
         f"alarm at row {alarm.row:,} ({drift.path or 'no path'}): likely changed from row {alarm.start:,}, evidence "
         f"{_power(alarm.evidence)}, standing watch {_power(alarm.standing)}; a new bag begins"
     )
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2f}"
 
 
 def _power(log10: float) -> str:

@@ -23,6 +23,9 @@ POINTS = 1024
 RECENT = 1024
 """Rows of which statistics are kept one by one, to divide them at the start of a change."""
 
+LEAST = 1e-6
+"""Standard deviation of a statistic below which it did not vary: sums of squares leave as much by rounding."""
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -71,13 +74,13 @@ class Movement:
         name: Its name, one of `STATISTICS`.
         before: Mean of the bag's rows before the start.
         after: Mean of the rows from the start to the alarm.
-        deviations: after - before, in standard deviations of the rows before.
+        deviations: after - before, in standard deviations of the rows before; None where it never varied before.
     """
 
     name: str
     before: float
     after: float
-    deviations: float
+    deviations: float | None
 
 
 T = TypeVar("T", Point, Window)
@@ -156,7 +159,7 @@ class ImageMoments:
         deviations = np.sqrt(np.maximum(sums[1] / before - means**2, 0))
         shifts = late.mean(axis=0) - means
         return tuple(
-            Movement(name, float(mean), float(mean + shift), float(shift / sd) if sd > 0 else math.nan)
+            Movement(name, float(mean), float(mean + shift), float(shift / sd) if sd > LEAST else None)
             for name, mean, shift, sd in zip(STATISTICS, means, shifts, deviations, strict=True)
         )
 

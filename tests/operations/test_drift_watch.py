@@ -1,5 +1,6 @@
 """Scored rows under watch: bags by detector, rows left out, what a bundle's calibration scores may begin."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -84,9 +85,13 @@ def test_what_moved_is_told() -> None:
         found = found or watch.take(ScoredRow("", float(rng.normal(30 + 10 * dark, 5)), statistics=look))
     assert found is not None
     bright, sharp, saturated = found.moved
-    assert bright.deviations < -10
-    assert abs(sharp.deviations) < 1
+    assert bright.deviations is not None
+    assert sharp.deviations is not None
+    assert bright.deviations < -10 < -1 < sharp.deviations < 1
     assert saturated.before == pytest.approx(saturated.after)
+    assert saturated.deviations is None
+    tree = json.loads(json.dumps(watch.to_json(), allow_nan=False))
+    assert [each["deviations"] for each in tree["latest_alarms"][0]["moved"]][2] is None
 
 
 def test_rows_that_cannot_be_tested_are_refused() -> None:
