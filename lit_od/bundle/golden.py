@@ -62,8 +62,21 @@ def differences(
         A line for each difference.
     """
     pixels, outputs = golden["pixels"], golden["outputs"]
+    found = pixel_differences(golden, preparation, allowed)
+    for name, limit, want, compute in (
+        ("outputs", allowed.outputs, outputs, lambda: backbone(pixels)),
+        ("scores", allowed.scores, golden["scores"], lambda: detector.score(outputs)),
+    ):
+        gap = relative_difference(want, compute())
+        if not gap <= limit:
+            found.append(f"golden {name} differ by {gap:.3g} relative, allowed {limit:g}")
+    return found
+
+
+def pixel_differences(golden: Arrays, preparation: Preparation, allowed: Tolerance) -> list[str]:
+    """Decode and prepare golden images again, and report differences, a line each."""
+    pixels, found = golden["pixels"], []
     files = [golden[f"{_FILE}{row}"].tobytes() for row in range(len(pixels))]
-    found = []
     for row, file in enumerate(files):
         try:
             off = int(np.abs(prepare(open_image(file), preparation).astype(int) - pixels[row]).max())
@@ -72,13 +85,6 @@ def differences(
             continue
         if off > allowed.pixels:
             found.append(f"golden image {row}: pixels differ by {off} of 255, allowed {allowed.pixels}")
-    for name, limit, want, compute in (
-        ("outputs", allowed.outputs, outputs, lambda: backbone(pixels)),
-        ("scores", allowed.scores, golden["scores"], lambda: detector.score(outputs)),
-    ):
-        gap = relative_difference(want, compute())
-        if not gap <= limit:
-            found.append(f"golden {name} differ by {gap:.3g} relative, allowed {limit:g}")
     return found
 
 
