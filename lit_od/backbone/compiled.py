@@ -19,7 +19,10 @@ OUTPUTS = ("score", "p_value", "is_outlier", "map")
 
 
 class CompiledGraph(Backbone):
-    """The graph of a model file, which gives scores and maps: outputs (n, 1 + h * w), the score first."""
+    """The graph of a model file, which gives scores and maps.
+
+    Its outputs are (n, 1 + h * w), float64, the score first.
+    """
 
     __slots__ = ()
 

@@ -74,7 +74,13 @@ def differences(
 
 
 def pixel_differences(golden: Arrays, preparation: Preparation, allowed: Tolerance) -> list[str]:
-    """Decode and prepare golden images again, and report differences, a line each."""
+    """Decode and prepare golden images again, and report differences, a line each.
+
+    Args:
+        golden: Arrays as `make` returns them.
+        preparation: The bundle's preparation.
+        allowed: Largest differences that are not reported.
+    """
     pixels, found = golden["pixels"], []
     files = [golden[f"{_FILE}{row}"].tobytes() for row in range(len(pixels))]
     for row, file in enumerate(files):

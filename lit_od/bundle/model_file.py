@@ -47,7 +47,7 @@ THRESHOLD, PIXELS, CALIBRATION = "threshold", "pixel_threshold", "calibration"
 
 
 def open_bundle(path: str | Path, *, trust: Collection[str] = ()) -> Bundle:
-    """Read a bundle from its folder, or from the model file that it was compiled into.
+    """Read a bundle from its folder, or from the model file that it became.
 
     Args:
         path: The folder or the file.
@@ -77,7 +77,7 @@ def open_graph(bundle: Bundle, *, threads: int | None = None, providers: Sequenc
 
 
 def read_model(path: Path) -> Bundle:
-    """Read a model file as a bundle whose only files are the model and its golden images.
+    """Read a model file as a bundle of two files: model and golden images.
 
     Raises:
         BundleError: If it is no ONNX file, or none that lit_od compiled.
@@ -93,7 +93,12 @@ def read_model(path: Path) -> Bundle:
 
 
 def bundle_of(path: Path, data: bytes, parts: Parts) -> Bundle:
-    """Make a bundle of a model file's bytes and parts.
+    """Make a bundle of a model file.
+
+    Args:
+        path: Its place, which is only noted.
+        data: Its bytes.
+        parts: Its parts.
 
     Raises:
         BundleError: If the file is none that lit_od compiled.
@@ -128,7 +133,7 @@ def changed_parts(bundle: Bundle) -> list[str]:
 
 
 def entries(parts: Parts) -> dict[str, FileEntry]:
-    """Return the manifest's entries of a model file: the nodes together, and each tensor."""
+    """Return a model file's entries: the nodes together, and each tensor."""
     named = {f"initializer {name}": data for name, data in parts.initializers.items()}
     return {name: FileEntry.of(data) for name, data in {NODES: b"".join(parts.nodes), **named}.items()}
 
@@ -181,7 +186,11 @@ def with_threshold(bundle: Bundle, calibration: Calibration) -> Bundle:
 
 
 def model_differences(bundle: Bundle, graph: CompiledGraph) -> list[str]:
-    """Decode, prepare and score the golden images of a model file again, and report differences."""
+    """Decode, prepare and score a model file's golden images again.
+
+    Returns:
+        A line for each difference.
+    """
     golden = golden_arrays(bundle)
     found = pixel_differences(golden, bundle.manifest.preparation, bundle.manifest.tolerance)
     difference = verdict_difference(golden["scores"], graph.verdicts(golden["pixels"]), bundle.calibration)
@@ -189,7 +198,9 @@ def model_differences(bundle: Bundle, graph: CompiledGraph) -> list[str]:
 
 
 def verdict_difference(wanted: NDArray[np.float64], found: Mapping[str, Any], calibration: Calibration) -> str | None:
-    """Describe how verdicts differ from those of wanted scores; None within tolerance.
+    """Describe a difference of verdicts from those of wanted scores.
+
+    None where they are within tolerance.
 
     Args:
         wanted: Scores of the golden images, (n,).
@@ -244,5 +255,5 @@ def _doubles(parts: Parts, name: str, shape: tuple[int, ...]) -> NDArray[np.floa
 
 
 def encoded_golden(arrays: Arrays) -> bytes:
-    """Return the golden images' arrays as a model file keeps them: without the backbone's outputs."""
+    """Encode the golden images' arrays without the backbone's outputs."""
     return safetensors.save({name: array for name, array in arrays.items() if name != "outputs"})

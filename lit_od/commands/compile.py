@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Write the model file and describe it."""
+    """Write the model file and describe it.
+
+    Raises:
+        ConfigError: If --out has another ending.
+    """
     no_overrides(overrides)
     bundle, out = read_bundle_folder(args.bundle, args), Path(args.out)
     if out.suffix != ".onnx":

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _verify_model(path: str, bundle: Bundle, graph: CompiledGraph) -> int:
-    """Verify a model file: parts that were changed are named, and the golden images decide."""
+    """Verify a model file: name the parts that were changed; golden images decide."""
     for part in changed_parts(bundle):
         print(printable(f"{path}: {part} was changed since lit-od compile"))
     found = model_differences(bundle, graph)

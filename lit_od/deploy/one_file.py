@@ -1,6 +1,6 @@
-"""Compile a bundle into one ONNX file: backbone, detector and calibration in one graph.
+"""Compile a bundle into one ONNX file.
 
-It takes prepared images and gives scores, p-values, verdicts and, where the detector has them, maps, in any runtime of
+Backbone, detector and calibration are one graph. It takes prepared images and gives scores, p-values, verdicts and, where the detector has them, maps, in any runtime of
 ONNX: all operators are those of ONNX' own domain. The file carries the bundle's manifest and golden images as metadata.
 """
 
