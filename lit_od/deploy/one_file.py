@@ -1,7 +1,8 @@
 """Compile a bundle into one ONNX file.
 
-Backbone, detector and calibration are one graph. It takes prepared images and gives scores, p-values, verdicts and, where the detector has them, maps, in any runtime of
-ONNX: all operators are those of ONNX' own domain. The file carries the bundle's manifest and golden images as metadata.
+Backbone, detector and calibration become one graph. It takes prepared images and gives scores, p-values, verdicts and,
+where the detector has them, maps, in any runtime of ONNX: all operators are those of ONNX' own domain. The file carries
+the bundle's manifest and golden images as metadata.
 """
 
 from pathlib import Path

@@ -55,7 +55,7 @@ def reconstruction(graph: GraphBuilder, detector: Reconstruction, errors: str) -
 
 
 def padim(graph: GraphBuilder, detector: PaDiM, patches: str) -> str:
-    """Add each patch's distance to the Gaussian of its position, float32, (n, gh, gw).
+    """Add each patch's distance to the Gaussian of its position, (n, gh, gw).
 
     Args:
         graph: The graph.
