@@ -22,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument("--out", metavar="MODEL.onnx", required=True, help="the file; one that is there is replaced")
+    parser.add_argument(
+        "--resize",
+        choices=("graph",),
+        help="take frames of any size, though the bundle's images are resized by Pillow: within two levels of 255; "
+        "refused where that moves a golden image's score by more than 1 %% of the calibration scores' quartile range",
+    )
     add_trust_argument(parser)
 
 
@@ -35,7 +41,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     bundle, out = read_bundle_folder(args.bundle, args), Path(args.out)
     if out.suffix != ".onnx":
         raise ConfigError(f"--out {out} must end in .onnx")
-    data = compile_bundle(bundle, out)
+    data = compile_bundle(bundle, out, resize=args.resize is not None)
     parts, versions = take_apart(data), versions_of(data)
     print(
         f"{out}: {bundle.manifest.detector.kind}, {len(parts.nodes):,} nodes of opset {versions.opset}, "

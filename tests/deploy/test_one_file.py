@@ -192,7 +192,7 @@ def test_the_command_writes_and_describes_it(made_bundle: Bundle, tmp_path: Path
 
 
 def test_a_graph_that_scores_otherwise_is_not_written(made_bundle, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(one_file, "verdict_difference", lambda *_: "scores differ by 1")
+    monkeypatch.setattr(model_file, "verdict_difference", lambda *_: "scores differ by 1")
     with pytest.raises(DataError, match="does not score as the bundle does: scores differ by 1"):
         compile_bundle(made_bundle, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -240,3 +240,49 @@ def test_files_that_are_none_are_refused_in_one_line(made_bundle: Bundle, tmp_pa
         path.write_bytes(content)
         with pytest.raises(BundleError, match=message):
             Scorer.load(path)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"crop": (20, 24)}, {"crop_fraction": 0.7}, {"resize": "graph-bicubic"}], ids=json.dumps
+)
+def test_a_bundle_that_resizes_in_the_graph_takes_frames_of_any_size(options, digits, tmp_path, small_graph) -> None:
+    preparation = Preparation(**{"size": (28, 28), "mode": "grey", "resize": "graph", **options})
+    bundle = make_bundle(
+        tmp_path / "bundle",
+        model=small_graph,
+        preparation=preparation,
+        fit=digits[:300],
+        calibration=digits[800:900],
+        detector={"kind": "knn"},
+        rule={"rule": "percentile"},
+        origin=Origin(name="x"),
+        opset=20,
+    )
+    path = tmp_path / "model.onnx"
+    compile_bundle(bundle, path)
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    scorer, rng = Scorer.of(bundle, threads=1), np.random.default_rng(0)
+    for size in ((28, 28), (64, 48), (25, 90)):
+        frame = rng.integers(0, 256, (*size, 1), dtype=np.uint8)
+        found = run(path, frame[None])
+        np.testing.assert_allclose(found["score"], scorer.score([frame[..., 0]]).score, rtol=1e-6)
+    np.testing.assert_allclose(Scorer.load(path).score([frame[..., 0]]).score, found["score"], rtol=1e-12)
+    if preparation.crop is not None:
+        with pytest.raises(Exception, match="Reshape"):
+            run(path, np.zeros((1, 19, 40, 1), np.uint8))
+
+
+def test_resizing_in_the_graph_is_measured_and_refused_where_it_moves_scores(
+    made_bundle: Bundle, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.onnx"
+    assert command("compile", made_bundle.path, "--resize", "graph", "--out", path)[0] == 0
+    manifest = model_file.open_bundle(path).manifest
+    assert manifest.preparation.resize == "graph"
+    assert 0 <= manifest.provenance.metrics["resize_in_graph"]["largest_move_of_iqr"] <= 0.01
+    assert run(path, np.zeros((2, 50, 61, 1), np.uint8))["score"].shape == (2,)
+    assert command("verify", path)[0] == 0
+    monkeypatch.setattr(one_file, "MOST_MOVED", -1.0)
+    status, _, err = command("compile", made_bundle.path, "--resize", "graph", "--out", path)
+    assert status == 2
+    assert "fit anew with --data.prepare.resize graph" in err
