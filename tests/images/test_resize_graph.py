@@ -38,7 +38,7 @@ def test_on_real_images_it_is_close_to_pillow(way: GraphResize, garments: list[S
         for size in ((9, 20), (28, 61), (75, 40)):
             wanted = np.asarray(image.resize(size[::-1], FILTERS[way]))
             gap = np.abs(resized(np.asarray(image)[..., None], size, way)[..., 0].astype(int) - wanted)
-            assert gap.max() <= 2 if way == "graph" else gap.mean() < 0.2
+            assert gap.max() <= 2 if way == "graph" else gap.mean() < 1
 
 
 @pytest.mark.parametrize("way", ["graph", "graph-bicubic"])
