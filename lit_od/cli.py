@@ -30,6 +30,7 @@ COMMANDS = {
     "benchmark": "recipes against data sets of defects, in one table",
     "threshold": "show or set a bundle's threshold",
     "refit": "new statistics from new normal images, same backbone",
+    "compile": "one ONNX file of a bundle, for any runtime",
     "quantize": "the backbone in int8, the rest fitted anew on it",
     "monitor": "a drift alarm on the scores of rows, with a bound on false alarms",
     "check": "read every image once: a clean list, and the refused with reasons",

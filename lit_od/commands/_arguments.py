@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from lit_od.backbone.extractor import BATCH_SIZE
 from lit_od.bundle.folder import Bundle
+from lit_od.bundle.model_file import MODEL, open_bundle
 from lit_od.errors import ConfigError, missing_extra
 from lit_od.recipes.load import read
 from lit_od.recipes.overrides import parse_overrides
@@ -85,8 +86,20 @@ def add_trust_argument(parser: argparse.ArgumentParser) -> None:
 
 def read_bundle(folder: str | Path, args: argparse.Namespace) -> Bundle:
     """Read a bundle; report on standard error if its detector is imported."""
-    bundle = Bundle.read(folder, trust=args.trust)
+    bundle = open_bundle(folder, trust=args.trust)
     say_imported(args, bundle.detector.kind)
+    return bundle
+
+
+def read_bundle_folder(folder: str | Path, args: argparse.Namespace) -> Bundle:
+    """Read a bundle whose backbone or detector is wanted: no model file.
+
+    Raises:
+        ConfigError: If it is a model file.
+    """
+    bundle = read_bundle(folder, args)
+    if MODEL in bundle.files:
+        raise ConfigError(f"{folder} is a model file: give the folder of the bundle that it was compiled from")
     return bundle
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from lit_od.bundle import folder as bundles
 from lit_od.bundle.folder import Bundle
 from lit_od.bundle.model_card import false_positives
+from lit_od.bundle.model_file import MODEL, with_threshold
 from lit_od.calibration.p_values import Calibration
 from lit_od.calibration.rules import RULES, inliers_needed, require_applicable
 from lit_od.commands._arguments import (
@@ -71,25 +72,27 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     sources = find(args.outliers) if args.outliers else []
     require_applicable(rule, inliers=bundle.calibration.scores.size, outliers=len(sources))
     calibration = bundle.calibration.with_rule(rule, outliers=_scores(bundle, sources, args) if sources else None)
-    bundles.rewrite(
-        bundle,
-        msgspec.structs.replace(
-            bundle.manifest,
-            calibration=msgspec.structs.replace(
-                bundle.manifest.calibration,
-                threshold=calibration.threshold,
-                rule=calibration.rule,
-                pixel_threshold=_pixel_threshold(bundle, calibration),
-            ),
-        ),
-        calibration,
-    )
+    _write(bundle, calibration)
     print(
         f"{args.bundle}: threshold {bundle.calibration.threshold:.6g} -> {calibration.threshold:.6g}, "
         f"{calibration.flagged_share():.2%} of {calibration.scores.size:,} calibration inliers above, "
         f"{false_positives(calibration)}"
     )
     return DONE
+
+
+def _write(bundle: Bundle, calibration: Calibration) -> None:
+    """Write the bundle or the model file again with another threshold."""
+    if MODEL in bundle.files:
+        with_threshold(bundle, calibration)
+        return
+    entry = msgspec.structs.replace(
+        bundle.manifest.calibration,
+        threshold=calibration.threshold,
+        rule=calibration.rule,
+        pixel_threshold=_pixel_threshold(bundle, calibration),
+    )
+    bundles.rewrite(bundle, msgspec.structs.replace(bundle.manifest, calibration=entry), calibration)
 
 
 def _pixel_threshold(bundle: Bundle, calibration: Calibration) -> float | None:

@@ -38,6 +38,8 @@ class Detector(Protocol):
         passes: Passes over the images that fitting takes, 1 or 2; the second begins with `start_second`.
         torch_form: Import path of a function that gives the same scores in torch, as those of
             `lit_od.training.explain.torch_scores`; None where there is no gradient.
+        onnx_form: Import path of a function that adds its scores to an ONNX graph, as those of
+            `lit_od.deploy.onnx_forms`; None where it has none.
     """
 
     __slots__ = ()
@@ -47,6 +49,7 @@ class Detector(Protocol):
     options_type: ClassVar[type[Any]]
     passes: ClassVar[int] = 1
     torch_form: ClassVar[str | None] = None
+    onnx_form: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)

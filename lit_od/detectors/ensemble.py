@@ -236,6 +236,7 @@ class Ensemble(MemberSum, PatchDetector):
 
     kind: ClassVar[str] = "ensemble"
     options_type: ClassVar[type[EnsembleOptions]] = EnsembleOptions
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.maps:ensemble"
 
     settings: EnsembleOptions
     members: tuple[PatchDetector, ...]
@@ -267,6 +268,7 @@ class FeatureEnsemble(MemberSum):
     kind: ClassVar[str] = "feature_ensemble"
     reads: ClassVar[Output] = "features"
     options_type: ClassVar[type[FeatureEnsembleOptions]] = FeatureEnsembleOptions
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.rows:feature_ensemble"
 
     settings: FeatureEnsembleOptions
     members: tuple[Detector, ...]

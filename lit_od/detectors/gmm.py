@@ -63,6 +63,7 @@ class GMM(Detector):
     reads: ClassVar[Output] = "features"
     options_type: ClassVar[type[GMMOptions]] = GMMOptions
     torch_form: ClassVar[str | None] = "lit_od.training.explain.torch_scores:gmm"
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.rows:gmm"
 
     settings: GMMOptions
     weights: Stats

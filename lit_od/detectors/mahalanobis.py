@@ -62,6 +62,7 @@ class Mahalanobis(Detector):
     reads: ClassVar[Output] = "features"
     options_type: ClassVar[type[MahalanobisOptions]] = MahalanobisOptions
     torch_form: ClassVar[str | None] = "lit_od.training.explain.torch_scores:mahalanobis"
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.rows:mahalanobis"
 
     settings: MahalanobisOptions
     means: Stats

@@ -102,6 +102,7 @@ class PatchCore(PatchDetector):
 
     kind: ClassVar[str] = "patchcore"
     options_type: ClassVar[type[PatchCoreOptions]] = PatchCoreOptions
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.maps:patchcore"
 
     settings: PatchCoreOptions
     grid: tuple[int, int, int]

@@ -91,6 +91,7 @@ class PatchRows(PatchDetector):
 
     kind: ClassVar[str] = "patch_rows"
     options_type: ClassVar[type[PatchRowsOptions]] = PatchRowsOptions
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.maps:patch_rows"
 
     settings: PatchRowsOptions
     grid: tuple[int, int, int]

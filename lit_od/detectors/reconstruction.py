@@ -50,6 +50,7 @@ class Reconstruction(PixelDetector):
     kind: ClassVar[str] = "reconstruction"
     reads: ClassVar[Output] = "errors"
     options_type: ClassVar[type[ReconstructionOptions]] = ReconstructionOptions
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.maps:reconstruction"
 
     settings: ReconstructionOptions
     shape: tuple[int, int, int]
@@ -99,8 +100,7 @@ class Reconstruction(PixelDetector):
         """
         errors = check_errors(errors, self.shape)
         scores = np.empty(len(errors))
-        # Multiplied before it is divided: 7 % of 100 elements are 7, though 0.07 * 100 > 7.
-        count = max(1, math.ceil(self.width * self.settings.outlier_perc / 100))  # of 1e-323 % the quotient is 0
+        count = elements_averaged(self.width, self.settings.outlier_perc)
         for rows, block in row_blocks(errors, 2 * self.width):
             flat = block.reshape(len(block), -1)
             if count < self.width:
@@ -209,6 +209,12 @@ class ReconstructionAccumulator:
         if self.shape is None or self.count == 0:
             raise DataError("Reconstruction needs the errors of at least 1 image, got 0. Pass more images.")
         return Reconstruction(self.settings, self.shape)
+
+
+def elements_averaged(width: int, percent: float) -> int:
+    """Return how many of an image's largest errors give its score."""
+    # Multiplied before it is divided: 7 % of 100 elements are 7, though 0.07 * 100 > 7.
+    return max(1, math.ceil(width * percent / 100))  # of 1e-323 % the quotient is 0
 
 
 def check_errors(errors: Outputs, shape: tuple[int, int, int] | None = None) -> Outputs:

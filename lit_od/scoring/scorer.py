@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from lit_od.backbone.extractor import BATCH_SIZE, Compute, Extracted, Extractor, finite_rows
 from lit_od.backbone.model import Backbone
-from lit_od.bundle.folder import BACKBONE, Bundle
+from lit_od.bundle.folder import Bundle
+from lit_od.bundle.model_file import open_bundle, open_graph
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import Detector, PixelDetector
 from lit_od.errors import BundleError, ConfigError, LitODWarning
@@ -125,7 +126,7 @@ class Scorer:
         """Read a bundle, check every byte of it, and make it ready.
 
         Args:
-            bundle: Its folder.
+            bundle: Its folder, or the model file that it was compiled into.
             threads: Threads for decoding, ONNX Runtime and FAISS. None takes one a core.
             providers: Execution providers, as `Backbone.load` takes them.
             trust: Import paths of detectors that may be followed; importing a module runs its code.
@@ -135,7 +136,7 @@ class Scorer:
             ConfigError: If a provider is absent.
             MissingExtra: If no ONNX Runtime is installed.
         """
-        return cls.of(Bundle.read(bundle, trust=trust), threads=threads, providers=providers)
+        return cls.of(open_bundle(bundle, trust=trust), threads=threads, providers=providers)
 
     @classmethod
     def of(cls, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] | None = None) -> Self:
@@ -153,7 +154,7 @@ class Scorer:
         """
         if bundle.manifest.model.weight_bits == 8 and lacks_vnni():
             warnings.warn(WITHOUT_VNNI, LitODWarning, stacklevel=2)
-        backbone = Backbone.load(bundle.files[BACKBONE], threads=threads, providers=providers)
+        backbone = open_graph(bundle, threads=threads, providers=providers)
         extractor = Extractor(backbone, bundle.manifest.preparation, threads)
         if backbone.output != bundle.detector.reads:
             raise BundleError(
