@@ -6,7 +6,7 @@ from typing import Protocol
 from lit_od.bundle.folder import Bundle
 from lit_od.import_paths import trust_option
 
-DONE, INCOMPLETE, REFUSED, INTERRUPTED = 0, 1, 2, 130
+DONE, INCOMPLETE, REFUSED, ALARM, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 class Command(Protocol):

@@ -17,7 +17,7 @@ from lit_od.commands._arguments import (
     add_note_argument,
     add_session_arguments,
     no_overrides,
-    read_bundle,
+    read_bundle_folder,
     session_options,
 )
 from lit_od.commands._status import DONE
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides(overrides)
     if args.on and not args.dry_run:
         raise ConfigError("--on goes with --dry-run: leave it out, or give both")
-    bundle = read_bundle(args.bundle, args)
+    bundle = read_bundle_folder(args.bundle, args)
     engine = LocalEngine(Scorer.of(bundle, **session_options(args)).extractor)
     images = FeedbackImages(
         accepted=find(args.paths), calibration=_found(args.calibration), normal=_found(args.normal), on=_found(args.on)

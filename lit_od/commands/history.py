@@ -6,7 +6,7 @@ bundle after change N, state 0 the one before the first.
 
 import argparse
 
-from lit_od.commands._arguments import add_trust_argument, no_overrides, read_bundle
+from lit_od.commands._arguments import add_trust_argument, no_overrides, read_bundle_folder
 from lit_od.commands._status import DONE
 from lit_od.formats.text import printable
 from lit_od.operations.history import describe, drop_states, purge
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Print the record, after dropping what the arguments say."""
     no_overrides(overrides)
-    bundle = read_bundle(args.bundle, args)
+    bundle = read_bundle_folder(args.bundle, args)
     if args.purge:
         purge(bundle, trust=args.trust)
         print(printable(f"{args.bundle}: the history is removed"))

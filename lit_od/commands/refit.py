@@ -29,7 +29,7 @@ from lit_od.commands._arguments import (
     add_session_arguments,
     no_overrides,
     open_cluster,
-    read_bundle,
+    read_bundle_folder,
     require_engine,
     say_imported,
     session_options,
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     check_seed(args.seed)
     require_engine(args, "address", "workers")
     started = time.perf_counter()
-    bundle = read_bundle(args.bundle, args)
+    bundle = read_bundle_folder(args.bundle, args)
     spec, rule, paths = _options(bundle, args, overrides)
     spec.check()  # options and installed packages, before any image is read
     if spec.kind != bundle.detector.kind:

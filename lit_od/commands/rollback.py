@@ -6,7 +6,7 @@ BUNDLE N with a later N. lit-od history numbers the states.
 
 import argparse
 
-from lit_od.commands._arguments import add_note_argument, add_trust_argument, no_overrides, read_bundle
+from lit_od.commands._arguments import add_note_argument, add_trust_argument, no_overrides, read_bundle_folder
 from lit_od.commands._status import DONE
 from lit_od.formats.text import printable
 from lit_od.operations.history import rollback
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Write the earlier state in place of the present one."""
     no_overrides(overrides)
-    bundle = read_bundle(args.bundle, args)
+    bundle = read_bundle_folder(args.bundle, args)
     new = rollback(bundle, args.state, note=args.note, trust=args.trust)
     to = new.changes()[-1].to
     print(

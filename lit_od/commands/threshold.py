@@ -16,6 +16,7 @@ from lit_od.bundle import folder as bundles
 from lit_od.bundle.folder import Bundle
 from lit_od.bundle.history import Change
 from lit_od.bundle.model_card import false_positives
+from lit_od.bundle.model_file import MODEL, with_threshold
 from lit_od.calibration.p_values import Calibration
 from lit_od.calibration.rules import RULES, inliers_needed, require_applicable
 from lit_od.commands._arguments import (
@@ -77,26 +78,33 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     images = {"outliers": fingerprint(sources)} if sources else {}
     require_applicable(rule, inliers=bundle.calibration.scores.size, outliers=len(sources))
     calibration = bundle.calibration.with_rule(rule, outliers=_scores(bundle, sources, args) if sources else None)
-    bundles.rewrite(
-        bundle,
-        msgspec.structs.replace(
-            bundle.manifest,
-            calibration=msgspec.structs.replace(
-                bundle.manifest.calibration,
-                threshold=calibration.threshold,
-                rule=calibration.rule,
-                pixel_threshold=_pixel_threshold(bundle, calibration),
-            ),
-        ),
-        calibration,
-        change=Change(command="threshold", images=images, note=args.note),
-    )
+    _write(bundle, calibration, Change(command="threshold", images=images, note=args.note))
     print(
         f"{args.bundle}: threshold {bundle.calibration.threshold:.6g} -> {calibration.threshold:.6g}, "
         f"{calibration.flagged_share():.2%} of {calibration.scores.size:,} calibration inliers above, "
         f"{false_positives(calibration)}"
     )
     return DONE
+
+
+def _write(bundle: Bundle, calibration: Calibration, change: Change) -> None:
+    """Write the bundle or the model file again with another threshold.
+
+    A model file keeps no history.
+    """
+    if MODEL in bundle.files:
+        if change.note is not None:
+            raise ConfigError("a model file keeps no history: leave --note out")
+        with_threshold(bundle, calibration)
+        return
+    entry = msgspec.structs.replace(
+        bundle.manifest.calibration,
+        threshold=calibration.threshold,
+        rule=calibration.rule,
+        pixel_threshold=_pixel_threshold(bundle, calibration),
+    )
+    manifest = msgspec.structs.replace(bundle.manifest, calibration=entry)
+    bundles.rewrite(bundle, manifest, calibration, change=change)
 
 
 def _pixel_threshold(bundle: Bundle, calibration: Calibration) -> float | None:

@@ -41,6 +41,8 @@ class Detector(Protocol):
         passes: Passes over the images that fitting takes, 1 or 2; the second begins with `start_second`.
         torch_form: Import path of a function that gives the same scores in torch, as those of
             `lit_od.training.explain.torch_scores`; None where there is no gradient.
+        onnx_form: Import path of a function that adds its scores to an ONNX graph, as those of
+            `lit_od.deploy.onnx_forms`; None where it has none.
     """
 
     __slots__ = ()
@@ -50,6 +52,7 @@ class Detector(Protocol):
     options_type: ClassVar[type[Any]]
     passes: ClassVar[int] = 1
     torch_form: ClassVar[str | None] = None
+    onnx_form: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -65,6 +68,11 @@ class Detector(Protocol):
     def width(self) -> int:
         """Number of values of one image's output."""
         return math.prod(self.input_shape)
+
+    @property
+    def is_distance(self) -> bool:
+        """True if scores, or those of cells, are at least 0 by definition."""
+        return True
 
     @abstractmethod
     def score(self, outputs: Outputs, /) -> Scores:

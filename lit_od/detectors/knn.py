@@ -39,6 +39,7 @@ class KNN(BankDetector):
     kind: ClassVar[str] = "knn"
     options_type: ClassVar[type[KNNOptions]] = KNNOptions
     torch_form: ClassVar[str | None] = "lit_od.training.explain.torch_scores:knn"
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.banks:knn"
 
     settings: KNNOptions
 

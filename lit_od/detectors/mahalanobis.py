@@ -62,6 +62,7 @@ class Mahalanobis(Detector):
     reads: ClassVar[Output] = "features"
     options_type: ClassVar[type[MahalanobisOptions]] = MahalanobisOptions
     torch_form: ClassVar[str | None] = "lit_od.training.explain.torch_scores:mahalanobis"
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.rows:mahalanobis"
 
     settings: MahalanobisOptions
     means: Stats
@@ -135,6 +136,11 @@ class Mahalanobis(Detector):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one image's features, (d,)."""
         return (len(self.whitener),)
+
+    @property
+    def is_distance(self) -> bool:
+        """True unless relative."""
+        return self.background_mean is None
 
     def score(self, features: Features) -> Scores:
         """Return distances of shape (n,), in standard deviations.

@@ -6,7 +6,6 @@ from typing import Any, Self
 
 from lit_od.detectors.base import Accumulator
 from lit_od.detectors.options import same_options
-from lit_od.detectors.patch_maps import PatchDetector
 from lit_od.detectors.state import take_apart
 from lit_od.types import Arrays, Labels, Outputs
 
@@ -25,13 +24,23 @@ class MemberSums:
         self.ensemble = ensemble
         self.parts = tuple(parts)
 
+    @classmethod
+    def of(cls, ensemble: Any, parts: Sequence[Accumulator | None]) -> Self | None:
+        """Return the accumulator of an ensemble; None where no member needs sums.
+
+        Args:
+            ensemble: The ensemble.
+            parts: As the class takes them.
+        """
+        return None if all(part is None for part in parts) else cls(ensemble, parts)
+
     @property
     def settings(self) -> Any:
         """The ensemble's options."""
         return self.ensemble.settings
 
-    def update(self, patches: Outputs, labels: Labels | None = None) -> None:
-        """Take a batch of shape (n, gh, gw, d); labels play no part.
+    def update(self, outputs: Outputs, labels: Labels | None = None) -> None:
+        """Take a batch of shape (n, ...); labels play no part.
 
         Raises:
             DataError: On a wrong shape, or values that are not finite.
@@ -39,7 +48,7 @@ class MemberSums:
         del labels
         for part in self.parts:
             if part is not None:
-                part.update(patches)
+                part.update(outputs)
 
     def merge(self, other: Self) -> None:
         """Merge the sums of other images.
@@ -72,7 +81,7 @@ class MemberSums:
             if part is not None:
                 part.restore(arrays)
 
-    def finish(self) -> PatchDetector:
+    def finish(self) -> Any:
         """Return the ensemble with members of these sums.
 
         Raises:
@@ -80,5 +89,4 @@ class MemberSums:
         """
         pairs = zip(self.ensemble.members, self.parts, strict=True)
         members = tuple(member if part is None else part.finish() for member, part in pairs)
-        made: PatchDetector = replace(self.ensemble, members=members)
-        return made
+        return replace(self.ensemble, members=members)

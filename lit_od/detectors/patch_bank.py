@@ -1,5 +1,6 @@
 """A memory bank of patches (PatchCore, Roth et al. 2022)."""
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -19,6 +20,8 @@ from lit_od.detectors.patch_moments import project
 from lit_od.detectors.state import LARGEST_SINGLE, check_names, read_only, take
 from lit_od.errors import DataError
 from lit_od.types import Arrays, Labels, Outputs
+
+_LOG = logging.getLogger(__name__)
 
 MOST_BYTES = 2**28
 """Bytes of patches that are kept while fitting: of more, a seeded sample; it may take twice as much for a while."""
@@ -100,6 +103,7 @@ class PatchCore(PatchDetector):
 
     kind: ClassVar[str] = "patchcore"
     options_type: ClassVar[type[PatchCoreOptions]] = PatchCoreOptions
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.maps:patchcore"
 
     settings: PatchCoreOptions
     grid: tuple[int, int, int]
@@ -287,6 +291,13 @@ class PatchAccumulator:
         rows = self.store.rows()
         if self.grid is None or len(rows) < self.settings.k:
             raise DataError(f"PatchCore needs at least {self.settings.k} patches, got {len(rows)}. Pass more images.")
+        if len(rows) < self.store.seen:
+            _LOG.warning(
+                "patchcore chooses its bank from a seeded sample of %s patches of %s, which is what %d MiB hold",
+                f"{len(rows):,}",
+                f"{self.store.seen:,}",
+                MOST_BYTES >> 20,
+            )
         whitening = _whitening(rows) if self.settings.whiten else None
         if whitening is not None:
             rows = project(rows[None, None], *whitening)[0]

@@ -34,6 +34,7 @@ class PaDiM(PatchDetector):
 
     kind: ClassVar[str] = "padim"
     options_type: ClassVar[type[PaDiMOptions]] = PaDiMOptions
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.maps:padim"
     passes: ClassVar[int] = 2
 
     settings: PaDiMOptions

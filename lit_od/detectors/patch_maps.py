@@ -132,11 +132,6 @@ class PatchDetector(PixelDetector):
         """True if an image's score is the largest value of its map."""
         return self.settings.aggregate == "max"
 
-    @property
-    def is_distance(self) -> bool:
-        """True if scores of cells are at least 0 by definition."""
-        return True
-
     @abstractmethod
     def cells(self, patches: Outputs, /) -> Cells:
         """Return the scores of cells, (n, gh, gw), for patches (n, gh, gw, d).
@@ -294,10 +289,15 @@ def aggregated(maps: NDArray[np.float32], settings: MapOptions) -> Scores:
     flat = maps.reshape(len(maps), -1)
     if settings.aggregate == "max":
         return np.asarray(flat.max(axis=1), np.float64)
-    # Multiplied before it is rounded up: 7 % of 100 places are 7, though 0.07 * 100 > 7.
-    count = max(1, math.ceil(round(flat.shape[1] * settings.share, 9)))
+    count = places_averaged(flat.shape[1], settings.share)
     largest = np.partition(flat, flat.shape[1] - count, axis=1)[:, flat.shape[1] - count :]
     return np.asarray(largest.mean(axis=1, dtype=np.float64))
+
+
+def places_averaged(pixels: int, share: float) -> int:
+    """Return how many of a map's largest values "top_share" averages."""
+    # Multiplied before it is rounded up: 7 % of 100 places are 7, though 0.07 * 100 > 7.
+    return max(1, math.ceil(round(pixels * share, 9)))
 
 
 @lru_cache(maxsize=64)

@@ -1,6 +1,7 @@
 """A detector of features over patches: each patch is a row."""
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -24,6 +25,26 @@ OF_FEATURES: tuple[type[Detector], ...] = (Mahalanobis, KNN, LOF, LocalResidual,
 """Detectors of features, which take patches as rows."""
 
 _BY_KIND = {detector.kind: detector for detector in OF_FEATURES}
+
+
+def named_detector(tree: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return kind and options of a recipe's `{"kind": KIND, **options}`.
+
+    A detector of features that goes `over: patches` is a `PatchRows`, and the detector is its member.
+
+    Raises:
+        ConfigError: If it is to go over anything else.
+    """
+    options = dict(tree)
+    kind = options.pop("kind", None)
+    if "over" not in options:
+        return kind, options
+    over = options.pop("over")
+    if over != "patches":
+        raise ConfigError(f"over must be patches, got {over!r}")
+    of_maps = {field.name for field in fields(MapOptions)}
+    member = {"kind": kind} | {name: value for name, value in options.items() if name not in of_maps}
+    return PatchRows.kind, {"member": member} | {name: value for name, value in options.items() if name in of_maps}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +93,7 @@ class PatchRows(PatchDetector):
 
     kind: ClassVar[str] = "patch_rows"
     options_type: ClassVar[type[PatchRowsOptions]] = PatchRowsOptions
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.maps:patch_rows"
 
     settings: PatchRowsOptions
     grid: tuple[int, int, int]
@@ -95,7 +117,7 @@ class PatchRows(PatchDetector):
     @property
     def is_distance(self) -> bool:
         """True if scores of cells are at least 0 by definition."""
-        return not isinstance(self.member, GMM) and not getattr(self.settings.of_member(), "relative", False)
+        return self.member.is_distance
 
     def cells(self, patches: Outputs, /) -> Cells:
         """Return the score of each patch, (n, gh, gw).

@@ -57,6 +57,7 @@ class PCAResidual(Detector):
     reads: ClassVar[Output] = "features"
     options_type: ClassVar[type[PCAResidualOptions]] = PCAResidualOptions
     torch_form: ClassVar[str | None] = "lit_od.training.explain.torch_scores:pca_residual"
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.rows:pca_residual"
 
     settings: PCAResidualOptions
     mean: Stats

@@ -1,1 +1,1 @@
-"""Bundles in use: images accepted as normal, history, the way back."""
+"""Bundles in operation: false alarms accepted, history and rollback, the drift alarm."""

@@ -144,7 +144,7 @@ class Bank:
         return _first(distances, ids, k)
 
     def _nearest(self, queries: NDArray[np.float32], wanted: int) -> tuple[Stats, Ids]:
-        count = min(len(self.rows), wanted + max(4, wanted // 5))
+        count = candidates(len(self.rows), wanted)
         if self.index is None:
             return self._nearest_of_all(queries, wanted, count)
         ids = faiss_index.propose(self.index, queries, count)
@@ -245,6 +245,11 @@ class Bank:
             index = faiss_index.from_bytes(serialised, settings.index, len(rows), rows.shape[1], settings.search)
             faiss_index.propose(index, _single(rows[:2]), 1)  # what FAISS refuses, it refuses before an image comes
         return cls._of(settings, rows, centre, scale, index)
+
+
+def candidates(rows: int, wanted: int) -> int:
+    """Return how many of a bank's rows a search proposes, for those wanted."""
+    return min(rows, wanted + max(4, wanted // 5))
 
 
 def _first(distances: Stats, ids: Ids, count: int) -> tuple[Stats, Ids]:
