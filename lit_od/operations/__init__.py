@@ -1,1 +1,1 @@
-"""Bundles in operation: false alarms accepted, history and rollback, the drift alarm."""
+"""Bundles in operation: accepted false alarms, history, drift alarm."""
