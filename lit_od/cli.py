@@ -26,10 +26,16 @@ COMMANDS = {
     "classify": "the bundle whose p-value is largest, one bundle a class",
     "evaluate": "how well a bundle tells inliers from outliers",
     "report": "the same with pictures and galleries, on a page that opens in a browser",
+    "compare": "where two bundles differ on the same images",
     "benchmark": "recipes against data sets of defects, in one table",
     "threshold": "show or set a bundle's threshold",
     "refit": "new statistics from new normal images, same backbone",
+    "compile": "one ONNX file of a bundle, for any runtime",
+    "accept": "false alarms become normal images",
+    "history": "what was changed in a bundle, when, on which images",
+    "rollback": "an earlier state of a bundle, to the byte",
     "quantize": "the backbone in int8, the rest fitted anew on it",
+    "monitor": "a drift alarm on the scores of rows, with a bound on false alarms",
     "check": "read every image once: a clean list, and the refused with reasons",
     "verify": "check a bundle's files and score its golden images again",
     "inspect": "what a bundle is",
@@ -172,6 +178,8 @@ def _help() -> str:
             *lines,
             "",
             "lit-od COMMAND --help tells more; --debug shows the trace of an error.",
+            "Exit status: 0 done, 1 some images could not be read (or verify found a difference), 2 refused,",
+            "3 monitor raised its alarm.",
         ]
     )
 

@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("backbone",),
     ("recipes", "bundle"),
     ("fitting", "scoring"),
-    ("cluster", "evaluation"),
+    ("cluster", "evaluation", "operations"),
     ("deploy",),
     ("training", "serving"),
     ("experiments",),
@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 NOT_FOR = {
     "scoring": {"recipes"},
     "cluster": {"recipes"},
+    "operations": {"recipes"},
     "training": {"cluster"},
     "deploy": {"recipes", "cluster"},
     "serving": {"recipes", "fitting", "cluster", "evaluation", "deploy"},

@@ -44,7 +44,8 @@ COMMANDS = {
     "train": "RECIPE --seed --early-stopping --early_stopping --out --resume",
     "export": "CHECKPOINT --detector --out --threads",
     "score": """
-        BUNDLE PATH --out --format --maps --batch-size --threads --provider --engine --address --workers --unordered
+        BUNDLE PATH --out --format --maps --statistics --batch-size --threads --provider --engine --address --workers
+        --unordered
     """,
     "classify": "--bundle PATH --level --out --format --batch-size --threads --provider",
     "evaluate": "BUNDLE --inliers --outliers --masks --out --record --threads --provider",
@@ -54,6 +55,8 @@ COMMANDS = {
     "refit": """
         BUNDLE PATH --out --detector --labels --seed --outliers --threads --provider --engine --address --workers
     """,
+    "compare": "A B PATH --inliers --label --outliers --json --out --threads --provider",
+    "monitor": "BUNDLE ROWS --follow --burn-in --calibration --every --level --standing --seed --json --out",
     "quantize": "BUNDLE PATH --out --labels --seed --outliers --target --force --threads --provider",
     "check": "PATH --out --threads",
     "verify": "BUNDLE --threads --provider",

@@ -20,6 +20,7 @@ from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 
+from lit_od.backbone.patches import AVERAGES
 from lit_od.errors import BackboneError, first_line
 from lit_od.runtime.onnx_session import fold_constants, onnx_quantization
 from lit_od.types import Images, WeightBits
@@ -52,11 +53,13 @@ class FloatGraph:
     Attributes:
         model: The graph, constants folded, an onnx.ModelProto.
         layers: Names of its nodes with weights, in their order.
+        averages: Names of the nodes that bring layers to one grid of patches, which stay in float: they cost little.
         input: Name of its input.
     """
 
     model: Any
     layers: tuple[str, ...]
+    averages: tuple[str, ...]
     input: str
 
     @classmethod
@@ -81,12 +84,15 @@ class FloatGraph:
         for number, node in enumerate(read.graph.node):
             node.name = node.name or f"{node.op_type}_{number}"
         constants = {each.name for each in read.graph.initializer}
+        averages = tuple(node.name for node in read.graph.node if node.output[0].startswith(AVERAGES))
         layers = tuple(
-            node.name for node in read.graph.node if node.op_type in _WITH_WEIGHTS and node.input[1] in constants
+            node.name
+            for node in read.graph.node
+            if node.op_type in _WITH_WEIGHTS and node.input[1] in constants and node.name not in averages
         )
         if not layers:
             raise BackboneError(f"the graph has no layer to quantise: wanted {', '.join(_WITH_WEIGHTS)} with weights")
-        return cls(read, layers, read.graph.input[0].name)
+        return cls(read, layers, averages, read.graph.input[0].name)
 
     def ranges(self, images: Images, method: Method) -> Any:
         """Find the ranges of the activations.
@@ -137,7 +143,7 @@ class FloatGraph:
                 tools.QuantType.QUInt8,
                 ranges,
                 [],  # all nodes
-                list(kept),
+                [*kept, *self.averages],
                 list(OPERATORS),
                 {},
             )

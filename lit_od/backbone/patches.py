@@ -21,6 +21,10 @@ Side = tuple[int, int]
 """Height and width, in places."""
 
 
+AVERAGES = "patches_"
+"""Names of the tensors that bring layers to one grid begin so."""
+
+
 @dataclass(frozen=True, slots=True)
 class PatchGrid:
     """Grid of patches, and the neighbourhood that each of them averages.
@@ -121,13 +125,13 @@ def patch_graph(model: bytes, layers: Mapping[str, str], grid: PatchGrid, image_
     brought = []
     for number, (layer, tensor) in enumerate(layers.items()):
         left, right = grid.weights(sizes[layer], places)
-        names = [f"patches_{number}_{role}" for role in ("left", "right", "columns", "rows")]
+        names = [f"{AVERAGES}{number}_{role}" for role in ("left", "right", "columns", "rows")]
         tensors += [onnx_writer.tensor(names[0], left), onnx_writer.tensor(names[1], right.T)]
         nodes.append(onnx_writer.node("MatMul", [tensor, names[1]], [names[2]]))  # (n, c, h, gw)
         nodes.append(onnx_writer.node("MatMul", [names[0], names[2]], [names[3]]))  # (n, c, gh, gw)
         brought.append(names[3])
-    nodes.append(onnx_writer.node("Concat", brought, ["patches_channels"], axis=1))
-    nodes.append(onnx_writer.node("Transpose", ["patches_channels"], ["patches"], perm=[0, 2, 3, 1]))
+    nodes.append(onnx_writer.node("Concat", brought, [f"{AVERAGES}channels"], axis=1))
+    nodes.append(onnx_writer.node("Transpose", [f"{AVERAGES}channels"], ["patches"], perm=[0, 2, 3, 1]))
     width = sum(shape[1] for shape in maps.values())
     return onnx_writer.model(
         nodes,

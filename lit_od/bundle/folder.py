@@ -1,8 +1,7 @@
 """Read and write bundles: each write is atomic, each read checks every byte."""
 
-import hashlib
 import os
-import stat
+import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,37 +10,43 @@ from typing import Self
 import msgspec
 import numpy as np
 
+from lit_od.bundle import history
 from lit_od.bundle import manifest as manifests
-from lit_od.bundle.manifest import FileEntry, Manifest
+from lit_od.bundle.detector_state import read_state, restored_sums, state_bytes, with_folds
+from lit_od.bundle.history import Change
+from lit_od.bundle.manifest import DETECTOR, FileEntry, Manifest
 from lit_od.bundle.model_card import model_card
+from lit_od.bundle.plain_files import (
+    check_bytes,
+    file_bytes,
+    manifest_bytes,
+    names_in,
+    require_size,
+    unreadable,
+)
 from lit_od.bundle.validate import check_backbone, check_detector, check_golden, check_graph
-from lit_od.calibration.method import Folds
 from lit_od.calibration.p_values import Calibration
-from lit_od.calibration.rules import check_rule
 from lit_od.detectors import Detector
 from lit_od.detectors.registry import detector_from_state
 from lit_od.errors import BundleError, ConfigError, DataError
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.formats.atomic import atomic_folder, read_whole, require_writable
 from lit_od.formats.text import one_line
-from lit_od.types import Arrays, Scores
+from lit_od.types import Arrays
 
 MANIFEST = "manifest.json"
 BACKBONE = "backbone.onnx"
-DETECTOR = "detector.safetensors"
+ACCUMULATOR = "accumulator.safetensors"
 INDEX = "index.faiss"
 MAPS = "maps.onnx"
 GOLDEN = "golden.safetensors"
 CARD = "README.md"
 
-MAX_SCORE = 1e150
-"""Bound of calibration scores, so that their variance is finite."""
-
+MADE = frozenset({BACKBONE, MAPS, GOLDEN, ACCUMULATOR})
+"""Files that `write` is given; it makes the others."""
 _REQUIRED = frozenset({BACKBONE, DETECTOR, GOLDEN, CARD})
-_OPTIONAL = frozenset({INDEX, MAPS})
-_STATE = "detector."
-_CALIBRATION = "calibration.scores"
-_INDEX_STATE = "index"
+_OPTIONAL = frozenset({INDEX, MAPS, ACCUMULATOR})
+_AT_THE_TOP = {MANIFEST, history.FOLDER} | _REQUIRED | _OPTIONAL
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +58,8 @@ class Bundle:
         manifest: Its manifest.
         detector: The fitted detector.
         calibration: Calibration scores and threshold.
-        files: Contents of the files by name, as they were hashed.
+        files: Contents of the files by name, as they were hashed; but for those that scoring does not need, the
+            accumulator and the history, which `content` reads when they are wanted.
     """
 
     path: Path
@@ -63,12 +69,13 @@ class Bundle:
     files: Mapping[str, bytes]
 
     @classmethod
-    def read(cls, path: str | Path, *, trust: Collection[str] = ()) -> Self:
+    def read(cls, path: str | Path, *, trust: Collection[str] = (), whole: bool = False) -> Self:
         """Read a bundle, and check every file against the manifest.
 
         Args:
             path: Its folder.
             trust: Import paths of detectors that may be followed; importing a module runs its code.
+            whole: Check the bytes of the accumulator and of the history too; else only that they are there.
 
         Raises:
             BundleError: If the folder is no bundle, or anything in it is missing, extra, changed or
@@ -76,19 +83,27 @@ class Bundle:
         """
         folder = Path(path)
         try:
-            return read_whole(folder, lambda: cls._read(folder, trust), failure=BundleError)
+            return read_whole(folder, lambda: cls._read(folder, trust, whole), failure=BundleError)
         except OSError as error:
-            raise _unreadable(folder, error) from None
+            raise unreadable(folder, error) from None
 
     @classmethod
-    def _read(cls, folder: Path, trust: Collection[str]) -> Self:
+    def _read(cls, folder: Path, trust: Collection[str], whole: bool) -> Self:
         try:
-            manifest = manifests.decode(_manifest_bytes(folder))
-            _check_names(manifest, {entry.name for entry in folder.iterdir()} - {MANIFEST})
-            files = {name: _file_bytes(folder / name, entry) for name, entry in manifest.files.items()}
+            manifest = manifests.decode(manifest_bytes(folder, MANIFEST))
+            _check_names(manifest, names_in(folder, history.FOLDER) - {MANIFEST})
+            files = {}
+            for name, entry in manifest.files.items():
+                if _waits(name):
+                    require_size(folder / name, entry)
+                else:
+                    files[name] = file_bytes(folder / name, entry)
         except OSError as error:
-            raise _unreadable(folder, error) from None
-        return cls.of_files(folder, manifest, files, trust=trust)
+            raise unreadable(folder, error) from None
+        bundle = cls.of_files(folder, manifest, files, trust=trust)
+        if whole:
+            bundle._check_rest()
+        return bundle
 
     @classmethod
     def of_files(
@@ -99,29 +114,69 @@ class Bundle:
         Args:
             path: Its folder, which is only noted.
             manifest: The manifest.
-            files: The bytes of all other files by name.
+            files: The bytes of the other files by name; the accumulator and the history may be left out.
             trust: As `read` takes it.
 
         Raises:
             BundleError: As `read`.
         """
-        _check_names(manifest, files.keys())
-        for name, entry in manifest.files.items():
-            _check_bytes(name, files[name], entry)
+        _check_names(manifest, {*files, *filter(_waits, manifest.files)})
+        for name, data in files.items():
+            check_bytes(name, data, manifest.files[name])
         check_backbone(BACKBONE, check_graph(BACKBONE, files[BACKBONE]), manifest)
         if MAPS in files:
             check_graph(MAPS, files[MAPS])
         check_golden(GOLDEN, files[GOLDEN], manifest)
         try:
-            arrays = safetensors.load(files[DETECTOR])
-            scores = _read_scores(arrays, manifest)
-            about, state = manifest.detector, _read_state(arrays, files.get(INDEX))
+            state, calibration = read_state(files[DETECTOR], files.get(INDEX), manifest)
+            about = manifest.detector
             detector = detector_from_state(about.kind, about.options, state, trust=trust)
             check_detector(detector, manifest)
-            calibration = _calibration(scores, manifest, detector)
+            calibration = with_folds(calibration, manifest, detector)
         except (DataError, ConfigError) as error:
             raise BundleError(f"{DETECTOR}: {one_line(error)}") from None
         return cls(path, manifest, detector, calibration, files)
+
+    def content(self, name: str) -> bytes:
+        """Return the bytes of a file, which is read now where opening the bundle left it.
+
+        Raises:
+            BundleError: If it cannot be read, or does not match the manifest.
+        """
+        if name in self.files:
+            return self.files[name]
+        data = file_bytes(self.path / name, self.manifest.files[name])
+        check_bytes(name, data, self.manifest.files[name])
+        return data
+
+    def changes(self) -> list[history.ChangeEntry]:
+        """Return the record of changes, the oldest first.
+
+        Raises:
+            BundleError: If it is no record.
+        """
+        return history.decode(self.content(history.RECORD)) if history.RECORD in self.manifest.files else []
+
+    def contents(self) -> dict[str, bytes]:
+        """Return the bytes of all files, and the manifest, without the history."""
+        own = {name: entry for name, entry in self.manifest.files.items() if not history.is_history(name)}
+        return {**{name: self.content(name) for name in own}, MANIFEST: _encoded(self.manifest, own)}
+
+    def _check_rest(self) -> None:
+        """Check what scoring does not need, one file in memory at a time.
+
+        Raises:
+            BundleError: If the accumulator does not fit the detector, a file does not match its hash, or the record
+                needs other states than there are.
+        """
+        for name in filter(_waits, self.manifest.files):
+            data = self.content(name)
+            try:
+                if name == ACCUMULATOR:
+                    restored_sums(self.detector, data)
+            except DataError as error:
+                raise BundleError(f"{ACCUMULATOR}: {one_line(error)}") from None
+        history.check_states(self.manifest.files, self.changes())
 
 
 def write(
@@ -130,6 +185,9 @@ def write(
     detector: Detector,
     calibration: Calibration,
     files: Mapping[str, bytes],
+    *,
+    after: Bundle | None = None,
+    change: Change | None = None,
 ) -> Bundle:
     """Write a bundle, in place of an older one if there is one.
 
@@ -138,54 +196,106 @@ def write(
         manifest: Its manifest; `files` and `sha256` are filled in here.
         detector: The fitted detector.
         calibration: Its calibration.
-        files: Contents of `backbone.onnx`, `golden.safetensors` and perhaps `maps.onnx`.
+        files: Contents of `backbone.onnx`, `golden.safetensors` and perhaps `maps.onnx` and `accumulator.safetensors`.
+        after: The bundle at `out`, whose history goes on.
+        change: The change that this makes to it, for the history.
 
     Returns:
-        The bundle, read again.
+        The bundle, as it would be read.
 
     Raises:
         ConfigError: If `out` holds anything else than a bundle, or cannot be written.
         BundleError: If the new bundle would not pass `Bundle.read`; nothing is written then.
     """
-    state = detector.state()
-    index = state.pop(_INDEX_STATE, None)
-    arrays = {_STATE + name: array for name, array in state.items()}
-    arrays[_CALIBRATION] = np.array(calibration.scores)
-    contents = {**files, DETECTOR: safetensors.save(arrays)}
+    state, index = state_bytes(detector, calibration)
+    contents = {**files, DETECTOR: state}
     if index is not None:
-        contents[INDEX] = index.tobytes()
+        contents[INDEX] = index
     # a folder's name may be no Unicode
     contents[CARD] = model_card(manifest, calibration).encode(errors="backslashreplace")
-    entries = {name: FileEntry.of(data) for name, data in sorted(contents.items())}
-    encoded = manifests.encode(msgspec.structs.replace(manifest, files=entries))
     # the detector is at hand already, so its import path is trusted
-    bundle = Bundle.of_files(out, manifests.decode(encoded), contents, trust=(detector.kind,))
+    return write_files(out, manifest, contents, after=after, change=change, trust=(detector.kind,))
+
+
+def write_files(
+    out: Path,
+    manifest: Manifest,
+    contents: Mapping[str, bytes],
+    *,
+    after: Bundle | None = None,
+    change: Change | None = None,
+    keep: int | None = None,
+    trust: Collection[str] = (),
+) -> Bundle:
+    """Write a bundle of made files, with the history of the bundle that it follows.
+
+    Args:
+        out: The bundle's folder.
+        manifest: Its manifest; `files` and `sha256` are filled in here.
+        contents: Contents of all other files but the history's.
+        after: As `write`.
+        change: As `write`.
+        keep: Number of the last changes whose states are kept; None keeps all.
+        trust: As `Bundle.read`.
+
+    Raises:
+        ConfigError: As `write`, or if the bundle was changed since `after` was read.
+        BundleError: As `write`.
+    """
+    entries = {name: FileEntry.of(data) for name, data in contents.items()}
+    added: dict[str, bytes] = {}
+    carried: dict[str, FileEntry] = {}
+    if after is not None:
+        later = {**contents, MANIFEST: _encoded(manifest, entries)}
+        threshold = after.manifest.calibration.threshold, manifest.calibration.threshold
+        earlier = after.contents() if change is not None else {}
+        added, needed = history.continued(after.changes(), change, threshold, earlier, later, keep=keep)
+        carried = {name: after.manifest.files[name] for name in needed}
+    encoded = _encoded(manifest, entries | carried | {name: FileEntry.of(data) for name, data in added.items()})
+    bundle = Bundle.of_files(out, manifests.decode(encoded), contents, trust=trust)
+
+    def replaceable(folder: Path) -> None:
+        require_replaceable(folder)
+        if after is None or (change is None and keep is None):
+            return
+        if manifests.decode(manifest_bytes(folder, MANIFEST)).sha256 != after.manifest.sha256:
+            raise ConfigError(f"{folder} was changed by another command meanwhile: run this one again")
+
     try:
-        with atomic_folder(out, replaceable=require_replaceable) as folder:
-            for name, data in {**contents, MANIFEST: encoded}.items():
+        with atomic_folder(out, replaceable=replaceable) as folder:
+            if added:
+                (folder / history.FOLDER).mkdir()
+            for name, data in {**contents, **added, MANIFEST: encoded}.items():
                 (folder / name).write_bytes(data)
+            for name in carried:
+                shutil.copyfile(out / name, folder / name)
     except OSError as error:
         raise ConfigError(f"cannot write the bundle {out}: {error.strerror or error}") from error
     return bundle
 
 
-def rewrite(bundle: Bundle, manifest: Manifest, calibration: Calibration) -> Bundle:
+def _encoded(manifest: Manifest, entries: Mapping[str, FileEntry]) -> bytes:
+    return manifests.encode(msgspec.structs.replace(manifest, files=dict(sorted(entries.items()))))
+
+
+def rewrite(bundle: Bundle, manifest: Manifest, calibration: Calibration, *, change: Change | None = None) -> Bundle:
     """Write a bundle again in its place with another manifest and calibration.
 
     Args:
         bundle: The bundle to replace.
         manifest: The new manifest.
         calibration: The new calibration.
+        change: The change that this makes, for the history; None adds none.
 
     Returns:
         The new bundle.
 
     Raises:
-        ConfigError: As `write`.
+        ConfigError: As `write_files`.
         BundleError: As `write`.
     """
-    kept = {name: data for name, data in bundle.files.items() if name in (BACKBONE, MAPS, GOLDEN)}
-    return write(bundle.path, manifest, bundle.detector, calibration, kept)
+    kept = {name: bundle.content(name) for name in MADE & bundle.manifest.files.keys()}
+    return write(bundle.path, manifest, bundle.detector, calibration, kept, after=bundle, change=change)
 
 
 def require_replaceable(out: Path) -> None:
@@ -196,7 +306,7 @@ def require_replaceable(out: Path) -> None:
         return
     if out.is_dir():
         names = {entry.name for entry in out.iterdir()}
-        if not names or {MANIFEST, BACKBONE} <= names <= {MANIFEST} | _REQUIRED | _OPTIONAL:
+        if not names or {MANIFEST, BACKBONE} <= names <= _AT_THE_TOP:
             return
         raise ConfigError(f"--out {out} is a folder but no bundle: name another, or remove it yourself")
     raise ConfigError(f"--out {out} is a file: name a folder that is free, or a bundle to replace")
@@ -214,28 +324,15 @@ def golden_arrays(bundle: Bundle) -> Arrays:
         BundleError: If they hold NaN or infinity.
     """
     arrays = safetensors.load(bundle.files[GOLDEN])
-    for name in ("outputs", "scores"):
+    for name in {"outputs", "scores"} & arrays.keys():
         if not np.isfinite(arrays[name]).all():
             raise BundleError(f"{GOLDEN}: array {name!r} must be finite, but it holds NaN or infinity")
     return arrays
 
 
-def _unreadable(folder: Path, error: OSError) -> BundleError:
-    return BundleError(f"{error.filename or folder} cannot be read: {error.strerror or error}")
-
-
-def _manifest_bytes(folder: Path) -> bytes:
-    if not folder.exists():
-        raise BundleError(f"no bundle at {folder}: there is no such folder")
-    if not folder.is_dir():
-        raise BundleError(f"{folder} is a file: a bundle is a folder with {MANIFEST}")
-    file = folder / MANIFEST
-    if not os.path.lexists(file):
-        raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}")
-    _require_plain(file)
-    if file.stat().st_size > manifests.MAX_BYTES:
-        raise BundleError(f"{MANIFEST} exceeds {manifests.MAX_BYTES:,} bytes")
-    return _read(file)
+def _waits(name: str) -> bool:
+    """Return True for the files that scoring does not need."""
+    return name == ACCUMULATOR or history.is_history(name)
 
 
 def _check_names(manifest: Manifest, present: Collection[str]) -> None:
@@ -243,7 +340,7 @@ def _check_names(manifest: Manifest, present: Collection[str]) -> None:
     named = manifest.files.keys()
     if missing := sorted(_REQUIRED - named):
         raise BundleError(f"{MANIFEST} does not name {missing[0]}")
-    if foreign := sorted(named - _REQUIRED - _OPTIONAL):
+    if foreign := sorted(name for name in named - _REQUIRED - _OPTIONAL if not history.is_history(name)):
         raise BundleError(f"{MANIFEST} names a file that no bundle has: {one_line(repr(foreign[0]))}")
     if missing := sorted(named - set(present)):
         raise BundleError(f"{missing[0]} is missing")
@@ -251,64 +348,3 @@ def _check_names(manifest: Manifest, present: Collection[str]) -> None:
         raise BundleError(
             f"extra file {one_line(repr(extra[0]))}: a bundle holds what its manifest names and nothing else"
         )
-
-
-def _file_bytes(file: Path, entry: FileEntry) -> bytes:
-    """Read a plain file, after checking its size against the manifest."""
-    _require_plain(file)
-    _check_size(file.name, file.stat().st_size, entry)
-    return _read(file)
-
-
-def _check_bytes(name: str, data: bytes, entry: FileEntry) -> None:
-    _check_size(name, len(data), entry)
-    if hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise BundleError(f"{name} does not match its sha256: it was changed or damaged")
-
-
-def _check_size(name: str, size: int, entry: FileEntry) -> None:
-    if size != entry.size:
-        raise BundleError(f"{name} has {size:,} bytes, its manifest says {entry.size:,}")
-
-
-def _require_plain(file: Path) -> None:
-    if not stat.S_ISREG(file.lstat().st_mode):
-        raise BundleError(f"{file.name} is no plain file: links and folders are refused")
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{file.name} cannot be read: {error.strerror or error}") from None
-
-
-def _read_scores(arrays: Arrays, manifest: Manifest) -> Scores:
-    scores = arrays.pop(_CALIBRATION, None)
-    if scores is None or scores.ndim != 1 or scores.dtype != np.float64 or scores.size == 0:
-        raise DataError(f"{_CALIBRATION} must be float64 (n,) with n of at least 1")
-    if not np.isfinite(scores).all() or (scores[1:] < scores[:-1]).any():
-        raise DataError(f"{_CALIBRATION} must be finite and ascending")
-    if max(-scores[0], scores[-1]) > MAX_SCORE:
-        raise DataError(f"{_CALIBRATION} must lie within {MAX_SCORE:g}, got {scores[0]:g} to {scores[-1]:g}")
-    if scores.size != manifest.calibration.images:
-        raise DataError(f"{scores.size} calibration scores, the manifest says {manifest.calibration.images}")
-    scores.setflags(write=False)
-    return scores
-
-
-def _calibration(scores: Scores, manifest: Manifest, detector: Detector) -> Calibration:
-    entry = manifest.calibration
-    folds = Folds(entry.folds, detector.falls_with_rows) if isinstance(entry.folds, int) else None
-    return Calibration(scores, check_rule(entry.rule), entry.threshold, folds)
-
-
-def _read_state(arrays: Arrays, index: bytes | None) -> Arrays:
-    if foreign := sorted(name for name in arrays if not name.startswith(_STATE)):
-        raise DataError(f"unknown array {foreign[0]!r}")
-    state = {name.removeprefix(_STATE): array for name, array in arrays.items()}
-    if _INDEX_STATE in state:
-        raise DataError(f"unknown array {_STATE + _INDEX_STATE!r}: an index is the file {INDEX}")
-    if index is not None:
-        state[_INDEX_STATE] = np.frombuffer(index, dtype=np.uint8)
-    return state

@@ -18,6 +18,10 @@ from lit_od.images.preparation import MAX_PIXELS, Preparation
 from lit_od.types import Output, WeightBits
 
 SCHEMA_VERSION = 1
+
+DETECTOR = "detector.safetensors"
+"""Name of the file that holds the detector's state."""
+
 MAX_BYTES = 16 * 2**20
 """Largest manifest; a larger one is refused unread."""
 
@@ -158,6 +162,18 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 f"model.input_shape must be {_json([None, *self.preparation.shape])}, as the images are prepared, "
                 f"got {_json(self.model.input_shape)}"
             )
+
+
+def detector_hash(manifest: Manifest) -> str:
+    """Return 12 hex digits of a hash of the detector.
+
+    It is that of the detector's file, or of a model file's parts. Every fit gives another, a new threshold does not.
+    """
+    files = manifest.files
+    if DETECTOR in files:
+        return files[DETECTOR].sha256[:12]
+    parts = "".join(entry.sha256 for name, entry in sorted(files.items()) if not name.endswith("threshold"))
+    return hashlib.sha256(parts.encode()).hexdigest()[:12]
 
 
 def encode(manifest: Manifest) -> bytes:

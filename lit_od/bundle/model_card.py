@@ -70,7 +70,7 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
         (
             "threshold",
             f"{calibration.threshold:.6g} by {_value(calibration.rule['rule'])}{_options(rule)}, "
-            f"{false_positives(calibration)}",
+            f"{false_positives(calibration)}{_since_accepted(provenance.data)}",
         ),
         (
             "calibration",
@@ -85,7 +85,7 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
         text = (
             f"a squared error above {pixels:.6g} stands out: 1 % of the inliers' pixels have one"
             if manifest.model.output != "patches"
-            else f"a place whose score is above {pixels:.6g} stands out"
+            else f"the run that scores an image maps each place too; above {pixels:.6g} it stands out"
         )
         facts.insert(-1, ("pixels", text))
     if provenance.recipe and provenance.recipe.get("description"):
@@ -133,6 +133,13 @@ def supported_rate(calibration: Calibration) -> str:
     return f"{least}; promised {promised:.2%}, proven {shown}, typical {low:.2%} to {high:.2%}"
 
 
+def _since_accepted(data: dict[str, Any]) -> str:
+    """Say that accepted images have outdated the calibration, where they have."""
+    accepted = data.get("accepted")
+    outdated = isinstance(accepted, dict) and accepted.get("rate_holds") is False
+    return " before images were accepted, and not guaranteed since (lit-od refit)" if outdated else ""
+
+
 def _shape(shape: list[int | None]) -> str:
     return "(" + ", ".join("n" if side is None else str(side) for side in shape) + ")"
 
@@ -151,4 +158,6 @@ def _value(value: Any, *, limit: int = 80) -> str:
         return f"{value:.6g}"
     if isinstance(value, dict):
         return f"({_pairs(value)})"
+    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        return "; ".join(_value(each) for each in value)
     return one_line(str(value).replace("\n", " "), limit).replace("|", "/")

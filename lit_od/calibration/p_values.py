@@ -82,6 +82,11 @@ class Calibration:
         complete = require_applicable(rule, inliers=scores.size, outliers=others.size)
         return cls(scores, complete, threshold_of(complete, scores, others), folds)
 
+    def as_scored(self) -> Scores:
+        """Return the scores as they were before they were raised, shape (n,)."""
+        low, median, high = np.percentile(self.scores, (25, 50, 75))
+        return self.scores - HAIR * (float(high - low) or max(1.0, abs(float(median))))
+
     def p_values(self, scores: Scores) -> NDArray[np.float64]:
         """Return conformal p-values in (0, 1], shape (n,); small is outlying."""
         at_least = self.scores.size - np.searchsorted(self.scores, scores, side="left")

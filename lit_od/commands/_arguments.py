@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from lit_od.backbone.extractor import BATCH_SIZE
 from lit_od.bundle.folder import Bundle
+from lit_od.bundle.model_file import MODEL, open_bundle
 from lit_od.errors import ConfigError, missing_extra
 from lit_od.recipes.load import read
 from lit_od.recipes.overrides import parse_overrides
@@ -83,10 +84,33 @@ def add_trust_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_bundle(folder: str | Path, args: argparse.Namespace) -> Bundle:
-    """Read a bundle; report on standard error if its detector is imported."""
-    bundle = Bundle.read(folder, trust=args.trust)
+def add_note_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the note of every command that adds to a bundle's history."""
+    parser.add_argument("--note", metavar="TEXT", help="free text for the bundle's history")
+
+
+def read_bundle(folder: str | Path, args: argparse.Namespace, *, whole: bool = False) -> Bundle:
+    """Read a bundle; report on standard error if its detector is imported.
+
+    Args:
+        folder: The bundle's folder, or a model file.
+        args: The command's arguments.
+        whole: As `Bundle.read` takes it.
+    """
+    bundle = open_bundle(folder, trust=args.trust, whole=whole)
     say_imported(args, bundle.detector.kind)
+    return bundle
+
+
+def read_bundle_folder(folder: str | Path, args: argparse.Namespace) -> Bundle:
+    """Read a bundle whose backbone or detector is wanted: no model file.
+
+    Raises:
+        ConfigError: If it is a model file.
+    """
+    bundle = read_bundle(folder, args)
+    if MODEL in bundle.files:
+        raise ConfigError(f"{folder} is a model file: give the folder of the bundle that it was compiled from")
     return bundle
 
 

@@ -27,15 +27,20 @@ AGAINST = "against "
 def add_set_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the bundle and the sets by which it is evaluated."""
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
-    parser.add_argument("--inliers", metavar="PATH", action="append", default=[], help="inliers; may be repeated")
-    add_label_argument(parser)
-    parser.add_argument(
-        "--outliers", metavar="NAME=PATH", action="append", default=[], help="outliers under a name; may be repeated"
-    )
+    add_named_set_arguments(parser)
     parser.add_argument(
         "--masks",
         metavar="DIR",
         help="masks of defects, by the stems of images: those of --outliers, or of --data.root",
+    )
+
+
+def add_named_set_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare inliers, and sets of outliers by name."""
+    parser.add_argument("--inliers", metavar="PATH", action="append", default=[], help="inliers; may be repeated")
+    add_label_argument(parser)
+    parser.add_argument(
+        "--outliers", metavar="NAME=PATH", action="append", default=[], help="outliers under a name; may be repeated"
     )
 
 

@@ -7,7 +7,7 @@ from lit_od.bundle.folder import Bundle
 from lit_od.bundle.model_card import false_positives, method, supported_rate
 from lit_od.import_paths import trust_option
 
-DONE, INCOMPLETE, REFUSED, INTERRUPTED = 0, 1, 2, 130
+DONE, INCOMPLETE, REFUSED, ALARM, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 class Command(Protocol):

@@ -59,6 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_runtime_arguments(parser)
     add_label_argument(parser)
     parser.add_argument("--backbone", metavar="FILE.onnx", help="another ONNX file in place of the recipe's")
+    sums = parser.add_mutually_exclusive_group()
+    text = "the sums to which lit-od accept adds images"
+    sums.add_argument("--keep-accumulator", action="store_true", help=f"keep {text} (as the recipe says)")
+    sums.add_argument("--no-keep-accumulator", action="store_true", help=f"leave out {text}")
     parser.add_argument("--run", metavar="RUN", help="keep checkpoint, log and curves in this folder")
 
 
@@ -76,6 +80,8 @@ def _recipe(args: argparse.Namespace, overrides: list[str]) -> Recipe:
     recipe = read_recipe(args, overrides)
     if args.backbone is not None:
         recipe = msgspec.structs.replace(recipe, backbone=args.backbone)
+    if args.keep_accumulator or args.no_keep_accumulator:
+        recipe = msgspec.structs.replace(recipe, keep_accumulator=args.keep_accumulator)
     return recipe
 
 

@@ -6,7 +6,9 @@ The card lists images, backbone, detector, threshold, calibration and provenance
 import argparse
 import json
 
+from lit_od.bundle import manifest as manifests
 from lit_od.bundle.model_card import model_card
+from lit_od.bundle.model_file import MODEL
 from lit_od.commands._arguments import add_trust_argument, no_overrides, read_bundle
 from lit_od.commands._status import DONE
 
@@ -23,11 +25,12 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides(overrides)
     bundle = read_bundle(args.bundle, args)
     if args.json:
-        text = (bundle.path / "manifest.json").read_text(encoding="utf-8")
+        text = manifests.encode(bundle.manifest).decode()
         print("".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text), end="")
     else:
         print(model_card(bundle.manifest, bundle.calibration), end="")
-        print("\n| file | bytes | sha256 |\n|---|---|---|")
+        part = "part" if MODEL in bundle.files else "file"
+        print(f"\n| {part} | bytes | sha256 |\n|---|---|---|")
         for name, entry in bundle.manifest.files.items():
             print(f"| {name} | {entry.size:,} | {entry.sha256[:16]}... |")
     return DONE

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from lit_od.checks import check_seed
-from lit_od.commands._arguments import add_session_arguments, no_overrides, read_bundle, session_options
+from lit_od.commands._arguments import add_session_arguments, no_overrides, read_bundle_folder, session_options
 from lit_od.commands._evaluation_sets import by_name
 from lit_od.commands._new_images import add_new_image_arguments, new_inliers, require_labels
 from lit_od.commands._status import DONE, written
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     check_seed(args.seed)
     onnx_quantization()  # before any image is read
     started = time.perf_counter()
-    bundle = read_bundle(args.bundle, args)
+    bundle = read_bundle_folder(args.bundle, args)
     entry = bundle.manifest.detector
     require_labels(DetectorSpec(entry.kind, entry.options, args.trust), args.labels)
     new = quantize(

@@ -6,6 +6,8 @@ were fitted without them. The bundle's threshold rule is applied anew (max_f1 wi
 renewed. Options of the detector and of the calibration: --detector.k 5, --calibration.rule percentile --calibration.q
 99.5 ... Another rule begins with its own defaults, the bundle's own rule keeps its options.
 
+Where --out names BUNDLE itself, its history goes on: lit-od history and rollback.
+
 --engine ray runs the graph on a Ray cluster and merges its workers' statistics; PATHs as in lit-od score.
 """
 
@@ -19,17 +21,18 @@ from typing import Any
 
 from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
-from lit_od.bundle.folder import BACKBONE, Bundle
+from lit_od.bundle.folder import ACCUMULATOR, BACKBONE, Bundle
 from lit_od.calibration.method import CalibrationOptions
 from lit_od.checks import check_seed
 from lit_od.cluster.engine import RayEngine
 from lit_od.commands._arguments import (
     add_engine_arguments,
+    add_note_argument,
     add_outliers_argument,
     add_session_arguments,
     no_overrides,
     open_cluster,
-    read_bundle,
+    read_bundle_folder,
     require_engine,
     say_imported,
     session_options,
@@ -58,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detector", metavar="KIND", help="another detector than the bundle's, with its defaults")
     add_new_image_arguments(parser)
     add_outliers_argument(parser)
+    add_note_argument(parser)
     add_session_arguments(parser)
     add_engine_arguments(parser)
 
@@ -68,7 +72,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     check_seed(args.seed)
     require_engine(args, "address", "workers")
     started = time.perf_counter()
-    bundle = read_bundle(args.bundle, args)
+    bundle = read_bundle_folder(args.bundle, args)
     spec, wanted = _options(bundle, args, overrides)
     spec.check()  # options and installed packages, before any image is read
     if spec.kind != bundle.detector.kind:
@@ -94,7 +98,14 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
             images,
             spec,
             wanted.rule,
-            Origin(name=out.name, seed=args.seed, data={"refit_of": old.name}),
+            Origin(
+                name=out.name,
+                seed=args.seed,
+                data={"refit_of": old.name},
+                keep_sums=ACCUMULATOR in old.files,
+                after=bundle if out.resolve() == bundle.path.resolve() else None,
+                note=args.note,
+            ),
         )
     print(written(new, time.perf_counter() - started))
     return DONE

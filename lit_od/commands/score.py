@@ -4,11 +4,15 @@ A PATH is an image; a folder, searched through; a .txt list or a .csv with a `pa
 (`file.npz` or `file.npz:ARRAY`); or -, a list on standard input. Columns: path, score (higher is more
 outlying), p_value (small is outlying), is_outlier (score above the threshold), error.
 
---maps DIR draws what makes each image an outlier: a picture an image, and maps.csv that says which is
-whose. Coloured are the scores of patches or an autoencoder's errors, with a mask beside each picture that is
-white where a pixel is called an outlier; else the parts without which the score would be lower, for which an
-image is scored 65 times. The colours mean the same in all pictures of a bundle. --regions FILE writes the
-boxes of what stands out, in the image's own pixels.
+--maps DIR draws what makes each image an outlier: a picture an image, the map's values beside it (.npy,
+float32), and maps.csv that says which is whose. Coloured are the scores of patches or an autoencoder's errors,
+from the same run of the graph as the scores; what is above the threshold for pixels is outlined, and white in a
+mask beside the picture. Other detectors have no maps: coloured are the parts without which the score would be
+lower, and the graph runs 65 times an image. The colours mean the same in all pictures of a bundle. --regions
+FILE writes the boxes of what stands out, in the image's own pixels.
+
+--statistics adds the columns brightness, sharpness and saturation (of the prepared image), and detector, the first 12
+digits of the SHA-256 of the detector's file: what lit-od monitor reads beside the score.
 
 --engine ray scores on a Ray cluster, or on all cores of this machine. A PATH may then be a URL of an object
 store too (s3://BUCKET/PREFIX, gs://..., file://...), or a Parquet file with the columns bytes or image, and path.
@@ -19,11 +23,15 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
+from lit_od.backbone.extractor import Extracted
 from lit_od.bundle.folder import Bundle
+from lit_od.bundle.manifest import detector_hash
 from lit_od.checks import number
 from lit_od.commands._arguments import (
     add_batch_argument,
@@ -41,6 +49,7 @@ from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.detectors.base import PixelDetector
 from lit_od.errors import ConfigError
 from lit_od.images.find_local import find
+from lit_od.images.statistics import STATISTICS, image_statistics
 from lit_od.scoring.map_folder import map_folder
 from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.rows import regions_to, rows_to
@@ -58,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--maps", metavar="DIR", help="draw heat maps there")
     parser.add_argument("--regions", metavar="FILE", help="write where each image stands out, a line of JSON an image")
     parser.add_argument("--min-area", metavar="N", type=float, default=0, help="pixels of the smallest region (0)")
+    parser.add_argument("--statistics", action="store_true", help="add brightness, sharpness, saturation and detector")
     add_batch_argument(parser)
     add_session_arguments(parser)
     add_engine_arguments(parser)
@@ -79,7 +89,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     failed = 0
     with ExitStack() as stack:
         total, results = (_on_cluster if args.engine == "ray" else _here)(args, bundle, stack)
-        write = stack.enter_context(rows_to(args.out, row_form(args, forms=FORMS)))
+        detector = detector_hash(bundle.manifest) if args.statistics else None
+        write = stack.enter_context(rows_to(args.out, row_form(args, forms=FORMS), detector=detector))
         bar = stack.enter_context(tqdm(total=total, unit="img", disable=None, leave=False))
         for result in results:
             write(result)
@@ -105,11 +116,11 @@ def _here(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> tuple[i
     write_regions = stack.enter_context(regions_to(args.regions))
 
     def results() -> Iterator[Result]:
-        found_regions = args.regions is not None
+        mapped = args.regions is not None or draw is not None
         for result, found in scorer.stream_outputs(
-            sources, batch_size=args.batch_size, maps=found_regions, min_area=args.min_area
+            sources, batch_size=args.batch_size, maps=mapped, min_area=args.min_area
         ):
-            yield result
+            yield _with_statistics(result, found) if args.statistics else result
             write_regions(result)
             if draw is not None:
                 draw(found)
@@ -117,10 +128,17 @@ def _here(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> tuple[i
     return len(sources), results()
 
 
+def _with_statistics(result: Result, found: Extracted) -> Result:
+    """Return the result of a batch with the statistics of its images."""
+    statistics = np.full((len(result), len(STATISTICS)), np.nan)
+    statistics[found.batch.rows] = image_statistics(found.batch.images)
+    return replace(result, statistics=statistics)
+
+
 def _on_cluster(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> tuple[int, Iterator[Result]]:
     """Return the number of images, and verdicts on them by workers."""
-    if args.maps or args.regions:
-        raise ConfigError("--maps and --regions are made by this process alone: leave out --engine ray")
+    if args.maps or args.regions or args.statistics:
+        raise ConfigError("--maps, --regions and --statistics are made by this process alone: leave out --engine ray")
     from lit_od.cluster.scoring import score_images
     from lit_od.images.find_remote import find_with_urls
 

@@ -1,8 +1,9 @@
 """Show or set the threshold of a bundle.
 
-Model and detector stay unchanged. Without --value or --rule it shows the share of the calibration inliers that each
-threshold flags, the interval of the false-positive rate that this promises on new inliers and, with --outliers, the
-share of the outliers that it finds. Rule max_f1 takes its threshold from the calibration inliers and --outliers.
+Model and detector stay unchanged; lit-od rollback undoes it. Without --value or --rule it shows
+the share of the calibration inliers that each threshold flags, the interval of the false-positive rate that this
+promises on new inliers and, with --outliers, the share of the outliers that it finds. Rule max_f1 takes its threshold
+from the calibration inliers and --outliers.
 """
 
 import argparse
@@ -14,11 +15,14 @@ import numpy as np
 
 from lit_od.bundle import folder as bundles
 from lit_od.bundle.folder import Bundle
+from lit_od.bundle.history import Change
 from lit_od.bundle.model_card import false_positives, method, supported_rate
+from lit_od.bundle.model_file import MODEL, with_threshold
 from lit_od.calibration.method import shortfall
 from lit_od.calibration.p_values import Calibration
 from lit_od.calibration.rules import RULES, inliers_needed, require_applicable
 from lit_od.commands._arguments import (
+    add_note_argument,
     add_outliers_argument,
     add_session_arguments,
     no_overrides,
@@ -30,6 +34,7 @@ from lit_od.detectors.base import PixelDetector
 from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.engine import LocalEngine
 from lit_od.images.find_local import find
+from lit_od.images.identity import fingerprint
 from lit_od.images.sources import Source
 from lit_od.scoring.scorer import Scorer
 from lit_od.types import Scores
@@ -48,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--q", type=float, help="percentile: the percentile (99)")
     parser.add_argument("--rate", type=float, help="fpr: share of inliers flagged, in expectation and at most (0.01)")
     add_outliers_argument(parser)
+    add_note_argument(parser)
     add_session_arguments(parser)
 
 
@@ -71,21 +77,10 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         print(rates(bundle.calibration, outliers))
         return DONE
     sources = find(args.outliers) if args.outliers else []
+    images = {"outliers": fingerprint(sources)} if sources else {}
     require_applicable(rule, inliers=bundle.calibration.scores.size, outliers=len(sources))
     calibration = bundle.calibration.with_rule(rule, outliers=_scores(bundle, sources, args) if sources else None)
-    bundles.rewrite(
-        bundle,
-        msgspec.structs.replace(
-            bundle.manifest,
-            calibration=msgspec.structs.replace(
-                bundle.manifest.calibration,
-                threshold=calibration.threshold,
-                rule=calibration.rule,
-                pixel_threshold=_pixel_threshold(bundle, calibration),
-            ),
-        ),
-        calibration,
-    )
+    _write(bundle, calibration, Change(command="threshold", images=images, note=args.note))
     print(
         f"{args.bundle}: threshold {bundle.calibration.threshold:.6g} -> {calibration.threshold:.6g}, "
         f"{calibration.flagged_share():.2%} of {calibration.scores.size:,} calibration inliers above, "
@@ -94,6 +89,26 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     if line := shortfall(calibration.rule, calibration.scores.size):
         print(f"lit-od: {line}", file=sys.stderr)
     return DONE
+
+
+def _write(bundle: Bundle, calibration: Calibration, change: Change) -> None:
+    """Write the bundle or the model file again with another threshold.
+
+    A model file keeps no history.
+    """
+    if MODEL in bundle.files:
+        if change.note is not None:
+            raise ConfigError("a model file keeps no history: leave --note out")
+        with_threshold(bundle, calibration)
+        return
+    entry = msgspec.structs.replace(
+        bundle.manifest.calibration,
+        threshold=calibration.threshold,
+        rule=calibration.rule,
+        pixel_threshold=_pixel_threshold(bundle, calibration),
+    )
+    manifest = msgspec.structs.replace(bundle.manifest, calibration=entry)
+    bundles.rewrite(bundle, manifest, calibration, change=change)
 
 
 def _pixel_threshold(bundle: Bundle, calibration: Calibration) -> float | None:

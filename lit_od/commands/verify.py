@@ -6,9 +6,11 @@ The golden images are decoded, prepared and scored again.
 import argparse
 from pathlib import Path
 
+from lit_od.backbone.compiled import CompiledGraph
 from lit_od.backbone.independence import require_independent
-from lit_od.bundle.folder import MANIFEST, golden_arrays
+from lit_od.bundle.folder import MANIFEST, Bundle, golden_arrays
 from lit_od.bundle.golden import differences
+from lit_od.bundle.model_file import TOLERANCE, changed_parts, model_differences
 from lit_od.commands._arguments import add_session_arguments, no_overrides, read_bundle, session_options
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import BackboneError, BundleError
@@ -26,9 +28,11 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Verify; return 1 after printing a line for each difference."""
     no_overrides(overrides)
     try:
-        bundle = read_bundle(args.bundle, args)
+        bundle = read_bundle(args.bundle, args, whole=True)
         scorer = Scorer.of(bundle, **session_options(args))
         golden = golden_arrays(bundle)
+        if isinstance(scorer.backbone, CompiledGraph):
+            return _verify_model(args.bundle, bundle, scorer)
         found = differences(golden, scorer.preparation, scorer.backbone, scorer.detector, bundle.manifest.tolerance)
         require_independent(scorer.backbone, golden["pixels"])
     except BackboneError as error:
@@ -46,4 +50,17 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
             f"images score as they must (pixels within {allowed.pixels}/255, outputs within {allowed.outputs:g}, "
             f"scores within {allowed.scores:g})"
         )
+    return INCOMPLETE if found else DONE
+
+
+def _verify_model(path: str, bundle: Bundle, scorer: Scorer) -> int:
+    """Verify a model file: name the parts that were changed; golden images decide."""
+    for part in changed_parts(bundle):
+        print(printable(f"{path}: {part} was changed since lit-od compile"))
+    found = model_differences(bundle, providers=[scorer.backbone.provider])
+    for line in found:
+        print(printable(f"{path}: {line}"))
+    if not found:
+        count = len(golden_arrays(bundle)["scores"])
+        print(f"{path}: {count} golden images score as they must (scores within {TOLERANCE:g})")
     return INCOMPLETE if found else DONE

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from lit_od.bundle.folder import BACKBONE, Bundle
+from lit_od.bundle.folder import ACCUMULATOR, BACKBONE, Bundle
 from lit_od.deploy.int8_fitting import Int8Fitting
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
@@ -67,5 +67,10 @@ def quantize(
         FitImages(fit, calibration, validation, outliers),
         DetectorSpec(old.detector.kind, old.detector.options, (old.detector.kind,)),  # it is at hand, so it is trusted
         rule,
-        Origin(name=Path(out).name, seed=seed, data={"quantized_of": old.name}),
+        Origin(
+            name=Path(out).name,
+            seed=seed,
+            data={"quantized_of": old.name},
+            keep_sums=ACCUMULATOR in old.files,
+        ),
     )

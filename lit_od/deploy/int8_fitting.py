@@ -162,5 +162,5 @@ def _write(out: Path, made: Bundle, report: Int8Report) -> Bundle:
         change(manifest, provenance=change(manifest.provenance, metrics=metrics)),
         made.detector,
         made.calibration,
-        {name: made.files[name] for name in (bundles.BACKBONE, bundles.GOLDEN, bundles.MAPS) if name in made.files},
+        {name: data for name, data in made.files.items() if name in bundles.MADE},
     )

@@ -9,6 +9,7 @@ elsewhere derives from `Detector` and goes by its import path.
 
 from lit_od.detectors.base import Accumulator, Detector, PixelDetector
 from lit_od.detectors.ensemble import Ensemble
+from lit_od.detectors.feature_ensemble import FeatureEnsemble
 from lit_od.detectors.gmm import GMM
 from lit_od.detectors.knn import KNN
 from lit_od.detectors.local_residual import LocalResidual
@@ -28,6 +29,7 @@ __all__ = [
     "Accumulator",
     "Detector",
     "Ensemble",
+    "FeatureEnsemble",
     "LocalResidual",
     "Mahalanobis",
     "PCAResidual",

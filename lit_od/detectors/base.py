@@ -7,13 +7,16 @@ processes or machines, and freezes into the same object that `fit` on all rows g
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from lit_od.errors import ConfigError, DataError
 from lit_od.types import Arrays, Features, Labels, Maps, Output, Outputs, Scores, Stats
+
+Batches: TypeAlias = Callable[[], Iterable[Outputs]]
+"""Outputs of images, batch by batch, anew with every call."""
 
 BLOCK_VALUES = 1 << 22
 """Float64 values that scoring holds at once for one block of rows: 32 MB."""
@@ -38,6 +41,8 @@ class Detector(Protocol):
         passes: Passes over the images that fitting takes, 1 or 2; the second begins with `start_second`.
         torch_form: Import path of a function that gives the same scores in torch, as those of
             `lit_od.training.explain.torch_scores`; None where there is no gradient.
+        onnx_form: Import path of a function that adds its scores to an ONNX graph, as those of
+            `lit_od.deploy.onnx_forms`; None where it has none.
     """
 
     __slots__ = ()
@@ -47,6 +52,7 @@ class Detector(Protocol):
     options_type: ClassVar[type[Any]]
     passes: ClassVar[int] = 1
     torch_form: ClassVar[str | None] = None
+    onnx_form: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -62,6 +68,11 @@ class Detector(Protocol):
     def width(self) -> int:
         """Number of values of one image's output."""
         return math.prod(self.input_shape)
+
+    @property
+    def is_distance(self) -> bool:
+        """True if scores, or those of cells, are at least 0 by definition."""
+        return True
 
     @abstractmethod
     def score(self, outputs: Outputs, /) -> Scores:
@@ -120,6 +131,47 @@ class Detector(Protocol):
             ConfigError: On options that do not exist or are out of range.
             DataError: If the arrays do not fit the options or each other.
         """
+
+    @property
+    def only_lowers(self) -> bool:
+        """True if `accept` can raise no score: calibration scores bound the new ones."""
+        return False
+
+    def sums(self) -> "Accumulator | None":
+        """Return an empty accumulator of the sums that `accept` needs, if any.
+
+        What the sums are taken of (a projection) is the detector's own.
+        """
+        return None
+
+    def sums_of(self, gathered: "Accumulator", /) -> "Accumulator | None":
+        """Return the sums of the accumulator that gave this detector; None as `sums`."""
+        return None if self.sums() is None else gathered
+
+    @property
+    def accepts(self) -> bool:
+        """True if it can take further images for normal ones without being fitted anew."""
+        return self.sums() is not None
+
+    def accept(self, batches: Batches, sums: "Accumulator | None" = None, /, *, limit: float) -> "Detector":
+        """Return the detector that takes further images for normal ones.
+
+        What it was fitted on stays.
+
+        Args:
+            batches: Gives the outputs of the images, shape (n, ...) a batch, anew with every call.
+            sums: The sums of what it was fitted on, as `sums_of` gives them; the images are added.
+            limit: Score that they should not exceed: a bank of patches takes no more patches than that needs.
+
+        Raises:
+            ConfigError: If the detector cannot take images.
+            DataError: On a wrong shape, or values that are not finite.
+        """
+        if sums is None:
+            raise ConfigError(f"detector {self.kind} takes no further images: fit it anew with lit-od refit")
+        for batch in batches():
+            sums.update(batch)
+        return sums.finish()
 
     @classmethod
     def require_installed(cls, settings: Any) -> None:

@@ -63,6 +63,7 @@ class GMM(Detector):
     reads: ClassVar[Output] = "features"
     options_type: ClassVar[type[GMMOptions]] = GMMOptions
     torch_form: ClassVar[str | None] = "lit_od.training.explain.torch_scores:gmm"
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.rows:gmm"
 
     settings: GMMOptions
     weights: Stats
@@ -90,6 +91,11 @@ class GMM(Detector):
         object.__setattr__(
             self, "_constants", np.log(self.weights) + np.log(np.broadcast_to(scales, (k, d))).sum(axis=1)
         )
+
+    @property
+    def is_distance(self) -> bool:
+        """False."""
+        return False
 
     @classmethod
     def fit(
@@ -206,6 +212,10 @@ class GMM(Detector):
             squares -= 2 * cross - np.vecdot(weighted, means)[:, None]
         return np.subtract(self._constants[:, None], 0.5 * squares)
 
+    def sums(self) -> "GMMAccumulator | None":
+        """Return an empty accumulator of one component; None for several."""
+        return self.start(self.settings) if self.settings.components == 1 else None
+
     def options(self) -> dict[str, Any]:
         """Return the options it was fitted with."""
         return asdict(self.settings)
@@ -241,11 +251,7 @@ class GMM(Detector):
 
 
 class GMMAccumulator(MomentsAccumulator[GMMOptions]):
-    """An accumulator of moments for one component, of sampled rows for several.
-
-    Attributes:
-        store: The reservoir; empty for one component.
-    """
+    """An accumulator of moments for one component, else of rows (`store`)."""
 
     __slots__ = ("store",)
 
@@ -284,10 +290,7 @@ class GMMAccumulator(MomentsAccumulator[GMMOptions]):
         Raises:
             DataError: If the arrays do not fit together.
         """
-        if self.settings.components > 1:
-            self.store.restore(state)
-        else:
-            super().restore(state)
+        self.store.restore(state) if self.settings.components > 1 else super().restore(state)
 
     def finish(self) -> GMM:
         """Return the fitted detector.
@@ -332,10 +335,7 @@ def _several(settings: GMMOptions, rows: Stats) -> tuple[Stats, Stats, Stats]:
     except ImportError:
         missing_extra("scikit-learn", "train,cpu")
     mixture = GaussianMixture(
-        settings.components,
-        covariance_type=settings.covariance,
-        reg_covar=FLOOR,
-        random_state=settings.seed,
+        settings.components, covariance_type=settings.covariance, reg_covar=FLOOR, random_state=settings.seed
     )
     try:
         mixture.fit(rows)

@@ -4,9 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.detectors.bank.row_store import row_ranks
-from lit_od.detectors.patch_maps import PatchDetector
+from lit_od.detectors.base import Detector
 from lit_od.detectors.state import SMALLEST
 from lit_od.errors import DataError
+from lit_od.types import Stats
 
 GROUP = 5
 """One image of each group of so many consecutive ones is held out."""
@@ -25,22 +26,22 @@ def fitted_before(row: int, seed: int) -> int:
     return group - group // GROUP + int((~is_held(np.arange(group, row), seed)).sum())
 
 
-def scale_of(member: PatchDetector, held: NDArray[np.float32]) -> tuple[float, float]:
-    """Return the shift and the scale of a member's cells.
+def scale_of(member: Detector, scores: Stats, *, images: int) -> tuple[float, float]:
+    """Return the shift and the scale of a member's scores.
 
     Args:
         member: The fitted member.
-        held: Patches of images that it was not fitted on, (m, gh, gw, d).
+        scores: Its scores of images that it was not fitted on, or of their cells, shape (m,).
+        images: Number of these images.
 
     Raises:
         DataError: If they do not vary.
     """
-    cells = np.concatenate([member.cells(held[row : row + 1]).ravel() for row in range(len(held))]).astype(np.float64)
-    low, median, high = (float(each) for each in np.percentile(cells, (25, 50, 75)))
+    low, median, high = (float(each) for each in np.percentile(scores, (25, 50, 75)))
     shift, scale = (0.0, median) if member.is_distance else (median, high - low)
     if not scale > SMALLEST:
         raise DataError(
-            f"member {member.kind} gives {len(held)} held-out images no scale: half of their patches score {median:g}. "
+            f"member {member.kind} gives {images} held-out images no scale: half of their scores are {median:g}. "
             "Leave it out, or pass more images"
         )
     return shift, scale

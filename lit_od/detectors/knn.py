@@ -46,6 +46,7 @@ class KNN(BankDetector):
     kind: ClassVar[str] = "knn"
     options_type: ClassVar[type[KNNOptions]] = KNNOptions
     torch_form: ClassVar[str | None] = "lit_od.training.explain.torch_scores:knn"
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.banks:knn"
 
     settings: KNNOptions
 
@@ -53,6 +54,11 @@ class KNN(BankDetector):
     def falls_with_rows(self) -> bool:
         """True if the bank holds every row and nothing else was learnt."""
         return self.settings.keeps_rows
+
+    @property
+    def only_lowers(self) -> bool:
+        """True if the search is exact: more rows bring the nearest ones nearer."""
+        return self.bank.is_exact
 
     def of_neighbours(self, queries: NDArray[np.float32], distances: Stats, ids: Ids) -> Scores:
         """Return distances of shape (n,).

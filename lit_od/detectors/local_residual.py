@@ -53,6 +53,7 @@ class LocalResidual(BankDetector):
     kind: ClassVar[str] = "local_residual"
     options_type: ClassVar[type[LocalResidualOptions]] = LocalResidualOptions
     torch_form: ClassVar[str | None] = "lit_od.training.explain.torch_scores:local_residual"
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.banks:local_residual"
 
     settings: LocalResidualOptions
 

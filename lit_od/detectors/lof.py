@@ -48,6 +48,7 @@ class LOF(BankDetector):
     kind: ClassVar[str] = "lof"
     options_type: ClassVar[type[LOFOptions]] = LOFOptions
     torch_form: ClassVar[str | None] = "lit_od.training.explain.torch_scores:lof"
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.banks:lof"
     beyond_k: ClassVar[int] = 1  # a row is no neighbour of itself
 
     k_distances: Stats

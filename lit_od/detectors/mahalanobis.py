@@ -62,6 +62,7 @@ class Mahalanobis(Detector):
     reads: ClassVar[Output] = "features"
     options_type: ClassVar[type[MahalanobisOptions]] = MahalanobisOptions
     torch_form: ClassVar[str | None] = "lit_od.training.explain.torch_scores:mahalanobis"
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.rows:mahalanobis"
 
     settings: MahalanobisOptions
     means: Stats
@@ -136,6 +137,11 @@ class Mahalanobis(Detector):
         """Shape of one image's features, (d,)."""
         return (len(self.whitener),)
 
+    @property
+    def is_distance(self) -> bool:
+        """True unless relative."""
+        return self.background_mean is None
+
     def score(self, features: Features) -> Scores:
         """Return distances of shape (n,), in standard deviations.
 
@@ -161,6 +167,10 @@ class Mahalanobis(Detector):
                 white = whitened(np.subtract(block, self.background_mean, dtype=np.float64), self.background_whitener)
                 scores[start : start + step] = least - squared_norms(white)
         return scores
+
+    def sums(self) -> "MahalanobisAccumulator | None":
+        """Return an empty accumulator; None with classes, which accepted images lack."""
+        return None if self.settings.class_conditional else self.start(self.settings)
 
     def options(self) -> dict[str, Any]:
         """Return the options it was fitted with."""

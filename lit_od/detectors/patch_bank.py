@@ -1,6 +1,7 @@
 """A memory bank of patches (PatchCore, Roth et al. 2022)."""
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -8,16 +9,19 @@ from numpy.typing import NDArray
 
 from lit_od.checks import flag
 from lit_od.detectors.bank import faiss_index
+from lit_od.detectors.bank.farthest_first import FarthestFirst
 from lit_od.detectors.bank.memory_bank import Bank
 from lit_od.detectors.bank.options import BankOptions, Metric, Precision
 from lit_od.detectors.bank.row_store import RowStore
 from lit_od.detectors.moments import Moments
 from lit_od.detectors.options import read_options, same_options
-from lit_od.detectors.patch_maps import Cells, MapOptions, PatchDetector, check_patches, single
+from lit_od.detectors.patch_maps import Candidates, Cells, MapOptions, PatchDetector, check_patches, single
 from lit_od.detectors.patch_moments import project
 from lit_od.detectors.state import LARGEST_SINGLE, check_names, read_only, take
 from lit_od.errors import DataError
 from lit_od.types import Arrays, Labels, Outputs
+
+_LOG = logging.getLogger(__name__)
 
 MOST_BYTES = 2**28
 """Bytes of patches that are kept while fitting: of more, a seeded sample; it may take twice as much for a while."""
@@ -99,6 +103,7 @@ class PatchCore(PatchDetector):
 
     kind: ClassVar[str] = "patchcore"
     options_type: ClassVar[type[PatchCoreOptions]] = PatchCoreOptions
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.maps:patchcore"
 
     settings: PatchCoreOptions
     grid: tuple[int, int, int]
@@ -127,16 +132,39 @@ class PatchCore(PatchDetector):
         Raises:
             DataError: On a wrong shape, or values that are not finite.
         """
-        rows = patches.reshape(-1, self.grid[2])
-        queries = self.bank.prepare(
-            rows if self.whitening is None else project(patches, *self.whitening).reshape(len(rows), -1)
-        )
+        queries = self._prepared(patches)
         distances, ids = self.bank.nearest(queries, self.settings.k)
         scores = distances.mean(axis=1).reshape(len(patches), -1)
         if self.settings.reweight:
             most = scores.argmax(axis=1) + np.arange(len(patches)) * scores.shape[1]
             scores *= self._weights(queries[most], ids[most, 0])[:, None]
         return single(scores).reshape(len(patches), *self.grid[:2])
+
+    def _prepared(self, patches: Outputs) -> NDArray[np.float32]:
+        """Return patches (n, gh, gw, d) as rows to be compared with the bank's."""
+        rows = patches.reshape(-1, self.grid[2])
+        if self.whitening is not None:
+            rows = project(patches, *self.whitening).reshape(len(rows), -1)
+        return self.bank.prepare(rows)
+
+    @property
+    def accepts(self) -> bool:
+        """True: the bank takes patches."""
+        return True
+
+    @property
+    def only_lowers(self) -> bool:
+        """True if the search is exact and nothing is re-weighted."""
+        return self.bank.is_exact and not self.settings.reweight
+
+    def candidates(self, patches: Outputs, /) -> Candidates:
+        """Return the patches of one image that the bank may take."""
+        return (FarthestFirst(self.bank, self._prepared(patches)),)
+
+    def grown(self, candidates: Candidates, count: int) -> Self:
+        """Return the detector whose bank has taken so many candidates."""
+        (found,) = candidates
+        return self if found is None else replace(self, bank=found.grown(count))
 
     def _weights(self, queries: NDArray[np.float32], nearest: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the paper's weights of images, shape (n,).
@@ -269,6 +297,13 @@ class PatchAccumulator:
         rows = self.store.rows()
         if self.grid is None or len(rows) < self.settings.k:
             raise DataError(f"PatchCore needs at least {self.settings.k} patches, got {len(rows)}. Pass more images.")
+        if len(rows) < self.store.seen:
+            _LOG.warning(
+                "patchcore chooses its bank from a seeded sample of %s patches of %s, which is what %d MiB hold",
+                f"{len(rows):,}",
+                f"{self.store.seen:,}",
+                MOST_BYTES >> 20,
+            )
         whitening = _whitening(rows) if self.settings.whiten else None
         if whitening is not None:
             rows = project(rows[None, None], *whitening)[0]

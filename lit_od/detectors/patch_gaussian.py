@@ -34,6 +34,7 @@ class PaDiM(PatchDetector):
 
     kind: ClassVar[str] = "padim"
     options_type: ClassVar[type[PaDiMOptions]] = PaDiMOptions
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.maps:padim"
     passes: ClassVar[int] = 2
 
     settings: PaDiMOptions
@@ -81,6 +82,10 @@ class PaDiM(PatchDetector):
             white = np.matmul(np.ascontiguousarray(rows.transpose(1, 0, 2)), self.whiteners.transpose(0, 2, 1))
             distances = np.sqrt(np.einsum("pnk,pnk->np", white, white))
         return single(np.nan_to_num(distances, nan=np.inf)).reshape(len(patches), *self.grid[:2])
+
+    def sums(self) -> "PositionAccumulator":
+        """Return an empty accumulator of components; the projection stays."""
+        return PositionAccumulator(self.settings, self.grid, self.centre, self.projection)
 
     def state(self) -> Arrays:
         """Return the statistics; of whiteners the triangles, (p, k (k + 1) / 2)."""

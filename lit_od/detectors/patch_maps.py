@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.checks import number, one_of
-from lit_od.detectors.base import Accumulator, PixelDetector
+from lit_od.detectors.bank.farthest_first import FarthestFirst
+from lit_od.detectors.base import Accumulator, Batches, PixelDetector
 from lit_od.detectors.options import read_options
 from lit_od.detectors.state import LARGEST_SINGLE
 from lit_od.errors import ConfigError, DataError
@@ -26,6 +27,9 @@ Aggregate: TypeAlias = Literal["max", "top_share"]
 
 Cells: TypeAlias = NDArray[np.float32]
 """Score of each cell of the grid, shape (n, gh, gw)."""
+
+Candidates: TypeAlias = tuple[FarthestFirst | None, ...]
+"""Patches that the banks of a detector may take, bank by bank; None for a member without one."""
 
 IMAGES_AT_ONCE = 8
 """Images whose maps are made at once; of large maps as many as `MOST_PIXELS` allows."""
@@ -128,11 +132,6 @@ class PatchDetector(PixelDetector):
         """True if an image's score is the largest value of its map."""
         return self.settings.aggregate == "max"
 
-    @property
-    def is_distance(self) -> bool:
-        """True if scores of cells are at least 0 by definition."""
-        return True
-
     @abstractmethod
     def cells(self, patches: Outputs, /) -> Cells:
         """Return the scores of cells, (n, gh, gw), for patches (n, gh, gw, d).
@@ -140,6 +139,46 @@ class PatchDetector(PixelDetector):
         Raises:
             DataError: On a wrong shape, or values that are not finite.
         """
+
+    def candidates(self, patches: Outputs, /) -> Candidates:
+        """Return the patches of one image, (1, gh, gw, d), that banks may take.
+
+        Raises:
+            DataError: On values that lie too far away.
+        """
+        del patches
+        return (None,)
+
+    def grown(self, candidates: Candidates, count: int) -> Self:
+        """Return the detector with so many candidates in each bank, farthest first."""
+        del candidates, count
+        return self
+
+    def accept(self, batches: Batches, sums: Accumulator | None = None, /, *, limit: float) -> "PatchDetector":
+        """Return the detector that takes further images for normal ones.
+
+        Sums take all of them; then banks take of each image that still scores above the limit the patches that are
+        farthest from their rows, as few as bring it to the limit. Where all of an image's patches do not (with k above
+        1), all are taken.
+
+        Args:
+            batches: Gives the patches of the images, shape (n, gh, gw, d) a batch.
+            sums: As `Detector.accept` takes them.
+            limit: Score that the images should not exceed.
+
+        Raises:
+            ConfigError: If the detector cannot take images, or a bank's memory budget is used up.
+            DataError: On a wrong shape, or values that are not finite or too far away.
+        """
+        taken: PatchDetector = self
+        if sums is not None or not self.accepts:
+            updated = PixelDetector.accept(self, batches, sums, limit=limit)
+            assert isinstance(updated, PatchDetector)
+            taken = updated
+        for batch in batches():
+            for row in range(len(batch)):
+                taken = _least_grown(taken, batch[row : row + 1], limit)
+        return taken
 
     def score(self, patches: Outputs, /) -> Scores:
         """Return scores of shape (n,) for patches of shape (n, gh, gw, d).
@@ -167,6 +206,31 @@ class PatchDetector(PixelDetector):
         for start in range(0, len(patches), step):
             maps = enlarged(self.cells(patches[start : start + step]), self.settings)
             yield aggregated(maps, self.settings), maps
+
+
+def _least_grown(detector: PatchDetector, image: Outputs, limit: float) -> PatchDetector:
+    """Return the detector that takes the fewest patches of an image, (1, gh, gw, d).
+
+    They bring its score to the limit.
+    """
+    if detector.score(image)[0] <= limit:
+        return detector
+    candidates, most = detector.candidates(image), math.prod(image.shape[1:3])
+    if all(each is None for each in candidates):
+        return detector
+    too_few, enough = 0, 1
+    while (found := detector.grown(candidates, enough)).score(image)[0] > limit:
+        if enough == most:
+            return found
+        too_few, enough = enough, min(2 * enough, most)
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        fewer = detector.grown(candidates, middle)
+        if fewer.score(image)[0] > limit:
+            too_few = middle
+        else:
+            found, enough = fewer, middle
+    return found
 
 
 def check_patches(patches: Outputs, shape: tuple[int, ...] | None = None) -> Outputs:
@@ -225,10 +289,15 @@ def aggregated(maps: NDArray[np.float32], settings: MapOptions) -> Scores:
     flat = maps.reshape(len(maps), -1)
     if settings.aggregate == "max":
         return np.asarray(flat.max(axis=1), np.float64)
-    # Multiplied before it is rounded up: 7 % of 100 places are 7, though 0.07 * 100 > 7.
-    count = max(1, math.ceil(round(flat.shape[1] * settings.share, 9)))
+    count = places_averaged(flat.shape[1], settings.share)
     largest = np.partition(flat, flat.shape[1] - count, axis=1)[:, flat.shape[1] - count :]
     return np.asarray(largest.mean(axis=1, dtype=np.float64))
+
+
+def places_averaged(pixels: int, share: float) -> int:
+    """Return how many of a map's largest values "top_share" averages."""
+    # Multiplied before it is rounded up: 7 % of 100 places are 7, though 0.07 * 100 > 7.
+    return max(1, math.ceil(round(pixels * share, 9)))
 
 
 @lru_cache(maxsize=64)

@@ -1,10 +1,13 @@
 """A detector of features over patches: each patch is a row."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from lit_od.detectors.bank.detector import BankDetector
+from lit_od.detectors.bank.farthest_first import FarthestFirst
 from lit_od.detectors.base import Accumulator, Detector
 from lit_od.detectors.gmm import GMM
 from lit_od.detectors.knn import KNN
@@ -12,7 +15,7 @@ from lit_od.detectors.local_residual import LocalResidual
 from lit_od.detectors.lof import LOF
 from lit_od.detectors.mahalanobis import Mahalanobis
 from lit_od.detectors.options import read_options, same_options
-from lit_od.detectors.patch_maps import Cells, MapOptions, PatchDetector, check_patches, single
+from lit_od.detectors.patch_maps import Candidates, Cells, MapOptions, PatchDetector, check_patches, single
 from lit_od.detectors.pca import PCAResidual
 from lit_od.detectors.state import check_names, take
 from lit_od.errors import ConfigError, DataError
@@ -22,6 +25,26 @@ OF_FEATURES: tuple[type[Detector], ...] = (Mahalanobis, KNN, LOF, LocalResidual,
 """Detectors of features, which take patches as rows."""
 
 _BY_KIND = {detector.kind: detector for detector in OF_FEATURES}
+
+
+def named_detector(tree: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return kind and options of a recipe's `{"kind": KIND, **options}`.
+
+    A detector of features that goes `over: patches` is a `PatchRows`, and the detector is its member.
+
+    Raises:
+        ConfigError: If it is to go over anything else.
+    """
+    options = dict(tree)
+    kind = options.pop("kind", None)
+    if "over" not in options:
+        return kind, options
+    over = options.pop("over")
+    if over != "patches":
+        raise ConfigError(f"over must be patches, got {over!r}")
+    of_maps = {field.name for field in fields(MapOptions)}
+    member = {"kind": kind} | {name: value for name, value in options.items() if name not in of_maps}
+    return PatchRows.kind, {"member": member} | {name: value for name, value in options.items() if name in of_maps}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +93,7 @@ class PatchRows(PatchDetector):
 
     kind: ClassVar[str] = "patch_rows"
     options_type: ClassVar[type[PatchRowsOptions]] = PatchRowsOptions
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.maps:patch_rows"
 
     settings: PatchRowsOptions
     grid: tuple[int, int, int]
@@ -93,7 +117,7 @@ class PatchRows(PatchDetector):
     @property
     def is_distance(self) -> bool:
         """True if scores of cells are at least 0 by definition."""
-        return not isinstance(self.member, GMM) and not getattr(self.settings.of_member(), "relative", False)
+        return self.member.is_distance
 
     @property
     def falls_with_rows(self) -> bool:
@@ -108,6 +132,39 @@ class PatchRows(PatchDetector):
         """
         scores = self.member.score(patches.reshape(-1, self.grid[2]))
         return single(scores).reshape(len(patches), *self.grid[:2])
+
+    @property
+    def accepts(self) -> bool:
+        """True if the detector of features takes further rows."""
+        return self.member.accepts
+
+    @property
+    def only_lowers(self) -> bool:
+        """True if further rows can raise no score of the detector of features."""
+        return self.member.only_lowers
+
+    def sums(self) -> "PatchRowsAccumulator | None":
+        """Return an empty accumulator around that of the member, if it needs one."""
+        within = self.member.sums()
+        if within is None:
+            return None
+        sums = PatchRowsAccumulator(self.settings)
+        sums.grid, sums.gathered = self.grid, within
+        return sums
+
+    def candidates(self, patches: Outputs, /) -> Candidates:
+        """Return the patches of one image that the bank may take; None without a bank."""
+        if not isinstance(self.member, BankDetector):
+            return (None,)
+        bank = self.member.bank
+        return (FarthestFirst(bank, bank.prepare(patches.reshape(-1, self.grid[2]))),)
+
+    def grown(self, candidates: Candidates, count: int) -> Self:
+        """Return the detector whose bank has taken so many candidates."""
+        (found,) = candidates
+        if found is None or not isinstance(self.member, BankDetector):
+            return self
+        return replace(self, member=self.member.of_bank(self.member.settings, found.grown(count)))
 
     def state(self) -> Arrays:
         """Return the grid, and the arrays of the detector of features."""

@@ -57,6 +57,7 @@ class PCAResidual(Detector):
     reads: ClassVar[Output] = "features"
     options_type: ClassVar[type[PCAResidualOptions]] = PCAResidualOptions
     torch_form: ClassVar[str | None] = "lit_od.training.explain.torch_scores:pca_residual"
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.rows:pca_residual"
 
     settings: PCAResidualOptions
     mean: Stats
@@ -118,6 +119,10 @@ class PCAResidual(Detector):
             block -= (block @ self.components.T) @ self.components
             scores[rows] = np.sqrt(squared_norms(block))
         return scores / self.noise if self.settings.whiten else scores
+
+    def sums(self) -> "PCAResidualAccumulator":
+        """Return an empty accumulator."""
+        return self.start(self.settings)
 
     def options(self) -> dict[str, Any]:
         """Return the options it was fitted with."""

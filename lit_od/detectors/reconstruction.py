@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lit_od.checks import number, one_of
 from lit_od.detectors.base import PixelDetector, row_blocks
@@ -51,6 +50,7 @@ class Reconstruction(PixelDetector):
     kind: ClassVar[str] = "reconstruction"
     reads: ClassVar[Output] = "errors"
     options_type: ClassVar[type[ReconstructionOptions]] = ReconstructionOptions
+    onnx_form: ClassVar[str | None] = "lit_od.deploy.onnx_forms.maps:reconstruction"
 
     settings: ReconstructionOptions
     shape: tuple[int, int, int]
@@ -100,8 +100,7 @@ class Reconstruction(PixelDetector):
         """
         errors = check_errors(errors, self.shape)
         scores = np.empty(len(errors))
-        # Multiplied before it is divided: 7 % of 100 elements are 7, though 0.07 * 100 > 7.
-        count = max(1, math.ceil(self.width * self.settings.outlier_perc / 100))  # of 1e-323 % the quotient is 0
+        count = elements_averaged(self.width, self.settings.outlier_perc)
         for rows, block in row_blocks(errors, 2 * self.width):
             flat = block.reshape(len(block), -1)
             if count < self.width:
@@ -212,6 +211,12 @@ class ReconstructionAccumulator:
         return Reconstruction(self.settings, self.shape)
 
 
+def elements_averaged(width: int, percent: float) -> int:
+    """Return how many of an image's largest errors give its score."""
+    # Multiplied before it is divided: 7 % of 100 elements are 7, though 0.07 * 100 > 7.
+    return max(1, math.ceil(width * percent / 100))  # of 1e-323 % the quotient is 0
+
+
 def check_errors(errors: Outputs, shape: tuple[int, int, int] | None = None) -> Outputs:
     """Return squared errors of shape (n, h, w, c) unchanged.
 
@@ -267,9 +272,3 @@ def pixel_threshold(scores: Maps, *, q: float = PIXEL_PERCENT) -> float:
     if scores.ndim != 3 or scores.size == 0 or not np.isfinite(scores).all():
         raise DataError(f"pixel scores must be finite and have shape (n, h, w), got {scores.shape}")
     return float(np.percentile(scores, q))
-
-
-def pixel_verdicts(scores: Maps, threshold: float) -> NDArray[np.bool_]:
-    """Return True for pixels above the threshold, shape (n, h, w)."""
-    verdicts: NDArray[np.bool_] = scores > threshold
-    return verdicts

@@ -8,6 +8,7 @@ from typing import Any, get_args
 from lit_od.checks import suggest
 from lit_od.detectors.base import Accumulator, Detector
 from lit_od.detectors.ensemble import OF_PATCHES, Ensemble
+from lit_od.detectors.feature_ensemble import FeatureEnsemble
 from lit_od.detectors.options import read_options
 from lit_od.detectors.patch_rows import OF_FEATURES
 from lit_od.detectors.reconstruction import Reconstruction
@@ -15,7 +16,7 @@ from lit_od.errors import ConfigError
 from lit_od.import_paths import named, require_trusted
 from lit_od.types import Arrays, Output
 
-BUILT_IN: tuple[type[Detector], ...] = (*OF_FEATURES, Reconstruction, *OF_PATCHES, Ensemble)
+BUILT_IN: tuple[type[Detector], ...] = (*OF_FEATURES, Reconstruction, *OF_PATCHES, Ensemble, FeatureEnsemble)
 """Every detector of the package. All else about a detector is asked of its class."""
 
 DETECTORS: dict[str, type[Detector]] = {detector.kind: detector for detector in BUILT_IN}

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.detectors.base import Accumulator, Detector
+from lit_od.detectors.feature_ensemble import ensemble_kind
 from lit_od.detectors.options import read_options
-from lit_od.detectors.patch_maps import MapOptions
-from lit_od.detectors.patch_rows import PatchRows
+from lit_od.detectors.patch_rows import named_detector
 from lit_od.detectors.registry import DETECTORS, accumulator, detector_from_state, find
 from lit_od.errors import ConfigError
 from lit_od.types import Arrays, Labels, Output, Outputs
@@ -47,11 +47,10 @@ class DetectorSpec:
         Raises:
             ConfigError: If there is no kind.
         """
-        options = dict(tree)
-        kind = options.pop("kind", None)
+        kind, options = named_detector(tree)
         if not isinstance(kind, str):
             raise ConfigError(f"a detector needs a kind, one of {', '.join(DETECTORS)}; got {kind!r}")
-        return cls(kind, options, trust) if "over" not in options else cls(*_over_patches(kind, options), trust)
+        return cls(ensemble_kind(kind, options), options, trust)
 
     @property
     def needs_labels(self) -> bool:
@@ -69,13 +68,19 @@ class DetectorSpec:
         return find(self.kind, self.trust).can_leave_out(self._settings())
 
     def with_map_size(self, height: int, width: int) -> Self:
-        """Return the detector with maps of a size.
+        """Return the detector with maps of a size; unchanged where it enlarges no maps.
 
-        Nothing changes where it enlarges no maps, or has a size.
+        Raises:
+            ConfigError: If its options name another size.
         """
         enlarges = any(field.name == "size" for field in fields(find(self.kind, self.trust).options_type))
-        if self.reads() != "patches" or not enlarges or "size" in self.options:
+        if self.reads() != "patches" or not enlarges:
             return self
+        size = self.options.get("size")
+        if size is not None and list(size) != [height, width]:
+            raise ConfigError(
+                f"detector.size must be the prepared size, [{height}, {width}], got {size!r}: leave it out"
+            )
         return replace(self, options={**self.options, "size": [height, width]})
 
     def check(self) -> None:
@@ -150,17 +155,3 @@ class DetectorSpec:
     def _settings(self) -> Any:
         """Return the checked options, an object of the class' `options_type`."""
         return read_options(self.kind, find(self.kind, self.trust).options_type, self.options)
-
-
-def _over_patches(kind: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return kind and options of a detector of features over patches.
-
-    Raises:
-        ConfigError: If it is to go over anything else.
-    """
-    over = options.pop("over")
-    if over != "patches":
-        raise ConfigError(f"over must be patches, got {over!r}")
-    of_maps = {field.name for field in fields(MapOptions)}
-    member = {"kind": kind} | {name: value for name, value in options.items() if name not in of_maps}
-    return PatchRows.kind, {"member": member} | {name: value for name, value in options.items() if name in of_maps}

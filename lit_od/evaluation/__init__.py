@@ -6,6 +6,7 @@ metrics.py       AUROC, AUPR, FPR at 95 % TPR
 intervals.py     confidence intervals: bootstrap, DeLong, exact binomial
 effect_size.py   Welch's test and Cohen's effect size of two sets of scores
 evaluate.py      sets of scores to a table and to JSON
+paired.py        two bundles on the same images
 image_sets.py    the sets of images that a bundle is evaluated on, and their scores
 deletion.py      test of heat maps: the score's fall when the hottest pixels are replaced
 perturbation.py  scores of images under patches of noise

@@ -14,8 +14,10 @@ import numpy as np
 from lit_od.backbone.independence import IMAGES, require_independent
 from lit_od.bundle import folder as bundles
 from lit_od.bundle import manifest as manifests
+from lit_od.bundle.detector_state import sums_bytes
 from lit_od.bundle.folder import Bundle
 from lit_od.bundle.golden import differences, make, relative_difference
+from lit_od.bundle.history import Change
 from lit_od.bundle.manifest import (
     SCHEMA_VERSION,
     CalibrationEntry,
@@ -29,14 +31,14 @@ from lit_od.calibration.method import Method, shortfall
 from lit_od.calibration.p_values import Calibration
 from lit_od.calibration.rules import require_applicable
 from lit_od.detectors.bank.detector import BankAccumulator, BankDetector
-from lit_od.detectors.base import Detector, PixelDetector
+from lit_od.detectors.base import Detector
 from lit_od.detectors.registry import DETECTORS
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.cross import Fit, cross_fit
 from lit_od.fitting.engine import Engine, fit_detector
 from lit_od.fitting.partial_state import PartialState
-from lit_od.fitting.pixels import keep_of_maps, pixel_rows, threshold_for_pixels
+from lit_od.fitting.pixels import maps_for_pixels, threshold_for_pixels
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.images.batching import load
 from lit_od.images.identity import fingerprint
@@ -44,7 +46,7 @@ from lit_od.images.sources import Source
 from lit_od.images.split import evenly
 from lit_od.runtime.onnx_session import run_unoptimised
 from lit_od.runtime.threads import limited
-from lit_od.types import Arrays, Maps, WeightBits
+from lit_od.types import Arrays, WeightBits
 from lit_od.versions import versions
 
 INT8_ROUNDING = 2.0
@@ -55,7 +57,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Provenance that is written into a bundle's manifest.
+    """Provenance that is written into a bundle's manifest and history.
 
     Attributes:
         name: The bundle's name.
@@ -63,6 +65,9 @@ class Origin:
         seed: Seed of the run.
         metrics: Measured figures.
         data: Further facts on the data.
+        keep_sums: Write the sums that `accept` adds images to, where the detector needs any.
+        after: The bundle that is replaced, where its history goes on.
+        note: Free text for the history.
     """
 
     name: str
@@ -70,6 +75,9 @@ class Origin:
     seed: int | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    keep_sums: bool = False
+    after: Bundle | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +169,11 @@ def fit_bundle(
     require_applicable(rule, inliers=len(images.calibration), outliers=len(images.outliers))
     _require_usable(engine, spec, images.calibration)
     fitted = _fitted(engine, spec, images, seed=origin.seed or 0)
-    detector = fitted.detector
-    cost = _bank_cost(engine, detector, fitted.gathered, images)
+    detector, gathered = fitted.detector, fitted.gathered
+    cost = _bank_cost(engine, detector, gathered, images)
+    sums = detector.sums_of(gathered.gathered) if origin.keep_sums and gathered is not None else None
+    kept_sums = None if sums is None else sums_bytes(sums)
+    del gathered, sums
     outliers = engine.score(detector, images.outliers, task="scoring outliers")
     calibration = Calibration.from_inliers(fitted.scores, rule, outliers=outliers, folds=fitted.folds)
     for_pixels = threshold_for_pixels(detector, calibration, fitted.pixels)
@@ -174,6 +185,7 @@ def fit_bundle(
     golden = make(images.calibration, extractor.preparation, extractor.backbone, detector)
     if found := differences(golden, extractor.preparation, extractor.backbone, detector, Tolerance()):
         raise DataError(f"the bundle does not score its own golden images as fitted: {found[0]}")
+    used = {part: fingerprint(sources) for part, sources in images.used().items()}
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=origin.name,
@@ -199,7 +211,7 @@ def fit_bundle(
         provenance=Provenance(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             recipe=origin.recipe,
-            data={**origin.data, **{part: fingerprint(sources) for part, sources in images.used().items()}},
+            data={**origin.data, **used},
             seed=origin.seed,
             versions=versions(),
             metrics={**origin.metrics, **cost},
@@ -209,7 +221,10 @@ def fit_bundle(
     files = {bundles.BACKBONE: graph.model, bundles.GOLDEN: bundles.golden_bytes(golden)}
     if graph.maps is not None:
         files[bundles.MAPS] = graph.maps
-    bundle = bundles.write(out, manifest, detector, calibration, files)
+    if kept_sums is not None:
+        files[bundles.ACCUMULATOR] = kept_sums
+    change = None if origin.after is None else Change(command="refit", images=used, note=origin.note)
+    bundle = bundles.write(out, manifest, detector, calibration, files, after=origin.after, change=change)
     if engine.size > 1:
         sent = {**bundle.files, bundles.MANIFEST: manifests.encode(bundle.manifest)}
         engine.share(safetensors.save({name: np.frombuffer(data, np.uint8) for name, data in sent.items()}))
@@ -222,14 +237,7 @@ def _fitted(engine: Engine, spec: DetectorSpec, images: FitImages, *, seed: int)
         return cross_fit(engine, spec, images.fit, seed=seed)
     detector, gathered = fit_detector(engine, spec, images.fit)
     scores = engine.score(detector, images.calibration, task="calibrating")
-    height, width, _ = engine.extractor.preparation.shape
-    rows = pixel_rows(detector, len(images.calibration), pixels=height * width)
-    kept: list[Maps] = []
-    if rows is not None:
-        assert isinstance(detector, PixelDetector)
-        shown = [images.calibration[row] for row in rows]
-        kept = [keep_of_maps(detector, maps) for maps in engine.maps(detector, shown)]
-    return Fit(detector, gathered, scores, np.concatenate(kept) if kept else None)
+    return Fit(detector, gathered, scores, maps_for_pixels(engine, detector, images.calibration))
 
 
 def _require_usable(engine: Engine, spec: DetectorSpec, images: Sequence[Source]) -> None:

@@ -75,7 +75,7 @@ def fit_onnx(
         FitImages(fit, calibration, validation, outliers, method),
         spec,
         wanted.rule,
-        Origin(name=out.name, recipe=portable_tree(recipe), seed=recipe.seed),
+        Origin(name=out.name, recipe=portable_tree(recipe), seed=recipe.seed, keep_sums=recipe.keep_accumulator),
     )
 
 

@@ -1,6 +1,7 @@
 """The threshold for pixels, from maps of calibration inliers."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors.base import Detector, PixelDetector
 from lit_od.detectors.reconstruction import PIXEL_PERCENT, pixel_threshold
+from lit_od.fitting.engine import Engine
+from lit_od.images.sources import Source
 from lit_od.images.split import evenly
 from lit_od.types import Maps
 
@@ -39,6 +42,24 @@ def pixel_rows(detector: Detector, images: int, *, pixels: int) -> NDArray[np.in
 def keep_of_maps(detector: PixelDetector, maps: Maps) -> Maps:
     """Reduce maps (m, h, w) of patches to peaks (m,); keep those of errors."""
     return maps.max(axis=(1, 2)) if detector.reads == "patches" else maps
+
+
+def maps_for_pixels(engine: Engine, detector: Detector, images: Sequence[Source]) -> Maps | None:
+    """Return results of `keep_of_maps` for calibration inliers that were held out.
+
+    Args:
+        engine: The processes that score.
+        detector: The fitted detector.
+        images: The calibration inliers.
+
+    Returns:
+        Those of the images of `pixel_rows`; None without them, and where this process does not lead.
+    """
+    rows = pixel_rows(detector, len(images), pixels=math.prod(engine.extractor.preparation.size))
+    if rows is None or not isinstance(detector, PixelDetector):
+        return None
+    kept = [keep_of_maps(detector, maps) for maps in engine.maps(detector, [images[row] for row in rows])]
+    return np.concatenate(kept) if kept else None
 
 
 def threshold_for_pixels(detector: Detector, calibration: Calibration, kept: Maps | None) -> float | None:

@@ -11,7 +11,7 @@ from lit_od.formats.onnx_file import read_graph
 from lit_od.formats.onnx_writer import message, number
 from lit_od.formats.protobuf import BYTES, VARINT, Span, Wire
 
-_GRAPH, _METADATA, _TRAINING = 7, 14, 20
+_IR_VERSION, _GRAPH, _METADATA, _TRAINING = 1, 7, 14, 20
 _NODE, _INITIALIZER, _SPARSE = 1, 5, 15
 
 
@@ -44,12 +44,13 @@ def tensor_names(model: bytes) -> tuple[str, ...]:
     return tuple(name for node in wire.spans(graph, _NODE) for name in _texts(wire, node, 2) if name)
 
 
-def cut(model: bytes, tensors: Sequence[str]) -> CutGraph:
+def cut(model: bytes, tensors: Sequence[str], *, known: Sequence[str] = ()) -> CutGraph:
     """Return the part of a graph that computes tensors.
 
     Args:
         model: Bytes of an ONNX file.
         tensors: Names of tensors that its nodes compute.
+        known: Names of tensors that need not be computed: inputs of the part.
 
     Raises:
         BackboneError: If the bytes are no ONNX file or hold data that is refused, no node computes a tensor, or the
@@ -63,7 +64,7 @@ def cut(model: bytes, tensors: Sequence[str]) -> CutGraph:
     nodes = wire.spans(graph, _NODE)
     wanted, kept = set(tensors), []
     for node in reversed(nodes):
-        if wanted.intersection(_texts(wire, node, 2)):
+        if (wanted - set(known)).intersection(_texts(wire, node, 2)):
             kept.append(node)
             wanted.update(_reads(wire, node))
     computed = {name for node in kept for name in _texts(wire, node, 2)}
@@ -74,17 +75,24 @@ def cut(model: bytes, tensors: Sequence[str]) -> CutGraph:
     return CutGraph(
         tuple(model[start:stop] for start, stop in reversed(kept)),
         tuple(model[start:stop] for name, (start, stop) in weights.items() if name in wanted),
-        b"".join(_header(wire, whole)),
+        header_of(model),
     )
 
 
-def _header(wire: Wire, whole: Span) -> Iterator[bytes]:
-    """Yield the fields of a file beside its graph, metadata and training graphs."""
-    for field, kind, start, stop in wire.fields(whole):
+def header_of(model: bytes, *, ir_version: int | None = None) -> bytes:
+    """Return the fields of a file beside its graph, metadata and training graphs.
+
+    Args:
+        model: Bytes of an ONNX file.
+        ir_version: Version of the file format to write; None keeps the file's.
+    """
+    parts, wire = [], Wire(model)
+    for field, kind, start, stop in wire.fields((0, len(model))):
         if kind == VARINT:
-            yield number(field, start)
+            parts.append(number(field, start if ir_version is None or field != _IR_VERSION else ir_version))
         elif kind == BYTES and field not in (_GRAPH, _METADATA, _TRAINING):
-            yield message(field, bytes(wire.data[start:stop]))
+            parts.append(message(field, model[start:stop]))
+    return b"".join(parts)
 
 
 def _texts(wire: Wire, span: Span, field: int) -> list[str]:

@@ -15,7 +15,8 @@ from lit_od.formats.protobuf import BYTES, FIXED32, VARINT
 Shape: TypeAlias = Sequence[int | str | None]
 """Sides of a tensor: a length, a name that stands for any length, or None for any."""
 
-Attribute: TypeAlias = int | float | str | Sequence[int] | Sequence[float] | NDArray[Any]
+Attribute: TypeAlias = int | float | str | Sequence[int] | Sequence[float] | NDArray[Any] | bytes
+"""Value of an attribute; bytes are a graph that `graph` has encoded."""
 
 OPSET = 17
 """Operator set of the graphs written here."""
@@ -37,7 +38,7 @@ ELEMENT_TYPES: dict[str, int] = {
 }
 """ONNX' numbers of element types, by numpy's names."""
 
-_FLOAT, _INT, _STRING, _TENSOR, _FLOATS, _INTS = 1, 2, 3, 4, 6, 7
+_FLOAT, _INT, _STRING, _TENSOR, _GRAPH, _FLOATS, _INTS = 1, 2, 3, 4, 5, 6, 7
 
 
 def node(operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Attribute) -> bytes:
@@ -62,7 +63,6 @@ def tensor(name: str, array: NDArray[Any]) -> bytes:
     Raises:
         KeyError: If ONNX has no such element type.
     """
-    array = np.ascontiguousarray(array)
     raw = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
     dims = b"".join(number(1, side) for side in array.shape)
     return dims + number(2, ELEMENT_TYPES[array.dtype.name]) + text(8, name) + message(9, raw)
@@ -100,13 +100,27 @@ def model(
         metadata: The file's metadata properties.
         header: Fields of the file beside its graph and metadata; None takes format and operator set from above.
     """
-    graph = [message(1, each) for each in nodes] + [text(2, "graph")]
-    graph += [message(5, each) for each in initializers]
-    graph += [message(11, each) for each in inputs] + [message(12, each) for each in outputs]
     if header is None:
         header = number(1, IR_VERSION) + text(2, PRODUCER) + message(8, number(2, OPSET))
-    parts = [header, message(7, b"".join(graph))]
+    parts = [header, message(7, graph(nodes, inputs, outputs, initializers=initializers))]
     parts += [message(14, text(1, key) + text(2, value)) for key, value in (metadata or {}).items()]
+    return b"".join(parts)
+
+
+def graph(
+    nodes: Sequence[bytes], inputs: Sequence[bytes], outputs: Sequence[bytes], *, initializers: Sequence[bytes] = ()
+) -> bytes:
+    """Encode a graph: that of a file, or one that a node runs.
+
+    Args:
+        nodes: Results of `node`, each after those whose outputs it takes.
+        inputs: Results of `port`.
+        outputs: Results of `port`.
+        initializers: Results of `tensor`.
+    """
+    parts = [message(1, each) for each in nodes] + [text(2, "graph")]
+    parts += [message(5, each) for each in initializers]
+    parts += [message(11, each) for each in inputs] + [message(12, each) for each in outputs]
     return b"".join(parts)
 
 
@@ -114,6 +128,8 @@ def _attribute(name: str, value: Attribute) -> bytes:
     head = text(1, name)
     if isinstance(value, str):
         return head + text(4, value) + number(20, _STRING)
+    if isinstance(value, bytes):
+        return head + message(6, value) + number(20, _GRAPH)
     if isinstance(value, np.ndarray):
         return head + message(5, tensor("", value)) + number(20, _TENSOR)
     if isinstance(value, int):

@@ -223,6 +223,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         calibration: `rule` and its options; `method` is split, or cross, by default whichever the images suffice for.
         evaluation: Sets to evaluate on.
         export: Options of the ONNX export.
+        keep_accumulator: Keep in the bundle the sums that `lit-od accept` adds images to, where the detector needs
+            any: moments, in the reduced dimension.
     """
 
     name: str
@@ -237,6 +239,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     calibration: dict[str, Any] = msgspec.field(default_factory=lambda: {"rule": "percentile", "q": 99})
     evaluation: EvaluationConfig = EvaluationConfig()
     export: ExportConfig = ExportConfig()
+    keep_accumulator: bool = False
 
     def __post_init__(self) -> None:
         check_seed(self.seed)

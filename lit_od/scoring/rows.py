@@ -1,11 +1,13 @@
 """Rows of verdicts as CSV, JSON lines or a Parquet file."""
 
 import json
+import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,6 +17,7 @@ from lit_od.errors import ConfigError
 from lit_od.formats.atomic import atomic_file
 from lit_od.formats.text import csv_path, csv_row, printable, unicode_text
 from lit_od.images.object_store import arrow
+from lit_od.images.statistics import STATISTICS
 from lit_od.scoring.scorer import Result
 
 VALUES = ("score", "p_value", "is_outlier")
@@ -23,17 +26,20 @@ VALUES = ("score", "p_value", "is_outlier")
 COLUMNS = ("path", *VALUES, "error")
 """Columns of the rows, from left to right."""
 
+DETECTOR = "detector"
+"""Column that stands, with `STATISTICS`, behind the others where rows carry statistics: `detector_hash`."""
+
 ROWS_A_GROUP = 1 << 16
 """Rows of a Parquet row group: in smaller groups a column compresses badly and reads slowly."""
 
 
 @contextmanager
-def parquet_rows(file: Path) -> Iterator[Callable[[Result], None]]:
+def parquet_rows(file: Path, *, detector: str | None = None) -> Iterator[Callable[[Result], None]]:
     """Yield a function that writes results; the file appears at the block's end.
 
     The file is written whole or not at all. Columns: path (string), score and p_value (double), is_outlier (bool),
-    error (string), null where the cells of a CSV are empty. In names that are not Unicode, bytes are written as
-    backslash escapes.
+    error (string), null where the cells of a CSV are empty; with statistics these (double) and detector (string). In
+    names that are not Unicode, bytes are written as backslash escapes.
 
     Raises:
         ConfigError: If the file cannot be written.
@@ -50,6 +56,7 @@ def parquet_rows(file: Path) -> Iterator[Callable[[Result], None]]:
             "p_value": pa.float64(),
             "is_outlier": pa.bool_(),
             "error": pa.string(),
+            **({} if detector is None else dict.fromkeys(STATISTICS, pa.float64()) | {DETECTOR: pa.string()}),
         }
     )
     if file.is_dir():
@@ -69,6 +76,10 @@ def parquet_rows(file: Path) -> Iterator[Callable[[Result], None]]:
                 ),
                 _strings([error for result in waiting for error in result.error]),
             ]
+            if detector is not None:
+                found = np.concatenate([result.statistics for result in waiting if result.statistics is not None])
+                columns += [pa.array(each, mask=np.isnan(each)) for each in found.T]
+                columns.append(pa.array([detector] * len(broken)))
             out.write_table(pa.table(columns, schema=schema))
             waiting.clear()
 
@@ -118,12 +129,13 @@ def output(file: str | None) -> Iterator[TextIO]:
 
 
 @contextmanager
-def rows_to(file: str | None, form: str) -> Iterator[Callable[[Result], None]]:
+def rows_to(file: str | None, form: str, *, detector: str | None = None) -> Iterator[Callable[[Result], None]]:
     """Yield a function that writes results to a file or to standard output.
 
     Args:
         file: The file; None for standard output, which takes no Parquet.
         form: "csv", "jsonl" or "parquet".
+        detector: The detector's hash where rows are to carry it and the results' statistics; None writes neither.
 
     Raises:
         ConfigError: If the file cannot be written, or Parquet has no file.
@@ -131,22 +143,28 @@ def rows_to(file: str | None, form: str) -> Iterator[Callable[[Result], None]]:
     """
     if form != "parquet":
         with output(file) as out:
-            yield _writer(out, form)
+            yield _writer(out, form, detector)
         return
     if file is None:
         raise ConfigError("--format parquet needs a file: give --out FILE")
 
-    with parquet_rows(Path(file)) as write:
+    with parquet_rows(Path(file), detector=detector) as write:
         yield write
 
 
-def _writer(out: TextIO, form: str) -> Callable[[Result], None]:
-    put = row_writer(out, form, COLUMNS)
+def _writer(out: TextIO, form: str, detector: str | None) -> Callable[[Result], None]:
+    put = row_writer(out, form, COLUMNS if detector is None else (*COLUMNS, *STATISTICS, DETECTOR))
 
     def write(result: Result) -> None:
         values = zip(*(getattr(result, part).tolist() for part in VALUES), strict=True)
-        for name, found, error in zip(result.name, values, result.error, strict=True):
-            put((name, *([None] * len(VALUES) if error else found), error))
+        more: Iterable[Sequence[object]] = repeat(())
+        if detector is not None:
+            assert result.statistics is not None
+            more = (
+                (*(None if math.isnan(each) else each for each in row), detector) for row in result.statistics.tolist()
+            )
+        for name, found, error, also in zip(result.name, values, result.error, more, strict=False):
+            put((name, *([None] * len(VALUES) if error else found), error, *also))
         out.flush()  # the rows of whole batches outlive a killed process
 
     return write

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from lit_od.backbone.extractor import BATCH_SIZE, Compute, Extracted, Extractor, finite_rows
 from lit_od.backbone.model import Backbone
-from lit_od.bundle.folder import BACKBONE, Bundle
+from lit_od.bundle.folder import Bundle
+from lit_od.bundle.model_file import open_bundle, open_graph
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import Detector, PixelDetector
 from lit_od.errors import BundleError, ConfigError, LitODWarning
@@ -23,7 +24,7 @@ from lit_od.runtime.threads import limited
 from lit_od.runtime.vnni import lacks_vnni
 from lit_od.scoring.image_likes import ImageLike, expanded, sources_of
 from lit_od.scoring.regions import Region, carried, find_regions
-from lit_od.types import Images, Maps, Outputs, Scores
+from lit_od.types import Images, Maps, Outputs, Scores, Stats
 
 WITHOUT_VNNI = (
     "the graph has int8 weights of 8 bits, and this processor has no VNNI: it computes them without saturation "
@@ -49,6 +50,8 @@ class Result:
             or the detector has none.
         regions: Regions of each image above the threshold for pixels, in the image's own pixels, the largest peak
             first, length n; none where there is no score. None where there are no maps.
+        statistics: `image_statistics` of each, (n, 3); NaN where the image could not be read. None where they were not
+            computed.
     """
 
     name: Sequence[str]
@@ -58,6 +61,7 @@ class Result:
     error: Sequence[str | None]
     maps: NDArray[np.float32] | None = None
     regions: Sequence[tuple[Region, ...]] | None = None
+    statistics: Stats | None = None
 
     def __len__(self) -> int:
         return len(self.name)
@@ -75,6 +79,7 @@ class Result:
             [each for result in results for each in result.regions or ()]
             if any(result.regions is not None for result in results)
             else None,
+            np.concatenate(found) if (found := [r.statistics for r in results if r.statistics is not None]) else None,
         )
 
 
@@ -121,7 +126,7 @@ class Scorer:
         """Read a bundle, check every byte of it, and make it ready.
 
         Args:
-            bundle: Its folder.
+            bundle: Its folder, or the model file that it was compiled into.
             threads: Threads for decoding, ONNX Runtime and FAISS. None takes one a core.
             providers: Execution providers, as `Backbone.load` takes them.
             trust: Import paths of detectors that may be followed; importing a module runs its code.
@@ -131,7 +136,7 @@ class Scorer:
             ConfigError: If a provider is absent.
             MissingExtra: If no ONNX Runtime is installed.
         """
-        return cls.of(Bundle.read(bundle, trust=trust), threads=threads, providers=providers)
+        return cls.of(open_bundle(bundle, trust=trust), threads=threads, providers=providers)
 
     @classmethod
     def of(cls, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] | None = None) -> Self:
@@ -149,7 +154,7 @@ class Scorer:
         """
         if bundle.manifest.model.weight_bits == 8 and lacks_vnni():
             warnings.warn(WITHOUT_VNNI, LitODWarning, stacklevel=2)
-        backbone = Backbone.load(bundle.files[BACKBONE], threads=threads, providers=providers)
+        backbone = open_graph(bundle, threads=threads, providers=providers)
         extractor = Extractor(backbone, bundle.manifest.preparation, threads)
         if backbone.output != bundle.detector.reads:
             raise BundleError(

@@ -223,6 +223,7 @@ def _write_bundle(out: Path, trained: _Trained, **options: Unpack[EngineOptions]
         recipe=portable_tree(recipe),
         seed=recipe.seed,
         metrics={**trained.metrics, "export_parity": parity},
+        keep_sums=recipe.keep_accumulator,
     )
     engine = open_engine(model, recipe.data.prepare, **options)
     make = Int8Fitting().fit_bundle if recipe.export.precision == "int8" else fit_bundle

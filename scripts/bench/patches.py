@@ -1,11 +1,13 @@
 """Measure recipes that say where a defect is: accuracy, time, memory and size.
 
     python scripts/bench/patches.py DATA [CATEGORY ...] [--recipe defects] [--threads 2] [--runs 7]
+        [--anomalib PYTHON [--peer padim:resnet18 ...]]
 
 DATA holds categories in MVTec AD's layout. For each category two detectors are measured: the bundle that `lit-od fit`
 ships, with images held out for calibration, and the same detector fitted on all training images. Times are medians:
-backbone and detector alone, for one image and for 32, and one file to its verdict and map. Prints a line and a JSON
-line for each category, and the means.
+backbone and detector alone, for one image and for 32, and one file to its verdict, map and regions. Prints a line and a
+JSON line for each category, and the means. With --anomalib, the interpreter of an environment that holds anomalib, its
+models with random weights run after each category, and the ratios of their figures to these are printed.
 """
 
 import argparse
@@ -59,12 +61,18 @@ def main() -> None:
     parser.add_argument("--recipe", default="defects")
     parser.add_argument("--threads", type=int, default=available_threads())
     parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--anomalib", metavar="PYTHON")
+    parser.add_argument("--peer", nargs="+", default=["padim:resnet18", "patchcore:resnet18"], metavar="MODEL:BACKBONE")
     args = parser.parse_args()
     found = []
     for name in args.categories or sorted(each.name for each in args.data.iterdir() if (each / "train").is_dir()):
         figures = measure(args.data / name, args.recipe, args.threads, args.runs)
         found.append(figures)
         show(name, figures)
+        for peer in args.peer if args.anomalib else ():
+            theirs = beside(args.anomalib, peer, args.data / name, args.threads)
+            show(f"{name}, anomalib's {peer}", theirs)
+            show(f"{name}, anomalib's {peer} to these", {key: theirs[key] / figures[key] for key in theirs})
     show("mean", {key: statistics.mean(each[key] for each in found) for key in found[0]})
 
 
@@ -72,6 +80,22 @@ def show(name: str, figures: dict[str, float]) -> None:
     """Print the figures of a category, and as a JSON line."""
     print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in figures.items()))
     print(json.dumps({"category": name, **figures}), flush=True)
+
+
+def beside(python: str, peer: str, folder: Path, threads: int) -> dict[str, float]:
+    """Return the times, memory and size of a model of anomalib.
+
+    Args:
+        python: Interpreter of the environment that holds anomalib.
+        peer: Model and backbone, as "padim:resnet18".
+        folder: The category.
+        threads: Threads of all that is measured.
+    """
+    script = Path(__file__).with_name("anomalib_peer.py")
+    words = [python, script, *peer.split(":"), folder, "--threads", threads]
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, check=True)
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 def measure(folder: Path, recipe: str, threads: int, runs: int) -> dict[str, float]:
@@ -153,7 +177,7 @@ def times(scorer: Scorer, detector: PixelDetector, sources: list[Source], runs: 
         "model ms, batch 1": median_ms(lambda: detector.score_map(scorer.backbone(images[:1])), 4 * runs),
         "model ms an image, batch 32": median_ms(lambda: detector.score_map(scorer.backbone(images)), runs)
         / len(images),
-        "file to verdict ms": median_ms(lambda: scorer.score(names[:1]), 4 * runs),
+        "file to verdict ms": median_ms(lambda: scorer.score(names[:1], maps=True), 4 * runs),
     }
 
 

@@ -10,6 +10,8 @@ from onnx import numpy_helper
 from lit_od.backbone.independence import require_independent
 from lit_od.backbone.int8 import METHODS, FloatGraph
 from lit_od.backbone.model import Backbone
+from lit_od.backbone.packaged import read_patches
+from lit_od.backbone.patches import PatchGrid
 from lit_od.errors import BackboneError, MissingExtra
 from lit_od.images.batching import load
 from lit_od.images.sources import Source
@@ -105,3 +107,18 @@ def test_without_onnx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingExtra, match=r'this needs onnx, which is not installed. Run: pip install "lit-od\[quant'):
         FloatGraph.read(b"")
+
+
+def test_averages_that_bring_layers_to_one_grid_stay_in_float() -> None:
+    patches = FloatGraph.read(
+        read_patches("lit_od:tf_efficientnet_lite0", ["blocks.0", "blocks.1"], PatchGrid(5), (32, 32, 3))[0]
+    )
+    assert len(patches.averages) == 5  # two products a layer, and their concatenation
+    assert not set(patches.averages) & set(patches.layers)
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    model = onnx.load_from_string(patches.quantised(patches.ranges(images, "min-max")))
+    kinds = {each.name: numpy_helper.to_array(each).dtype for each in model.graph.initializer}
+    assert {kinds[f"patches_{layer}_{side}"] for layer in range(2) for side in ("left", "right")} == {
+        np.dtype(np.float32)
+    }
+    assert np.dtype(np.int8) in kinds.values()

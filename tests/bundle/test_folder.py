@@ -97,14 +97,14 @@ def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(
     own_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Manifest and files would be of two bundles."""
-    bundle, file_bytes, names = Bundle.read(own_bundle), bundles._file_bytes, ["newest", "newer"]
+    bundle, file_bytes, names = Bundle.read(own_bundle), bundles.file_bytes, ["newest", "newer"]
 
     def replaced(file: Path, entry: FileEntry) -> bytes:
         if names:
             bundles.rewrite(bundle, msgspec.structs.replace(bundle.manifest, name=names.pop()), bundle.calibration)
         return file_bytes(file, entry)
 
-    monkeypatch.setattr(bundles, "_file_bytes", replaced)
+    monkeypatch.setattr(bundles, "file_bytes", replaced)
     assert Bundle.read(own_bundle).manifest.name == "newest"
 
 

@@ -259,3 +259,9 @@ def test_at_a_calibration_score_the_upper_end_is_that_of_the_order_statistic() -
     exact = beta(20, 381)
     assert high == pytest.approx(exact.isf(0.025), rel=1e-9)
     assert low < exact.ppf(0.025) < high
+
+
+@pytest.mark.parametrize("scores", [[3.0, 1, 4, 1, 5, 9, 2, 6], [0.0, 0, 0], [-7.5, -7.5], [1e-9, 2e-9, 5e-9]])
+def test_scores_are_lowered_to_what_they_were(scores: list[float]) -> None:
+    found = Calibration.from_inliers(np.array(scores), {"rule": "mean_std"}).as_scored()
+    np.testing.assert_allclose(found, sorted(scores), rtol=1e-9, atol=1e-15)

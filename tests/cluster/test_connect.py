@@ -48,7 +48,7 @@ def test_a_missing_extra_is_one_line(
         (["--unordered"], "--unordered goes with --engine ray"),
         (
             ["--engine", "ray", "--maps", "x"],
-            "--maps and --regions are made by this process alone: leave out --engine ray",
+            "--maps, --regions and --statistics are made by this process alone: leave out --engine ray",
         ),
     ],
 )

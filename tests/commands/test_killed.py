@@ -4,6 +4,7 @@ SIGKILL cannot be caught, so what is on disk at that moment is all that there is
 the writing is tried, then moments drawn at random around it, in all four commands that write a bundle.
 """
 
+import json
 import os
 import random
 import shutil
@@ -17,13 +18,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from lit_od.bundle.folder import CARD, Bundle
+from lit_od.bundle.folder import CARD, MANIFEST, Bundle
 from tests.support.images import ASSETS
 from tests.support.job_server import JobServer
+from tests.support.sealing import signed
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks and SIGKILL are POSIX'")
 
-STEPS = 40
+STEPS = 56
 """About as many as the writing has."""
 KILLED = -signal.SIGKILL
 TRAINING = ["--data.limit=120", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
@@ -68,11 +70,19 @@ def target(made_bundle: Bundle, tmp_path: Path) -> Path:
 
 
 def essence(path: Path) -> tuple[Any, ...]:
-    """A bundle that is whole, as values to compare; the time at which it was made is left out."""
-    bundle = Bundle.read(path)
+    """A bundle that is whole, as values to compare; times at which it was made and changed are left out."""
+    bundle = Bundle.read(path, whole=True)
     provenance = msgspec.structs.replace(bundle.manifest.provenance, created="")
     manifest = msgspec.structs.replace(bundle.manifest, provenance=provenance, files={}, sha256="")
     return manifest, {name: data for name, data in bundle.files.items() if name != CARD}
+
+
+def forget(target: Path) -> None:
+    """Take the history away, and touch nothing beside the bundle: it would grow by a file a command."""
+    shutil.rmtree(target / "history")
+    tree = json.loads((target / MANIFEST).read_bytes())
+    tree["files"] = {name: entry for name, entry in tree["files"].items() if not name.startswith("history/")}
+    (target / MANIFEST).write_bytes(signed(tree))
 
 
 def beside(target: Path) -> list[str]:
@@ -93,9 +103,11 @@ def test_killed_before_every_single_step(killer: Killer, target: Path, exchange:
         assert now == old or came == step
         outcomes["old" if now == old else "new"] += 1
         assert now[1] == old[1]
+        if now != old:
+            forget(target)
         old = now
     assert outcomes["old"] > 15
-    assert outcomes["new"] > 5
+    assert outcomes["new"] > 2
     assert beside(target) == ["bundle"]
     print(f"\n{step - 1} steps, a kill before each: {dict(outcomes)}")
 
@@ -182,6 +194,20 @@ def test_refit(killer: Killer, made_bundle: Bundle, target: Path, tmp_path: Path
     words = ["refit", str(made_bundle.path), IMAGES, *ONE, "--out"]
     assert killer.run([*words, str(tmp_path / "new" / "bundle")]) == 0
     random_kills(killer, [*words, str(target)], target, tmp_path / "new" / "bundle", kills=kills, seed=2)
+
+
+@shares(20)
+def test_accept(killer: Killer, made_bundle: Bundle, target: Path, tmp_path: Path, kills: int) -> None:
+    """With the history that it writes: old or new, whole, and both can be read to the last byte."""
+    words = ["refit", str(made_bundle.path), IMAGES, *ONE, "--detector", "knn", "--out"]
+    assert killer.run([*words, str(target)]) == 0
+    new = Path(shutil.copytree(target, tmp_path / "new" / "bundle"))
+    odd = f"{ASSETS}/garments.npz:images:1"
+    assert killer.run(["accept", str(new), odd, *ONE]) == 0
+    outcomes = random_kills(killer, ["accept", str(target), odd, *ONE], target, new, kills=kills, seed=5)
+    assert outcomes["old"] > 0
+    assert outcomes["new"] > 0
+    assert Bundle.read(target, whole=True).changes()[0].command == "accept"
 
 
 @shares(3)

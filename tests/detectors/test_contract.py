@@ -100,7 +100,8 @@ def same(scores, others, rtol=1e-9):
 
 
 def test_every_detector_of_the_registry_is_tried():
-    of_rows = {kind for kind, detector in DETECTORS.items() if detector.reads != "patches"}
+    # those of patches, and ensembles, which take two passes, are tried in files of their own
+    of_rows = {kind for kind, detector in DETECTORS.items() if detector.reads != "patches" and detector.passes == 1}
     assert {case.kind for case in CASES} == of_rows | {*TRUST}
 
 

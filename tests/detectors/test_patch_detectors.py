@@ -263,7 +263,10 @@ def test_the_largest_share_is_averaged() -> None:
         ({"kind": "padim", "over": "patches"}, "over: patches takes a member of kind mahalanobis, knn"),
         ({"kind": "mahalanobis", "over": "patches", "class_conditional": True}, "over: patches takes one class"),
         ({"kind": "ensemble", "members": [{"kind": "padim"}]}, "members must be two detectors or more"),
-        ({"kind": "ensemble", "members": [{"kind": "padim"}, {"kind": "knn"}]}, "a member must be one of padim"),
+        (
+            {"kind": "ensemble", "members": [{"kind": "padim"}, {"kind": "knn"}]},
+            "a member over patches must be one of padim",
+        ),
         ({"kind": "ensemble", "weights": [1.0]}, "weights must be 3 numbers"),
     ],
 )
@@ -284,9 +287,14 @@ def test_a_grid_with_too_many_positions_is_refused() -> None:
         PaDiM.fit(np.ones((2, 80, 80, 1), np.float32))
 
 
-def test_patches_beyond_the_limit_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patches_beyond_the_limit_are_sampled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("lit_od.detectors.patch_bank.MOST_BYTES", 4 * GRID[2] * 200)
     assert len(PatchCore.fit(patches(IMAGES), coreset=None).bank.rows) == 200
+    assert caplog.messages == [
+        "patchcore chooses its bank from a seeded sample of 200 patches of 800, which is what 0 MiB hold"
+    ]
 
 
 @pytest.mark.parametrize("grid", [(2, 2, 0), (0, 2, 6), (2, 2, 8)])

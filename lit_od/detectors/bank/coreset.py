@@ -116,7 +116,7 @@ def rank_agreement(scores: Scores, others: Scores) -> float:
     """
     if scores.shape != others.shape or scores.ndim != 1:
         raise DataError(f"rank agreement needs two sets of scores (n,), got {scores.shape} and {others.shape}")
-    first, second = _ranks(scores), _ranks(others)
+    first, second = average_ranks(scores), average_ranks(others)
     first -= first.mean()
     second -= second.mean()
     spread = np.sqrt((first @ first) * (second @ second))
@@ -125,7 +125,7 @@ def rank_agreement(scores: Scores, others: Scores) -> float:
     return float(first @ second / spread)
 
 
-def _ranks(scores: Scores) -> Stats:
+def average_ranks(scores: Scores) -> Stats:
     """Return ranks from 0, ties averaged, shape (n,)."""
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)

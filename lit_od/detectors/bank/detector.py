@@ -13,7 +13,7 @@ from lit_od.detectors.bank.memory_bank import Bank
 from lit_od.detectors.bank.onnx_search import Ids
 from lit_od.detectors.bank.options import BankKeywords, BankOptions
 from lit_od.detectors.bank.row_store import RowStore
-from lit_od.detectors.base import Detector, check_features
+from lit_od.detectors.base import Accumulator, Batches, Detector, check_features
 from lit_od.detectors.options import read_options, same_options
 from lit_od.detectors.state import check_names
 from lit_od.errors import ConfigError, DataError
@@ -129,6 +129,27 @@ class BankDetector(Detector):
             distances: Distances to the k nearest rows, ascending, shape (n, k).
             ids: Their numbers, shape (n, k).
         """
+
+    @property
+    def accepts(self) -> bool:
+        """True: the bank takes rows."""
+        return True
+
+    def accept(self, batches: Batches, sums: Accumulator | None = None, /, *, limit: float) -> Self:
+        """Return the detector with further rows in its bank.
+
+        Args:
+            batches: Gives the features of the images, shape (n, d) a batch.
+            sums: Not needed.
+            limit: Plays no part: each image is a row.
+
+        Raises:
+            ConfigError: If the bank's memory budget is used up.
+            DataError: On a wrong width, or values that are not finite or too far away.
+        """
+        del sums, limit
+        rows = [self.bank.prepare(batch) for batch in batches()]
+        return self.of_bank(self.settings, self.bank.with_rows(np.concatenate(rows))) if rows else self
 
     def options(self) -> dict[str, Any]:
         """Return the options it was fitted with."""

@@ -17,7 +17,7 @@ from lit_od.detectors.bank.onnx_search import ExactSearch, Ids
 from lit_od.detectors.bank.options import BankOptions, Metric
 from lit_od.detectors.base import CACHED_VALUES, check_features
 from lit_od.detectors.state import SMALLEST, read_only, take
-from lit_od.errors import DataError
+from lit_od.errors import ConfigError, DataError
 from lit_od.types import Arrays, Features, Stats
 
 BLOCK = 8192
@@ -70,15 +70,42 @@ class Bank:
             count = min(count, share if isinstance(share, int) else max(1, round(share * count)))
         if count < len(kept) and settings.method_of() == "k-centre":
             prepared = prepared[greedy_k_centre(prepared, count, settings.seed)]
-        if settings.precision == "fp16":
-            with np.errstate(over="ignore"):
-                prepared = prepared.astype(np.float16)
-            if not np.isfinite(prepared).all():
-                raise DataError("features reach beyond 65,504, which fp16 holds. Pass standardise=True.")
-        index = None
-        if not faiss_index.is_flat(settings.index):
-            index = faiss_index.build(settings.index, _single(prepared), settings.search)
-        return cls._of(settings, prepared, centre, scale, index)
+        return cls._of(settings, _stored(prepared, settings), centre, scale, None)._indexed()
+
+    def with_rows(self, rows: NDArray[np.float32]) -> Self:
+        """Return the bank with further rows behind its own; centre and scale stay.
+
+        Args:
+            rows: Prepared, shape (n, d).
+
+        Raises:
+            ConfigError: If the memory budget is used up.
+            DataError: If the rows do not suit the precision or the index, or are not finite.
+        """
+        if not len(rows):
+            return self
+        if not np.abs(rows).max() <= REACH:  # NaN is not either
+            raise DataError(f"features must lie within {REACH:g} of the bank's mean to be measured")
+        fit = self.settings.rows_that_fit(self.width)
+        if fit is not None and len(self.rows) + len(rows) > fit:
+            raise ConfigError(
+                f"memory_budget={self.settings.memory_budget} holds {fit:,} rows, and {len(self.rows):,} are there: "
+                f"{len(rows):,} more do not fit. Fit anew with lit-od refit, which thins the bank"
+            )
+        kept = np.concatenate([self.rows, _stored(rows, self.settings)])
+        return self._of(self.settings, kept, self.centre, self.scale, None)._indexed()
+
+    def _indexed(self) -> Self:
+        """Return the bank with an index of all rows, where the options want one."""
+        if self.is_exact:
+            return self
+        index = faiss_index.build(self.settings.index, _single(self.rows), self.settings.search)
+        return self._of(self.settings, self.rows, self.centre, self.scale, index)
+
+    @property
+    def is_exact(self) -> bool:
+        """True if the search finds the nearest rows for certain."""
+        return faiss_index.is_flat(self.settings.index)
 
     @classmethod
     def _of(cls, settings: BankOptions, rows: NDArray[Any], centre: Stats, scale: Stats, index: Any) -> Self:
@@ -117,7 +144,7 @@ class Bank:
         return _first(distances, ids, k)
 
     def _nearest(self, queries: NDArray[np.float32], wanted: int) -> tuple[Stats, Ids]:
-        count = min(len(self.rows), wanted + max(4, wanted // 5))
+        count = candidates(len(self.rows), wanted)
         if self.index is None:
             return self._nearest_of_all(queries, wanted, count)
         ids = faiss_index.propose(self.index, queries, count)
@@ -160,8 +187,16 @@ class Bank:
 
     def distances(self, queries: NDArray[np.float32], ids: Ids) -> Stats:
         """Return exact distances of queries (n, d) to rows ids (n, c), shape (n, c)."""
-        rows = self.rows[ids].astype(np.float64)  # (n, c, d)
-        points = queries.astype(np.float64)[:, None]  # (n, 1, d)
+        return self._measured(queries.astype(np.float64)[:, None], self.rows[ids].astype(np.float64))
+
+    def between(self, queries: NDArray[np.float32], row: NDArray[np.float32]) -> Stats:
+        """Return distances, (n,), of queries (n, d) to a row (d,) that may be added."""
+        stored = _stored(row, self.settings).astype(np.float64)
+        rows = np.repeat(stored[None, None], len(queries), axis=0)  # (n, 1, d)
+        return self._measured(queries.astype(np.float64)[:, None], rows)[:, 0]
+
+    def _measured(self, points: Stats, rows: Stats) -> Stats:
+        """Return distances (n, c) of points (n, 1, d) to rows (n, c, d); changes rows."""
         if self.settings.metric == "l2":
             rows -= points
             distances: Stats = np.sqrt(np.einsum("ncd,ncd->nc", rows, rows))
@@ -212,6 +247,11 @@ class Bank:
         return cls._of(settings, rows, centre, scale, index)
 
 
+def candidates(rows: int, wanted: int) -> int:
+    """Return how many of a bank's rows a search proposes, for those wanted."""
+    return min(rows, wanted + max(4, wanted // 5))
+
+
 def _first(distances: Stats, ids: Ids, count: int) -> tuple[Stats, Ids]:
     """Return the nearest rows, (n, count), of (n, c); ties go to the lower number."""
     order = np.lexsort((ids, distances), axis=-1)[:, :count]
@@ -220,6 +260,21 @@ def _first(distances: Stats, ids: Ids, count: int) -> tuple[Stats, Ids]:
 
 def _blocks(rows: NDArray[Any]) -> list[NDArray[Any]]:
     return [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+
+
+def _stored(rows: NDArray[np.float32], settings: BankOptions) -> NDArray[Any]:
+    """Return rows in the bank's precision.
+
+    Raises:
+        DataError: If half precision does not hold them.
+    """
+    if settings.precision != "fp16":
+        return rows
+    with np.errstate(over="ignore"):
+        half = rows.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise DataError("features reach beyond 65,504, which fp16 holds. Pass standardise=True.")
+    return half
 
 
 def _single(rows: NDArray[Any]) -> NDArray[np.float32]:

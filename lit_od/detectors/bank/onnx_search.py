@@ -120,7 +120,7 @@ class ExactSearch:
         with np.errstate(invalid="ignore"):
             last = near[:, wanted - 1]
             reach = lengths + np.minimum(lengths + np.sqrt(last), self.longest)
-            return np.flatnonzero(~(near[:, -1] - last > 2 * self._error * reach**2))
+            return np.flatnonzero(~(near[:, -1] - last > 2 * self.error * reach**2))
 
     def possible(self, query: Single, wanted: int) -> Ids:
         """Return the numbers of all rows that may be among the nearest, ascending.
@@ -132,12 +132,13 @@ class ExactSearch:
         length = np.sqrt(_squares(query[None])[0])
         with np.errstate(over="ignore", invalid="ignore"):
             distances = length**2 - 2.0 * self._values(query)
-            error = self._error * (length + np.sqrt(2.0 * self.halves)) ** 2
+            error = self.error * (length + np.sqrt(2.0 * self.halves)) ** 2
             bound = np.partition(distances + error, wanted - 1)[wanted - 1]
             return np.flatnonzero(~(distances - error > bound))
 
     @property
-    def _error(self) -> float:
+    def error(self) -> float:
+        """Largest error of a squared distance, in units of (|q| + |x|)^2."""
         return ERROR * math.sqrt(max(1.0, self.rows.shape[1] / MEASURED_WIDTH))
 
     def _values(self, query: Single) -> Single:

@@ -1,18 +1,12 @@
 """The report page: facts, figures, pictures, galleries, and a movable threshold."""
 
 import base64
-import io
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
-from PIL import Image
 
 from lit_od.bundle.folder import Bundle
 from lit_od.bundle.model_card import model_facts
@@ -21,20 +15,16 @@ from lit_od.evaluation.counts import FIGURES
 from lit_od.evaluation.defects import DefectEvaluation, evaluate_defects
 from lit_od.evaluation.evaluate import TITLES, Evaluation, evaluate
 from lit_od.evaluation.image_sets import FITTED, ImageSet, ImageSets, score_set
-from lit_od.evaluation.plots.style import COLOURS, ScoreAxis, drawing
-from lit_od.evaluation.report.cards import SEARCHED, Normals, gallery
-from lit_od.formats.text import one_line
+from lit_od.evaluation.plots.style import COLOURS, ScoreAxis
+from lit_od.evaluation.report.cards import SEARCHED, Galleries, Normals, ShownRegions
+from lit_od.evaluation.report.elements import EXACT, packaged, printable_text, svg_element, template
+from lit_od.scoring.colour_scale import STEPS
 from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.scorer import Scorer
-from lit_od.types import Images, Scores
+from lit_od.types import Scores
 
-THUMBNAIL = 112
-"""Longer side of an image on the page in pixels; smaller ones keep their size and are enlarged in the browser."""
-
-QUALITY = 85
-"""JPEG quality; images of at most `EXACT` pixels a side are kept as PNG, without loss."""
-
-EXACT = 40
+VIEW = 256
+"""Longer side of an image, its map and its mask."""
 
 NORMAL_SETS = {FITTED: "of the fit"}
 """Words for normal images on the page, by the name of their set."""
@@ -79,12 +69,13 @@ def report(bundle: Bundle, scorer: Scorer, images: ImageSets, *, normals: ImageS
     found = evaluate(inliers, outliers, threshold=threshold) if defects is None else defects.images
     searched = Normals(scorer, normals or images.inliers)
     maps = HeatMaps.of(bundle, scorer)
-    galleries = [gallery(scorer, each, scores[each.name], maps=maps, normals=searched) for each in sets]
-    page = _template().render(
+    made = Galleries(scorer, maps, searched, images.truth)
+    galleries = [made.gallery(each, scores[each.name]) for each in sets]
+    page = template("page.html", drawn=_drawn).render(
         name=bundle.manifest.name,
         facts=model_facts(bundle.manifest, bundle.calibration),
-        style=_packaged("page.css"),
-        script=_packaged("page.js"),
+        style=packaged("page.css"),
+        script=packaged("page.js"),
         data=_data(scores, threshold),
         threshold=threshold,
         rule=bundle.calibration.rule["rule"],
@@ -101,32 +92,16 @@ def report(bundle: Bundle, scorer: Scorer, images: ImageSets, *, normals: ImageS
         pictures=_pictures(bundle, scores, inliers, outliers, threshold),
         galleries=galleries,
         reads_errors=bundle.detector.reads == "errors",
+        scale=maps.scale,
+        steps=STEPS,
+        pixel_threshold=scorer.pixel_threshold,
+        has_truth=images.truth is not None,
         neighbours="given as inliers" if normals is None else NORMAL_SETS.get(normals.name, "given as normal"),
         searched=SEARCHED,
         exact=EXACT,
-        wide=3 * THUMBNAIL,
+        view=VIEW,
     )
     return Report(page, found, defects)
-
-
-def _template() -> Any:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable
-    )
-    environment.filters["uri"] = _uri
-    return environment.from_string(_packaged("page.html"))
-
-
-def _printable(value: Any) -> Any:
-    """Make text printable; return other values unchanged.
-
-    Names of files and sets need not be Unicode.
-    """
-    return one_line(value, len(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _packaged(name: str) -> Markup:
-    return Markup(files(__package__).joinpath(name).read_text(encoding="utf-8"))  # ships with the package
 
 
 def _data(scores: Mapping[str, Scores], threshold: float) -> dict[str, Any]:
@@ -140,7 +115,7 @@ def _data(scores: Mapping[str, Scores], threshold: float) -> dict[str, Any]:
         "axis": {"log": axis.log, "low": float(axis.low), "high": float(axis.high)},
         "colours": [INK.get(colour, colour) for colour in COLOURS],
         "sets": [
-            {"name": _printable(name), "scores": base64.b64encode(np.sort(each).astype("<f8").tobytes()).decode()}
+            {"name": printable_text(name), "scores": base64.b64encode(np.sort(each).astype("<f8").tobytes()).decode()}
             for name, each in scores.items()
         ],
     }
@@ -164,35 +139,13 @@ def _pictures(
         ("Scores in the order of the images", plots.score_against_index(scores, threshold)),
         ("Reliability of p-values", plots.p_value_reliability(p_values, calibration=bundle.calibration.scores.size)),
     ]
-    return [(title, _svg(figure, number, title)) for number, (title, figure) in enumerate(drawn)]
+    return [(title, svg_element(figure, number, title)) for number, (title, figure) in enumerate(drawn)]
 
 
-def _svg(figure: Figure, number: int, title: str) -> Markup:
-    """Convert a figure to an element of the page.
-
-    Names within it get a prefix, since all figures share the page.
-    """
-    file = io.StringIO()
-    with drawing():
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :]
-    prefix = f"f{number}-"
-    text = re.sub(r'\bid="', f'id="{prefix}', text)
-    text = re.sub(r'(xlink:href|href)="#', rf'\1="#{prefix}', text)
-    text = re.sub(r"url\(#", f"url(#{prefix}", text)
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    label = Markup.escape(title)
-    return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))  # Matplotlib escapes
-
-
-def _uri(picture: Image.Image | Images, limit: int = THUMBNAIL) -> str:
-    """Encode a picture as a data URI; it is reduced to the limit."""
-    if isinstance(picture, np.ndarray):
-        picture = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
-    exact = max(picture.size) <= EXACT
-    picture.thumbnail((limit, limit))
-    file = io.BytesIO()
-    kind = "PNG" if exact else "JPEG"
-    picture.save(file, kind, **({"optimize": True} if exact else {"quality": QUALITY}))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+def _drawn(regions: ShownRegions) -> dict[str, Any]:
+    """Return regions as the page's script draws and lists them."""
+    path = "".join(
+        f"M{x} {y}" + (f"H{right}" if y == bottom else f"V{bottom}") for x, y, right, bottom in regions.outline
+    )
+    found = [{"area": each.area, "peak": each.peak, "at": each.at} for each in regions.found]
+    return {"outline": path, "regions": [{"box": box, **each} for box, each in zip(regions.boxes, found, strict=True)]}

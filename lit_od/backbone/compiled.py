@@ -1,0 +1,88 @@
+"""A model file as a graph that is run: verdicts in place of features."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from lit_od.backbone.model import Backbone, shape_text
+from lit_od.errors import BackboneError
+from lit_od.runtime.onnx_session import Session, run_session
+from lit_od.types import Images, Outputs
+
+INPUT = "image"
+"""Name of a model file's input, uint8 (n, h, w, c)."""
+
+OUTPUTS = ("score", "p_value", "is_outlier", "map")
+"""Names of a model file's outputs; the last only where the detector has maps."""
+
+
+class CompiledGraph(Backbone):
+    """The graph of a model file, which gives scores and maps.
+
+    Its outputs are (n, 1 + h * w), float64, the score first.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def load(
+        cls,
+        model: Path | bytes,
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+        device: int | None = None,
+    ) -> Self:
+        """Open a model file.
+
+        Args:
+            model: The file or its bytes.
+            threads: As `Backbone.load`.
+            providers: As `Backbone.load`.
+            device: As `Backbone.load`.
+
+        Raises:
+            BackboneError: If the graph cannot be loaded, or is none of a model file.
+            ConfigError: If a provider is unknown or absent, or threads is below 1.
+            MissingExtra: If no ONNX Runtime is installed.
+        """
+        graph = Session(model, threads=threads, providers=providers, device=device)
+        taken, given = graph.opened.get_inputs(), [port.name for port in graph.opened.get_outputs()]
+        if [port.type for port in taken] != ["tensor(uint8)"] or given not in (list(OUTPUTS), list(OUTPUTS[:3])):
+            raise BackboneError(
+                f"a model file takes images, uint8, and gives {', '.join(OUTPUTS[:3])} and perhaps {OUTPUTS[3]}; this "
+                f"graph takes {', '.join(port.type for port in taken)} and gives {', '.join(given)}"
+            )
+        height, width, channels = (side if isinstance(side, int) else None for side in taken[0].shape[1:])
+        verdicts: Any = "verdicts"  # no backbone's output
+        return cls(graph, taken[0].name, verdicts, (height, width, channels), model=model)
+
+    def __call__(self, images: Images) -> Outputs:
+        """Run a batch.
+
+        Args:
+            images: Prepared images, (n, h, w, c) uint8.
+
+        Returns:
+            Scores, and behind each the values of its map: float64, (n, 1 + h * w).
+
+        Raises:
+            BackboneError: If the images have another shape than the graph takes.
+        """
+        fits = images.ndim == 4 and all(
+            want in (None, got) for want, got in zip(self.image_shape, images.shape[1:], strict=True)
+        )
+        if not fits or images.dtype != np.uint8:
+            raise BackboneError(
+                f"the graph takes uint8 (n, {shape_text(self.image_shape)}), got {images.dtype} {images.shape}"
+            )
+        found = self.verdicts(images)
+        given = [np.asarray(found[name], np.float64) for name in ("score", "map") if name in found]
+        return np.concatenate([each.reshape(len(images), -1) for each in given], axis=1)
+
+    def verdicts(self, images: Images) -> dict[str, Any]:
+        """Run a batch of images that the graph takes, and return all outputs by name."""
+        names = [port.name for port in self.session.get_outputs()]
+        return dict(zip(names, run_session(self.graph, names, {self.input: images}), strict=True))

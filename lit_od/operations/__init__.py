@@ -1,0 +1,1 @@
+"""Bundles in operation: accepted false alarms, history, drift alarm."""
