@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.checks import integer, number, one_of
-from lit_od.detectors.bank.options import Precision
 from lit_od.detectors.moments import ledoit_wolf_shrinkage
 from lit_od.detectors.patch_maps import MapOptions
 from lit_od.detectors.state import SMALLEST, check_names, take
@@ -42,7 +41,7 @@ class PaDiMOptions(MapOptions):
     reduction: Reduction = "pca"
     ridge: float = 0.01
     shrinkage: Literal["ledoit-wolf"] | None = None
-    precision: Precision = "fp32"
+    precision: Literal["fp32", "fp16"] = "fp32"
     seed: int = 0
 
     def __post_init__(self) -> None:
