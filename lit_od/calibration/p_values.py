@@ -11,7 +11,7 @@ on its batch and on the processor, and must decide nothing for an image that equ
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -36,12 +36,15 @@ class Calibration:
         rule: `rule` and its options.
         threshold: Images with a score above it are called outliers.
         folds: Folds of a cross calibration; None where the inliers were held out.
+        peaks: Peaks of the calibration inliers' maps, ascending, shape (n,), where an image's score is another
+            aggregate; None elsewhere.
     """
 
     scores: Scores
     rule: dict[str, Any]
     threshold: float
     folds: Folds | None = None
+    peaks: Scores | None = None
 
     @classmethod
     def from_inliers(
@@ -70,7 +73,7 @@ class Calibration:
 
     def with_rule(self, rule: Mapping[str, Any], *, outliers: Scores | None = None) -> Self:
         """Return a calibration of the same scores under another rule."""
-        return self._of(self.scores, rule, outliers, self.folds)
+        return replace(self._of(self.scores, rule, outliers, self.folds), peaks=self.peaks)
 
     @classmethod
     def _of(cls, scores: Scores, rule: Mapping[str, Any], outliers: Scores | None, folds: Folds | None) -> Self:
@@ -81,6 +84,16 @@ class Calibration:
         scores.setflags(write=False)
         complete = require_applicable(rule, inliers=scores.size, outliers=others.size)
         return cls(scores, complete, threshold_of(complete, scores, others), folds)
+
+    def of_peaks(self) -> float | None:
+        """Return the threshold that the rule takes from the peaks of maps.
+
+        It is the largest of them for a rule that needs more than inliers, and None without peaks.
+        """
+        if self.peaks is None:
+            return None
+        rule = {"rule": "percentile", "q": 100} if self.rule["rule"] in ("max_f1", "value") else self.rule
+        return type(self).from_inliers(self.peaks, rule).threshold
 
     def as_scored(self) -> Scores:
         """Return the scores as they were before they were raised, shape (n,)."""

@@ -114,10 +114,12 @@ def _write(bundle: Bundle, calibration: Calibration, change: Change) -> None:
 def _pixel_threshold(bundle: Bundle, calibration: Calibration) -> float | None:
     """Return the threshold for pixels.
 
-    It moves along where an image's score is the peak of its map.
+    It moves along where an image's score is the peak of its map; else a rule of inliers takes it from their peaks.
     """
     if isinstance(bundle.detector, PixelDetector) and bundle.detector.score_is_peak:
         return calibration.threshold
+    if calibration.peaks is not None and calibration.rule["rule"] not in ("value", "max_f1"):
+        return calibration.of_peaks()
     return bundle.manifest.calibration.pixel_threshold
 
 

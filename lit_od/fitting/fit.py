@@ -38,7 +38,7 @@ from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.cross import Fit, cross_fit
 from lit_od.fitting.engine import Engine, fit_detector
 from lit_od.fitting.partial_state import PartialState
-from lit_od.fitting.pixels import maps_for_pixels, threshold_for_pixels
+from lit_od.fitting.pixels import maps_for_pixels, threshold_for_pixels, with_peaks
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.images.batching import load
 from lit_od.images.identity import fingerprint
@@ -176,6 +176,7 @@ def fit_bundle(
     del gathered, sums
     outliers = engine.score(detector, images.outliers, task="scoring outliers")
     calibration = Calibration.from_inliers(fitted.scores, rule, outliers=outliers, folds=fitted.folds)
+    calibration = with_peaks(calibration, detector, fitted.pixels)
     for_pixels = threshold_for_pixels(detector, calibration, fitted.pixels)
     if not engine.leads:
         return _received(out, engine, detector)

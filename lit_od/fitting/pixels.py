@@ -1,8 +1,8 @@
 """The threshold for pixels, from maps of calibration inliers."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,19 @@ def maps_for_pixels(engine: Engine, detector: Detector, images: Sequence[Source]
     return np.concatenate(kept) if kept else None
 
 
+def with_peaks(calibration: Calibration, detector: Detector, kept: Maps | None) -> Calibration:
+    """Return the calibration with the peaks of maps of patches, where it needs them.
+
+    Args:
+        calibration: The calibration of scores.
+        detector: The fitted detector.
+        kept: Results of `keep_of_maps` for the images of `pixel_rows`; None where there are none.
+    """
+    if kept is None or detector.reads != "patches":
+        return calibration
+    return replace(calibration, peaks=np.sort(kept.astype(np.float64)))
+
+
 def threshold_for_pixels(detector: Detector, calibration: Calibration, kept: Maps | None) -> float | None:
     """Return the threshold for pixels; None without maps.
 
@@ -70,21 +83,11 @@ def threshold_for_pixels(detector: Detector, calibration: Calibration, kept: Map
 
     Args:
         detector: The fitted detector.
-        calibration: The calibration of scores.
+        calibration: The calibration of scores, with peaks where there are some.
         kept: Results of `keep_of_maps` for the images of `pixel_rows`; None where there are none.
     """
     if isinstance(detector, PixelDetector) and detector.score_is_peak:
         return calibration.threshold
-    if kept is None:
-        return None
     if detector.reads == "patches":
-        return Calibration.from_inliers(kept.astype(np.float64), _for_peaks(calibration.rule)).threshold
-    return pixel_threshold(kept, q=PIXEL_PERCENT)
-
-
-def _for_peaks(rule: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the rule for peaks of maps.
-
-    It is the largest of them where the images' rule needs more than inliers.
-    """
-    return {"rule": "percentile", "q": 100} if rule["rule"] in ("max_f1", "value") else rule
+        return calibration.of_peaks()
+    return None if kept is None else pixel_threshold(kept, q=PIXEL_PERCENT)
