@@ -6,6 +6,9 @@ and bench take it in the place of a bundle.
 
     lit-od compile BUNDLE --out model.onnx
     lit-od threshold model.onnx --value 12.5
+    lit-od compile BUNDLE --out model.onnx --golden golden
+
+--golden writes images with what the file must give for them, to prove it in other runtimes.
 """
 
 import argparse
@@ -13,6 +16,7 @@ from pathlib import Path
 
 from lit_od.commands._arguments import add_trust_argument, no_overrides, read_bundle_folder
 from lit_od.commands._status import DONE
+from lit_od.deploy.golden_set import require_golden_folder, write_golden_set
 from lit_od.deploy.one_file import compile_bundle
 from lit_od.errors import ConfigError
 from lit_od.formats.onnx_parts import take_apart, versions_of
@@ -22,6 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument("--out", metavar="MODEL.onnx", required=True, help="the file; one that is there is replaced")
+    parser.add_argument(
+        "--golden",
+        metavar="DIR",
+        type=Path,
+        help="folder for images with what the file must give for them; an older one is replaced",
+    )
     add_trust_argument(parser)
 
 
@@ -31,11 +41,15 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     bundle, out = read_bundle_folder(args.bundle, args), Path(args.out)
     if out.suffix != ".onnx":
         raise ConfigError(f"--out {out} must end in .onnx")
+    if args.golden is not None:
+        require_golden_folder(args.golden)
     data = compile_bundle(bundle, out)
     parts, versions = take_apart(data), versions_of(data)
     print(
         f"{out}: {bundle.manifest.detector.kind}, {len(parts.nodes):,} nodes of opset {versions.opset}, "
         f"{len(data) / 2**20:.1f} MiB; golden images score as the bundle's"
     )
+    if args.golden is not None:
+        print(f"{args.golden}: {write_golden_set(bundle, args.golden)} golden images with what they must give")
     print(f"Try it: lit-od score {out} IMAGES...")
     return DONE

@@ -1,0 +1,97 @@
+"""Write golden images as files that prove a model file in any runtime: pixels, and what they must give.
+
+    golden.json         shape, tolerance, and for each image its file, score, p-value and verdict
+    0.png, 1.png ...    the prepared images, lossless
+    pixels.npy          the same, uint8 (n, h, w, c)
+    maps.npy            maps, float32 (n, h, w), where the model file has them
+
+The images are the bundle's golden images and their negatives, so that some are outliers.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lit_od.bundle.folder import Bundle, golden_arrays
+from lit_od.bundle.model_file import TOLERANCE, open_graph
+from lit_od.detectors import PixelDetector
+from lit_od.errors import ConfigError
+from lit_od.formats.atomic import atomic_folder, require_writable
+from lit_od.types import Images, Maps, Scores
+
+CONTENTS = "golden.json"
+PIXELS = "pixels.npy"
+MAPS = "maps.npy"
+
+
+def require_golden_folder(folder: Path) -> None:
+    """Raise ConfigError unless a folder is free, empty or an older golden set."""
+    require_writable(folder)
+    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    if names and CONTENTS not in names:
+        raise ConfigError(f"--golden {folder} holds other files: name a folder that is free, or an older golden set")
+
+
+def write_golden_set(bundle: Bundle, folder: Path) -> int:
+    """Write the golden images of a bundle with what its model file must give.
+
+    Args:
+        bundle: The bundle.
+        folder: A folder that is free, empty or an older golden set, which is replaced.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        ConfigError: If the folder holds anything else, or cannot be written.
+    """
+    golden = golden_arrays(bundle)["pixels"]
+    pixels = np.concatenate([golden, 255 - golden])
+    scores, maps = _wanted(bundle, pixels)
+    try:
+        with atomic_folder(folder, replaceable=require_golden_folder) as fresh:
+            names = [f"{row}.png" for row in range(len(pixels))]
+            for name, image in zip(names, pixels, strict=True):
+                Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(fresh / name)
+            np.save(fresh / PIXELS, pixels)
+            if maps is not None:
+                np.save(fresh / MAPS, maps)
+            text = json.dumps(_contents(bundle, names, scores), indent=2, allow_nan=False)
+            (fresh / CONTENTS).write_text(f"{text}\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write the golden set {folder}: {error.strerror or error}") from error
+    return len(pixels)
+
+
+def _wanted(bundle: Bundle, pixels: Images) -> tuple[Scores, Maps | None]:
+    """Return the bundle's own scores (n,), and maps (n, h, w) where its model file has them."""
+    outputs, detector = open_graph(bundle)(pixels), bundle.detector
+    if isinstance(detector, PixelDetector) and bundle.manifest.calibration.pixel_threshold is not None:
+        scores, maps = detector.score_map(outputs)
+        return scores, maps.astype(np.float32)
+    return detector.score(outputs), None
+
+
+def _contents(bundle: Bundle, names: list[str], scores: Scores) -> dict[str, Any]:
+    """Return what golden.json holds."""
+    calibration, room = bundle.calibration, TOLERANCE * float(np.abs(scores).max())
+    sure = np.abs(scores - calibration.threshold) > room
+    columns = {
+        "file": names,
+        "score": scores.tolist(),
+        "p_value": calibration.p_values(scores).tolist(),
+        "p_value_least": calibration.p_values(scores + room).tolist(),  # of scores within the tolerance
+        "p_value_most": calibration.p_values(scores - room).tolist(),
+        "is_outlier": calibration.is_outlier(scores).tolist(),
+        "sure": sure.tolist(),  # False within the tolerance of the threshold: either verdict is right
+    }
+    return {
+        "model": bundle.manifest.name,
+        "shape": list(bundle.manifest.preparation.shape),
+        "threshold": calibration.threshold,
+        "tolerance": TOLERANCE,
+        "images": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)],
+    }
