@@ -19,7 +19,10 @@ OUTPUTS = ("score", "p_value", "is_outlier", "map")
 
 
 class CompiledGraph(Backbone):
-    """The graph of a model file, which gives scores and maps: outputs (n, 1 + h * w), the score first."""
+    """The graph of a model file, which gives scores and maps.
+
+    Its outputs are (n, 1 + h * w), float64, the score first.
+    """
 
     __slots__ = ()
 
@@ -47,14 +50,14 @@ class CompiledGraph(Backbone):
         """
         graph = Session(model, threads=threads, providers=providers, device=device)
         taken, given = graph.opened.get_inputs(), [port.name for port in graph.opened.get_outputs()]
-        if [port.name for port in taken] != [INPUT] or given not in (list(OUTPUTS), list(OUTPUTS[:3])):
+        if [port.type for port in taken] != ["tensor(uint8)"] or given not in (list(OUTPUTS), list(OUTPUTS[:3])):
             raise BackboneError(
-                f"a model file takes {INPUT} and gives {', '.join(OUTPUTS[:3])} and perhaps {OUTPUTS[3]}; this graph "
-                f"takes {', '.join(port.name for port in taken)} and gives {', '.join(given)}"
+                f"a model file takes images, uint8, and gives {', '.join(OUTPUTS[:3])} and perhaps {OUTPUTS[3]}; this "
+                f"graph takes {', '.join(port.type for port in taken)} and gives {', '.join(given)}"
             )
         height, width, channels = (side if isinstance(side, int) else None for side in taken[0].shape[1:])
         verdicts: Any = "verdicts"  # no backbone's output
-        return cls(graph, INPUT, verdicts, (height, width, channels), model=model)
+        return cls(graph, taken[0].name, verdicts, (height, width, channels), model=model)
 
     def __call__(self, images: Images) -> Outputs:
         """Run a batch.
@@ -80,6 +83,6 @@ class CompiledGraph(Backbone):
         return np.concatenate([each.reshape(len(images), -1) for each in given], axis=1)
 
     def verdicts(self, images: Images) -> dict[str, Any]:
-        """Run a batch of prepared images, and return all outputs by name."""
+        """Run a batch of images that the graph takes, and return all outputs by name."""
         names = [port.name for port in self.session.get_outputs()]
-        return dict(zip(names, run_session(self.graph, names, {INPUT: images}), strict=True))
+        return dict(zip(names, run_session(self.graph, names, {self.input: images}), strict=True))

@@ -15,7 +15,8 @@ from lit_od.backbone.model import Backbone
 from lit_od.bundle.manifest import Tolerance
 from lit_od.detectors import Detector
 from lit_od.errors import LitODError
-from lit_od.images.preparation import MAX_PIXELS, Preparation, eight_bits, open_image, prepare
+from lit_od.images.bit_depth import eight_bits
+from lit_od.images.preparation import MAX_PIXELS, Preparation, open_image, prepare
 from lit_od.images.sources import Source
 from lit_od.types import Arrays
 
@@ -74,10 +75,15 @@ def differences(
 
 
 def pixel_differences(golden: Arrays, preparation: Preparation, allowed: Tolerance) -> list[str]:
-    """Decode and prepare golden images again, and report differences, a line each."""
+    """Decode and prepare golden images again, and report differences, a line each.
+
+    Args:
+        golden: Arrays as `make` returns them.
+        preparation: The bundle's preparation.
+        allowed: Largest differences that are not reported.
+    """
     pixels, found = golden["pixels"], []
-    files = [golden[f"{_FILE}{row}"].tobytes() for row in range(len(pixels))]
-    for row, file in enumerate(files):
+    for row, file in enumerate(golden_files(golden)):
         try:
             off = int(np.abs(prepare(open_image(file), preparation).astype(int) - pixels[row]).max())
         except LitODError as error:
@@ -86,6 +92,11 @@ def pixel_differences(golden: Arrays, preparation: Preparation, allowed: Toleran
         if off > allowed.pixels:
             found.append(f"golden image {row}: pixels differ by {off} of 255, allowed {allowed.pixels}")
     return found
+
+
+def golden_files(golden: Arrays) -> list[bytes]:
+    """Return the encoded golden images."""
+    return [golden[f"{_FILE}{row}"].tobytes() for row in range(len(golden["pixels"]))]
 
 
 def relative_difference(a: np.ndarray, b: np.ndarray) -> float:

@@ -83,7 +83,7 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
         text = (
             f"a squared error above {pixels:.6g} stands out: 1 % of the inliers' pixels have one"
             if manifest.model.output != "patches"
-            else f"a place whose score is above {pixels:.6g} stands out"
+            else f"the run that scores an image maps each place too; above {pixels:.6g} it stands out"
         )
         facts.insert(-1, ("pixels", text))
     if provenance.recipe and provenance.recipe.get("description"):
@@ -126,4 +126,6 @@ def _value(value: Any, *, limit: int = 80) -> str:
         return f"{value:.6g}"
     if isinstance(value, dict):
         return f"({_pairs(value)})"
+    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        return "; ".join(_value(each) for each in value)
     return one_line(str(value).replace("\n", " "), limit).replace("|", "/")

@@ -15,11 +15,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.backbone.compiled import CompiledGraph
+from lit_od.backbone.compiled import OUTPUTS, CompiledGraph
 from lit_od.backbone.model import Backbone
 from lit_od.bundle import manifest as manifests
 from lit_od.bundle.folder import BACKBONE, GOLDEN, Bundle, golden_arrays
-from lit_od.bundle.golden import pixel_differences, relative_difference
+from lit_od.bundle.golden import golden_files, pixel_differences, relative_difference
 from lit_od.bundle.manifest import FileEntry, Manifest
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors.compiled import CompiledMaps, CompiledScores
@@ -27,7 +27,9 @@ from lit_od.errors import BackboneError, BundleError, ConfigError, DataError
 from lit_od.formats import onnx_writer
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.formats.atomic import atomic_file
+from lit_od.formats.onnx_cut import cut, tensor_names
 from lit_od.formats.onnx_parts import Parts, take_apart
+from lit_od.images.preparation import frame, open_image
 from lit_od.types import Arrays
 
 MODEL = "model.onnx"
@@ -47,7 +49,7 @@ THRESHOLD, PIXELS, CALIBRATION = "threshold", "pixel_threshold", "calibration"
 
 
 def open_bundle(path: str | Path, *, trust: Collection[str] = ()) -> Bundle:
-    """Read a bundle from its folder, or from the model file that it was compiled into.
+    """Read a bundle from its folder, or from the model file that it became.
 
     Args:
         path: The folder or the file.
@@ -72,12 +74,12 @@ def open_graph(bundle: Bundle, *, threads: int | None = None, providers: Sequenc
         ConfigError: If a provider is absent.
     """
     if MODEL in bundle.files:
-        return CompiledGraph.load(bundle.files[MODEL], threads=threads, providers=providers)
+        return CompiledGraph.load(_behind_resizing(bundle), threads=threads, providers=providers)
     return Backbone.load(bundle.files[BACKBONE], threads=threads, providers=providers)
 
 
 def read_model(path: Path) -> Bundle:
-    """Read a model file as a bundle whose only files are the model and its golden images.
+    """Read a model file as a bundle of two files: model and golden images.
 
     Raises:
         BundleError: If it is no ONNX file, or none that lit_od compiled.
@@ -93,7 +95,12 @@ def read_model(path: Path) -> Bundle:
 
 
 def bundle_of(path: Path, data: bytes, parts: Parts) -> Bundle:
-    """Make a bundle of a model file's bytes and parts.
+    """Make a bundle of a model file.
+
+    Args:
+        path: Its place, which is only noted.
+        data: Its bytes.
+        parts: Its parts.
 
     Raises:
         BundleError: If the file is none that lit_od compiled.
@@ -117,6 +124,18 @@ def bundle_of(path: Path, data: bytes, parts: Parts) -> Bundle:
     return Bundle(path, manifest, detector, Calibration(scores, rule, threshold), {MODEL: data, GOLDEN: golden})
 
 
+def _behind_resizing(bundle: Bundle) -> bytes:
+    """Return a model file's graph without its crop and its resizing."""
+    data, model, preparation = bundle.files[MODEL], bundle.manifest.model, bundle.manifest.preparation
+    if not preparation.resizes_in_graph:
+        return data
+    given = [name for name in OUTPUTS if name in tensor_names(data)]
+    parts, last = take_apart(data), cut(data, given, known=(model.input,))
+    image = onnx_writer.port(model.input, np.uint8, ("n", *preparation.shape))
+    tensors = list(last.initializers)
+    return onnx_writer.model(last.nodes, [image], parts.outputs, initializers=tensors, header=parts.header)
+
+
 def changed_parts(bundle: Bundle) -> list[str]:
     """Return the parts of a model file that were changed since it was compiled.
 
@@ -128,7 +147,7 @@ def changed_parts(bundle: Bundle) -> list[str]:
 
 
 def entries(parts: Parts) -> dict[str, FileEntry]:
-    """Return the manifest's entries of a model file: the nodes together, and each tensor."""
+    """Return a model file's entries: the nodes together, and each tensor."""
     named = {f"initializer {name}": data for name, data in parts.initializers.items()}
     return {name: FileEntry.of(data) for name, data in {NODES: b"".join(parts.nodes), **named}.items()}
 
@@ -180,16 +199,39 @@ def with_threshold(bundle: Bundle, calibration: Calibration) -> Bundle:
     return bundle_of(bundle.path, whole, take_apart(whole))
 
 
-def model_differences(bundle: Bundle, graph: CompiledGraph) -> list[str]:
-    """Decode, prepare and score the golden images of a model file again, and report differences."""
-    golden = golden_arrays(bundle)
-    found = pixel_differences(golden, bundle.manifest.preparation, bundle.manifest.tolerance)
-    difference = verdict_difference(golden["scores"], graph.verdicts(golden["pixels"]), bundle.calibration)
+def model_differences(bundle: Bundle, *, providers: Sequence[str] | None = None) -> list[str]:
+    """Decode, prepare and score a model file's golden images again.
+
+    Where the graph resizes, it gets the decoded images, else the prepared ones.
+
+    Args:
+        bundle: The model file's bundle.
+        providers: As `Backbone.load`.
+
+    Returns:
+        A line for each difference.
+
+    Raises:
+        BackboneError: If the graph cannot be loaded, or fails.
+        ConfigError: If a provider is absent.
+    """
+    golden, preparation = golden_arrays(bundle), bundle.manifest.preparation
+    graph = CompiledGraph.load(bundle.files[MODEL], providers=providers)
+    if preparation.resizes_in_graph:
+        frames = [frame(open_image(file), preparation)[None] for file in golden_files(golden)]
+    else:
+        frames = [golden["pixels"]]
+    parts = [graph.verdicts(each) for each in frames]
+    verdicts = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    found = pixel_differences(golden, preparation, bundle.manifest.tolerance)
+    difference = verdict_difference(golden["scores"], verdicts, bundle.calibration)
     return found + ([difference] if difference else [])
 
 
 def verdict_difference(wanted: NDArray[np.float64], found: Mapping[str, Any], calibration: Calibration) -> str | None:
-    """Describe how verdicts differ from those of wanted scores; None within tolerance.
+    """Describe a difference of verdicts from those of wanted scores.
+
+    None where they are within tolerance.
 
     Args:
         wanted: Scores of the golden images, (n,).
@@ -244,5 +286,5 @@ def _doubles(parts: Parts, name: str, shape: tuple[int, ...]) -> NDArray[np.floa
 
 
 def encoded_golden(arrays: Arrays) -> bytes:
-    """Return the golden images' arrays as a model file keeps them: without the backbone's outputs."""
+    """Encode the golden images' arrays without the backbone's outputs."""
     return safetensors.save({name: array for name, array in arrays.items() if name != "outputs"})

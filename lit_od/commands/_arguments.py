@@ -92,7 +92,7 @@ def read_bundle(folder: str | Path, args: argparse.Namespace) -> Bundle:
 
 
 def read_bundle_folder(folder: str | Path, args: argparse.Namespace) -> Bundle:
-    """Read a bundle whose backbone or detector is wanted, which a model file does not give.
+    """Read a bundle whose backbone or detector is wanted: no model file.
 
     Raises:
         ConfigError: If it is a model file.

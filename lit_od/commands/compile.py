@@ -14,6 +14,7 @@ and bench take it in the place of a bundle.
 import argparse
 from pathlib import Path
 
+from lit_od.bundle.model_file import read_model
 from lit_od.commands._arguments import add_trust_argument, no_overrides, read_bundle_folder
 from lit_od.commands._status import DONE
 from lit_od.deploy.golden_set import require_golden_folder, write_golden_set
@@ -27,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument("--out", metavar="MODEL.onnx", required=True, help="the file; one that is there is replaced")
     parser.add_argument(
+        "--resize",
+        choices=("graph",),
+        help="take frames of any size, though the bundle's images are resized by Pillow: within two levels of 255; "
+        "refused where that moves a golden image's score by more than 1 %% of the calibration scores' quartile range",
+    )
+    parser.add_argument(
         "--golden",
         metavar="DIR",
         type=Path,
@@ -36,20 +43,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Write the model file and describe it."""
+    """Write the model file and describe it.
+
+    Raises:
+        ConfigError: If --out has another ending.
+    """
     no_overrides(overrides)
     bundle, out = read_bundle_folder(args.bundle, args), Path(args.out)
     if out.suffix != ".onnx":
         raise ConfigError(f"--out {out} must end in .onnx")
     if args.golden is not None:
         require_golden_folder(args.golden)
-    data = compile_bundle(bundle, out)
+    data = compile_bundle(bundle, out, resize=args.resize is not None)
     parts, versions = take_apart(data), versions_of(data)
     print(
         f"{out}: {bundle.manifest.detector.kind}, {len(parts.nodes):,} nodes of opset {versions.opset}, "
         f"{len(data) / 2**20:.1f} MiB; golden images score as the bundle's"
     )
     if args.golden is not None:
-        print(f"{args.golden}: {write_golden_set(bundle, args.golden)} golden images with what they must give")
+        images = write_golden_set(bundle, read_model(out).manifest.preparation, args.golden)
+        print(f"{args.golden}: {images} golden images with what they must give")
     print(f"Try it: lit-od score {out} IMAGES...")
     return DONE

@@ -4,11 +4,12 @@ A PATH is an image; a folder, searched through; a .txt list or a .csv with a `pa
 (`file.npz` or `file.npz:ARRAY`); or -, a list on standard input. Columns: path, score (higher is more
 outlying), p_value (small is outlying), is_outlier (score above the threshold), error.
 
---maps DIR draws what makes each image an outlier: a picture an image, and maps.csv that says which is
-whose. Coloured are the scores of patches or an autoencoder's errors, with a mask beside each picture that is
-white where a pixel is called an outlier; else the parts without which the score would be lower, for which an
-image is scored 65 times. The colours mean the same in all pictures of a bundle. --regions FILE writes the
-boxes of what stands out, in the image's own pixels.
+--maps DIR draws what makes each image an outlier: a picture an image, the map's values beside it (.npy,
+float32), and maps.csv that says which is whose. Coloured are the scores of patches or an autoencoder's errors,
+from the same run of the graph as the scores; what is above the threshold for pixels is outlined, and white in a
+mask beside the picture. Other detectors have no maps: coloured are the parts without which the score would be
+lower, and the graph runs 65 times an image. The colours mean the same in all pictures of a bundle. --regions
+FILE writes the boxes of what stands out, in the image's own pixels.
 
 --engine ray scores on a Ray cluster, or on all cores of this machine. A PATH may then be a URL of an object
 store too (s3://BUCKET/PREFIX, gs://..., file://...), or a Parquet file with the columns bytes or image, and path.
@@ -105,9 +106,9 @@ def _here(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> tuple[i
     write_regions = stack.enter_context(regions_to(args.regions))
 
     def results() -> Iterator[Result]:
-        found_regions = args.regions is not None
+        mapped = args.regions is not None or draw is not None
         for result, found in scorer.stream_outputs(
-            sources, batch_size=args.batch_size, maps=found_regions, min_area=args.min_area
+            sources, batch_size=args.batch_size, maps=mapped, min_area=args.min_area
         ):
             yield result
             write_regions(result)

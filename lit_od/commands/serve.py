@@ -3,8 +3,9 @@
 Both are at the address that is printed, by default for this machine alone. The interface is the Open
 Inference Protocol, version 2, with binary tensors: POST /v2/models/NAME/infer takes `images`, UINT8
 (n, h, w, c), or `encoded`, BYTES (n), image files (base64 where they are in the JSON), and gives score,
-p_value, is_outlier and error; clients written for it work unchanged. NAME is the bundle's folder, or
-what stands before it: NAME=BUNDLE.
+p_value, is_outlier and error; clients written for it work unchanged. By name it also gives `map`, a picture; and,
+where the detector has maps, `regions`, JSON with box, area, peak and place in the image's own pixels, and `raw`, the
+map's values, FP32 in binary form. NAME is the bundle's folder, or what stands before it: NAME=BUNDLE.
 
 There is no password and no encryption: anybody who reaches the address may ask. --host 0.0.0.0 opens it to the
 network; --allow-host names the server where it is asked under a name other than localhost.

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         scorer = Scorer.of(bundle, **session_options(args))
         golden = golden_arrays(bundle)
         if isinstance(scorer.backbone, CompiledGraph):
-            return _verify_model(args.bundle, bundle, scorer.backbone)
+            return _verify_model(args.bundle, bundle, scorer)
         found = differences(golden, scorer.preparation, scorer.backbone, scorer.detector, bundle.manifest.tolerance)
         require_independent(scorer.backbone, golden["pixels"])
     except BackboneError as error:
@@ -53,11 +53,11 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     return INCOMPLETE if found else DONE
 
 
-def _verify_model(path: str, bundle: Bundle, graph: CompiledGraph) -> int:
-    """Verify a model file: parts that were changed are named, and the golden images decide."""
+def _verify_model(path: str, bundle: Bundle, scorer: Scorer) -> int:
+    """Verify a model file: name the parts that were changed; golden images decide."""
     for part in changed_parts(bundle):
         print(printable(f"{path}: {part} was changed since lit-od compile"))
-    found = model_differences(bundle, graph)
+    found = model_differences(bundle, providers=[scorer.backbone.provider])
     for line in found:
         print(printable(f"{path}: {line}"))
     if not found:

@@ -1,8 +1,8 @@
 """Write golden images as files that prove a model file in any runtime: pixels, and what they must give.
 
-    golden.json         shape, tolerance, and for each image its file, score, p-value and verdict
-    0.png, 1.png ...    the prepared images, lossless
-    pixels.npy          the same, uint8 (n, h, w, c)
+    golden.json         shape of prepared images, tolerance, and for each image its files, score, p-value and verdict
+    0.png, 1.png ...    the images as the model file takes them, lossless
+    0.npy, 1.npy ...    the same, uint8 (h, w, c)
     maps.npy            maps, float32 (n, h, w), where the model file has them
 
 The images are the bundle's golden images and their negatives, so that some are outliers.
@@ -16,14 +16,15 @@ import numpy as np
 from PIL import Image
 
 from lit_od.bundle.folder import Bundle, golden_arrays
+from lit_od.bundle.golden import golden_files
 from lit_od.bundle.model_file import TOLERANCE, open_graph
 from lit_od.detectors import PixelDetector
 from lit_od.errors import ConfigError
 from lit_od.formats.atomic import atomic_folder, require_writable
+from lit_od.images.preparation import Preparation, frame, open_image, prepare
 from lit_od.types import Images, Maps, Scores
 
 CONTENTS = "golden.json"
-PIXELS = "pixels.npy"
 MAPS = "maps.npy"
 
 
@@ -35,11 +36,12 @@ def require_golden_folder(folder: Path) -> None:
         raise ConfigError(f"--golden {folder} holds other files: name a folder that is free, or an older golden set")
 
 
-def write_golden_set(bundle: Bundle, folder: Path) -> int:
+def write_golden_set(bundle: Bundle, preparation: Preparation, folder: Path) -> int:
     """Write the golden images of a bundle with what its model file must give.
 
     Args:
         bundle: The bundle.
+        preparation: The model file's, which may resize in the graph where the bundle does not.
         folder: A folder that is free, empty or an older golden set, which is replaced.
 
     Returns:
@@ -48,22 +50,31 @@ def write_golden_set(bundle: Bundle, folder: Path) -> int:
     Raises:
         ConfigError: If the folder holds anything else, or cannot be written.
     """
-    golden = golden_arrays(bundle)["pixels"]
-    pixels = np.concatenate([golden, 255 - golden])
+    images, pixels = _images(bundle, preparation)
     scores, maps = _wanted(bundle, pixels)
     try:
         with atomic_folder(folder, replaceable=require_golden_folder) as fresh:
-            names = [f"{row}.png" for row in range(len(pixels))]
-            for name, image in zip(names, pixels, strict=True):
-                Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(fresh / name)
-            np.save(fresh / PIXELS, pixels)
+            for row, image in enumerate(images):
+                Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(fresh / f"{row}.png")
+                np.save(fresh / f"{row}.npy", image)
             if maps is not None:
                 np.save(fresh / MAPS, maps)
-            text = json.dumps(_contents(bundle, names, scores), indent=2, allow_nan=False)
+            text = json.dumps(_contents(bundle, scores), indent=2, allow_nan=False)
             (fresh / CONTENTS).write_text(f"{text}\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write the golden set {folder}: {error.strerror or error}") from error
-    return len(pixels)
+    return len(images)
+
+
+def _images(bundle: Bundle, preparation: Preparation) -> tuple[list[Images], Images]:
+    """Return images as the model file takes them, each (h, w, c), and prepared ones (n, h, w, c)."""
+    golden = golden_arrays(bundle)
+    if not preparation.resizes_in_graph:
+        pixels = np.concatenate([golden["pixels"], 255 - golden["pixels"]])
+        return list(pixels), pixels
+    frames = [frame(open_image(file), preparation) for file in golden_files(golden)]
+    frames += [255 - each for each in frames]
+    return frames, np.stack([prepare(each, preparation) for each in frames])
 
 
 def _wanted(bundle: Bundle, pixels: Images) -> tuple[Scores, Maps | None]:
@@ -75,12 +86,13 @@ def _wanted(bundle: Bundle, pixels: Images) -> tuple[Scores, Maps | None]:
     return detector.score(outputs), None
 
 
-def _contents(bundle: Bundle, names: list[str], scores: Scores) -> dict[str, Any]:
+def _contents(bundle: Bundle, scores: Scores) -> dict[str, Any]:
     """Return what golden.json holds."""
     calibration, room = bundle.calibration, TOLERANCE * float(np.abs(scores).max())
     sure = np.abs(scores - calibration.threshold) > room
     columns = {
-        "file": names,
+        "file": [f"{row}.png" for row in range(len(scores))],
+        "pixels": [f"{row}.npy" for row in range(len(scores))],
         "score": scores.tolist(),
         "p_value": calibration.p_values(scores).tolist(),
         "p_value_least": calibration.p_values(scores + room).tolist(),  # of scores within the tolerance

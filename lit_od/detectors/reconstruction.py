@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lit_od.checks import number, one_of
 from lit_od.detectors.base import PixelDetector, row_blocks
@@ -273,9 +272,3 @@ def pixel_threshold(scores: Maps, *, q: float = PIXEL_PERCENT) -> float:
     if scores.ndim != 3 or scores.size == 0 or not np.isfinite(scores).all():
         raise DataError(f"pixel scores must be finite and have shape (n, h, w), got {scores.shape}")
     return float(np.percentile(scores, q))
-
-
-def pixel_verdicts(scores: Maps, threshold: float) -> NDArray[np.bool_]:
-    """Return True for pixels above the threshold, shape (n, h, w)."""
-    verdicts: NDArray[np.bool_] = scores > threshold
-    return verdicts

@@ -90,19 +90,36 @@ class GraphBuilder:
         return self.constant(values, np.int64)
 
     def reshape(self, tensor: str, *sides: int) -> str:
-        """Bring a tensor to another shape; one side may be -1, a side 0 stays as it is."""
+        """Bring a tensor to another shape.
+
+        Args:
+            tensor: Its name.
+            sides: The new sides; -1 takes what is left, 0 keeps the old side of its place.
+        """
         return self.op("Reshape", tensor, self.integers(*sides))
 
     def sum(self, tensor: str, axis: int, *, keep: bool = False) -> str:
-        """Sum over an axis."""
+        """Sum over an axis.
+
+        Args:
+            tensor: Its name.
+            axis: The axis.
+            keep: Keep it, with one place.
+        """
         return self.op("ReduceSum", tensor, self.integers(axis), keepdims=int(keep))
 
     def mean(self, tensor: str, axis: int) -> str:
-        """Average over an axis."""
+        """Return the mean over an axis."""
         return self.op("ReduceMean", tensor, self.integers(axis), keepdims=0)
 
     def column(self, tensor: str, place: int, axis: int) -> str:
-        """Take one place along an axis; the axis stays, with one place."""
+        """Take one place along an axis; the axis stays, with one place.
+
+        Args:
+            tensor: Its name.
+            place: The place, from 0; -1 is the last.
+            axis: The axis.
+        """
         return self.op("Gather", tensor, self.integers(place), axis=axis)
 
     def squared_norms(self, tensor: str, *, keep: bool = False) -> str:

@@ -44,12 +44,13 @@ def tensor_names(model: bytes) -> tuple[str, ...]:
     return tuple(name for node in wire.spans(graph, _NODE) for name in _texts(wire, node, 2) if name)
 
 
-def cut(model: bytes, tensors: Sequence[str]) -> CutGraph:
+def cut(model: bytes, tensors: Sequence[str], *, known: Sequence[str] = ()) -> CutGraph:
     """Return the part of a graph that computes tensors.
 
     Args:
         model: Bytes of an ONNX file.
         tensors: Names of tensors that its nodes compute.
+        known: Names of tensors that need not be computed: inputs of the part.
 
     Raises:
         BackboneError: If the bytes are no ONNX file or hold data that is refused, no node computes a tensor, or the
@@ -63,7 +64,7 @@ def cut(model: bytes, tensors: Sequence[str]) -> CutGraph:
     nodes = wire.spans(graph, _NODE)
     wanted, kept = set(tensors), []
     for node in reversed(nodes):
-        if wanted.intersection(_texts(wire, node, 2)):
+        if (wanted - set(known)).intersection(_texts(wire, node, 2)):
             kept.append(node)
             wanted.update(_reads(wire, node))
     computed = {name for node in kept for name in _texts(wire, node, 2)}

@@ -1,4 +1,4 @@
-"""Take an ONNX file apart into nodes, tensors and metadata, and put them together again, byte for byte."""
+"""Take an ONNX file apart into nodes, tensors and metadata, byte for byte."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -19,7 +19,7 @@ Every kind of image becomes 8-bit grey or RGB:
 import io
 import math
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -28,9 +28,9 @@ from PIL import Image, UnidentifiedImageError
 
 from lit_od.errors import ConfigError, DataError, ImageError
 from lit_od.images import heif
+from lit_od.images.bit_depth import eight_bits, require_sixteen_bits
 from lit_od.images.corrections import (
     BIG_ENDIAN_BIGTIFF,
-    KNOWN_WHITE,
     after_decoding,
     before_decoding,
     classic_tiff,
@@ -40,6 +40,7 @@ from lit_od.images.corrections import (
 from lit_od.images.decoding_errors import cause_of, unidentified
 from lit_od.images.file_contents import contents
 from lit_od.images.memory import BUDGET, bytes_needed
+from lit_od.images.resize_graph import resized, whole_box
 from lit_od.types import Images
 
 MAX_PIXELS = 89_478_485
@@ -63,7 +64,8 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     Attributes:
         size: Height and width that the backbone takes, in pixels.
         mode: "grey" (c = 1) or "rgb" (c = 3).
-        resize: Pillow's filter, antialiased when it shrinks.
+        resize: Pillow's filter, antialiased when it shrinks; or "graph" and "graph-bicubic", the same filters
+            by ONNX Runtime: a model file then takes images of any size. Boxes of a crop are whole pixels.
         crop: Height and width, in pixels of the original image, of a centred box that is cut out
             before resizing. None takes the whole image. A smaller image is refused.
         crop_fraction: Share, in (0, 1], of the largest centred box that has the proportions of `size`;
@@ -75,7 +77,7 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     size: tuple[int, int]
     mode: Literal["grey", "rgb"] = "rgb"
-    resize: Literal["bilinear", "bicubic"] = "bilinear"
+    resize: Literal["bilinear", "bicubic", "graph", "graph-bicubic"] = "bilinear"
     crop: tuple[int, int] | None = None
     crop_fraction: float | None = None
     grey: Literal["pillow", "luminosity"] = "pillow"
@@ -108,6 +110,11 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def crops(self) -> bool:
         """Return True if the image is cropped before resizing."""
         return self.crop is not None or self.crop_fraction is not None
+
+    @property
+    def resizes_in_graph(self) -> bool:
+        """Return True if ONNX Runtime resizes: a model file takes any size then."""
+        return self.resize in ("graph", "graph-bicubic")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -195,6 +202,15 @@ def prepare(image: Image.Image | NDArray[np.uint8], preparation: Preparation) ->
         ) from None
 
 
+def frame(image: Image.Image, preparation: Preparation) -> Images:
+    """Convert an upright image to (h, w, c) uint8, neither cropped nor resized.
+
+    Raises:
+        ImageError: If the values of a float, integer or 16-bit image are out of range.
+    """
+    return np.asarray(_converted(image, preparation)).reshape(image.height, image.width, preparation.channels)
+
+
 def prepare_mask(mask: NDArray[np.bool_], preparation: Preparation) -> NDArray[np.bool_]:
     """Crop and resize a mask (h, w) as its image, by the nearest pixel."""
     image = Image.fromarray(mask.astype(np.uint8))
@@ -206,6 +222,8 @@ def _fitted(image: Image.Image, preparation: Preparation, resampling: Image.Resa
     box = None
     if preparation.crops:
         image, box = _cut(image, crop_box((image.height, image.width), preparation))
+    if resampling is None and (preparation.resize == "graph" or preparation.resize == "graph-bicubic"):
+        return resized(np.asarray(image).reshape(image.height, image.width, -1), preparation.size, preparation.resize)
     size = (preparation.size[1], preparation.size[0])  # Pillow: width first
     if image.size != size or box not in (None, (0, 0, *size)):
         image = image.resize(size, resampling or _RESAMPLING[preparation.resize], box=box)
@@ -227,52 +245,6 @@ def from_array(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def eight_bits(image: Image.Image, white: int) -> Image.Image:
-    """Convert an image to 8 bits a channel.
-
-    Args:
-        image: An upright image.
-        white: Value of 16-bit grey that becomes 255, as of `Preparation.white`.
-
-    Returns:
-        An image in L, LA, RGB, RGBA or a mode that Pillow converts to them.
-
-    Raises:
-        ImageError: If the values of a float, integer or 16-bit image are out of range.
-    """
-    if image.mode.startswith("I;16"):
-        return _halved(image, white)
-    if image.mode == "I":
-        _require_sixteen_bits(image)
-        return _halved(image, white)
-    if image.mode == "F":
-        values = np.asarray(image)
-        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-            raise ImageError("floating-point values must lie in [0, 1]")
-        return Image.fromarray(np.rint(values * 255).astype(np.uint8))
-    return image
-
-
-def _require_sixteen_bits(image: Image.Image) -> None:
-    lowest, highest = cast("tuple[int, int]", image.getextrema())
-    if lowest < 0 or highest > 65_535:
-        raise ImageError(f"integers must lie in 0..65535, got {lowest}..{highest}")
-
-
-def _halved(image: Image.Image, white: int) -> Image.Image:
-    """Convert grey of 0..white to 8 bits, its transparent grey to white."""
-    values = np.asarray(image).astype(np.uint32)
-    white = 65_535 if KNOWN_WHITE in image.info else white
-    if "transparency" in image.info:
-        values[values == image.info["transparency"]] = white
-    largest = values.max()
-    if largest > white:
-        raise ImageError(
-            f"values above {white} for bits={white.bit_length()}: wanted 16-bit grey in 0..{white}, got {largest}"
-        )
-    return Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
-
-
 def _converted(image: Image.Image, preparation: Preparation) -> Image.Image:
     """Convert an image to mode L or RGB, a band of rows at a time.
 
@@ -285,7 +257,7 @@ def _converted(image: Image.Image, preparation: Preparation) -> Image.Image:
     if image.mode == mode and not image.has_transparency_data:
         return image
     if image.mode == "I":
-        _require_sixteen_bits(image)  # here, to name the values of the whole image
+        require_sixteen_bits(image)  # here, to name the values of the whole image
     whole = Image.new(mode, image.size)
     for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(top + rows, image.height)))
@@ -321,6 +293,8 @@ def crop_box(size: tuple[int, int], preparation: Preparation) -> tuple[float, fl
         ImageError: If the image is smaller than the crop.
     """
     tall, wide = size
+    if preparation.crop_fraction is not None and preparation.resizes_in_graph:
+        return whole_box(size, preparation.size, preparation.crop_fraction)
     if preparation.crop is not None:
         height, width = preparation.crop
         if tall < height or wide < width:

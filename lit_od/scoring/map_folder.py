@@ -1,4 +1,4 @@
-"""Write a folder of heat maps: pictures, masks of outlying pixels, and a table."""
+"""Write a folder of heat maps: pictures, masks, raw values, and a table."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from lit_od.formats.text import csv_path, csv_row
 from lit_od.scoring.maps import HeatMaps
 
 INDEX = "maps.csv"
-"""The table: `path,map,mask`, a row a picture, in the order of the images."""
+"""The table: `path,map,mask,raw`, a row a picture, in the order of the images."""
 
 _NAME_LENGTH = 80
 
@@ -23,9 +23,9 @@ _NAME_LENGTH = 80
 def map_folder(folder: Path, maps: HeatMaps, *, total: int) -> Iterator[Callable[[Extracted], None]]:
     """Make a folder for pictures, and yield a function that draws the next batch.
 
-    Images that cannot be read, or whose outputs are not finite, have no picture. Where the detector scores pixels, a
-    mask of the prepared image's size is white at outlying pixels, and black elsewhere. One picture is in memory at a
-    time; the table is closed when the block ends.
+    Images that cannot be read, or whose outputs are not finite, have no picture. Beside each lie the values of its
+    map, float32 (h, w) in an .npy file. Where the detector has maps, a mask of the prepared image's size is white at
+    outlying pixels, and black elsewhere. One picture is in memory at a time; the table is closed when the block ends.
 
     Args:
         folder: Its place, free or an empty folder.
@@ -41,23 +41,25 @@ def map_folder(folder: Path, maps: HeatMaps, *, total: int) -> Iterator[Callable
         raise ConfigError(f"--maps {folder} holds files already: name a folder that is free or empty")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / INDEX).open("w", encoding="utf-8", errors="surrogateescape", newline="") as table:
-        table.write(csv_row(("path", "map", "mask")))
+        table.write(csv_row(("path", "map", "mask", "raw")))
         first = 0
 
         def add(found: Extracted) -> None:
             nonlocal first
-            batch, outputs, sound = found.batch, found.outputs, np.flatnonzero(found.finite)
-            pictures = maps.pictures(batch.images[sound], outputs[sound])
-            for row, picture in zip(sound.tolist(), pictures, strict=True):
+            batch, sound = found.batch, np.flatnonzero(found.finite)
+            pictures = maps.pictures(batch.images[sound], None if found.maps is None else found.maps[sound])
+            for row, drawn in zip(sound.tolist(), pictures, strict=True):
                 place = int(batch.rows[row])
                 name = batch.sources[place].name
                 file = file_name(first + place, total, name)
-                picture.save(folder / file)
-                verdicts, mask = maps.verdicts(outputs[row : row + 1]), ""
-                if verdicts is not None:
-                    mask = f"{file.removesuffix('.png')}.mask.png"
-                    Image.fromarray(verdicts[0]).save(folder / mask)
-                table.write(csv_row((csv_path(name), file, mask)))
+                stem = file.removesuffix(".png")
+                raw, mask = f"{stem}.npy", ""
+                drawn.picture.save(folder / file)
+                np.save(folder / raw, drawn.map, allow_pickle=False)
+                if drawn.outlying is not None:
+                    mask = f"{stem}.mask.png"
+                    Image.fromarray(drawn.outlying).save(folder / mask)
+                table.write(csv_row((csv_path(name), file, mask, raw)))
             first += len(batch.sources)
 
         yield add

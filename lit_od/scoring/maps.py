@@ -3,12 +3,14 @@
 A pixel's score is its squared error where an autoencoder reconstructs, else the fall of the image's score
 when the surroundings of the pixel are hidden (`lit_od.scoring.occlusion`).
 
-A picture shows the prepared image, its reconstruction where the bundle carries `maps.onnx`, and the
-image with its heat: pixels of high score are covered by a colour, from dark to bright. The scale is one
-for all images of a bundle: half of it is the pixel threshold, which 99 % of the pixels of the calibration
-inliers do not exceed; for hidden parts, 99 % of the pixels of the median golden image.
+A picture shows the prepared image, its reconstruction where the bundle carries `maps.onnx`, the image with its
+heat, and the colours' values: pixels of high score are covered by a colour, from dark to bright. The scale is one
+for all images of a bundle: it begins at the median of golden images' maps, and half of it is the threshold for
+pixels, around which regions are outlined. For hidden parts it begins at 0 at least, their threshold is what 99 % of
+the pixels of the median golden image do not exceed, and they have no regions.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
@@ -20,13 +22,15 @@ from PIL import Image
 from lit_od.backbone.map_graph import MapGraph
 from lit_od.bundle.folder import MAPS, Bundle, golden_arrays
 from lit_od.detectors import PixelDetector
-from lit_od.detectors.reconstruction import pixel_verdicts
 from lit_od.errors import BackboneError, BundleError, DataError
 from lit_od.images.batching import GRAPH_BATCH
-from lit_od.scoring.drawing import enlarged, heat, in_colour, overlay, side_by_side
+from lit_od.runtime.threads import limited
+from lit_od.scoring.colour_scale import ColourScale
+from lit_od.scoring.drawing import colour_bar, enlarged, in_colour, outlined, overlay, side_by_side
 from lit_od.scoring.occlusion import occlusion_maps
+from lit_od.scoring.regions import above
 from lit_od.scoring.scorer import Scorer
-from lit_od.types import Images, Outputs, Stats
+from lit_od.types import Images, Maps, Stats
 
 
 def heat_maps(scorer: Scorer, images: Images) -> NDArray[np.float32]:
@@ -61,17 +65,32 @@ def heat_maps(scorer: Scorer, images: Images) -> NDArray[np.float32]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class MapPicture:
+    """A map with its picture.
+
+    Attributes:
+        map: The map, (h, w) float32.
+        outlying: True for pixels above the threshold, (h, w); None if the detector has no maps.
+        picture: The image beside its heat.
+    """
+
+    map: NDArray[np.float32]
+    outlying: NDArray[np.bool_] | None
+    picture: Image.Image
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class HeatMaps:
     """Heat maps and pictures of one bundle.
 
     Attributes:
         scorer: The loaded bundle.
-        threshold: Pixel score above which a pixel is called an outlier.
+        scale: Colours of all its pictures.
         graph: Reconstructs images; None where the bundle has no such graph.
     """
 
     scorer: Scorer
-    threshold: float
+    scale: ColourScale
     graph: MapGraph | None
 
     @classmethod
@@ -95,62 +114,68 @@ class HeatMaps:
                 )
             except BackboneError as error:
                 raise BundleError(f"{MAPS}: {error}") from error
-        return cls(scorer, _threshold(scorer, bundle), graph)
+        return cls(scorer, colour_scale(bundle, scorer), graph)
 
-    def heats(self, images: Images, outputs: Outputs | None = None) -> Stats:
-        """Return the heat in [0, 1] of each pixel, (n, h, w); 0.5 is the threshold.
+    def heats(self, images: Images, maps: Maps | None = None) -> Stats:
+        """Return the heat in [0, 1] of each pixel, (n, h, w).
 
         Args:
             images: Prepared images, (n, h, w, c) uint8.
-            outputs: Their outputs, if known: with a detector of maps the graph need not run again.
+            maps: Their maps, if known; else they are computed.
         """
-        if outputs is not None and isinstance(self.scorer.detector, PixelDetector):
-            _, scores = self.scorer.detector.score_map(outputs)
-        else:
-            scores = heat_maps(self.scorer, images)
-        return heat(scores.astype(np.float64), self.threshold)
+        return self.scale.heat(heat_maps(self.scorer, images) if maps is None else maps)
 
-    def verdicts(self, outputs: Outputs) -> NDArray[np.bool_] | None:
-        """Return True for outlying pixels, (n, h, w); None if the detector has no maps.
-
-        Args:
-            outputs: Outputs of the backbone for n images.
-        """
-        if not isinstance(self.scorer.detector, PixelDetector):
-            return None
-        return pixel_verdicts(self.scorer.detector.score_map(outputs)[1], self.threshold)
-
-    def pictures(self, images: Images, outputs: Outputs) -> Iterator[Image.Image]:
+    def pictures(self, images: Images, maps: Maps | None = None) -> Iterator[MapPicture]:
         """Draw a picture of each image, lazily.
 
         Args:
             images: Prepared images, (n, h, w, c) uint8.
-            outputs: The backbone's outputs for them: squared errors, the same shape, or features (n, d).
+            maps: Their maps, (n, h, w), as the scores' own run gives them where the detector has maps. Else they are
+                computed.
         """
         for start in range(0, len(images), GRAPH_BATCH):
             block = images[start : start + GRAPH_BATCH]
-            heats = self.heats(block, outputs[start : start + GRAPH_BATCH])
-            reconstructed = self._reconstructed(block)
-            for row in range(len(block)):
-                one = block[row : row + 1]
-                parts = [in_colour(one)[0], overlay(one, heats[row : row + 1])[0]]
-                if reconstructed is not None:
-                    parts.insert(1, in_colour(reconstructed)[row])
-                yield enlarged(side_by_side(parts), one.shape[1:3])
+            mapped = heat_maps(self.scorer, block) if maps is None else maps[start : start + GRAPH_BATCH]
+            reconstructed = self.reconstructed(block)
+            for row, values in enumerate(mapped):
+                middle = None if reconstructed is None else reconstructed[row]
+                yield self._picture(block[row], values, middle)
 
-    def _reconstructed(self, images: Images) -> Images | None:
+    def _picture(self, image: Images, values: NDArray[np.float32], reconstructed: Images | None) -> MapPicture:
+        one, limit = image[None], self.scorer.pixel_threshold
+        heat = overlay(one, self.scale.heat(values)[None])[0]
+        outlying = None if limit is None else above(values, limit)
+        parts = [enlarged(in_colour(one)[0]), enlarged(heat) if outlying is None else outlined(heat, outlying)]
+        if reconstructed is not None:
+            parts.insert(1, enlarged(in_colour(reconstructed[None])[0]))
+        drawn = side_by_side([*parts, colour_bar(self.scale, len(parts[0]))])
+        return MapPicture(values, outlying, Image.fromarray(drawn))
+
+    def reconstructed(self, images: Images) -> Images | None:
+        """Return reconstructions, uint8 in the images' shape; None without a graph."""
         if self.graph is None:
             return None
         _, pixels = self.graph(images)
         return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
 
 
-def _threshold(scorer: Scorer, bundle: Bundle) -> float:
-    """Return the bundle's pixel threshold, or one from its golden images' maps."""
-    calibrated = bundle.manifest.calibration.pixel_threshold
-    if calibrated is not None:
-        return calibrated
-    golden = golden_arrays(bundle)
-    maps = heat_maps(scorer, golden["pixels"])
-    # the median, since a golden image's format can distort its map
-    return max(float(np.median(np.percentile(maps, 99, axis=(1, 2)))), 0.0)
+def colour_scale(bundle: Bundle, scorer: Scorer) -> ColourScale:
+    """Return the scale of a bundle's maps.
+
+    It comes from the maps of its golden images and the threshold for pixels.
+
+    Args:
+        bundle: The bundle.
+        scorer: The same bundle, loaded.
+    """
+    golden, detector, least = golden_arrays(bundle), scorer.detector, -math.inf
+    if isinstance(detector, PixelDetector):
+        with limited(scorer.threads):
+            _, maps = detector.score_map(golden["outputs"])
+    else:
+        maps, least = heat_maps(scorer, golden["pixels"]), 0.0
+    threshold = scorer.pixel_threshold
+    if threshold is None:
+        # the median, since a golden image's format can distort its map
+        threshold = max(float(np.median(np.percentile(maps, 99, axis=(1, 2)))), 0.0)
+    return ColourScale.of_maps(maps, threshold, least=least)

@@ -18,7 +18,8 @@ from lit_od.serving import page, protocol
 from lit_od.serving.gate import FAILURE, Gate, refused
 from lit_od.serving.intake import CountedAnswer, Intake, Room, require_type
 from lit_od.serving.limits import ClientGone, Limits, Refused
-from lit_od.serving.models import Answers, Model, joined, picture_bytes
+from lit_od.serving.map_answers import large_bytes
+from lit_od.serving.models import Answers, Model, joined
 from lit_od.serving.normal_images import NormalImages
 from lit_od.serving.protocol import LENGTH_HEADER, ScoreRequest
 from lit_od.serving.sent_images import DecodingRoom
@@ -103,7 +104,7 @@ class Site:
 
         async def counted(piece: "Future[Answers]") -> Answers:
             answers = await asyncio.wrap_future(piece)
-            room.take(picture_bytes(answers))
+            room.take(large_bytes(answers))
             return answers
 
         counts = [asyncio.ensure_future(counted(piece)) for piece in pieces]

@@ -1,6 +1,5 @@
 """Models: bundles that answer with scores, heat maps and nearest normal images."""
 
-import io
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +16,13 @@ from lit_od.runtime.onnx_session import PROVIDERS
 from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.scorer import Scorer
 from lit_od.scoring.similar_images import SimilarImages
+from lit_od.serving.map_answers import LARGE, MAPPED, has_maps, map_answers, map_card, map_outputs
 from lit_od.serving.normal_images import NEAREST, NormalImages, similar_images
 from lit_od.serving.protocol import PLAIN, VERSION
 from lit_od.serving.tensors import Column
 from lit_od.types import Features
 
-MAP, NEAREST_ROW, NEAREST_DISTANCE = "map", "nearest", "nearest_distance"
+NEAREST_ROW, NEAREST_DISTANCE = "nearest", "nearest_distance"
 """Outputs that are computed only on request."""
 
 
@@ -45,11 +45,6 @@ def joined(parts: Sequence[Answers]) -> Answers:
             elements: list[Any] = [element for each in parts for element in each[name]]
             whole[name] = elements
     return whole
-
-
-def picture_bytes(answers: Answers) -> int:
-    """Count the bytes of the pictures among the answers; all else is small."""
-    return sum(len(picture) for picture in answers.get(MAP, ()))
 
 
 def maps_of(bundle: Bundle, scorer: Scorer) -> Callable[[], HeatMaps]:
@@ -123,7 +118,7 @@ class Model:
     def outputs(self) -> dict[str, tuple[str, list[int]]]:
         """List type and shape of every output; -1 is the number of images."""
         found = dict(zip(PLAIN, (("FP64", [-1]), ("FP64", [-1]), ("BOOL", [-1]), ("BYTES", [-1])), strict=True))
-        found[MAP] = ("BYTES", [-1])
+        found |= map_outputs(self.whole)
         if self.nearest is not None:
             found[NEAREST_ROW], found[NEAREST_DISTANCE] = ("INT64", [-1, NEAREST]), ("FP64", [-1, NEAREST])
         return found
@@ -153,6 +148,8 @@ class Model:
             "size": list(manifest.preparation.size),
             "mode": manifest.preparation.mode,
             "outputs": list(self.outputs),
+            "least": float(self.bundle.calibration.scores[0]),
+            "maps": map_card(self.maps()) if has_maps(self.whole) else None,
         }
 
     def answer(self, sources: Sequence[Source], wanted: frozenset[str], *, alone: bool) -> Answers:
@@ -164,7 +161,7 @@ class Model:
             alone: True if all cores are free for it.
         """
         scorer = self.whole if alone else self.single
-        ((result, found),) = scorer.stream_outputs(sources, batch_size=GRAPH_BATCH)
+        ((result, found),) = scorer.stream_outputs(sources, batch_size=GRAPH_BATCH, maps=bool(MAPPED & wanted))
         batch, outputs, sound = found.batch, found.outputs, np.flatnonzero(found.finite)
         answers: Answers = {
             "score": result.score,
@@ -172,22 +169,11 @@ class Model:
             "is_outlier": result.is_outlier,
             "error": [error or "" for error in result.error],
         }
-        if MAP in wanted:
-            answers[MAP] = self._maps(batch, outputs, sound)
+        if (MAPPED | LARGE) & wanted:
+            answers |= map_answers(self.maps(), wanted, result, found)
         if {NEAREST_ROW, NEAREST_DISTANCE} & wanted:
             answers[NEAREST_ROW], answers[NEAREST_DISTANCE] = self._nearest(batch, outputs, sound)
         return answers
-
-    def _maps(self, batch: Batch, outputs: Features, sound: NDArray[np.intp]) -> list[bytes]:
-        """Draw a PNG for each image with finite outputs."""
-        pictures = [b""] * len(batch.sources)
-        if len(sound):
-            drawn = self.maps().pictures(batch.images[sound], outputs[sound])
-            for row, picture in zip(batch.rows[sound].tolist(), drawn, strict=True):
-                file = io.BytesIO()
-                picture.save(file, "PNG")
-                pictures[row] = file.getvalue()
-        return pictures
 
     def _nearest(
         self, batch: Batch, outputs: Features, sound: NDArray[np.intp]

@@ -25,6 +25,9 @@ EXTENSIONS = ["binary_tensor_data"]
 PLAIN = ("score", "p_value", "is_outlier", "error")
 """Outputs of a request that names none."""
 
+BINARY = ("raw",)
+"""Outputs in binary form alone: as JSON they would take many times the memory."""
+
 LENGTH_HEADER = "Inference-Header-Content-Length"
 """Header with the number of bytes of the JSON before binary tensors."""
 
@@ -136,6 +139,10 @@ def read(
             raise Refused(400, f"there is no output {each.name[:100]!r}: this model has {', '.join(known)}")
         own = each.parameters.binary_data
         outputs[each.name] = binary if own is None else own
+        if each.name in BINARY and not outputs[each.name]:
+            raise Refused(
+                400, f'{each.name} is given in binary form alone: ask with "parameters": {{"binary_data": true}}'
+            )
     return ScoreRequest(parsed.id, sources, outputs or dict.fromkeys(PLAIN, binary))
 
 

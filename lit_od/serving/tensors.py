@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lit_od.serving.limits import Refused
 
-Column: TypeAlias = NDArray[np.float64] | NDArray[np.bool_] | NDArray[np.int64] | Sequence[bytes] | Sequence[str]
+Column: TypeAlias = NDArray[np.floating[Any] | np.bool_ | np.int64] | Sequence[bytes] | Sequence[str]
 """An output: numbers of shape (n, ...), or n strings or files."""
 
 _WIDTH = 4
@@ -80,7 +80,7 @@ def files(name: str, count: int, data: memoryview | msgspec.Raw) -> list[bytes]:
 def datatype(column: Column) -> str:
     """Return the protocol's name of an output's type."""
     if isinstance(column, np.ndarray):
-        return {"f": "FP64", "b": "BOOL", "i": "INT64"}[column.dtype.kind]
+        return {"f8": "FP64", "f4": "FP32", "b1": "BOOL", "i8": "INT64"}[column.dtype.str[1:]]
     return "BYTES"
 
 

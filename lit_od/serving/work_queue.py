@@ -16,7 +16,8 @@ from lit_od.images.batching import GRAPH_BATCH
 from lit_od.images.sources import Source
 from lit_od.runtime.stopping import Stopper, stop_with
 from lit_od.serving.limits import RETRY_AFTER, Refused
-from lit_od.serving.models import MAP, Answers, Model, part
+from lit_od.serving.map_answers import LARGE
+from lit_od.serving.models import Answers, Model, part
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +26,7 @@ class Piece:
 
     Attributes:
         model: The model that scores it.
-        sources: At most GRAPH_BATCH images; one if a heat map is wanted, which may take as long as many.
+        sources: At most GRAPH_BATCH images; one if a picture or a map is wanted, which may take as long as many.
         wanted: Names of the wanted outputs.
         answers: Future of its answers.
     """
@@ -126,7 +127,7 @@ class WorkQueue:
 
 def _most(wanted: frozenset[str]) -> int:
     """Return the largest number of images that a worker takes at once."""
-    return 1 if MAP in wanted else GRAPH_BATCH
+    return 1 if LARGE & wanted else GRAPH_BATCH
 
 
 def _fits(piece: Piece, taken: Sequence[Piece]) -> bool:

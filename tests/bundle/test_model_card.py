@@ -1,6 +1,7 @@
 """The model card says what the bundle is."""
 
 import re
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -9,6 +10,8 @@ from lit_od.bundle.folder import CARD, Bundle
 from lit_od.bundle.manifest import Provenance
 from lit_od.bundle.model_card import model_card
 from lit_od.images.preparation import Preparation
+from lit_od.images.sources import Source
+from tests.support.graphs import patch_bundle
 
 
 def rows(card: str) -> dict[str, str]:
@@ -42,6 +45,17 @@ def test_it_states_the_threshold_of_pixels(made_bundle: Bundle) -> None:
     manifest = msgspec.structs.replace(made_bundle.manifest, calibration=entry)
     found = rows(model_card(manifest, made_bundle.calibration))
     assert found["pixels"] == "a squared error above 0.0125 stands out: 1 % of the inliers' pixels have one"
+
+
+def test_it_states_maps_of_patches_and_all_members_of_an_ensemble(digits: list[Source], tmp_path: Path) -> None:
+    members = [{"kind": "padim", "components": 2 + row} for row in range(4)]
+    bundle = patch_bundle(tmp_path / "b", digits, detector={"kind": "ensemble", "members": members})
+    found = rows(bundle.files[CARD].decode())
+    assert found["pixels"] == (
+        f"the run that scores an image maps each place too; above {bundle.calibration.threshold:.6g} it stands out"
+    )
+    named = "; ".join(f"(kind padim, components {2 + row})" for row in range(4))
+    assert f"members {named}, " in found["detector"]
 
 
 def test_it_warns_where_the_interval_promises_too_much(made_bundle: Bundle) -> None:

@@ -19,7 +19,8 @@ from PIL import Image
 from lit_od.images.preparation import MAX_PIXELS
 from lit_od.serving import connection
 from lit_od.serving.limits import Limits
-from lit_od.serving.models import MAP, Answers, Model
+from lit_od.serving.map_answers import MAP
+from lit_od.serving.models import Answers, Model
 from tests.support.images import encoded
 from tests.support.site import Answer, Site, binary, read_all, running
 

@@ -58,7 +58,7 @@ class BankNodes:
         return graph.cast(wide, np.float32)
 
     def nearest(self, graph: GraphBuilder, queries: str, wanted: int) -> tuple[str, str]:
-        """Add distances (n, k), ascending, double, and numbers (n, k) of the nearest rows.
+        """Add distances (n, k), ascending, and numbers (n, k) of the nearest rows.
 
         Args:
             graph: The graph.
@@ -84,7 +84,13 @@ class BankNodes:
         return self._mended(graph, queries, lacking, (distances, found), wanted)
 
     def distances(self, graph: GraphBuilder, queries: str, ids: str) -> str:
-        """Add exact distances of queries (n, d) to rows ids (n, c), double, (n, c)."""
+        """Add exact distances of queries (n, d) to rows ids (n, c), double, (n, c).
+
+        Args:
+            graph: The graph.
+            queries: Prepared features, float32.
+            ids: Numbers of rows, int64.
+        """
         rows = graph.cast(graph.op("Gather", self.rows, ids, axis=0), np.float64)  # (n, c, d)
         points = graph.op("Unsqueeze", graph.cast(queries, np.float64), graph.integers(1))
         return self._compared(graph, rows, points)
@@ -151,7 +157,13 @@ class BankNodes:
 
 
 def knn(graph: GraphBuilder, detector: KNN, features: str) -> str:
-    """Add the mean or the k-th distance of features (n, d)."""
+    """Add the mean or the k-th distance of features (n, d).
+
+    Args:
+        graph: The graph.
+        detector: The fitted detector.
+        features: Name of the features, float32, (n, d).
+    """
     bank = BankNodes.of(graph, detector.bank)
     distances, _ = bank.nearest(graph, bank.prepared(graph, features), detector.settings.k)
     if detector.settings.reduce == "kth":
@@ -160,7 +172,13 @@ def knn(graph: GraphBuilder, detector: KNN, features: str) -> str:
 
 
 def lof(graph: GraphBuilder, detector: LOF, features: str) -> str:
-    """Add the local outlier factors of features (n, d)."""
+    """Add the local outlier factors of features (n, d).
+
+    Args:
+        graph: The graph.
+        detector: The fitted detector.
+        features: Name of the features, float32, (n, d).
+    """
     bank = BankNodes.of(graph, detector.bank)
     distances, ids = bank.nearest(graph, bank.prepared(graph, features), detector.settings.k)
     reach = graph.op("Max", distances, graph.op("Gather", graph.constant(detector.k_distances), ids, axis=0))
@@ -170,7 +188,13 @@ def lof(graph: GraphBuilder, detector: LOF, features: str) -> str:
 
 
 def local_residual(graph: GraphBuilder, detector: LocalResidual, features: str) -> str:
-    """Add the distances of features (n, d) to the hulls of their nearest rows."""
+    """Add the distances of features (n, d) to the hulls of their nearest rows.
+
+    Args:
+        graph: The graph.
+        detector: The fitted detector.
+        features: Name of the features, float32, (n, d).
+    """
     bank, count = BankNodes.of(graph, detector.bank), detector.settings.k
     queries = bank.prepared(graph, features)
     _, ids = bank.nearest(graph, queries, count)
@@ -194,9 +218,9 @@ def local_residual(graph: GraphBuilder, detector: LocalResidual, features: str) 
 
 
 def _solved(graph: GraphBuilder, system: str, right: str, count: int) -> str:
-    """Add the solution (n, k, 1) of systems (n, k, k), symmetric and positive definite.
+    """Add the solutions (n, k, 1) of linear systems (n, k, k).
 
-    Gauss and Jordan's elimination needs no pivoting for such systems.
+    They are symmetric and positive definite: Gauss and Jordan's elimination needs no pivoting.
     """
     table = graph.op("Concat", system, right, axis=2)  # (n, k, k + 1)
     for place in range(count):

@@ -1,4 +1,7 @@
-"""Detectors that give maps as nodes of an ONNX graph: over patches, and over errors of a reconstruction."""
+"""Detectors that give maps as nodes of an ONNX graph.
+
+They read patches, or the squared errors of a reconstruction.
+"""
 
 from typing import Any
 
@@ -17,7 +20,13 @@ from lit_od.formats.onnx_builder import GraphBuilder
 
 
 def over_patches(graph: GraphBuilder, detector: PatchDetector, patches: str) -> tuple[str, str]:
-    """Add scores (n,) and maps (n, h, w) of patches (n, gh, gw, d)."""
+    """Add scores (n,) and maps (n, h, w) of patches (n, gh, gw, d).
+
+    Args:
+        graph: The graph.
+        detector: The fitted detector.
+        patches: Name of the patches, float32, (n, gh, gw, d).
+    """
     settings, (rows, columns, _) = detector.settings, detector.input_shape
     maps = add_form(graph, detector, patches)
     height, width = settings.size or (rows, columns)
@@ -32,7 +41,13 @@ def over_patches(graph: GraphBuilder, detector: PatchDetector, patches: str) -> 
 
 
 def reconstruction(graph: GraphBuilder, detector: Reconstruction, errors: str) -> tuple[str, str]:
-    """Add scores (n,) and maps (n, h, w) of squared errors (n, h, w, c)."""
+    """Add scores (n,) and maps (n, h, w) of squared errors (n, h, w, c).
+
+    Args:
+        graph: The graph.
+        detector: The fitted detector.
+        errors: Name of the squared errors, float32, (n, h, w, c).
+    """
     flat = graph.reshape(errors, 0, detector.width)
     scores = _mean_of_largest(graph, flat, elements_averaged(detector.width, detector.settings.outlier_perc))
     maps = graph.cast(graph.mean(graph.cast(errors, np.float64), 3), np.float32)
@@ -40,7 +55,13 @@ def reconstruction(graph: GraphBuilder, detector: Reconstruction, errors: str) -
 
 
 def padim(graph: GraphBuilder, detector: PaDiM, patches: str) -> str:
-    """Add the distance of each patch to the Gaussian of its position, float32, (n, gh, gw)."""
+    """Add each patch's distance to the Gaussian of its position, (n, gh, gw).
+
+    Args:
+        graph: The graph.
+        detector: The fitted detector.
+        patches: Name of the patches, float32, (n, gh, gw, d).
+    """
     rows = _projected(graph, patches, detector.grid, detector.centre, detector.projection)  # (n, p, k)
     offset = graph.op("Sub", rows, graph.constant(detector.means, np.float32))
     kind = np.float16 if detector.settings.precision == "fp16" else np.float32
@@ -54,7 +75,13 @@ def padim(graph: GraphBuilder, detector: PaDiM, patches: str) -> str:
 
 
 def patchcore(graph: GraphBuilder, detector: PatchCore, patches: str) -> str:
-    """Add the distance of each patch to the bank, float32, (n, gh, gw)."""
+    """Add the distance of each patch to the bank, float32, (n, gh, gw).
+
+    Args:
+        graph: The graph.
+        detector: The fitted detector.
+        patches: Name of the patches, float32, (n, gh, gw, d).
+    """
     height, width, channels = detector.grid
     rows = graph.reshape(patches, -1, channels)
     if detector.whitening is not None:
@@ -69,13 +96,25 @@ def patchcore(graph: GraphBuilder, detector: PatchCore, patches: str) -> str:
 
 
 def patch_rows(graph: GraphBuilder, detector: PatchRows, patches: str) -> str:
-    """Add the score of each patch by a detector of features, float32, (n, gh, gw)."""
+    """Add the score of each patch by a detector of features, float32, (n, gh, gw).
+
+    Args:
+        graph: The graph.
+        detector: The fitted detector.
+        patches: Name of the patches, float32, (n, gh, gw, d).
+    """
     scores = add_form(graph, detector.member, graph.reshape(patches, -1, detector.grid[2]))
     return graph.reshape(_single(graph, scores), -1, *detector.grid[:2])
 
 
 def ensemble(graph: GraphBuilder, detector: Ensemble, patches: str) -> str:
-    """Add the sums of the members' scaled cells, float32, (n, gh, gw)."""
+    """Add the sums of the members' scaled cells, float32, (n, gh, gw).
+
+    Args:
+        graph: The graph.
+        detector: The fitted detector.
+        patches: Name of the patches, float32, (n, gh, gw, d).
+    """
     weights = detector.settings.weights or [1.0] * len(detector.members)
     parts = zip(detector.members, weights, detector.shifts, detector.scales, strict=True)
     cells = [

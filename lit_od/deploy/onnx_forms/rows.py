@@ -17,7 +17,13 @@ from lit_od.types import Stats
 
 
 def mahalanobis(graph: GraphBuilder, detector: Mahalanobis, features: str) -> str:
-    """Add the distances of features (n, d)."""
+    """Add the distances of features (n, d).
+
+    Args:
+        graph: The graph.
+        detector: The fitted detector.
+        features: Name of the features, float32, (n, d).
+    """
     wide = graph.cast(features, np.float64)
     white = _whitened(graph, wide, detector.means[0], detector.whitener)
     if len(detector.means) > 1:
@@ -34,7 +40,13 @@ def mahalanobis(graph: GraphBuilder, detector: Mahalanobis, features: str) -> st
 
 
 def gmm(graph: GraphBuilder, detector: GMM, features: str) -> str:
-    """Add the negative log-likelihoods of features (n, d)."""
+    """Add the negative log-likelihoods of features (n, d).
+
+    Args:
+        graph: The graph.
+        detector: The fitted detector.
+        features: Name of the features, float32, (n, d).
+    """
     count, width = detector.means.shape
     wide, joint = graph.cast(features, np.float64), []
     for row, (weight, mean) in enumerate(zip(detector.weights, detector.means, strict=True)):
@@ -61,7 +73,13 @@ def gmm(graph: GraphBuilder, detector: GMM, features: str) -> str:
 
 
 def pca_residual(graph: GraphBuilder, detector: PCAResidual, features: str) -> str:
-    """Add the distances of features (n, d)."""
+    """Add the distances of features (n, d).
+
+    Args:
+        graph: The graph.
+        detector: The fitted detector.
+        features: Name of the features, float32, (n, d).
+    """
     wide = graph.op("Sub", graph.cast(features, np.float64), graph.constant(detector.mean))
     wide = graph.op("Div", wide, graph.constant(detector.scale))
     kept = graph.op("MatMul", wide, graph.constant(detector.components.T))
@@ -71,7 +89,13 @@ def pca_residual(graph: GraphBuilder, detector: PCAResidual, features: str) -> s
 
 
 def feature_ensemble(graph: GraphBuilder, detector: FeatureEnsemble, features: str) -> str:
-    """Add the sums of the members' scaled scores of features (n, d)."""
+    """Add the sums of the members' scaled scores of features (n, d).
+
+    Args:
+        graph: The graph.
+        detector: The fitted detector.
+        features: Name of the features, float32, (n, d).
+    """
     weights = detector.settings.weights or [1.0] * len(detector.members)
     parts = zip(detector.members, weights, detector.shifts, detector.scales, strict=True)
     return scaled_sum(
@@ -81,6 +105,11 @@ def feature_ensemble(graph: GraphBuilder, detector: FeatureEnsemble, features: s
 
 def add_form(graph: GraphBuilder, detector: Detector, outputs: str) -> Any:
     """Add a detector by its own form, and return what it gives.
+
+    Args:
+        graph: The graph.
+        detector: The fitted detector.
+        outputs: Name of the backbone's output, float32.
 
     Raises:
         ConfigError: If the detector has no form, or cannot be written as one.
@@ -105,7 +134,7 @@ def scaled_sum(graph: GraphBuilder, parts: list[tuple[str, float, float]]) -> st
 
 
 def _whitened(graph: GraphBuilder, rows: str, mean: Stats, factor: Stats) -> str:
-    """Add W (x - m) of rows (n, d), double; the factor is a matrix (d, d) or a diagonal (d,)."""
+    """Add W (x - m) of rows (n, d), double; W is a matrix (d, d) or a diagonal."""
     offset = graph.op("Sub", rows, graph.constant(mean))
     if factor.ndim == 1:
         return graph.op("Mul", offset, graph.constant(factor))

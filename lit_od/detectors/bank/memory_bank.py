@@ -213,7 +213,7 @@ class Bank:
 
 
 def candidates(rows: int, wanted: int) -> int:
-    """Return the number of rows that a search proposes, of a bank of so many, for those wanted."""
+    """Return how many of a bank's rows a search proposes, for those wanted."""
     return min(rows, wanted + max(4, wanted // 5))
 
 

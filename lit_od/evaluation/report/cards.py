@@ -1,24 +1,25 @@
 """The images of a set that say most about a detector, with explanations."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from lit_od.detectors.base import PixelDetector
 from lit_od.errors import DataError
 from lit_od.evaluation.image_sets import ImageSet
 from lit_od.images.batching import load
+from lit_od.images.geometry import Box
+from lit_od.images.ground_truth import GroundTruth
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source
 from lit_od.images.split import evenly
-from lit_od.scoring.drawing import overlay
+from lit_od.scoring.drawing import outline, overlay
 from lit_od.scoring.maps import HeatMaps
+from lit_od.scoring.regions import Region, above, find_regions
 from lit_od.scoring.scorer import Scorer
 from lit_od.scoring.similar_images import SimilarImages
-from lit_od.types import Features, Images, Scores
+from lit_od.types import Features, Images, Maps, Scores
 
 SHOWN = 12
 """Images of a gallery."""
@@ -31,6 +32,33 @@ SEARCHED = 2000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ShownRegions:
+    """Regions of an image, as they are drawn over its prepared pixels.
+
+    Attributes:
+        found: Regions in the image's own pixels, the largest peak first.
+        boxes: Their boxes in prepared pixels.
+        outline: Lines around them, x and y of both ends in corners of prepared pixels, (k, 4).
+    """
+
+    found: Sequence[Region]
+    boxes: Sequence[Box]
+    outline: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, one: Maps, found: Sequence[Region], threshold: float) -> "ShownRegions":
+        """Find the boxes and the outline of an image's regions.
+
+        Args:
+            one: The image's map, (h, w).
+            found: All its regions in its own pixels.
+            threshold: Pixels above it belong to regions.
+        """
+        boxes = [region.box for region in find_regions(one, threshold)]
+        return cls(found, boxes, outline(above(one, threshold)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Card:
     """One image of a gallery.
 
@@ -40,8 +68,9 @@ class Card:
         p_value: Its p-value.
         image: Prepared pixels, (h, w, c) uint8.
         neighbours: The nearest normal images, nearest first, with their names.
-        explained: Reconstruction and heat beside the image, if the detector reads errors.
-        heat: The image under its heat, (h, w, 3) uint8, for the most outlying, if the detector reads features.
+        views: Pictures beside it by title: its reconstruction and its heat, (h, w, c) uint8, and the mask of its
+            defects, (h, w) bool, as far as there are any. Without maps only the most outlying have heat.
+        regions: Its regions; None if the detector has no maps.
     """
 
     name: str
@@ -49,8 +78,8 @@ class Card:
     p_value: float
     image: Images
     neighbours: Sequence[tuple[str, Images]] = ()
-    explained: Image.Image | None = None
-    heat: Images | None = None
+    views: Mapping[str, NDArray[np.uint8] | NDArray[np.bool_]] = field(default_factory=dict)
+    regions: ShownRegions | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,62 +127,71 @@ class Normals:
         return [[(self.sources[row].name, pixels[row]) for row in each] for each in kept]
 
 
-def gallery(
-    scorer: Scorer, images: ImageSet, scores: Scores, *, maps: HeatMaps, normals: Normals | None = None
-) -> Gallery:
-    """Collect the `SHOWN` most and least outlying images of a set; each image once.
+@dataclass(frozen=True, slots=True, eq=False)
+class Galleries:
+    """A maker of galleries.
 
-    Args:
+    Attributes:
         scorer: A bundle's scorer.
-        images: The set.
-        scores: Scores of its images, shape (n,).
         maps: Heat maps of the same bundle.
         normals: Normal images to search for neighbours; None shows none.
-
-    Raises:
-        DataError: If an image cannot be read any more.
+        truth: Masks of defective images; None where there are none.
     """
-    order = np.argsort(-scores, kind="stable")
-    most = order[: min(SHOWN, -(-len(order) // 2))]
-    least = order[len(most) :][::-1][:SHOWN]
-    return Gallery(
-        images.name,
-        _cards(scorer, images, scores, most, maps, normals, heated=True),
-        _cards(scorer, images, scores, least, maps, normals, heated=False),
-    )
 
+    scorer: Scorer
+    maps: HeatMaps
+    normals: Normals | None = None
+    truth: GroundTruth | None = None
 
-def _cards(
-    scorer: Scorer,
-    images: ImageSet,
-    scores: Scores,
-    rows: NDArray[np.intp],
-    maps: HeatMaps,
-    normals: Normals | None,
-    *,
-    heated: bool,
-) -> list[Card]:
-    if not len(rows):
-        return []
-    sources = [images.sources[row] for row in rows]
-    parts = _extracted(scorer, sources, images.preparation)
-    pixels = np.concatenate([each for each, _ in parts])
-    outputs = np.concatenate([each for _, each in parts])
-    names = [source.name for source in sources]
-    near = [[] for _ in names] if normals is None else normals.nearest(pixels, outputs, names)
-    has_maps, nothing = isinstance(scorer.detector, PixelDetector), [None] * len(names)
-    explained = list(maps.pictures(pixels, outputs)) if has_maps else nothing
-    heats = list(overlay(pixels, maps.heats(pixels))) if heated and not has_maps else nothing
-    p_values = scorer.calibration.p_values(scores[rows])
-    return [
-        Card(names[at], float(scores[row]), float(p_values[at]), pixels[at], near[at], explained[at], heats[at])
-        for at, row in enumerate(rows)
-    ]
+    def gallery(self, images: ImageSet, scores: Scores) -> Gallery:
+        """Collect the `SHOWN` most and least outlying images of a set; each image once.
 
+        Args:
+            images: The set.
+            scores: Scores of its images, shape (n,).
 
-def _extracted(scorer: Scorer, sources: Sequence[Source], preparation: Preparation) -> list[tuple[Images, Features]]:
-    parts = []
-    for found in replace(scorer.extractor, preparation=preparation).outputs(sources):
-        found.batch.require_readable()
-        parts.append((found.batch.images, found.outputs))
-    return parts
+        Raises:
+            DataError: If an image cannot be read any more, or a mask cannot be read.
+        """
+        order = np.argsort(-scores, kind="stable")
+        most = order[: min(SHOWN, -(-len(order) // 2))]
+        least = order[len(most) :][::-1][:SHOWN]
+        return Gallery(
+            images.name,
+            self._cards(images, scores, most, heated=True),
+            self._cards(images, scores, least, heated=False),
+        )
+
+    def _cards(self, images: ImageSet, scores: Scores, rows: NDArray[np.intp], *, heated: bool) -> list[Card]:
+        sources = [images.sources[row] for row in rows]
+        cards: list[Card] = []
+        scorer = replace(self.scorer, extractor=replace(self.scorer.extractor, preparation=images.preparation))
+        p_values = scorer.calibration.p_values(scores[rows])
+        for result, found in scorer.stream_outputs(sources, maps=True):
+            found.require_sound()
+            pixels, names = found.batch.images, result.name
+            near = [[] for _ in names] if self.normals is None else self.normals.nearest(pixels, found.outputs, names)
+            views = self._views(pixels, result.maps, heated=heated or result.maps is not None)
+            for row, source in enumerate(found.batch.sources):
+                own = {title: pictures[row] for title, pictures in views.items()}
+                if (mask := self._mask(source, images.preparation)) is not None:
+                    own["truth"] = mask
+                regions, limit = None, scorer.pixel_threshold
+                if result.maps is not None and result.regions is not None and limit is not None:
+                    regions = ShownRegions.of(result.maps[row], result.regions[row], limit)
+                score, p_value = float(scores[rows[len(cards)]]), float(p_values[len(cards)])
+                cards.append(Card(source.name, score, p_value, pixels[row], near[row], own, regions))
+        return cards
+
+    def _views(self, pixels: Images, maps: Maps | None, *, heated: bool) -> dict[str, Images]:
+        """Draw reconstructions and heats, as far as there are any, (n, h, w, c) each."""
+        views = {}
+        if (reconstructed := self.maps.reconstructed(pixels)) is not None:
+            views["reconstruction"] = reconstructed
+        if heated:
+            views["map"] = overlay(pixels, self.maps.heats(pixels, maps))
+        return views
+
+    def _mask(self, source: Source, preparation: Preparation) -> NDArray[np.bool_] | None:
+        masks = [] if self.truth is None else self.truth.masks(source, preparation)
+        return np.any([each.pixels for each in masks], axis=0) if masks else None

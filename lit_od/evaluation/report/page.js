@@ -177,6 +177,81 @@
   });
   document.getElementById("reset").addEventListener("click", () => set(data.threshold));
 
+  // ---- a card, enlarged
+
+  const enlarged = document.getElementById("enlarged");
+  const most = 20; // regions in the list
+
+  function figure(title, picture) {
+    const made = document.createElement("figure");
+    const caption = document.createElement("figcaption");
+    caption.textContent = title;
+    made.append(caption, picture);
+    return made;
+  }
+
+  // The image with the outline of its regions, and their boxes in dashes.
+  function drawRegions(card, found) {
+    const [wide, high] = card.dataset.size.split(" ").map(Number);
+    const image = card.querySelector("img");
+    const label = `${found.regions.length} regions of ${image.alt}`;
+    const svg = element("svg", { viewBox: `0 0 ${wide} ${high}`, role: "img", "aria-label": label });
+    svg.append(element("image", { href: image.src, width: wide, height: high, preserveAspectRatio: "none" }));
+    const pen = { fill: "none", stroke: "#00ffff", "vector-effect": "non-scaling-stroke" };
+    svg.append(element("path", { d: found.outline, ...pen, "stroke-width": 2 }));
+    for (const { box } of found.regions) {
+      const [x, y, right, bottom] = box;
+      svg.append(element("rect", { x, y, width: right - x, height: bottom - y, ...pen, "stroke-dasharray": "4 3" }));
+    }
+    return svg;
+  }
+
+  function listRegions(found) {
+    const table = document.createElement("table");
+    table.createCaption().textContent = found.regions.length > most
+      ? `The ${most} regions of the largest peak, of ${found.regions.length}; area and place in the image's own pixels`
+      : "Regions; area and place of the peak in the image's own pixels";
+    const head = table.createTHead().insertRow();
+    for (const word of ["region", "area", "peak", "at x, y"]) {
+      const cell = document.createElement("th");
+      cell.scope = "col";
+      cell.textContent = word;
+      head.append(cell);
+    }
+    const rows = table.createTBody();
+    found.regions.slice(0, most).forEach(({ area, peak, at }, number) => {
+      const row = rows.insertRow();
+      const cells = [String(number + 1), area.toLocaleString("en"), short(peak), at.join(", ")];
+      for (const text of cells) row.insertCell().textContent = text;
+    });
+    return table;
+  }
+
+  function enlarge(card) {
+    const views = document.getElementById("enlarged-views");
+    const list = document.getElementById("enlarged-regions");
+    const found = card.dataset.found && JSON.parse(card.dataset.found);
+    const score = Number(card.closest("[data-score]").dataset.score);
+    document.getElementById("enlarged-title").textContent = card.querySelector("img").alt;
+    document.getElementById("enlarged-facts").textContent =
+      `score ${short(score)}, p-value ${short(Number(card.dataset.p))}` +
+      (found ? `, ${found.regions.length} ${found.regions.length === 1 ? "region" : "regions"}` : "");
+    const figures = [...card.querySelectorAll("img")].map((image) => figure(image.dataset.title, image.cloneNode()));
+    if (found) {
+      const place = figures.findIndex((each) => each.querySelector("img").dataset.title === "map");
+      figures.splice(place + 1, 0, figure("regions", drawRegions(card, found)));
+    }
+    views.classList.toggle("pixelated", card.classList.contains("pixelated"));
+    views.replaceChildren(...figures);
+    list.replaceChildren(...(found && found.regions.length ? [listRegions(found)] : []));
+    enlarged.showModal();
+  }
+
+  for (const card of document.querySelectorAll(".views")) card.addEventListener("click", () => enlarge(card));
+  enlarged.addEventListener("click", (event) => {
+    if (event.target === enlarged) enlarged.close(); // beside it
+  });
+
   drawChart();
   drawTable();
   set(data.threshold);

@@ -12,6 +12,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 
 from lit_od.bundle.folder import Bundle
@@ -22,14 +23,18 @@ from lit_od.evaluation.defects import DefectEvaluation, evaluate_defects
 from lit_od.evaluation.evaluate import TITLES, Evaluation, evaluate
 from lit_od.evaluation.image_sets import FITTED, ImageSet, ImageSets, score_set
 from lit_od.evaluation.plots.style import COLOURS, ScoreAxis, drawing
-from lit_od.evaluation.report.cards import SEARCHED, Normals, gallery
+from lit_od.evaluation.report.cards import SEARCHED, Galleries, Normals, ShownRegions
 from lit_od.formats.text import one_line
+from lit_od.scoring.colour_scale import STEPS
 from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.scorer import Scorer
 from lit_od.types import Images, Scores
 
 THUMBNAIL = 112
-"""Longer side of an image on the page in pixels; smaller ones keep their size and are enlarged in the browser."""
+"""Longer side of a neighbour on the page in pixels; smaller ones keep their size and are enlarged in the browser."""
+
+VIEW = 256
+"""Longer side of an image, its map and its mask."""
 
 QUALITY = 85
 """JPEG quality; images of at most `EXACT` pixels a side are kept as PNG, without loss."""
@@ -79,7 +84,8 @@ def report(bundle: Bundle, scorer: Scorer, images: ImageSets, *, normals: ImageS
     found = evaluate(inliers, outliers, threshold=threshold) if defects is None else defects.images
     searched = Normals(scorer, normals or images.inliers)
     maps = HeatMaps.of(bundle, scorer)
-    galleries = [gallery(scorer, each, scores[each.name], maps=maps, normals=searched) for each in sets]
+    made = Galleries(scorer, maps, searched, images.truth)
+    galleries = [made.gallery(each, scores[each.name]) for each in sets]
     page = _template().render(
         name=bundle.manifest.name,
         facts=model_facts(bundle.manifest, bundle.calibration),
@@ -101,10 +107,14 @@ def report(bundle: Bundle, scorer: Scorer, images: ImageSets, *, normals: ImageS
         pictures=_pictures(bundle, scores, inliers, outliers, threshold),
         galleries=galleries,
         reads_errors=bundle.detector.reads == "errors",
+        scale=maps.scale,
+        steps=STEPS,
+        pixel_threshold=scorer.pixel_threshold,
+        has_truth=images.truth is not None,
         neighbours="given as inliers" if normals is None else NORMAL_SETS.get(normals.name, "given as normal"),
         searched=SEARCHED,
         exact=EXACT,
-        wide=3 * THUMBNAIL,
+        view=VIEW,
     )
     return Report(page, found, defects)
 
@@ -113,7 +123,7 @@ def _template() -> Any:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable
     )
-    environment.filters["uri"] = _uri
+    environment.filters.update(uri=_uri, drawn=_drawn)
     return environment.from_string(_packaged("page.html"))
 
 
@@ -186,12 +196,20 @@ def _svg(figure: Figure, number: int, title: str) -> Markup:
     return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))  # Matplotlib escapes
 
 
-def _uri(picture: Image.Image | Images, limit: int = THUMBNAIL) -> str:
-    """Encode a picture as a data URI; it is reduced to the limit."""
-    if isinstance(picture, np.ndarray):
-        picture = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
-    exact = max(picture.size) <= EXACT
-    picture.thumbnail((limit, limit))
+def _drawn(regions: ShownRegions) -> dict[str, Any]:
+    """Return regions as the page's script draws and lists them."""
+    path = "".join(
+        f"M{x} {y}" + (f"H{right}" if y == bottom else f"V{bottom}") for x, y, right, bottom in regions.outline
+    )
+    found = [{"area": each.area, "peak": each.peak, "at": each.at} for each in regions.found]
+    return {"outline": path, "regions": [{"box": box, **each} for box, each in zip(regions.boxes, found, strict=True)]}
+
+
+def _uri(pixels: Images | NDArray[np.bool_], limit: int = THUMBNAIL) -> str:
+    """Encode a picture, or a mask, as a data URI; it is reduced to the limit."""
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    exact = max(picture.size) <= EXACT or picture.mode == "1"
+    picture.thumbnail((limit, limit), Image.Resampling.NEAREST if picture.mode == "1" else Image.Resampling.BICUBIC)
     file = io.BytesIO()
     kind = "PNG" if exact else "JPEG"
     picture.save(file, kind, **({"optimize": True} if exact else {"quality": QUALITY}))

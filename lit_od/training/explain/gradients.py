@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from lit_od.detectors import Detector
 from lit_od.detectors.reconstruction import pixel_threshold
 from lit_od.errors import ConfigError, DataError, missing_extra
-from lit_od.scoring.drawing import heat, overlay
+from lit_od.scoring.colour_scale import ColourScale
+from lit_od.scoring.drawing import overlay
 from lit_od.training.explain.torch_scores import torch_score
 from lit_od.training.export.parity import on_device
 from lit_od.training.networks.trial import evaluating
@@ -115,10 +116,11 @@ def overlays(images: Images, maps: NDArray[np.floating], inlier_maps: NDArray[np
     Args:
         images: Prepared images, (n, h, w, c) uint8.
         maps: Maps of the images, (n, h, w).
-        inlier_maps: Maps of held-out inliers, (m, h, w): 99 % of their values stay below half of the heat.
+        inlier_maps: Maps of held-out inliers, (m, h, w): heat begins at their median, or at 0, and 99 % of their
+            values stay below half of it.
     """
     threshold = max(pixel_threshold(inlier_maps.astype(np.float64), q=99), 0.0)
-    return overlay(images, heat(maps.astype(np.float64), threshold))
+    return overlay(images, ColourScale.of_maps(inlier_maps, threshold, least=0.0).heat(maps))
 
 
 def spatial_layer(network: nn.Module, images: Images) -> str:

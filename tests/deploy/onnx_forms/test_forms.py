@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from lit_od.deploy.onnx_forms.maps import over_patches
 from lit_od.deploy.onnx_forms.rows import add_form
-from lit_od.detectors import Detector, FeatureEnsemble, Mahalanobis
+from lit_od.detectors import KNN, Detector, FeatureEnsemble, Mahalanobis
+from lit_od.detectors.bank.onnx_search import ExactSearch
 from lit_od.detectors.registry import DETECTORS
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
 from lit_od.formats import onnx_writer
 from lit_od.formats.onnx_builder import GraphBuilder
+from tests.support.detectors import MEAN_DISTANCE
 
 ROWS, WIDTH = 160, 8
 SHAPE = (5, 4, 2)
@@ -41,7 +43,7 @@ TREES: list[dict[str, Any]] = [
     {"kind": "gmm", "components": 2, "covariance": "spherical"},
     {"kind": "pca_residual"},
     {"kind": "pca_residual", "components": 3, "whiten": False},
-    {"kind": "ensemble", "members": [{"kind": "mahalanobis"}, {"kind": "gmm"}, {"kind": "knn"}], "weights": [1, 2, 0.5]},
+    {"kind": "ensemble", "weights": [1, 2, 0.5], "members": [{"kind": kind} for kind in ("mahalanobis", "gmm", "knn")]},
     {"kind": "reconstruction"},
     {"kind": "reconstruction", "metric": "rmse", "outlier_perc": 17.5},
     {"kind": "padim", "components": 4, "size": [12, 15]},
@@ -141,6 +143,10 @@ def test_rows_far_from_the_origin_are_compared_to_the_whole_bank() -> None:
     rows = np.concatenate([rng.normal(size=(60, 3)) * 1e-4 + side for side in (-3e3, 3e3)]).astype(np.float32)
     queries = rows[::7] + np.float32(1e-3)
     detector = DetectorSpec.parse({"kind": "knn", "k": 2}).fit(rows)
+    assert isinstance(detector, KNN)
+    prepared = detector.bank.prepare(queries)
+    search = ExactSearch.of(detector.bank.rows, cosine=False)
+    assert len(search.incomplete(prepared, search.nearest(prepared, 6)[0], 2)) > 0
     np.testing.assert_allclose(run(model_of(detector), queries)[0], detector.score(queries), rtol=1e-12)
 
 
@@ -149,13 +155,9 @@ def test_a_trained_index_and_a_detector_without_a_form_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"has the index HNSW8: fit it anew with lit-od refit --detector.index flat"):
         model_of(detector)
 
-    class Plain(Mahalanobis):
-        onnx_form = None
-
-    plain = Plain.fit(outputs_of("features", ROWS))
-    object.__setattr__(plain, "__class__", Plain)
+    elsewhere = DetectorSpec(MEAN_DISTANCE, {}, (MEAN_DISTANCE,)).fit(outputs_of("features", ROWS))
     with pytest.raises(ConfigError, match="has no ONNX form"):
-        model_of(plain)
+        model_of(elsewhere)
 
 
 def test_members_of_ensembles_use_their_own_form() -> None:

@@ -16,18 +16,14 @@ import pytest
 from lit_od import cli
 from lit_od.bundle.folder import Bundle
 from lit_od.commands._evaluation_sets import torchvision_sets
-from lit_od.errors import DataError
 from lit_od.evaluation.image_sets import ImageSet, ImageSets, fitted_images, score_set
 from lit_od.evaluation.rates import rates
 from lit_od.evaluation.report import report
-from lit_od.evaluation.report.cards import NEIGHBOURS, SHOWN, Normals, gallery
+from lit_od.evaluation.report.cards import NEIGHBOURS, SHOWN
 from lit_od.fitting.from_recipe import fit_onnx
 from lit_od.images.identity import fingerprint
 from lit_od.recipes.load import override, read
-from lit_od.scoring.drawing import overlay
-from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.scorer import Scorer
-from lit_od.serving.normal_images import NormalImages, similar_images
 from tests.support.browser import Browser
 from tests.support.graphs import bundle_at, graph_of
 from tests.support.images import ASSETS, GREY
@@ -85,64 +81,6 @@ def test_the_scores_in_it_are_the_scorers_to_the_bit(page, made_bundle, sets):
         assert list(struct.unpack(f"<{len(raw) // 8}d", raw)) == np.sort(score_set(scorer, each)).tolist()
 
 
-def test_a_gallery_holds_the_extremes_from_the_outside_inwards(made_bundle, sets, digits):
-    scorer = Scorer.of(made_bundle, threads=1)
-    scores = score_set(scorer, sets.inliers)
-    normals = Normals(scorer, ImageSet("n", digits[:50], GREY))
-    maps = HeatMaps.of(made_bundle, scorer)
-    found = gallery(scorer, sets.inliers, scores, maps=maps, normals=normals)
-    ordered = np.sort(scores)
-    assert [card.score for card in found.most] == ordered[::-1][:SHOWN].tolist()
-    assert [card.score for card in found.least] == ordered[:SHOWN].tolist()
-    for card in (*found.most, *found.least):
-        row = [source.name for source in sets.inliers.sources].index(card.name)
-        np.testing.assert_array_equal(card.image, sets.inliers.sources[row].prepare(GREY))
-        assert card.p_value == made_bundle.calibration.p_values(np.array([card.score]))[0]
-        assert len(card.neighbours) == NEIGHBOURS
-    hottest = found.most[0]
-    heats = maps.heats(hottest.image[None])
-    np.testing.assert_array_equal(hottest.heat, overlay(hottest.image[None], heats)[0])
-    assert found.least[0].heat is None
-
-
-def test_small_sets_show_each_image_once(made_bundle, digits):
-    scorer = Scorer.of(made_bundle, threads=1)
-    images = ImageSet("few", digits[1200:1203], GREY)
-    found = gallery(scorer, images, score_set(scorer, images), maps=HeatMaps.of(made_bundle, scorer))
-    names = [card.name for card in (*found.most, *found.least)]
-    assert sorted(names) == sorted(source.name for source in images.sources)
-
-
-def test_neighbours_are_the_nearest_by_distance_and_never_the_image_itself(made_bundle, digits):
-    scorer = Scorer.of(made_bundle, threads=1)
-    images = ImageSet("n", digits[:60], GREY)
-    pixels = np.stack([source.prepare(GREY) for source in images.sources])
-    features = scorer.backbone(pixels).astype(np.float64)
-    apart = np.linalg.norm(features[:, None] - features, axis=2)
-    np.fill_diagonal(apart, np.inf)
-    names = [source.name for source in images.sources]
-    found = Normals(scorer, images).nearest(pixels[:5], scorer.backbone(pixels[:5]), names[:5])
-    for row, near in enumerate(found):
-        wanted = np.argsort(apart[row], kind="stable")[:NEIGHBOURS]
-        assert [name for name, _ in near] == [names[each] for each in wanted]
-        np.testing.assert_array_equal(near[0][1], pixels[wanted[0]])
-
-
-def test_neighbours_are_those_of_the_page_that_is_served(made_bundle, digits):
-    scorer = Scorer.of(made_bundle, threads=1)
-    sources = digits[:60]
-    pixels = np.stack([source.prepare(GREY) for source in digits[100:104]])
-    outputs = scorer.backbone(pixels)
-    places, _ = similar_images(NormalImages(sources, []), scorer).nearest(pixels, outputs, NEIGHBOURS)
-    found = Normals(scorer, ImageSet("n", sources, GREY)).nearest(pixels, outputs, ["", "", "", ""])
-    assert [[name for name, _ in near] for near in found] == [[sources[each].name for each in row] for row in places]
-
-
-def test_normals_must_be_there(made_bundle):
-    with pytest.raises(DataError, match="got none"):
-        Normals(Scorer.of(made_bundle, threads=1), ImageSet("none", [], GREY))
-
-
 OFFLINE = partial(torchvision_sets, download=False)
 EXPORTED = Path(__file__).parents[3] / "exported" / "mnist-digits"
 
@@ -170,23 +108,11 @@ def test_an_autoencoders_images_show_what_it_makes_of_them(digits, garments, tmp
     sets = ImageSets(ImageSet("inliers", digits[200:240], GREY), [ImageSet("garments", garments[:30], GREY)])
     html = report(bundle, Scorer.of(bundle, threads=1), sets).html
     assert html.count('class="card wide"') == 4 * SHOWN
+    assert html.count('alt="reconstruction of ') == html.count('alt="map of ') == 4 * SHOWN
+    assert html.count("data-found='") == 4 * SHOWN
     assert "its reconstruction and its error as heat" in html
     assert "nearest to it by\ntheir pixels" in html
     assert html.count('alt="nearest normal image') == 4 * SHOWN * NEIGHBOURS
-
-
-def test_an_autoencoders_neighbours_are_the_nearest_by_pixels(digits, tmp_path):
-    scorer = Scorer.of(bundle_at(tmp_path / "grey", digits, graph_of(["errors", "reconstruction"])), threads=1)
-    images = ImageSet("n", digits[:60], GREY)
-    pixels = np.stack([source.prepare(GREY) for source in images.sources])
-    rows = pixels.reshape(60, -1) / 255
-    apart = ((rows[:, None] - rows[None]) ** 2).sum(axis=2)
-    np.fill_diagonal(apart, np.inf)
-    names = [source.name for source in images.sources]
-    found = Normals(scorer, images).nearest(pixels[:5], scorer.backbone(pixels[:5]), names[:5])
-    for row, near in enumerate(found):
-        wanted = np.argsort(apart[row], kind="stable")[:NEIGHBOURS]
-        assert [name for name, _ in near] == [names[each] for each in wanted]
 
 
 def test_nothing_is_downloaded_for_the_images_that_fitted_a_bundle(digits, tmp_path, monkeypatch):
