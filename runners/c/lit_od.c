@@ -89,7 +89,8 @@ static bool read_model(lit_od *model, const char *path, char error[LIT_OD_ERROR]
     const char *unknown = fits ? read_preparation(manifest, &model->wanted) : NULL;
     if (unknown) fits = refuse(error, "%s: its preparation of images is of another lit-od: %s", path, unknown);
     const preparation *wanted = &model->wanted;
-    if (fits && (shape[1] != wanted->height || shape[2] != wanted->width || shape[3] != wanted->channels))
+    bool sized = wanted->in_graph ? shape[1] < 0 && shape[2] < 0 : shape[1] == wanted->height && shape[2] == wanted->width;
+    if (fits && (!sized || shape[3] != wanted->channels))
         fits = refuse(error, "%s: its graph takes other images than its manifest says", path);
     if (manifest) allocator->Free(allocator, manifest);
     if (metadata) api->ReleaseModelMetadata(metadata);
@@ -136,11 +137,12 @@ void lit_od_close(lit_od *model) {
 
 lit_od_shape lit_od_shape_of(const lit_od *model) {
     const preparation *wanted = &model->wanted;
-    return (lit_od_shape){wanted->height, wanted->width, wanted->channels, model->has_map};
+    return (lit_od_shape){wanted->height, wanted->width, wanted->channels, wanted->in_graph, model->has_map};
 }
 
-bool lit_od_prepare(const lit_od *model, lit_od_image image, uint8_t *prepared, char error[LIT_OD_ERROR]) {
-    return prepare_image(&model->wanted, image, prepared, error);
+bool lit_od_prepare(const lit_od *model, lit_od_image image, uint8_t **pixels, lit_od_image *prepared,
+                    char error[LIT_OD_ERROR]) {
+    return prepare_image(&model->wanted, image, pixels, prepared, error);
 }
 
 /* Copy an output's values, if it has the wanted number of them. */
@@ -161,26 +163,28 @@ static bool copy(const lit_od *model, OrtValue *value, void *to, size_t count, s
 bool lit_od_score(const lit_od *model, lit_od_image prepared, lit_od_verdict *verdict, float *map,
                   char error[LIT_OD_ERROR]) {
     const OrtApi *api = model->api;
-    int height = model->wanted.height, width = model->wanted.width, channels = model->wanted.channels;
-    if (!prepared.pixels || prepared.height != height || prepared.width != width || prepared.channels != channels)
-        return refuse(error, "wanted a prepared image of %d x %d x %d (h x w x c), got %d x %d x %d", height, width,
-                      channels, prepared.height, prepared.width, prepared.channels);
+    int channels = model->wanted.channels, height = prepared.height, width = prepared.width;
+    bool sized = model->wanted.in_graph ? height > 0 && width > 0
+                                        : height == model->wanted.height && width == model->wanted.width;
+    if (!prepared.pixels || !sized || prepared.channels != channels)
+        return refuse(error, "wanted a prepared image of %d x %d x %d (h x w x c), got %d x %d x %d",
+                      model->wanted.height, model->wanted.width, channels, height, width, prepared.channels);
     if (map && !model->has_map) return refuse(error, "this model gives no maps");
     int64_t shape[4] = {1, height, width, channels};
-    size_t pixels = (size_t)height * width;
+    size_t places = (size_t)model->wanted.height * model->wanted.width;
     OrtValue *image = NULL, *found[4] = {NULL};
     const char *const input = "image";
     bool scored =
         /* ONNX Runtime only reads its inputs */
-        done(api, api->CreateTensorWithDataAsOrtValue(model->memory, (void *)(uintptr_t)prepared.pixels, pixels * channels,
-                                                      shape, 4, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, &image),
+        done(api, api->CreateTensorWithDataAsOrtValue(model->memory, (void *)(uintptr_t)prepared.pixels,
+                                                      (size_t)height * width * channels, shape, 4, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, &image),
              "scoring", error) &&
         done(api, api->Run(model->session, NULL, &input, (const OrtValue *const *)&image, 1, OUTPUTS, map ? 4 : 3, found),
              "scoring", error) &&
         copy(model, found[0], &verdict->score, 1, sizeof(double), error) &&
         copy(model, found[1], &verdict->p_value, 1, sizeof(double), error) &&
         copy(model, found[2], &verdict->is_outlier, 1, sizeof(bool), error) &&
-        (!map || copy(model, found[3], map, pixels, sizeof(float), error));
+        (!map || copy(model, found[3], map, places, sizeof(float), error));
     for (int place = 0; place < 4; place++)
         if (found[place]) api->ReleaseValue(found[place]);
     if (image) api->ReleaseValue(image);

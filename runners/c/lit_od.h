@@ -35,10 +35,10 @@ typedef struct {
     bool is_outlier;
 } lit_od_verdict;
 
-/* Images as the model takes them, and whether it gives maps, of height x width. */
+/* Prepared images, and maps where the model gives them. A model that resizes in its graph takes images of any size. */
 typedef struct {
     int height, width, channels;
-    bool has_map;
+    bool any_size, has_map;
 } lit_od_shape;
 
 /* Open a model file; NULL if it cannot be read, or lit-od did not compile it. */
@@ -48,10 +48,13 @@ void lit_od_close(lit_od *model);
 
 lit_od_shape lit_od_shape_of(const lit_od *model);
 
-/* Convert, crop and resize an upright image of any size as lit-od does, into height * width * channels bytes. */
-bool lit_od_prepare(const lit_od *model, lit_od_image image, uint8_t *prepared, char error[LIT_OD_ERROR]);
+/* Convert an upright image to the model's channels, and crop and resize it as lit-od does, unless the model's graph does.
+ * The caller frees `*pixels`, which `prepared` tells of. */
+bool lit_od_prepare(const lit_od *model, lit_od_image image, uint8_t **pixels, lit_od_image *prepared,
+                    char error[LIT_OD_ERROR]);
 
-/* Score a prepared image; another size or number of channels is refused. `map` takes height * width floats, or is NULL. */
+/* Score a prepared image; another size or number of channels is refused. `map` takes height * width floats of the
+ * model's shape, or is NULL. */
 bool lit_od_score(const lit_od *model, lit_od_image prepared, lit_od_verdict *verdict, float *map,
                   char error[LIT_OD_ERROR]);
 

@@ -9,9 +9,9 @@
 static const char USAGE[] =
     "usage: lit-od-score [--prepared] [--maps DIR] MODEL.onnx IMAGE...\n"
     "\n"
-    "Scores JPEG, PNG, PPM and PGM files of any size, and .raw files of prepared pixels. Prints\n"
-    "path,score,p_value,is_outlier, a line an image. --prepared refuses images of another size than the model's, and\n"
-    "takes them as they are. --maps writes the map of each image into a folder: NAME.f32, float32 in rows.\n"
+    "Scores JPEG, PNG, PPM and PGM files of any size, and .raw files: bytes of prepared pixels. Prints\n"
+    "path,score,p_value,is_outlier, a line an image. --prepared takes images as they are, and refuses those of another\n"
+    "size than the model's. --maps writes the map of each image into a folder: NAME.f32, float32 in rows.\n"
     "Status 2: a model or an image was refused, as a line on standard error says.\n";
 
 /* Write a path as a field of CSV. */
@@ -41,19 +41,19 @@ static bool write_map(const char *folder, const char *path, const float *map, si
 }
 
 /* Score one image and print its row. */
-static bool score_file(const lit_od *model, const char *path, bool prepared, const char *maps, float *map, uint8_t *room,
+static bool score_file(const lit_od *model, const char *path, bool prepared, const char *maps, float *map,
                        char error[LIT_OD_ERROR]) {
     lit_od_shape shape = lit_od_shape_of(model);
     lit_od_image image;
-    uint8_t *pixels;
+    lit_od_verdict verdict;
+    uint8_t *pixels, *made = NULL;
     if (!read_image(path, shape, &pixels, &image, error)) return false;
     const char *ending = strrchr(path, '.');
-    bool as_is = prepared || (ending && !strcmp(ending, ".raw"));
-    bool fits = as_is || lit_od_prepare(model, image, room, error);
-    if (fits && !as_is) image = (lit_od_image){room, shape.height, shape.width, shape.channels};
-    lit_od_verdict verdict;
-    fits = fits && lit_od_score(model, image, &verdict, map, error);
+    prepared = prepared || (ending && !strcmp(ending, ".raw"));
+    bool fits = (prepared || lit_od_prepare(model, image, &made, &image, error)) &&
+                lit_od_score(model, image, &verdict, map, error);
     free(pixels);
+    free(made);
     fits = fits && (!map || write_map(maps, path, map, (size_t)shape.height * shape.width, error));
     if (!fits) return false;
     print_path(path);
@@ -74,23 +74,20 @@ static int refused(const char *line) {
     return 2;
 }
 
-/* Score all images; `room` and `map` hold one prepared image and one map. */
 static int score_files(const lit_od *model, char **paths, int count, bool prepared, const char *maps) {
     lit_od_shape shape = lit_od_shape_of(model);
-    size_t pixels = (size_t)shape.height * shape.width;
     if (maps && !shape.has_map) return refused("--maps: this model gives no maps");
     if (maps && share_a_name(paths, count)) return refused("--maps: two images have the same name: score them apart");
-    uint8_t *room = malloc(pixels * shape.channels);
-    float *map = maps ? malloc(sizeof *map * pixels) : NULL;
-    int status = room && (map || !maps) ? 0 : refused("too little memory");
-    if (!status) puts("path,score,p_value,is_outlier");
+    float *map = maps ? malloc(sizeof *map * shape.height * shape.width) : NULL;
+    if (maps && !map) return refused("too little memory");
+    int status = 0;
     char error[LIT_OD_ERROR];
-    for (int row = 0; room && (map || !maps) && row < count; row++)
-        if (!score_file(model, paths[row], prepared, maps, map, room, error)) {
+    puts("path,score,p_value,is_outlier");
+    for (int row = 0; row < count; row++)
+        if (!score_file(model, paths[row], prepared, maps, map, error)) {
             fprintf(stderr, "lit-od-score: %s: %s\n", paths[row], error);
             status = 2;
         }
-    free(room);
     free(map);
     return status;
 }

@@ -48,7 +48,8 @@ const char *read_preparation(const char *manifest, preparation *found) {
     const char *mode = value_of(manifest, "mode"), *grey = value_of(manifest, "grey");
     if (!size || sscanf(size, "[%d,%d]", &made.height, &made.width) != 2) return "size";
     if (!says(mode, "\"grey\"") && !says(mode, "\"rgb\"")) return "mode";
-    if (!says(resize, "\"bilinear\"") && !says(resize, "\"bicubic\"")) return "resize";
+    made.in_graph = says(resize, "\"graph\"") || says(resize, "\"graph-bicubic\"");
+    if (!made.in_graph && !says(resize, "\"bilinear\"") && !says(resize, "\"bicubic\"")) return "resize";
     if (!says(grey, "\"pillow\"") && !says(grey, "\"luminosity\"")) return "grey";
     if (crop && !says(crop, "null") && sscanf(crop, "[%d,%d]", &made.crop_height, &made.crop_width) != 2) return "crop";
     made.channels = says(mode, "\"grey\"") ? 1 : 3;
@@ -159,14 +160,11 @@ static bool resize(const preparation *wanted, const uint8_t *from, int height, i
     return made;
 }
 
-bool prepare_image(const preparation *wanted, lit_od_image image, uint8_t *prepared, char error[LIT_OD_ERROR]) {
-    if (!image.pixels || image.height < 1 || image.width < 1 || (image.channels != 1 && image.channels != 3)) {
-        snprintf(error, LIT_OD_ERROR, "an image has a height, a width and 1 or 3 channels, got %d x %d x %d",
-                 image.height, image.width, image.channels);
-        return false;
-    }
+/* Left, top, right and bottom of the part of an image that is kept. */
+static bool crop_box(const preparation *wanted, lit_od_image image, double box[4], char error[LIT_OD_ERROR]) {
     double left = 0, top = 0, right = image.width, bottom = image.height;
-    if (wanted->crop_height) {
+    if (wanted->in_graph) { /* which crops too */
+    } else if (wanted->crop_height) {
         if (image.height < wanted->crop_height || image.width < wanted->crop_width) {
             snprintf(error, LIT_OD_ERROR, "a crop of %d x %d (h x w) needs a larger image than %d x %d",
                      wanted->crop_height, wanted->crop_width, image.height, image.width);
@@ -177,22 +175,44 @@ bool prepare_image(const preparation *wanted, lit_od_image image, uint8_t *prepa
         right = left + wanted->crop_width;
         bottom = top + wanted->crop_height;
     } else if (wanted->crop_fraction > 0) {
-        double scale = wanted->crop_fraction * fmin((double)image.height / wanted->height, (double)image.width / wanted->width);
+        double tall = (double)image.height / wanted->height, wide = (double)image.width / wanted->width;
+        double scale = wanted->crop_fraction * fmin(tall, wide);
         left = fmax((image.width - wanted->width * scale) / 2, 0);
         top = fmax((image.height - wanted->height * scale) / 2, 0);
         right = image.width - left;
         bottom = image.height - top;
     }
-    int x = (int)floor(left), y = (int)floor(top), width = (int)ceil(right) - x, height = (int)ceil(bottom) - y;
-    float box[4] = {(float)(left - x), (float)(top - y), (float)(right - x), (float)(bottom - y)};
+    box[0] = left, box[1] = top, box[2] = right, box[3] = bottom;
+    return true;
+}
+
+bool prepare_image(const preparation *wanted, lit_od_image image, uint8_t **pixels, lit_od_image *prepared,
+                   char error[LIT_OD_ERROR]) {
+    *pixels = NULL;
+    if (!image.pixels || image.height < 1 || image.width < 1 || (image.channels != 1 && image.channels != 3)) {
+        snprintf(error, LIT_OD_ERROR, "an image has a height, a width and 1 or 3 channels, got %d x %d x %d",
+                 image.height, image.width, image.channels);
+        return false;
+    }
+    double kept[4];
+    if (!crop_box(wanted, image, kept, error)) return false;
+    int x = (int)floor(kept[0]), y = (int)floor(kept[1]), width = (int)ceil(kept[2]) - x, height = (int)ceil(kept[3]) - y;
+    float box[4] = {(float)(kept[0] - x), (float)(kept[1] - y), (float)(kept[2] - x), (float)(kept[3] - y)};
+    bool same = width == wanted->width && height == wanted->height && !box[0] && !box[1] && box[2] == width &&
+                box[3] == height;
     uint8_t *part = cut_out(wanted, image, x, y, width, height);
-    bool whole = part != NULL, same = width == wanted->width && height == wanted->height && !box[0] && !box[1] &&
-                                      box[2] == width && box[3] == height;
-    if (whole && same)
-        memcpy(prepared, part, (size_t)width * height * wanted->channels);
-    else if (whole)
-        whole = resize(wanted, part, height, width, box, prepared);
-    free(part);
-    if (!whole) snprintf(error, LIT_OD_ERROR, "too little memory to prepare %d x %d pixels", image.height, image.width);
-    return whole;
+    if (part && !same && !wanted->in_graph) {
+        *pixels = malloc((size_t)wanted->height * wanted->width * wanted->channels);
+        if (*pixels && !resize(wanted, part, height, width, box, *pixels)) {
+            free(*pixels);
+            *pixels = NULL;
+        }
+        free(part);
+        height = wanted->height;
+        width = wanted->width;
+    } else
+        *pixels = part;
+    *prepared = (lit_od_image){*pixels, height, width, wanted->channels};
+    if (!*pixels) snprintf(error, LIT_OD_ERROR, "too little memory to prepare %d x %d pixels", image.height, image.width);
+    return *pixels != NULL;
 }

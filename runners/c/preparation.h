@@ -6,6 +6,7 @@
 
 typedef struct {
     int height, width, channels;
+    bool in_graph; /* the model crops and resizes */
     bool bicubic, luminosity;
     int crop_height, crop_width; /* 0 for none */
     double crop_fraction;        /* 0 for none */
@@ -15,6 +16,7 @@ typedef struct {
 const char *read_preparation(const char *manifest, preparation *found);
 
 /* As lit_od_prepare. */
-bool prepare_image(const preparation *wanted, lit_od_image image, uint8_t *prepared, char error[LIT_OD_ERROR]);
+bool prepare_image(const preparation *wanted, lit_od_image image, uint8_t **pixels, lit_od_image *prepared,
+                   char error[LIT_OD_ERROR]);
 
 #endif

@@ -2,7 +2,7 @@
 export interface Preparation {
   size: [height: number, width: number];
   mode: "grey" | "rgb";
-  resize: "bilinear" | "bicubic";
+  resize: "bilinear" | "bicubic" | "graph" | "graph-bicubic";
   crop: [height: number, width: number] | null;
   crop_fraction: number | null;
   grey: "pillow" | "luminosity";
@@ -29,6 +29,7 @@ export interface ModelFacts {
 export function readModel(file: Uint8Array): ModelFacts;
 export function requireModel(session: {readonly inputNames: readonly string[]; readonly outputNames: readonly string[]}): void;
 export function shapeOf(preparation: Preparation): [height: number, width: number, channels: number];
-export function requirePrepared(image: Pixels, preparation: Preparation): Uint8Array;
-export function prepare(image: Pixels, preparation: Preparation): Uint8Array;
+export function resizesInGraph(preparation: Preparation): boolean;
+export function requirePrepared(image: Pixels, preparation: Preparation): void;
+export function prepare(image: Pixels, preparation: Preparation): Pixels & {data: Uint8Array};
 export function cropBox(height: number, width: number, preparation: Preparation): [left: number, top: number, right: number, bottom: number];

@@ -33,20 +33,28 @@ export function requireModel(session) {
 /** Shape of a prepared image: height, width, channels. */
 export const shapeOf = preparation => [...preparation.size, preparation.mode === "grey" ? 1 : 3];
 
-/** Return prepared pixels as they are; throw an Error for another shape. */
-export function requirePrepared(image, preparation) {
-  const shape = shapeOf(preparation), found = [image.height, image.width, image.channels];
-  if (found.join() !== shape.join() || !(image.data instanceof Uint8Array || image.data instanceof Uint8ClampedArray))
-    throw new Error(`wanted a prepared image of ${shape.join(" x ")} (h x w x c), 8 bits, got ${found.join(" x ")}`);
-  return new Uint8Array(image.data.buffer, image.data.byteOffset, image.data.length);
+/** True if the model's graph crops and resizes, and takes images of any size. */
+export const resizesInGraph = preparation => preparation.resize.startsWith("graph");
+
+/** Throw an Error unless an image is one that the model takes as it is. */
+export function requirePrepared({data, height, width, channels}, preparation) {
+  const shape = shapeOf(preparation), sized = resizesInGraph(preparation) || (height === shape[0] && width === shape[1]);
+  if (!sized || channels !== shape[2] || data instanceof Uint16Array)
+    throw new Error(`wanted a prepared image of ${shape.join(" x ")} (h x w x c), 8 bits, got ${height} x ${width} x ${channels}`);
 }
 
-/** Convert, crop and resize an upright image to the last bit as lit-od does. */
+/** Convert an upright image, and crop and resize it to the last bit as lit-od does, unless the graph does. */
 export function prepare(image, preparation) {
-  const [height, width, channels] = shapeOf(preparation);
+  const [height, width, channels] = shapeOf(preparation), whole = resizesInGraph(preparation);
+  if (whole) return {...cutOut(image, preparation, 0, 0, image.height, image.width), channels};
+  return {data: fitted(image, preparation, height, width, channels), height, width, channels};
+}
+
+/** Convert, crop and resize. */
+function fitted(image, preparation, height, width, channels) {
   const [left, top, right, bottom] = cropBox(image.height, image.width, preparation);
   const x = Math.floor(left), y = Math.floor(top);
-  const part = cutOut(image, preparation, x, y, Math.ceil(right) - x, Math.ceil(bottom) - y);
+  const part = cutOut(image, preparation, x, y, Math.ceil(bottom) - y, Math.ceil(right) - x);
   const box = [left - x, top - y, right - x, bottom - y].map(Math.fround);
   const [tall, wide] = [part.height, part.width];
   if (tall === height && wide === width && box.join() === [0, 0, wide, tall].join()) return part.data;
@@ -67,13 +75,22 @@ export function cropBox(height, width, preparation) {
     return [left, top, left + crop[1], top + crop[0]];
   }
   if (!fraction) return [0, 0, width, height];
+  if (resizesInGraph(preparation)) return wholeBox(height, width, size, fraction);
   const scale = fraction * Math.min(height / size[0], width / size[1]);
   const left = Math.max((width - size[1] * scale) / 2, 0), top = Math.max((height - size[0] * scale) / 2, 0);
   return [left, top, width - left, height - top];
 }
 
+/** As cropBox, in whole pixels. */
+function wholeBox(height, width, size, fraction) {
+  const scale = fraction * Math.min(height / size[0], width / size[1]);
+  const [tall, wide] = [height, width].map((side, axis) => Math.max(1, Math.min(side, Math.floor(size[axis] * scale + 0.5))));
+  const left = (width - wide) >> 1, top = (height - tall) >> 1;
+  return [left, top, left + wide, top + tall];
+}
+
 /** Convert a box of whole pixels: 16 bits to 8, alpha over white, colours to grey or grey to colours. */
-function cutOut(image, preparation, left, top, width, height) {
+function cutOut(image, preparation, left, top, height, width) {
   const given = image.channels, alpha = given === 2 || given === 4, colours = given > 2 ? 3 : 1;
   const wanted = preparation.mode === "grey" ? 1 : 3, data = new Uint8Array(width * height * wanted);
   const white = image.data instanceof Uint16Array ? 2 ** (preparation.bits ?? 16) - 1 : 255;

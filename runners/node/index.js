@@ -41,8 +41,10 @@ export class Model {
   async score(image, {prepared = false} = {}) {
     const {preparation} = this.facts;
     const pixels = typeof image === "string" || image instanceof Uint8Array ? await decode(image) : image;
-    const data = prepared ? requirePrepared(pixels, preparation) : prepare(pixels, preparation);
-    const found = await this.session.run({image: new ort.Tensor("uint8", data, [1, ...this.shape])});
+    if (prepared) requirePrepared(pixels, preparation);
+    const {data, height, width, channels} = prepared ? pixels : prepare(pixels, preparation);
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.length);
+    const found = await this.session.run({image: new ort.Tensor("uint8", bytes, [1, height, width, channels])});
     return {
       score: Number(found.score.data[0]),
       pValue: Number(found.p_value.data[0]),

@@ -25,6 +25,8 @@ def prepare(image, want):
     if (image.mode, want["mode"], want["grey"]) == ("RGB", "grey", "luminosity"):
         image = Image.fromarray(np.rint(np.asarray(image) @ np.float32([0.21, 0.72, 0.07])).astype(np.uint8))
     image = image.convert("L" if want["mode"] == "grey" else "RGB")
+    if want["resize"].startswith("graph"):  # the model crops and resizes
+        return image
     (height, width), left, top, right, bottom = want["size"], 0, 0, *image.size
     if want["crop"]:
         left, top = (right - want["crop"][1]) // 2, (bottom - want["crop"][0]) // 2
@@ -40,6 +42,11 @@ def prepare(image, want):
     return image.resize(
         (width, height), Image.Resampling[want["resize"].upper()], (left - x, top - y, right - x, bottom - y)
     )
+
+
+def fits(shape, wanted):
+    """Return True if an image's shape is the wanted one, in which a name stands for any side."""
+    return len(shape) == 3 and all(isinstance(want, str) or side == want for side, want in zip(shape, wanted))
 
 
 def main():
@@ -58,7 +65,7 @@ def main():
         return refuse(f"{args.model}: {error}")
     if want is None:
         return refuse(f"{args.model}: is an ONNX file, but none that lit-od compiled")
-    names = [port.name for port in session.get_outputs()]
+    shape, names = session.get_inputs()[0].shape[1:], [port.name for port in session.get_outputs()]
     if args.maps and "map" not in names:
         return refuse("--maps: this model gives no maps")
     if args.maps and len({Path(file).name for file in args.images}) < len(args.images):
@@ -70,8 +77,8 @@ def main():
             image = ImageOps.exif_transpose(Image.open(file))
             pixels = np.asarray(image if args.prepared else prepare(image, want["preparation"]))
             pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-            if list(pixels.shape) != session.get_inputs()[0].shape[1:] or pixels.dtype != np.uint8:
-                raise ValueError(f"wanted {session.get_inputs()[0].shape[1:]}, got {pixels.dtype} {list(pixels.shape)}")
+            if pixels.dtype != np.uint8 or not fits(pixels.shape, shape):
+                raise ValueError(f"wanted uint8 {tuple(shape)} (h, w, c), got {pixels.dtype} {pixels.shape}")
             found = dict(zip(names, session.run(None, {"image": pixels[None]})))
             if args.maps:
                 found["map"].tofile(args.maps / f"{Path(file).name}.f32")

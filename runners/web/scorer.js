@@ -1,6 +1,6 @@
 // A model file in the browser, by onnxruntime-web.
 import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
-import {prepare, readModel, requireModel, shapeOf} from "../js/lit_od.js";
+import {prepare, readModel, requireModel, requirePrepared, shapeOf} from "../js/lit_od.js";
 
 const MOST_PIXELS = 89_478_485; // as lit-od: larger images are refused
 
@@ -32,13 +32,12 @@ class Model {
 
   /** Score what can be drawn (a bitmap, a video, a canvas); `prepared` takes it as it is, and refuses another size. */
   async score(picture, height, width, {prepared = false} = {}) {
-    const {preparation} = this.facts, [tall, wide] = this.shape;
-    if (prepared && (height !== tall || width !== wide))
-      throw new Error(`wanted a prepared image of ${tall} x ${wide} (h x w), got ${height} x ${width}`);
+    const {preparation} = this.facts;
+    if (prepared) requirePrepared({height, width, channels: this.shape[2]}, preparation);
     const pixels = {data: drawn(picture, height, width), height, width, channels: 4};
-    const data = prepare(pixels, prepared ? {...preparation, crop: null, crop_fraction: null} : preparation);
-    const image = new ort.Tensor("uint8", data, [1, ...this.shape]);
-    const found = await this.session.run({image});
+    const image = prepare(pixels, prepared ? {...preparation, crop: null, crop_fraction: null} : preparation);
+    const dimensions = [1, image.height, image.width, image.channels];
+    const found = await this.session.run({image: new ort.Tensor("uint8", image.data, dimensions)});
     return {
       score: Number(found.score.data[0]),
       pValue: Number(found.p_value.data[0]),
