@@ -108,10 +108,17 @@ function cutOut(image, preparation, left, top, height, width) {
       if (colours === 1) pixel[1] = pixel[2] = pixel[0];
       if (wanted === 3) data[to++] = pixel[0], data[to++] = pixel[1], data[to++] = pixel[2];
       else if (colours === 1) data[to++] = pixel[0];
-      else if (preparation.grey === "luminosity") data[to++] = Math.round(0.21 * pixel[0] + 0.72 * pixel[1] + 0.07 * pixel[2]);
+      else if (preparation.grey === "luminosity") data[to++] = luminosity(...pixel);
       else data[to++] = (19595 * pixel[0] + 38470 * pixel[1] + 7471 * pixel[2] + 0x8000) >> 16;
     }
   return {data, height, width};
+}
+
+/** Grey in float32, halves to the even neighbour, as NumPy computes it. */
+function luminosity(red, green, blue) {
+  const {fround} = Math, sum = fround(fround(fround(0.21) * red) + fround(fround(0.72) * green));
+  const value = fround(sum + fround(fround(0.07) * blue)), low = Math.floor(value);
+  return value - low === 0.5 ? low + low % 2 : Math.round(value);
 }
 
 function overWhite(value, alpha) {
