@@ -1,11 +1,12 @@
-"""Write golden images as files that prove a model file in any runtime: pixels, and what they must give.
+"""Write golden sets: images, and what a model file must give for them.
 
     golden.json         shape of prepared images, tolerance, and for each image its files, score, p-value and verdict
     0.png, 1.png ...    the images as the model file takes them, lossless
     0.npy, 1.npy ...    the same, uint8 (h, w, c)
     maps.npy            maps, float32 (n, h, w), where the model file has them
 
-The images are the bundle's golden images and their negatives, so that some are outliers.
+They prove the file in any runtime. The images are the bundle's golden images and their negatives, so that some are
+outliers.
 """
 
 import json
@@ -67,7 +68,11 @@ def write_golden_set(bundle: Bundle, preparation: Preparation, folder: Path) -> 
 
 
 def _images(bundle: Bundle, preparation: Preparation) -> tuple[list[Images], Images]:
-    """Return images as the model file takes them, each (h, w, c), and prepared ones (n, h, w, c)."""
+    """Return images as the model file takes them, and as they are prepared.
+
+    Returns:
+        A list of (h, w, c), and prepared images (n, h, w, c).
+    """
     golden = golden_arrays(bundle)
     if not preparation.resizes_in_graph:
         pixels = np.concatenate([golden["pixels"], 255 - golden["pixels"]])
@@ -78,7 +83,10 @@ def _images(bundle: Bundle, preparation: Preparation) -> tuple[list[Images], Ima
 
 
 def _wanted(bundle: Bundle, pixels: Images) -> tuple[Scores, Maps | None]:
-    """Return the bundle's own scores (n,), and maps (n, h, w) where its model file has them."""
+    """Return the bundle's own scores (n,) and maps (n, h, w).
+
+    Maps are None where its model file has none.
+    """
     outputs, detector = open_graph(bundle)(pixels), bundle.detector
     if isinstance(detector, PixelDetector) and bundle.manifest.calibration.pixel_threshold is not None:
         scores, maps = detector.score_map(outputs)

@@ -46,7 +46,9 @@ def prepare(image, want):
 
 def fits(shape, wanted):
     """Return True if an image's shape is the wanted one, in which a name stands for any side."""
-    return len(shape) == 3 and all(isinstance(want, str) or side == want for side, want in zip(shape, wanted))
+    return len(shape) == 3 and all(
+        isinstance(want, str) or side == want for side, want in zip(shape, wanted, strict=True)
+    )
 
 
 def main():
@@ -79,7 +81,7 @@ def main():
             pixels = pixels[..., None] if pixels.ndim == 2 else pixels
             if pixels.dtype != np.uint8 or not fits(pixels.shape, shape):
                 raise ValueError(f"wanted uint8 {tuple(shape)} (h, w, c), got {pixels.dtype} {pixels.shape}")
-            found = dict(zip(names, session.run(None, {"image": pixels[None]})))
+            found = dict(zip(names, session.run(None, {"image": pixels[None]}), strict=True))
             if args.maps:
                 found["map"].tofile(args.maps / f"{Path(file).name}.f32")
         except Exception as error:

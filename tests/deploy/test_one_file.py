@@ -12,8 +12,6 @@ import pytest
 from onnx import numpy_helper
 
 from lit_od import Bundle, Preparation, Scorer
-from lit_od.backbone.packaged import read_patches
-from lit_od.backbone.patches import PatchGrid
 from lit_od.bundle import model_file
 from lit_od.deploy import one_file
 from lit_od.deploy.one_file import compile_bundle
