@@ -81,6 +81,7 @@ def test_images_are_scored_as_lit_od_scores_them(page: Page, address: str, mappe
     assert page.evaluate("document.querySelectorAll('#cards canvas').length") == 2
     page.click("#heat")
     assert page.evaluate("document.querySelectorAll('#cards canvas').length") == 0
+    page.click("#heat")
     page.resize(390)
     assert page.overflow() == 0
     assert page.unnamed() == []
