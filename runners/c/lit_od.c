@@ -1,4 +1,5 @@
 /* The library: a session of ONNX Runtime, its checks and its runs. */
+#define _POSIX_C_SOURCE 200112L /* setenv */
 #include "lit_od.h"
 
 #include <onnxruntime_c_api.h>
@@ -19,6 +20,10 @@ struct lit_od {
     preparation wanted;
     bool has_map;
 };
+
+/* ONNX Runtime's environment writes and sends telemetry from its beginning unless this is set. Set before main, no thread
+ * reads the environment meanwhile. */
+__attribute__((constructor)) static void disable_telemetry(void) { setenv("ORT_DISABLE_TELEMETRY", "1", 0); }
 
 static bool refuse(char error[LIT_OD_ERROR], const char *format, ...) {
     va_list words;
@@ -117,7 +122,7 @@ lit_od *lit_od_open(const char *path, char error[LIT_OD_ERROR]) {
     bool fits = done(api, api->CreateEnv(ORT_LOGGING_LEVEL_FATAL, "lit_od", &model->environment), path, error) &&
                 done(api, api->DisableTelemetryEvents(model->environment), path, error) &&
                 done(api, api->CreateSessionOptions(&options), path, error) &&
-                done(api, api->AddSessionConfigEntry(options, "session.force_spinning_stop", "1"), path, error) &&
+                done(api, api->AddSessionConfigEntry(options, "session.intra_op.allow_spinning", "0"), path, error) &&
                 done(api, api->CreateSession(model->environment, path, options, &model->session), path, error) &&
                 done(api, api->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &model->memory), path, error) &&
                 read_model(model, path, error);
