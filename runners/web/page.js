@@ -37,9 +37,10 @@ async function use(name, load) {
     model = next;
   } catch (error) {
     trouble(`${name}: ${firstLine(error)}`);
+    describe();
+    return; // the old model stays
   }
   describe();
-  if (!model) return;
   move(model.facts.threshold);
   for (const item of items) Object.assign(item, {done: false, error: null});
   for (const id of ["pick", "watch"]) by(id).disabled = false;

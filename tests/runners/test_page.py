@@ -115,11 +115,14 @@ def test_the_camera(page: Page) -> None:
     assert page.complaints == []
 
 
-def test_what_is_no_model_is_refused_and_the_old_one_stays(page: Page, tmp_path: Path) -> None:
+def test_what_is_no_model_is_refused_and_the_old_one_stays(page: Page, mapped: Path, tmp_path: Path) -> None:
+    page.choose("#files", [mapped / "golden" / "9.png"])
+    page.wait(f"{SUMMARY} === '1 image · 1 outlier'")
     (tmp_path / "foreign.onnx").write_bytes(features_graph())
     page.choose("#model", [tmp_path / "foreign.onnx"])
     page.wait("!document.getElementById('trouble').hidden")
     assert texts(page, "#trouble") == ["foreign.onnx: is no model file that lit-od compiled"]
+    assert page.evaluate(SUMMARY) == "1 image · 1 outlier"
     assert texts(page, "#facts")[0].startswith("mapped: ensemble, calibrated on 40 images of 32 \u00d7 32 rgb.")
 
 
