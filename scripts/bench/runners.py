@@ -1,4 +1,4 @@
-"""Compare the runners of a model file: their scores, and their way from the start to the first score.
+"""Compare the runners of a model file: scores, starts and memory.
 
 Every runner gets the golden set, and is compared with what the bundle gives: max |a - b| / max |a|, and verdicts that
 flip. The programs are started in turn on one image: seconds from the start to the end, and peak memory.
@@ -23,7 +23,11 @@ RUNNERS = Path(__file__).resolve().parents[2] / "runners"
 
 
 def once(words: list[str]) -> tuple[float, float]:
-    """Run a program, and return its seconds and peak megabytes."""
+    """Run a program, and return its seconds and peak megabytes.
+
+    Raises:
+        SystemExit: If it fails.
+    """
     started = time.perf_counter()
     # This process is small: a program's peak, which begins with that of its parent, is its own.
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
