@@ -9,6 +9,7 @@ from PIL import Image
 from lit_od import Preparation
 from lit_od.images.preparation import crop_box, prepare
 from lit_od.images.resize_graph import GraphResize, resized, whole_box
+from lit_od.images.sources import Source
 
 FILTERS: dict[GraphResize, Image.Resampling] = {
     "graph": Image.Resampling.BILINEAR,
@@ -26,9 +27,18 @@ def test_it_is_within_a_few_levels_of_pillow(way, height, width, size, colour, s
     image = Image.fromarray(pixels if colour else pixels[..., 0])
     wanted = np.asarray(image.resize(size[::-1], FILTERS[way])).reshape(found.shape)
     assert (found.shape, found.dtype) == ((*size, pixels.shape[2]), np.uint8)
-    # Pillow rounds between its two passes; where cubic weights reach beyond both borders the runtime differs by more
-    few = min(height, width) < 8 and way == "graph-bicubic"
-    assert np.abs(found.astype(int) - wanted).max() <= (16 if few else 2)
+    # Pillow rounds, and clips what cubic weights overshoot in noise, between its two passes
+    assert np.abs(found.astype(int) - wanted).max() <= (2 if way == "graph" else 24)
+
+
+@pytest.mark.parametrize("way", FILTERS)
+def test_on_real_images_it_is_close_to_pillow(way: GraphResize, garments: list[Source]) -> None:
+    for source in garments[:20]:
+        image = source.decode()
+        for size in ((9, 20), (28, 61), (75, 40)):
+            wanted = np.asarray(image.resize(size[::-1], FILTERS[way]))
+            gap = np.abs(resized(np.asarray(image)[..., None], size, way)[..., 0].astype(int) - wanted)
+            assert gap.max() <= 2 if way == "graph" else gap.mean() < 0.2
 
 
 @pytest.mark.parametrize("way", ["graph", "graph-bicubic"])
