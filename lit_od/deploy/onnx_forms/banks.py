@@ -141,7 +141,7 @@ class BankNodes:
             del point
         with graph.inner() as other:
             kept = [graph.op("Identity", each) for each in found]
-        shape = ("n", wanted)
+        shape = (graph.name("rows"), wanted)  # of patches there are several an image
         outputs = list(zip(mended, kept, (np.float64, np.int64), (shape, shape), strict=True))
         distances, ids = graph.branches(condition, outputs, then, other)
         return distances, ids
