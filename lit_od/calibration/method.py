@@ -19,7 +19,7 @@ from lit_od.errors import ConfigError
 
 Method: TypeAlias = Literal["split", "cross"]
 
-TYPICAL = (0.4, 1.0)
+TYPICAL = (0.4, 1.2)
 """Share of the promised rate that cross calibration was seen to flag, from and to (scripts/bench/coverage.py)."""
 
 
