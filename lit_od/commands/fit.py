@@ -16,8 +16,6 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-import msgspec
-
 from lit_od.commands._arguments import (
     add_label_argument,
     add_recipe_arguments,
@@ -69,10 +67,9 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 def _recipe(args: argparse.Namespace, overrides: list[str]) -> Recipe:
     if args.label:
         overrides = [*overrides, f"--data.classes={json.dumps(args.label)}"]
-    recipe = read_recipe(args, overrides)
     if args.backbone is not None:
-        recipe = msgspec.structs.replace(recipe, backbone=args.backbone)
-    return recipe
+        overrides = [f"--backbone={args.backbone}", *overrides]
+    return read_recipe(args, overrides)
 
 
 def _require_effect(
