@@ -5,7 +5,7 @@
 
 DATA, else LIT_OD_DATA, holds cats_dogs. digits: the packaged digits 0 to 7 on the backbone of exported/mnist-digits;
 photos: cats on features of the shipped EfficientNet-Lite0; patches: its patches at 224 pixels; errors:
-exported/cats-autoencoder as it is. Each detector is fitted on --fit images (digits on five times as many), calibrated
+exported/cats-autoencoder, unchanged. Each detector is fitted on --fit images (digits on five times as many), calibrated
 on 100 others, compiled, and gets the same prepared pixels of --test images as `Scorer` does, half of them outliers.
 
 A line a detector: the largest difference of scores, max |a - b| / max |a|; verdicts that differ further from the
@@ -96,7 +96,13 @@ class Case:
     detectors: dict[str, dict[str, Any]]
 
     def bundle(self, out: Path, detector: dict[str, Any], threads: int) -> Bundle:
-        """Fit a detector, and calibrate it on the last of the normal images."""
+        """Fit a detector, and calibrate it on the last of the normal images.
+
+        Args:
+            out: The bundle's folder.
+            detector: Kind and options.
+            threads: Threads of the backbone.
+        """
         fit, calibration = self.normal[:-CALIBRATION], self.normal[-CALIBRATION:]
         engine = open_engine(self.graph.model, self.preparation, threads=threads)
         images = FitImages(fit, calibration)
@@ -207,7 +213,7 @@ def _outside(p_values: np.ndarray, scores: np.ndarray, room: float, calibration:
 
 
 def _rates(session: Any, scorer: Scorer, pixels: Images, batch: int, seconds: float) -> tuple[float, float, float]:
-    """Measure images a second of file and scorer in turns, and the median of the turns' ratios."""
+    """Measure images a second of file and scorer in turns, and their median ratio."""
     calls: tuple[Callable[[Images], object], ...] = (lambda some: session.run(None, {"image": some}), scorer.score)
     taken: list[list[float]] = [[], []]
     end, turn = time.perf_counter() + 2 * seconds, 0
