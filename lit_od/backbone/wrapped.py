@@ -58,9 +58,8 @@ def features_graph(
         Bytes of an ONNX file that takes uint8 (n, h, w, c) and gives "features" (n, d).
 
     Raises:
-        BackboneError: If the graph takes other images, has no such output, or does not compute wrapped what it
-            computes of the same numbers.
-        ConfigError: If `pixels` does not fit the images, or the output must be named.
+        BackboneError: If the graph takes other images, or computes other features once it is wrapped.
+        ConfigError: If `pixels` does not fit the images, or no output that gives features is named.
     """
     outputs = [port.name for port in read_graph(model).outputs]
     if output is None and len(outputs) != 1:

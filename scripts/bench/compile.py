@@ -1,7 +1,7 @@
 """Compare model files with the bundles that they were compiled from.
 
     python scripts/bench/compile.py [DATA] [--bundles digits,photos,patches,errors] [--detectors KIND,...] [--test 500]
-                                    [--fit 400] [--seconds 4] [--threads 1]
+                                    [--fit 400] [--seconds 4] [--threads 1] [--cpu-time]
 
 DATA, else LIT_OD_DATA, holds cats_dogs. digits: the packaged digits 0 to 7 on the backbone of exported/mnist-digits;
 photos: cats on features of the shipped EfficientNet-Lite0; patches: its patches at 224 pixels; errors:
@@ -11,7 +11,7 @@ on 100 others, compiled, and gets the same prepared pixels of --test images as `
 A line a detector: the largest difference of scores, max |a - b| / max |a|; verdicts that differ further from the
 threshold than that allows, and p-values outside of those of score +- the tolerance; images a second of the file in bare
 ONNX Runtime and of `Scorer` at batches of 1 and 32, medians of runs in turns on the same threads, and their ratio; the
-file's size. Then a JSON line.
+file's size. Then a JSON line. --cpu-time counts seconds of the processor, for machines that do other work besides.
 """
 
 import argparse
@@ -118,13 +118,15 @@ def main() -> None:
     parser.add_argument("--fit", type=int, default=400)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cpu-time", action="store_true")
     args = parser.parse_args()
     print(f"{'bundle':8} {'detector':19} {'difference':>10} flips p-values {'batch 1':>18} {'batch 32':>18}     MB")
     figures = {}
     for name in args.bundles.split(","):
         for detector, found in _measured(name, args):
             figures[f"{name} {detector}"] = found
-    options = {"test": args.test, "fit": args.fit, "threads": args.threads, "load": os.getloadavg()[0]}
+    options = {name: getattr(args, name) for name in ("test", "fit", "threads", "cpu_time")}
+    options["load"] = os.getloadavg()[0]
     print(json.dumps({**options, "onnxruntime": onnxruntime.__version__, "figures": figures}))
 
 
@@ -195,7 +197,7 @@ def _figures(
     }
     columns = []
     for batch in BATCHES:
-        rates = _rates(session, scorer, pixels, batch, args.seconds)
+        rates = _rates(session, scorer, pixels, batch, args)
         found[f"file_{batch}"], found[f"scorer_{batch}"], found[f"ratio_{batch}"] = rates
         columns.append(f"{rates[0]:7.1f}/{rates[1]:<6.1f} {rates[2]:.2f}")
     print(
@@ -212,17 +214,20 @@ def _outside(p_values: np.ndarray, scores: np.ndarray, room: float, calibration:
     return int(((p_values < low) | (p_values > high)).sum())
 
 
-def _rates(session: Any, scorer: Scorer, pixels: Images, batch: int, seconds: float) -> tuple[float, float, float]:
+def _rates(
+    session: Any, scorer: Scorer, pixels: Images, batch: int, args: argparse.Namespace
+) -> tuple[float, float, float]:
     """Measure images a second of file and scorer in turns, and their median ratio."""
     calls: tuple[Callable[[Images], object], ...] = (lambda some: session.run(None, {"image": some}), scorer.score)
     taken: list[list[float]] = [[], []]
-    end, turn = time.perf_counter() + 2 * seconds, 0
-    while time.perf_counter() < end or turn < 6:
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    end, turn = clock() + 2 * args.seconds, 0
+    while clock() < end or turn < 6:
         start = batch * turn % max(1, len(pixels) - batch)
         for at in (0, 1) if turn % 2 else (1, 0):
-            began = time.perf_counter()
+            began = clock()
             calls[at](pixels[start : start + batch])
-            taken[at].append(time.perf_counter() - began)
+            taken[at].append(clock() - began)
         turn += 1
     file, own = (batch / statistics.median(each[1:]) for each in taken)  # the first turn warms up
     return file, own, statistics.median(b / a for a, b in zip(taken[0][1:], taken[1][1:], strict=True))
