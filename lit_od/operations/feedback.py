@@ -105,6 +105,7 @@ def accept(
     for others in (images.calibration, images.normal):
         require_apart(new, others, "image to accept and other normal image")
     require_apart(images.normal, images.calibration, "fit and calibration image")
+    _require_not_accepted(bundle, images.calibration)
     sums, other_normal = _sums(bundle, engine, images.normal) if new else (None, False)
     made = detector
     if new:
@@ -154,6 +155,21 @@ def _unknown(bundle: Bundle, images: Sequence[Source]) -> tuple[list[Source], li
         if digest not in known:
             new.setdefault(digest, image)
     return list(new.values()), list(new)
+
+
+def _require_not_accepted(bundle: Bundle, calibration: Sequence[Source]) -> None:
+    """Check that no image that is to calibrate was accepted before.
+
+    Raises:
+        DataError: If one was.
+    """
+    known = set(_accepted(bundle))
+    again = [image for image in calibration if content_digest(image).hex() in known] if known else []
+    if again:
+        raise DataError(
+            f"{len(again):,} images of --calibration were accepted before, such as {again[0].name}: the detector knows "
+            "them. Leave them out"
+        )
 
 
 def _accepted(bundle: Bundle) -> list[str]:
@@ -239,15 +255,16 @@ def _manifest(bundle: Bundle, found: Feedback, for_pixels: float | None, digests
     old, change = bundle.manifest, msgspec.structs.replace
     hashes = [*_accepted(bundle), *digests]
     accepted = {"images": len(hashes), "sha256": hashes, "rate_holds": found.holds}
+    held_out = found.calibration.folds is None  # whatever the old images were
     entry = change(
         old.calibration,
         threshold=found.calibration.threshold,
         rule=found.calibration.rule,
         images=found.calibration.scores.size,
         pixel_threshold=for_pixels,
+        method=msgspec.UNSET if held_out else old.calibration.method,
+        folds=msgspec.UNSET if held_out else old.calibration.folds,
     )
-    if found.calibration.folds is None:  # its images were held out, whatever the old ones were
-        entry = change(entry, method=msgspec.UNSET, folds=msgspec.UNSET)
     return change(
         old,
         detector=change(old.detector, images=old.detector.images + len(digests)),
