@@ -52,6 +52,20 @@ def test_accepted_images_are_inliers_from_then_on(bank: Path, command: Command) 
     assert "\t" not in record[1]
 
 
+def test_rates_of_before_are_called_so(own_bundle: Path, tmp_path: Path, command: Command) -> None:
+    """Wherever a rate is said: scores of this detector may have risen."""
+    folder = tmp_path / "lof"
+    assert command("refit", own_bundle, INLIERS, "--out", folder, "--detector", "lof", *ONE).status == 0
+    since = "before images were accepted, and not guaranteed since"
+    said = [("threshold", folder), ("threshold", folder, "--value", "9"), ("inspect", folder)]
+    assert [command(*words).out.count(since) for words in said] == [0, 0, 0]
+    assert command("accept", folder, ODD, *ONE).status == 0
+    assert [command(*words).out.count(since) for words in said] == [1, 1, 2]
+    assert "A p-value is approximate" in command("inspect", folder).out
+    assert command("rollback", folder, "1").status == 0
+    assert [command(*words).out.count(since) for words in said] == [0, 0, 0]
+
+
 def test_every_change_in_place_can_be_undone(bank: Path, command: Command) -> None:
     first = Bundle.read(bank)
     assert command("threshold", bank, "--value", "9").status == 0
