@@ -215,6 +215,21 @@ def test_normal_images_are_those_of_the_fit(make: Made, garments: list[Source], 
     assert not feed(path, garments[2:3], normal=[*digits[:120], *garments[:2]]).other_normal
 
 
+def test_other_normal_images_are_those_of_the_fit_from_then_on(
+    make: Made, garments: list[Source], digits: list[Source]
+) -> None:
+    path = make({"kind": "mahalanobis", "shrinkage": 0.3})
+    assert feed(path, garments[:2], normal=digits[200:250]).other_normal
+    new = Bundle.read(path)
+    assert new.manifest.detector.images == 52
+    assert new.manifest.provenance.data["fit"]["images"] == 50
+    again = [*digits[200:250], *garments[:2]]
+    assert not feed(path, garments[2:3], normal=again).other_normal
+    assert Bundle.read(path).manifest.detector.images == 53
+    assert feed(path, garments[3:4], normal=[*digits[300:330], *garments[:3]]).other_normal
+    assert Bundle.read(path).manifest.detector.images == 34
+
+
 def test_a_bank_keeps_no_sums(make: Made, digits: list[Source], garments: list[Source]) -> None:
     path = make(KNN, keep_sums=True)
     assert not (path / ACCUMULATOR).exists()
