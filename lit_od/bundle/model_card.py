@@ -37,7 +37,7 @@ def model_card(manifest: Manifest, calibration: Calibration) -> str:
         "|---|---|",
         *(f"| {fact} | {text} |" for fact, text in model_facts(manifest, calibration)),
         "",
-        USE.format(valid="valid" if calibration.folds is None else "approximate"),
+        USE.format(valid="valid" if calibration.folds is None and not since_accepted(manifest) else "approximate"),
         "",
         LIMITS,
         "",
@@ -47,6 +47,7 @@ def model_card(manifest: Manifest, calibration: Calibration) -> str:
 
 def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str, str]]:
     """List facts about a bundle, each a name and a text."""
+    since = since_accepted(manifest)
     preparation, model, provenance = manifest.preparation, manifest.model, manifest.provenance
     crop = f"centre crop {preparation.crop[0]}x{preparation.crop[1]}, then " if preparation.crop else ""
     if preparation.crop_fraction is not None:
@@ -70,14 +71,14 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
         (
             "threshold",
             f"{calibration.threshold:.6g} by {_value(calibration.rule['rule'])}{_options(rule)}, "
-            f"{false_positives(calibration)}{_since_accepted(provenance.data)}",
+            f"{false_positives(calibration)}{since}",
         ),
         (
             "calibration",
             f"{calibration.scores.size:,} inliers, {method(calibration)}, scores {calibration.scores[0]:.6g} to "
             f"{calibration.scores[-1]:.6g}, {calibration.flagged_share():.2%} above the threshold",
         ),
-        ("rate", supported_rate(calibration)),
+        ("rate", f"{supported_rate(calibration)}{since}"),
         ("made", _value(provenance.created) + (f", seed {provenance.seed}" if provenance.seed is not None else "")),
     ]
     pixels = manifest.calibration.pixel_threshold
@@ -133,9 +134,9 @@ def supported_rate(calibration: Calibration) -> str:
     return f"{least}; promised {promised:.2%}, proven {shown}, typical {low:.2%} to {high:.2%}"
 
 
-def _since_accepted(data: dict[str, Any]) -> str:
+def since_accepted(manifest: Manifest) -> str:
     """Say that accepted images have outdated the calibration, where they have."""
-    accepted = data.get("accepted")
+    accepted = manifest.provenance.data.get("accepted")
     outdated = isinstance(accepted, dict) and accepted.get("rate_holds") is False
     return " before images were accepted, and not guaranteed since (lit-od refit)" if outdated else ""
 

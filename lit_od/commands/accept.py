@@ -73,7 +73,8 @@ def _lines(found: Feedback, images: FeedbackImages, *, dry_run: bool) -> list[st
     """Describe a feedback."""
     count, known = len(found.images), len(images.accepted) - len(found.images)
     lines = [
-        f"{count:,} images {'would be ' if dry_run else ''}accepted" + (f", {known:,} were before" if known else "")
+        f"{count:,} images {'would be ' if dry_run else ''}accepted"
+        + (f", {known:,} left out: accepted before, or given twice" if known else "")
     ]
     limit, old = found.calibration.threshold, found.old.threshold
     if count:

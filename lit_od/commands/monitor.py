@@ -182,8 +182,8 @@ def _table(watch: DriftWatch, words: str, options: DriftOptions) -> str:
             "note    these are frames of a stream: successive ones are not exchangeable, and no bound holds for them. "
             "Give --every N, one row an object"
         )
-    for bag in watch.latest_bags[1:]:
-        if bag.reason != "alarm":
+    for bag in watch.latest_bags:
+        if bag.reason not in ("first row", "alarm"):
             lines.append(f"note    a new bag begins at row {bag.row:,}: {bag.reason}")
     lines.append(
         f"alarms  {watch.alarms:,}" + (f", the last {len(watch.latest)}" if watch.alarms > len(watch.latest) else "")

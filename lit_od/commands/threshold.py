@@ -16,7 +16,7 @@ import numpy as np
 from lit_od.bundle import folder as bundles
 from lit_od.bundle.folder import Bundle
 from lit_od.bundle.history import Change
-from lit_od.bundle.model_card import false_positives, method, supported_rate
+from lit_od.bundle.model_card import false_positives, method, since_accepted, supported_rate
 from lit_od.bundle.model_file import MODEL, with_threshold
 from lit_od.calibration.method import shortfall
 from lit_od.calibration.p_values import Calibration
@@ -65,6 +65,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """
     no_overrides(overrides)
     bundle = read_bundle(args.bundle, args)
+    since = since_accepted(bundle.manifest)
     options = {name: getattr(args, name) for name in ("n", "q", "rate") if getattr(args, name) is not None}
     if args.value is not None:
         rule = {"rule": "value", "value": args.value, **options}
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         raise ConfigError(f"--{next(iter(options))} needs --rule")
     else:
         outliers = _scores(bundle, find(args.outliers), args) if args.outliers else None
-        print(rates(bundle.calibration, outliers))
+        print(rates(bundle.calibration, outliers) + (f"\nrates: those{since}" if since else ""))
         return DONE
     sources = find(args.outliers) if args.outliers else []
     images = {"outliers": fingerprint(sources)} if sources else {}
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     print(
         f"{args.bundle}: threshold {bundle.calibration.threshold:.6g} -> {calibration.threshold:.6g}, "
         f"{calibration.flagged_share():.2%} of {calibration.scores.size:,} calibration inliers above, "
-        f"{false_positives(calibration)}\n{method(calibration)}; {supported_rate(calibration)}"
+        f"{false_positives(calibration)}\n{method(calibration)}; {supported_rate(calibration)}{since}"
     )
     if line := shortfall(calibration.rule, calibration.scores.size):
         print(f"lit-od: {line}", file=sys.stderr)

@@ -198,11 +198,18 @@ class Scoring:
     pixels: int
 
     def score(self, fold: Rows) -> _Part:
-        """Score the images of a fold, on one thread."""
+        """Score the images of a fold, on one thread.
+
+        Raises:
+            DataError: If the other images do not suffice.
+        """
         count = len(self.outputs)
         with limited(1):
             others = np.setdiff1d(np.arange(count), fold, assume_unique=True)
-            fitted = self.spec.fit(self.outputs, self.labels, rows=others)
+            try:
+                fitted = self.spec.fit(self.outputs, self.labels, rows=others)
+            except DataError as error:  # it counts the rows of the fold, which nobody gave
+                raise DataError(f"cross calibration fits on {len(others):,} of {count:,} images: {error}") from None
             wanted = pixel_rows(fitted, count, pixels=self.pixels)
             if wanted is None:
                 return fitted.score(self.outputs[fold]), None

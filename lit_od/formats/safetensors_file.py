@@ -25,10 +25,17 @@ MAX_ARRAYS = 1024
 
 MAX_DIMENSIONS = 8
 
-_BYTES = {"U8": 1, "I64": 8, "F16": 2, "F32": 4, "F64": 8}
+_BYTES = {"U8": 1, "I8": 1, "I64": 8, "F16": 2, "F32": 4, "F64": 8}
 """Bytes of an element by safetensors' names of the types that are read."""
 
-_DTYPES = {"U8": np.uint8, "I64": np.int64, "F16": np.float16, "F32": np.float32, "F64": np.float64}
+_DTYPES = {
+    "U8": np.uint8,
+    "I8": np.int8,
+    "I64": np.int64,
+    "F16": np.float16,
+    "F32": np.float32,
+    "F64": np.float64,
+}
 
 
 def load(data: bytes) -> Arrays:

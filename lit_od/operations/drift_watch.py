@@ -40,7 +40,7 @@ class Bag:
     Attributes:
         row: Number of its first row, from 1.
         begins_with: Number of scores that began it: earlier scores, or the burn-in.
-        reason: "first row", "another detector", "file begun anew" or "alarm".
+        reason: "first row", "another detector" (than the bundle's, or the rows' before), "file begun anew" or "alarm".
     """
 
     row: int
@@ -140,7 +140,7 @@ class DriftWatch:
     def _open_bag(self, row: ScoredRow) -> None:
         """Begin a bag where there is none, or the detector or the file is another."""
         detector = self._own if row.detector is None else row.detector
-        if self._detector is None:
+        if self._detector is None and detector == self._own:
             reason = "first row"
         elif detector != self._detector:
             reason = "another detector"

@@ -105,7 +105,8 @@ def accept(
     for others in (images.calibration, images.normal):
         require_apart(new, others, "image to accept and other normal image")
     require_apart(images.normal, images.calibration, "fit and calibration image")
-    sums, other_normal = _sums(bundle, engine, images.normal) if new else (None, False)
+    _require_not_accepted(bundle, images.calibration)
+    sums, instead = _sums(bundle, engine, images.normal) if new else (None, None)
     made = detector
     if new:
         with limited(engine.extractor.threads):
@@ -123,7 +124,7 @@ def accept(
         old=old,
         falls=detector.only_lowers,
         holds=bool(images.calibration) or (_holds(bundle) and (detector.only_lowers or not new)),
-        other_normal=other_normal,
+        other_normal=instead is not None,
     )
     if dry_run or not (new or images.calibration):
         return found
@@ -133,6 +134,10 @@ def accept(
         calibration = with_peaks(calibration, made, kept)
         for_pixels = threshold_for_pixels(made, calibration, kept)
     manifest = _manifest(bundle, found, for_pixels, digests)
+    if instead is not None:
+        manifest.provenance.data["fit"] = fingerprint(instead)
+        entry = msgspec.structs.replace(manifest.detector, images=len(instead) + len(_accepted(bundle)) + len(digests))
+        manifest = msgspec.structs.replace(manifest, detector=entry)
     used = {ACCEPTED: {"images": len(new), "sha256": digests}}
     if images.calibration:
         used["calibration"] = manifest.provenance.data["calibration"] = fingerprint(images.calibration)
@@ -154,6 +159,21 @@ def _unknown(bundle: Bundle, images: Sequence[Source]) -> tuple[list[Source], li
         if digest not in known:
             new.setdefault(digest, image)
     return list(new.values()), list(new)
+
+
+def _require_not_accepted(bundle: Bundle, calibration: Sequence[Source]) -> None:
+    """Check that no image that is to calibrate was accepted before.
+
+    Raises:
+        DataError: If one was.
+    """
+    known = set(_accepted(bundle))
+    again = [image for image in calibration if content_digest(image).hex() in known] if known else []
+    if again:
+        raise DataError(
+            f"{len(again):,} images of --calibration were accepted before, such as {again[0].name}: the detector knows "
+            "them. Leave them out"
+        )
 
 
 def _accepted(bundle: Bundle) -> list[str]:
@@ -178,38 +198,39 @@ def _outputs(engine: LocalEngine, images: Sequence[Source]) -> Iterator[Outputs]
         yield found.outputs
 
 
-def _sums(bundle: Bundle, engine: LocalEngine, normal: Sequence[Source]) -> tuple[Accumulator | None, bool]:
+def _sums(
+    bundle: Bundle, engine: LocalEngine, normal: Sequence[Source]
+) -> tuple[Accumulator | None, Sequence[Source] | None]:
     """Return the sums of what the detector was fitted on, where it needs any.
 
     Returns:
-        The sums; and True if they are those of other images than it was fitted on.
+        The sums; and the images that take the place of those that it was fitted on, if they are others.
     """
     detector = bundle.detector
     sums = detector.sums()
     if sums is None:
         if normal:
             raise ConfigError(f"detector {detector.kind} needs no normal images again: leave --normal out")
-        return None, False
+        return None, None
     if not normal:
         if ACCUMULATOR in bundle.manifest.files:
-            return restored_sums(detector, bundle.content(ACCUMULATOR)), False
+            return restored_sums(detector, bundle.content(ACCUMULATOR)), None
         raise ConfigError(
             f"{bundle.path} holds no {ACCUMULATOR}, without which {detector.kind} needs the normal images again: give "
             "--normal PATH, or fit with --keep-accumulator"
         )
-    fitted, same = _fitted_part(bundle, normal)
-    for outputs in _outputs(engine, fitted):
+    fitted, again, same = _fitted_part(bundle, normal)
+    for outputs in _outputs(engine, [*fitted, *again]):
         sums.update(outputs)
-    return sums, not same
+    return sums, None if same else fitted
 
 
-def _fitted_part(bundle: Bundle, normal: Sequence[Source]) -> tuple[Sequence[Source], bool]:
+def _fitted_part(bundle: Bundle, normal: Sequence[Source]) -> tuple[Sequence[Source], Sequence[Source], bool]:
     """Return those normal images that fitted the detector.
 
-    These are all, or the fit part of them, and the accepted ones.
-
     Returns:
-        The images; all of them, and False, where they are other images.
+        All of them but the accepted ones, or the fit part of those; the accepted ones; and False where the first are
+        other images, all of them.
 
     Raises:
         DataError: If images that were accepted before are not among them.
@@ -230,8 +251,8 @@ def _fitted_part(bundle: Bundle, normal: Sequence[Source]) -> tuple[Sequence[Sou
     ]
     for divided in divisions:
         if len(rest) >= 3 and fingerprint(fit := divided()) == wanted:
-            return [*fit, *again], True
-    return normal, False
+            return fit, again, True
+    return rest, again, False
 
 
 def _manifest(bundle: Bundle, found: Feedback, for_pixels: float | None, digests: Sequence[str]) -> Manifest:
@@ -239,15 +260,16 @@ def _manifest(bundle: Bundle, found: Feedback, for_pixels: float | None, digests
     old, change = bundle.manifest, msgspec.structs.replace
     hashes = [*_accepted(bundle), *digests]
     accepted = {"images": len(hashes), "sha256": hashes, "rate_holds": found.holds}
+    held_out = found.calibration.folds is None  # whatever the old images were
     entry = change(
         old.calibration,
         threshold=found.calibration.threshold,
         rule=found.calibration.rule,
         images=found.calibration.scores.size,
         pixel_threshold=for_pixels,
+        method=msgspec.UNSET if held_out else old.calibration.method,
+        folds=msgspec.UNSET if held_out else old.calibration.folds,
     )
-    if found.calibration.folds is None:  # its images were held out, whatever the old ones were
-        entry = change(entry, method=msgspec.UNSET, folds=msgspec.UNSET)
     return change(
         old,
         detector=change(old.detector, images=old.detector.images + len(digests)),

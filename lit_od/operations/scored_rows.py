@@ -81,7 +81,15 @@ def has_scores(file: Path) -> bool:
     if file.suffix.lower() != ".csv" or not file.is_file():
         return False
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        return "score" in next(csv.reader(lines), [])
+        return "score" in _titles(csv.reader(lines))
+
+
+def _titles(reader: Iterator[list[str]]) -> list[str]:
+    """Return the titles of the columns; none of a file that is no CSV."""
+    try:
+        return next(reader, [])
+    except csv.Error:
+        return []
 
 
 def _sleep() -> None:
@@ -159,11 +167,11 @@ def _json_rows(lines: Iterable[str], name: str) -> Iterator[ScoredRow]:
 
 def _csv_rows(lines: Iterable[str], name: str) -> Iterator[ScoredRow]:
     reader = csv.reader(lines)
-    titles = next(reader, [])
+    titles = _titles(reader)
     if "score" not in titles:
         raise DataError(
             f"{name} has no column score: wanted rows as lit-od score writes them, in CSV or JSON lines, "
-            f"got the columns {', '.join(titles)[:200]}"
+            f"got the columns {', '.join(titles)[:200] or 'of no table'}"
         )
     while True:
         try:

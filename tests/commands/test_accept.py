@@ -41,7 +41,7 @@ def test_accepted_images_are_inliers_from_then_on(bank: Path, command: Command) 
     rows = command("score", bank, ODD, *ONE).out.splitlines()[1:]
     assert all(",false," in row for row in rows)
     again = command("accept", bank, ODD, *ONE)
-    assert f"0 images accepted, {len(rows)} were before" in again.out
+    assert f"0 images accepted, {len(rows)} left out: accepted before, or given twice" in again.out
     assert command("verify", bank, *ONE).status == 0
     record = command("history", bank).out.splitlines()
     assert len(record) == 2
@@ -50,6 +50,20 @@ def test_accepted_images_are_inliers_from_then_on(bank: Path, command: Command) 
         in record[1]
     )
     assert "\t" not in record[1]
+
+
+def test_rates_of_before_are_called_so(own_bundle: Path, tmp_path: Path, command: Command) -> None:
+    """Wherever a rate is said: scores of this detector may have risen."""
+    folder = tmp_path / "lof"
+    assert command("refit", own_bundle, INLIERS, "--out", folder, "--detector", "lof", *ONE).status == 0
+    since = "before images were accepted, and not guaranteed since"
+    said = [("threshold", folder), ("threshold", folder, "--value", "9"), ("inspect", folder)]
+    assert [command(*words).out.count(since) for words in said] == [0, 0, 0]
+    assert command("accept", folder, ODD, *ONE).status == 0
+    assert [command(*words).out.count(since) for words in said] == [1, 1, 2]
+    assert "A p-value is approximate" in command("inspect", folder).out
+    assert command("rollback", folder, "1").status == 0
+    assert [command(*words).out.count(since) for words in said] == [0, 0, 0]
 
 
 def test_every_change_in_place_can_be_undone(bank: Path, command: Command) -> None:

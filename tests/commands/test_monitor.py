@@ -98,7 +98,8 @@ def test_rows_of_another_detector_begin_with_the_burn_in(made_bundle: Bundle, tm
     file = tmp_path / "rows.csv"
     file.write_text("score,detector\n" + "1,0123456789ab\n" * 120, "utf-8")
     _, out, _ = command("monitor", made_bundle.path, file, "--json")
-    assert json.loads(out)["latest_bags"] == [{"row": 1, "begins_with": 100, "reason": "first row"}]
+    assert json.loads(out)["latest_bags"] == [{"row": 1, "begins_with": 100, "reason": "another detector"}]
+    assert "a new bag begins at row 1: another detector" in command("monitor", made_bundle.path, file).out
     status, _, err = command("monitor", made_bundle.path, file, "--calibration", file)
     assert status == 2
     assert "holds scores of the detector 0123456789ab" in err

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from safetensors.numpy import load, save
 
 from lit_od.detectors.class_moments import MomentsAccumulator
 from lit_od.errors import ConfigError, DataError
+from lit_od.formats.safetensors_file import load, save
 
 ROWS = np.random.default_rng(0).normal(size=(300, 5)).astype(np.float32)
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load, save
 
 from lit_od.detectors import Detector, PixelDetector, registry
 from lit_od.detectors.registry import DETECTORS, find
 from lit_od.errors import ConfigError, DataError
+from lit_od.formats.safetensors_file import load, save
 from tests.support.detectors import MEAN_DISTANCE
 
 TRUST = (MEAN_DISTANCE,)

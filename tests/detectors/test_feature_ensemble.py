@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from safetensors.numpy import load, save
 
 from lit_od.detectors import GMM, KNN, FeatureEnsemble, Mahalanobis, detector_from_state
 from lit_od.detectors.held_out import is_held
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError, DataError
+from lit_od.formats.safetensors_file import load, save
 
 ROWS, WIDTH = 120, 6
 MEMBERS: list[dict[str, Any]] = [

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from safetensors.numpy import load, save
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist, mahalanobis
 
@@ -20,6 +19,7 @@ from lit_od.detectors.patch_rows import PatchRows
 from lit_od.detectors.registry import DETECTORS
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError, DataError
+from lit_od.formats.safetensors_file import load, save
 
 GRID = (4, 5, 6)
 IMAGES = 40

@@ -233,6 +233,9 @@ def test_images_that_cannot_be_divided_are_refused(small_graph: bytes, digits: l
         made(tmp_path / "out", small_graph, digits[:50], {"kind": "knn"}, rule={"rule": "fpr", "rate": 0.01})
     with pytest.raises(DataError, match="knn with k=5 needs 6 images to leave one out, got 5"):
         made(tmp_path / "out", small_graph, digits[:5], {"kind": "knn", "k": 5})
+    few = r"^cross calibration fits on 5 of 6 images: KNN needs at least 6 rows of features, got 5 of 5"
+    with pytest.raises(DataError, match=few):
+        made(tmp_path / "out", small_graph, digits[:6], {"kind": "knn", "k": 6, "coreset": 100})
     with pytest.raises(DataError, match=r"bad\.png: empty file\. Take it out"):
         made(tmp_path / "out", small_graph, [*digits[:9], Unreadable("bad.png", "empty file")], {"kind": "lof", "k": 2})
     assert not (tmp_path / "out").exists()

@@ -38,6 +38,7 @@ def test_what_was_saved_is_loaded() -> None:
         "c": np.ones((1, 2, 3, 4), np.float16),
         "d": np.arange(7, dtype=np.int64),
         "e": np.arange(9, dtype=np.uint8).reshape(3, 3).T,
+        "f": np.arange(-3, 4, dtype=np.int8),
     }
     loaded = arrays.load(arrays.save(kept))
     assert loaded.keys() == kept.keys()
@@ -65,7 +66,10 @@ def test_what_was_saved_is_loaded() -> None:
         (packed({"a": {**ONE, "more": 1}}), "'a' is no plain array"),
         (packed({"a": [1]}), "'a' is no plain array"),
         (packed('{"a": ' + json.dumps(ONE) + ', "a": ' + json.dumps(ONE) + "}"), "a key stands twice"),
-        (packed({"a": {**ONE, "dtype": "BF16", "shape": [4]}}), "must be one of U8, I64, F16, F32, F64, got 'BF16'"),
+        (
+            packed({"a": {**ONE, "dtype": "BF16", "shape": [4]}}),
+            "one of U8, I8, I64, F16, F32, F64, got 'BF16'",
+        ),
         (packed({"a": {**ONE, "dtype": "BOOL", "shape": [8]}}), "got 'BOOL'"),
         (packed({"a": {**ONE, "dtype": "C64"}}), "got 'C64'"),
         (packed({"a": {**ONE, "dtype": "XX\nYY"}}), r"got 'XX\\nYY'"),

@@ -138,6 +138,36 @@ def test_other_banks_promise_no_rate(make: Made, garments: list[Source], digits:
     assert [entry.command for entry in new.changes()] == ["accept", "accept"]
 
 
+def test_newer_images_calibrate_after_a_cross_calibration(
+    make: Made, garments: list[Source], digits: list[Source]
+) -> None:
+    """They were held out; without them the folds stay."""
+    path = make(KNN, calibration=digits[:120], method="cross")
+    assert Bundle.read(path).calibration.folds is not None
+    feed(path, garments[:2])
+    kept = Bundle.read(path, whole=True)
+    assert kept.calibration.folds is not None
+    feed(path, garments[2:4], calibration=digits[300:330])
+    new = Bundle.read(path, whole=True)
+    assert new.calibration.folds is None
+    assert new.manifest.calibration.images == 30
+    rollback(Bundle.read(path))
+    assert Bundle.read(path, whole=True).calibration.folds == kept.calibration.folds
+
+
+def test_what_was_accepted_calibrates_nothing(make: Made, garments: list[Source], digits: list[Source]) -> None:
+    """Also not by a later command, and under another name."""
+    path = make(KNN)
+    feed(path, garments[:3])
+    first = garments[1]
+    assert isinstance(first, ImageArray)
+    copy = ImageArray(first.pixels, "another name")
+    before = bytes_of(path)
+    with pytest.raises(DataError, match=r"^1 images of --calibration were accepted before, such as another name: "):
+        feed(path, garments[5:6], calibration=[*digits[300:320], copy])
+    assert bytes_of(path) == before
+
+
 @pytest.mark.parametrize("kind", ["mahalanobis", "gmm", "pca_residual"])
 def test_gaussians_take_images_by_their_sums(
     make: Made, garments: list[Source], digits: list[Source], kind: str
@@ -183,6 +213,21 @@ def test_normal_images_are_those_of_the_fit(make: Made, garments: list[Source], 
     with pytest.raises(DataError, match=r"^2 images that were accepted before are not among --normal: add them$"):
         feed(path, garments[2:3], normal=digits[:120])
     assert not feed(path, garments[2:3], normal=[*digits[:120], *garments[:2]]).other_normal
+
+
+def test_other_normal_images_are_those_of_the_fit_from_then_on(
+    make: Made, garments: list[Source], digits: list[Source]
+) -> None:
+    path = make({"kind": "mahalanobis", "shrinkage": 0.3})
+    assert feed(path, garments[:2], normal=digits[200:250]).other_normal
+    new = Bundle.read(path)
+    assert new.manifest.detector.images == 52
+    assert new.manifest.provenance.data["fit"]["images"] == 50
+    again = [*digits[200:250], *garments[:2]]
+    assert not feed(path, garments[2:3], normal=again).other_normal
+    assert Bundle.read(path).manifest.detector.images == 53
+    assert feed(path, garments[3:4], normal=[*digits[300:330], *garments[:3]]).other_normal
+    assert Bundle.read(path).manifest.detector.images == 34
 
 
 def test_a_bank_keeps_no_sums(make: Made, digits: list[Source], garments: list[Source]) -> None:

@@ -89,6 +89,9 @@ def test_a_file_that_holds_no_rows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path\na.png\n", "utf-8")
     with pytest.raises(DataError, match=r"list.csv has no column score: wanted rows .* got the columns path"):
         list(read_rows([str(tmp_path / "list.csv")]))
+    (tmp_path / "packed.csv").write_bytes(b"\x1f\x8b\x08\r\x00packed\r\x00\n")
+    with pytest.raises(DataError, match=r"packed.csv has no column score: .* got the columns of no table"):
+        list(read_rows([str(tmp_path / "packed.csv")]))
     for follow in (False, True):
         with pytest.raises(DataError, match=r"cannot read the rows of .*gone.csv: No such file"):
             list(read_rows([str(tmp_path / "gone.csv")], follow=follow))
@@ -98,8 +101,9 @@ def test_rows_are_told_from_lists_of_images(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text(HEAD, "utf-8")
     (tmp_path / "list.csv").write_text("path\na.png\n", "utf-8")
     (tmp_path / "none.csv").touch()
-    names = ("rows.csv", "list.csv", "none.csv", "any.jsonl", "a.png", "gone.csv")
-    assert [has_scores(tmp_path / name) for name in names] == [True, False, False, True, False, False]
+    (tmp_path / "packed.csv").write_bytes(b"\x1f\x8b\x08" + b"x" * 200_000)
+    names = ("rows.csv", "list.csv", "none.csv", "packed.csv", "any.jsonl", "a.png", "gone.csv")
+    assert [has_scores(tmp_path / name) for name in names] == [True, False, False, False, True, False, False]
 
 
 class Script:

@@ -9,6 +9,7 @@ from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.backbone.packaged import read_patches
 from lit_od.backbone.patches import PatchGrid
+from lit_od.calibration.method import Method
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.fitting.engine import LocalEngine
 from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
@@ -36,13 +37,14 @@ def make_bundle(
     providers: Sequence[str] | None = None,
     group: Group = ALONE,
     trust: Collection[str] = (),
+    method: Method = "split",
 ) -> Bundle:
     """Fit a bundle in this process, or in a process group."""
     return fit_bundle(
         out,
         open_engine(model, preparation, threads=threads, providers=providers, group=group),
         GraphFile(model, opset, maps),
-        FitImages(fit, calibration, validation, outliers),
+        FitImages(fit, calibration, validation, outliers, method),
         DetectorSpec.parse(detector, trust),
         rule,
         origin,
