@@ -26,6 +26,7 @@ from lit_od.bundle.model_file import (
     entries,
     metadata,
     model_differences,
+    require_outside,
 )
 from lit_od.deploy.onnx_forms.maps import over_patches
 from lit_od.deploy.onnx_forms.preparing import prepared
@@ -75,6 +76,7 @@ def compile_bundle(bundle: Bundle, out: Path, *, resize: bool = False) -> bytes:
     """
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise ConfigError(f"the model file cannot be {out}: wanted a file in a folder that exists")
+    require_outside(out)
     if resize and not bundle.manifest.preparation.resizes_in_graph:
         bundle = _resized_in_graph(bundle)
     data = model_file(bundle)

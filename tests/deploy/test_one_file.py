@@ -177,6 +177,16 @@ def test_the_command_writes_and_describes_it(made_bundle: Bundle, tmp_path: Path
         assert "wanted a file in a folder that exists" in err
 
 
+@pytest.mark.parametrize("place", [("model.onnx",), ("backbone.onnx",), ("../model.onnx", "golden")], ids="-".join)
+def test_nothing_is_written_into_a_bundle(own_bundle: Path, command: Command, place: tuple[str, ...]) -> None:
+    out, *golden = (own_bundle / each for each in place)
+    words = ["--golden", golden[0]] if golden else []
+    status, _, err = command("compile", own_bundle, "--out", out, *words)
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "lies in the folder of a bundle" in err
+    assert command("verify", own_bundle)[0] == 0
+
+
 def test_a_graph_that_scores_otherwise_is_not_written(made_bundle, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(model_file, "verdict_difference", lambda *_: "scores differ by 1")
     with pytest.raises(DataError, match="does not score as the bundle does: scores differ by 1"):
