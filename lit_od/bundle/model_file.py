@@ -133,7 +133,7 @@ def bundle_of(path: Path, data: bytes, parts: Parts) -> Bundle:
 
 
 def require_outside(out: Path) -> None:
-    """Raise ConfigError if a path lies in the folder of a bundle, which holds no other files."""
+    """Raise ConfigError if a path lies in the folder of a bundle."""
     if (out.absolute().parent / MANIFEST).exists():
         raise ConfigError(f"{out} lies in the folder of a bundle, which holds nothing else: name a place outside")
 
