@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lit_od.backbone.compiled import INPUT
+from lit_od.backbone.compiled import INPUT, OUTPUTS
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import BACKBONE, GOLDEN, Bundle, golden_arrays
 from lit_od.bundle.golden import golden_files
@@ -54,6 +54,9 @@ MOST_MOVED = 0.01
 
 PREFIX = "lit_od."
 """Names of the tensors that are added to a backbone begin so."""
+
+RESERVED = frozenset((*OUTPUTS, THRESHOLD, PIXELS, CALIBRATION))
+"""Names of the other tensors that are added."""
 
 
 def compile_bundle(bundle: Bundle, out: Path, *, resize: bool = False) -> bytes:
@@ -200,8 +203,11 @@ def _require_portable(model: bytes) -> None:
             f"the backbone has operators of {', '.join(versions.foreign)}, which other runtimes lack: export it with "
             "ONNX' own operators"
         )
-    if any(name.startswith(PREFIX) for name in tensor_names(model)):
-        raise ConfigError(f"the bundle's backbone has tensors whose names begin with {PREFIX}: rename them")
+    for name in (*tensor_names(model), *take_apart(model).initializers):
+        if name.startswith(PREFIX) or name in RESERVED:
+            raise ConfigError(
+                f"the backbone has a tensor named {name}, as a model file's own are: rename it and fit anew"
+            )
 
 
 def _require_same(data: bytes, bundle: Bundle, out: Path) -> None:

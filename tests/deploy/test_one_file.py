@@ -187,6 +187,23 @@ def test_nothing_is_written_into_a_bundle(own_bundle: Path, command: Command, pl
     assert command("verify", own_bundle)[0] == 0
 
 
+def test_tensors_with_a_name_of_its_own_are_refused(digits: list[Source], tmp_path: Path) -> None:
+    for number, name in enumerate(("score", "threshold", "lit_od.x")):
+        graph = onnx.load_from_string(features_graph())
+        graph.graph.node[-1].input[0] = graph.graph.node[-2].output[0] = name
+        bundle = make_bundle(
+            tmp_path / f"{number}",
+            model=graph.SerializeToString(),
+            fit=digits[:40],
+            calibration=digits[40:60],
+            detector={"kind": "knn"},
+            rule={"rule": "percentile"},
+            origin=Origin(name="x"),
+        )
+        with pytest.raises(ConfigError, match=f"has a tensor named {name}, as a model file's own are"):
+            compile_bundle(bundle, tmp_path / "model.onnx")
+
+
 def test_a_graph_that_scores_otherwise_is_not_written(made_bundle, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(model_file, "verdict_difference", lambda *_: "scores differ by 1")
     with pytest.raises(DataError, match="does not score as the bundle does: scores differ by 1"):
