@@ -35,7 +35,7 @@ class CompiledGraph(Backbone):
         providers: Sequence[str] | None = None,
         device: int | None = None,
     ) -> Self:
-        """Open a model file.
+        """Open a model file whose interface was checked.
 
         Args:
             model: The file or its bytes.
@@ -44,20 +44,15 @@ class CompiledGraph(Backbone):
             device: As `Backbone.load`.
 
         Raises:
-            BackboneError: If the graph cannot be loaded, or is none of a model file.
+            BackboneError: If the graph cannot be loaded.
             ConfigError: If a provider is unknown or absent, or threads is below 1.
             MissingExtra: If no ONNX Runtime is installed.
         """
         graph = Session(model, threads=threads, providers=providers, device=device)
-        taken, given = graph.opened.get_inputs(), [port.name for port in graph.opened.get_outputs()]
-        if [port.type for port in taken] != ["tensor(uint8)"] or given not in (list(OUTPUTS), list(OUTPUTS[:3])):
-            raise BackboneError(
-                f"a model file takes images, uint8, and gives {', '.join(OUTPUTS[:3])} and perhaps {OUTPUTS[3]}; this "
-                f"graph takes {', '.join(port.type for port in taken)} and gives {', '.join(given)}"
-            )
-        height, width, channels = (side if isinstance(side, int) else None for side in taken[0].shape[1:])
+        taken = graph.opened.get_inputs()[0]
+        height, width, channels = (side if isinstance(side, int) else None for side in taken.shape[1:])
         verdicts: Any = "verdicts"  # no backbone's output
-        return cls(graph, taken[0].name, verdicts, (height, width, channels), model=model)
+        return cls(graph, taken.name, verdicts, (height, width, channels), model=model)
 
     def __call__(self, images: Images) -> Outputs:
         """Run a batch.
@@ -83,6 +78,14 @@ class CompiledGraph(Backbone):
         return np.concatenate([each.reshape(len(images), -1) for each in given], axis=1)
 
     def verdicts(self, images: Images) -> dict[str, Any]:
-        """Run a batch of images that the graph takes, and return all outputs by name."""
+        """Run a batch of images that the graph takes, and return all outputs by name.
+
+        Raises:
+            BackboneError: If the graph fails, or gives other than a value, or a map, for each image.
+        """
         names = [port.name for port in self.session.get_outputs()]
-        return dict(zip(names, run_session(self.graph, names, {self.input: images}), strict=True))
+        found = dict(zip(names, run_session(self.graph, names, {self.input: images}), strict=True))
+        for name, values in found.items():
+            if values.shape[:1] != (len(images),) or values.ndim != (3 if name == OUTPUTS[3] else 1):
+                raise BackboneError(f"the graph gives {name} of shape {values.shape} for {len(images)} images")
+        return found

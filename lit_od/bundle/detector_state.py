@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lit_od.bundle.manifest import Manifest
 from lit_od.calibration.method import Folds
@@ -51,6 +53,29 @@ def read_state(data: bytes, index: bytes | None, manifest: Manifest) -> tuple[Ar
     arrays = safetensors.load(data)
     calibration = _read_calibration(arrays, manifest)
     return _read_state(arrays, index), calibration
+
+
+def ascending(values: NDArray[Any] | None, name: str, manifest: Manifest) -> Scores:
+    """Return values of the calibration inliers once they are one for each, ascending.
+
+    Args:
+        values: The values; None where there are none.
+        name: Their name, for messages.
+        manifest: The bundle's manifest.
+
+    Raises:
+        DataError: If they are not.
+    """
+    if values is None or values.ndim != 1 or values.dtype != np.float64 or values.size == 0:
+        raise DataError(f"{name} must be float64 (n,) with n of at least 1")
+    if not np.isfinite(values).all() or (values[1:] < values[:-1]).any():
+        raise DataError(f"{name} must be finite and ascending")
+    if max(-values[0], values[-1]) > MAX_SCORE:
+        raise DataError(f"{name} must lie within {MAX_SCORE:g}, got {values[0]:g} to {values[-1]:g}")
+    if values.size != manifest.calibration.images:
+        raise DataError(f"{values.size} values of {name}, the manifest says {manifest.calibration.images} images")
+    values.setflags(write=False)
+    return values
 
 
 def with_folds(calibration: Calibration, manifest: Manifest, detector: Detector) -> Calibration:
@@ -114,24 +139,9 @@ def _square(name: str, triangles: Stats) -> Stats:
 
 
 def _read_calibration(arrays: Arrays, manifest: Manifest) -> Calibration:
-    scores = _ascending(arrays, _CALIBRATION, manifest)
-    peaks = _ascending(arrays, _PEAKS, manifest) if _PEAKS in arrays else None
+    scores = ascending(arrays.pop(_CALIBRATION, None), _CALIBRATION, manifest)
+    peaks = ascending(arrays.pop(_PEAKS), _PEAKS, manifest) if _PEAKS in arrays else None
     return Calibration(scores, check_rule(manifest.calibration.rule), manifest.calibration.threshold, peaks=peaks)
-
-
-def _ascending(arrays: Arrays, name: str, manifest: Manifest) -> Scores:
-    """Take a value of each calibration inlier, ascending."""
-    values = arrays.pop(name, None)
-    if values is None or values.ndim != 1 or values.dtype != np.float64 or values.size == 0:
-        raise DataError(f"{name} must be float64 (n,) with n of at least 1")
-    if not np.isfinite(values).all() or (values[1:] < values[:-1]).any():
-        raise DataError(f"{name} must be finite and ascending")
-    if max(-values[0], values[-1]) > MAX_SCORE:
-        raise DataError(f"{name} must lie within {MAX_SCORE:g}, got {values[0]:g} to {values[-1]:g}")
-    if values.size != manifest.calibration.images:
-        raise DataError(f"{values.size} {name.replace('.', ' ')}, the manifest says {manifest.calibration.images}")
-    values.setflags(write=False)
-    return values
 
 
 def _read_state(arrays: Arrays, index: bytes | None) -> Arrays:

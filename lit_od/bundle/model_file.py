@@ -5,7 +5,6 @@ images. Threshold and calibration scores are read from the tensors of these name
 """
 
 import base64
-import binascii
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,18 +17,22 @@ from numpy.typing import NDArray
 from lit_od.backbone.compiled import OUTPUTS, CompiledGraph
 from lit_od.backbone.model import Backbone
 from lit_od.bundle import manifest as manifests
-from lit_od.bundle.detector_state import with_folds
-from lit_od.bundle.folder import BACKBONE, GOLDEN, Bundle, golden_arrays
+from lit_od.bundle.detector_state import ascending, with_folds
+from lit_od.bundle.folder import BACKBONE, GOLDEN, MANIFEST, Bundle, golden_arrays
 from lit_od.bundle.golden import golden_files, pixel_differences, relative_difference
 from lit_od.bundle.manifest import FileEntry, Manifest
+from lit_od.bundle.validate import check_golden, check_model
 from lit_od.calibration.p_values import Calibration
+from lit_od.calibration.rules import check_rule
 from lit_od.detectors.compiled import CompiledMaps, CompiledScores
-from lit_od.errors import BackboneError, BundleError, ConfigError, DataError
+from lit_od.errors import BackboneError, BundleError, ConfigError, DataError, LitODError
 from lit_od.formats import onnx_writer
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.formats.atomic import atomic_file
 from lit_od.formats.onnx_cut import cut, tensor_names
+from lit_od.formats.onnx_file import read_graph
 from lit_od.formats.onnx_parts import Parts, take_apart
+from lit_od.formats.text import one_line
 from lit_od.images.preparation import frame, open_image
 from lit_od.types import Arrays
 
@@ -109,12 +112,14 @@ def bundle_of(path: Path, data: bytes, parts: Parts) -> Bundle:
     """
     manifest, golden = _manifest(path, parts), _golden(path, parts)
     try:
-        scores = _doubles(parts, CALIBRATION, (manifest.calibration.images,))
-        threshold = float(_doubles(parts, THRESHOLD, ()))
-        pixels = float(_doubles(parts, PIXELS, ())) if PIXELS in parts.initializers else None
-    except DataError as error:
-        raise BundleError(f"{path}: {error}") from None
-    rule = manifest.calibration.rule
+        scores = ascending(parts.doubles(CALIBRATION), CALIBRATION, manifest)
+        threshold = _double(parts, THRESHOLD)
+        pixels = _double(parts, PIXELS) if PIXELS in parts.initializers else None
+        rule = check_rule(manifest.calibration.rule)
+        check_model(read_graph(data), manifest, maps=pixels is not None)
+        check_golden("golden set", golden, manifest, outputs=False)
+    except LitODError as error:
+        raise BundleError(f"{path}: {one_line(error)}. Compile the bundle anew") from None
     if threshold != manifest.calibration.threshold:  # another tool has moved it
         rule = {"rule": "value", "value": threshold}
     entry = msgspec.structs.replace(manifest.calibration, threshold=threshold, rule=rule, pixel_threshold=pixels)
@@ -125,6 +130,12 @@ def bundle_of(path: Path, data: bytes, parts: Parts) -> Bundle:
         detector = CompiledMaps(about.kind, about.options, manifest.preparation.size)
     calibration = with_folds(Calibration(scores, rule, threshold), manifest, detector)
     return Bundle(path, manifest, detector, calibration, {MODEL: data, GOLDEN: golden})
+
+
+def require_outside(out: Path) -> None:
+    """Raise ConfigError if a path lies in the folder of a bundle."""
+    if (out.absolute().parent / MANIFEST).exists():
+        raise ConfigError(f"{out} lies in the folder of a bundle, which holds nothing else: name a place outside")
 
 
 def _behind_resizing(bundle: Bundle) -> bytes:
@@ -259,33 +270,32 @@ def _manifest(path: Path, parts: Parts) -> Manifest:
         raise BundleError(
             f"{path} is an ONNX file, but none that lit_od compiled: give a bundle or a file of lit-od compile"
         )
+    text = parts.metadata[METADATA].encode()
+    if len(text) > manifests.MAX_BYTES:
+        raise BundleError(f"{path}: its manifest exceeds {manifests.MAX_BYTES:,} bytes")
     try:
-        return manifests.decode(parts.metadata[METADATA].encode())
+        return manifests.decode(text)
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from None
 
 
 def _golden(path: Path, parts: Parts) -> bytes:
     try:
-        golden = base64.b64decode(parts.metadata[GOLDEN_METADATA], validate=True)
-        safetensors.check_header(golden)
-        return golden
-    except (binascii.Error, ValueError, DataError) as error:
+        return base64.b64decode(parts.metadata[GOLDEN_METADATA], validate=True)
+    except ValueError as error:
         raise BundleError(f"{path}: its golden images are damaged: {error}") from None
 
 
-def _doubles(parts: Parts, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return a tensor of finite doubles.
+def _double(parts: Parts, name: str) -> float:
+    """Return the one value of a tensor.
 
     Raises:
-        DataError: If it is missing, or another.
+        DataError: If it is missing, no float64 or not finite.
     """
     array = parts.doubles(name)
-    if array is None or array.shape != shape or not np.isfinite(array).all():
-        raise DataError(f"tensor {name!r} must be finite float64 of shape {shape}: compile the bundle anew")
-    if array.ndim and (np.diff(array) < 0).any():
-        raise DataError(f"tensor {name!r} must be ascending: compile the bundle anew")
-    return array
+    if array is None or array.shape != () or not np.isfinite(array):
+        raise DataError(f"tensor {name!r} must be finite float64 of shape ()")
+    return float(array)
 
 
 def encoded_golden(arrays: Arrays) -> bytes:

@@ -3,13 +3,14 @@
 Each check reads only descriptions (types, shapes, names) before anything is allocated or run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from lit_od.backbone.compiled import OUTPUTS
 from lit_od.bundle.manifest import Manifest
 from lit_od.detectors import Detector
 from lit_od.errors import BackboneError, BundleError, DataError
 from lit_od.formats import safetensors_file as safetensors
-from lit_od.formats.onnx_file import DOUBLE, FLOAT, FLOAT16, UINT8, Graph, Port, read_graph
+from lit_od.formats.onnx_file import BOOL, DOUBLE, FLOAT, FLOAT16, UINT8, Graph, Port, read_graph
 from lit_od.formats.text import one_line
 
 MAX_GOLDEN = 256
@@ -17,6 +18,9 @@ MAX_GOLDEN = 256
 
 _FLOATS = {FLOAT: "F32", FLOAT16: "F16", DOUBLE: "F64"}
 """Element types of a backbone's output: ONNX's numbers and safetensors' names."""
+
+_VERDICTS = dict(zip(OUTPUTS, ({DOUBLE: "double"}, {DOUBLE: "double"}, {BOOL: "bool"}, {FLOAT: "float"}), strict=True))
+"""Element types of a model file's outputs: ONNX's numbers and names."""
 
 
 def check_graph(name: str, data: bytes) -> Graph:
@@ -57,15 +61,36 @@ def check_backbone(name: str, graph: Graph, manifest: Manifest) -> None:
             raise BundleError(
                 f"{name} has the {direction} {one_line(repr(port.name))}, its manifest says {one_line(repr(wanted))}"
             )
-        if port.element not in elements:
-            kind = "uint8" if direction == "input" else "floating point"
-            raise BundleError(f"{name}: {direction} {wanted!r} must be {kind}, got ONNX' element type {port.element}")
-        if not _fits(port, shape, known=direction == "input"):
-            raise BundleError(
-                f"{name} has the {direction} shape {_shown(port.shape)}, its manifest says {_shown(shape)}"
-            )
+        kind = "uint8" if direction == "input" else "floating point"
+        _check_port(name, direction, port, shape, dict.fromkeys(elements, kind))
     if model.opset is not None and model.opset != graph.opset:
         raise BundleError(f"{name} is of opset {graph.opset or 'none'}, its manifest says {model.opset}")
+
+
+def check_model(graph: Graph, manifest: Manifest, *, maps: bool) -> None:
+    """Check that a model file's graph takes the manifest's images and gives verdicts.
+
+    Args:
+        graph: The graph's interface.
+        manifest: The manifest.
+        maps: True where it gives maps too.
+
+    Raises:
+        BundleError: If it does not.
+    """
+    image, names = list(manifest.model.input_shape), OUTPUTS[: 3 + maps]
+    if manifest.preparation.resizes_in_graph:
+        image[1:3] = [None, None]
+    given = tuple(port.name for port in graph.outputs)
+    if len(graph.inputs) != 1 or given != names:
+        raise BundleError(
+            f"the graph of a model file has one input and gives {', '.join(names)}; this one has "
+            f"{len(graph.inputs)} and gives {one_line(', '.join(given[:5])) or 'none'}"
+        )
+    _check_port("the graph", "input", graph.inputs[0], image, {UINT8: "uint8"})
+    for port in graph.outputs:
+        shape = [None, *manifest.preparation.size] if port.name == OUTPUTS[3] else [None]
+        _check_port("the graph", "output", port, shape, _VERDICTS[port.name])
 
 
 def check_detector(detector: Detector, manifest: Manifest) -> None:
@@ -79,13 +104,14 @@ def check_detector(detector: Detector, manifest: Manifest) -> None:
                         f"{_shown([None, *sides])}")  # fmt: skip
 
 
-def check_golden(name: str, data: bytes, manifest: Manifest) -> None:
+def check_golden(name: str, data: bytes, manifest: Manifest, *, outputs: bool = True) -> None:
     """Check that the golden images' arrays match the manifest.
 
     Args:
         name: Name of the file, for messages.
         data: Its contents.
         manifest: The bundle's manifest.
+        outputs: True where they hold the backbone's outputs too.
 
     Raises:
         BundleError: If they do not.
@@ -94,13 +120,15 @@ def check_golden(name: str, data: bytes, manifest: Manifest) -> None:
         found = safetensors.check_header(data)
     except DataError as error:
         raise BundleError(f"{name}: {one_line(error)}") from None
-    count = len(found) - 3  # all but pixels, outputs and scores
+    count = len(found) - 2 - outputs  # all but pixels, outputs and scores
     wanted: dict[str, tuple[set[str], tuple[int | None, ...]]] = {
         "pixels": ({"U8"}, (count, *manifest.preparation.shape)),
         "outputs": (set(_FLOATS.values()), (count, *manifest.model.output_shape[1:])),
         "scores": ({"F64"}, (count,)),
         **{f"file.{row}": ({"U8"}, (None,)) for row in range(max(1, count))},
     }
+    if not outputs:
+        del wanted["outputs"]
     if count > MAX_GOLDEN:
         raise BundleError(f"{name} must hold at most {MAX_GOLDEN} images, got {count}")
     if missing := [array for array in wanted if array not in found]:
@@ -113,6 +141,25 @@ def check_golden(name: str, data: bytes, manifest: Manifest) -> None:
             raise BundleError(
                 f"{name}: array {array!r} must be {kind_wanted} {_shown(shape)}, got {kind} {_shown(sides)}"
             )
+
+
+def _check_port(name: str, direction: str, port: Port, shape: Sequence[int | None], kinds: Mapping[int, str]) -> None:
+    """Raise BundleError unless element type and shape of a port are as wanted.
+
+    Args:
+        name: Name of the file, for messages.
+        direction: Input or output.
+        port: The port.
+        shape: The manifest's shape, which that of an input must state.
+        kinds: The element types, with their names for messages.
+    """
+    if port.element not in kinds:
+        raise BundleError(
+            f"{name}: {direction} {one_line(repr(port.name))} must be {next(iter(kinds.values()))}, got ONNX' element "
+            f"type {port.element}"
+        )
+    if not _fits(port, shape, known=direction == "input"):
+        raise BundleError(f"{name} has the {direction} shape {_shown(port.shape)}, its manifest says {_shown(shape)}")
 
 
 def _fits(port: Port, shape: Sequence[int | None], *, known: bool) -> bool:

@@ -10,8 +10,10 @@ import numpy as np
 from lit_od.backbone.extractor import BATCH_SIZE
 from lit_od.bundle import manifest as manifests
 from lit_od.bundle.folder import Bundle
+from lit_od.bundle.model_file import MODEL, bundle_of
 from lit_od.cluster.ray_pool import Pool
 from lit_od.cluster.work_items import decode, items
+from lit_od.formats.onnx_parts import take_apart
 from lit_od.images.sources import Source
 from lit_od.scoring.scorer import Result, Scorer
 
@@ -30,8 +32,8 @@ class VerdictWorker:
     """A worker that turns an item into the verdicts on its images.
 
     Args:
-        manifest: The bundle's encoded manifest.
-        files: The bundle's other files.
+        manifest: The encoded manifest of a bundle or a model file.
+        files: Its other files.
         threads: Threads of the worker.
         providers: Execution providers, as `Backbone.load` takes them.
         batch_size: Images a run.
@@ -45,9 +47,13 @@ class VerdictWorker:
         providers: Sequence[str] | None,
         batch_size: int,
     ) -> None:
-        read = manifests.decode(manifest)
-        # the driver has read it, and trusts its detector
-        bundle = Bundle.of_files(Path(os.devnull), read, files, trust=(read.detector.kind,))
+        place = Path(os.devnull)
+        if MODEL in files:
+            bundle = bundle_of(place, files[MODEL], take_apart(files[MODEL]))
+        else:
+            read = manifests.decode(manifest)
+            # the driver has read it, and trusts its detector
+            bundle = Bundle.of_files(place, read, files, trust=(read.detector.kind,))
         self._scorer = Scorer.of(bundle, threads=threads, providers=providers)
         self._batch_size = batch_size
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from lit_od.bundle.folder import Bundle, golden_arrays
 from lit_od.bundle.golden import golden_files
-from lit_od.bundle.model_file import TOLERANCE, open_graph
+from lit_od.bundle.model_file import TOLERANCE, open_graph, require_outside
 from lit_od.detectors import PixelDetector
 from lit_od.errors import ConfigError
 from lit_od.formats.atomic import atomic_folder, require_writable
@@ -31,6 +31,7 @@ MAPS = "maps.npy"
 
 def require_golden_folder(folder: Path) -> None:
     """Raise ConfigError unless a folder is free, empty or an older golden set."""
+    require_outside(folder)
     require_writable(folder)
     names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
     if names and CONTENTS not in names:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lit_od.backbone.compiled import INPUT
+from lit_od.backbone.compiled import INPUT, OUTPUTS
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import BACKBONE, GOLDEN, Bundle, golden_arrays
 from lit_od.bundle.golden import golden_files
@@ -26,6 +26,7 @@ from lit_od.bundle.model_file import (
     entries,
     metadata,
     model_differences,
+    require_outside,
 )
 from lit_od.deploy.onnx_forms.maps import over_patches
 from lit_od.deploy.onnx_forms.preparing import prepared
@@ -54,6 +55,9 @@ MOST_MOVED = 0.01
 PREFIX = "lit_od."
 """Names of the tensors that are added to a backbone begin so."""
 
+RESERVED = frozenset((*OUTPUTS, THRESHOLD, PIXELS, CALIBRATION))
+"""Names of the other tensors that are added."""
+
 
 def compile_bundle(bundle: Bundle, out: Path, *, resize: bool = False) -> bytes:
     """Write a bundle as one ONNX file, once it is proven to score as the bundle does.
@@ -75,6 +79,7 @@ def compile_bundle(bundle: Bundle, out: Path, *, resize: bool = False) -> bytes:
     """
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise ConfigError(f"the model file cannot be {out}: wanted a file in a folder that exists")
+    require_outside(out)
     if resize and not bundle.manifest.preparation.resizes_in_graph:
         bundle = _resized_in_graph(bundle)
     data = model_file(bundle)
@@ -198,8 +203,11 @@ def _require_portable(model: bytes) -> None:
             f"the backbone has operators of {', '.join(versions.foreign)}, which other runtimes lack: export it with "
             "ONNX' own operators"
         )
-    if any(name.startswith(PREFIX) for name in tensor_names(model)):
-        raise ConfigError(f"the bundle's backbone has tensors whose names begin with {PREFIX}: rename them")
+    for name in (*tensor_names(model), *take_apart(model).initializers):
+        if name.startswith(PREFIX) or name in RESERVED:
+            raise ConfigError(
+                f"the backbone has a tensor named {name}, as a model file's own are: rename it and fit anew"
+            )
 
 
 def _require_same(data: bytes, bundle: Bundle, out: Path) -> None:

@@ -3,7 +3,7 @@
 Nodes and weights are copied byte for byte; what the tensors do not need is left out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lit_od.errors import BackboneError
@@ -22,7 +22,7 @@ class CutGraph:
     They are encoded, as `onnx_writer.model` takes them.
 
     Attributes:
-        nodes: Encoded nodes, in the file's order.
+        nodes: Encoded nodes, in the file's order as far as each stands after those that it reads.
         initializers: Encoded tensors.
         header: Fields of the file beside its graph and metadata: format, producer, operator sets, functions.
     """
@@ -62,21 +62,54 @@ def cut(model: bytes, tensors: Sequence[str], *, known: Sequence[str] = ()) -> C
     if wire.spans(graph, _SPARSE):
         raise BackboneError("the ONNX file has sparse weights, and its graph cannot be cut: make them dense")
     nodes = wire.spans(graph, _NODE)
-    wanted, kept = set(tensors), []
-    for node in reversed(nodes):
-        if (wanted - set(known)).intersection(_texts(wire, node, 2)):
-            kept.append(node)
-            wanted.update(_reads(wire, node))
-    computed = {name for node in kept for name in _texts(wire, node, 2)}
-    missing = [name for name in tensors if name not in computed]
+    maker = {name: node for node in nodes for name in _texts(wire, node, 2) if name and name not in known}
+    reads: dict[Span, list[str]] = {}  # of the nodes that are kept
+    left = list(tensors)
+    while left:
+        node = maker.get(left.pop())
+        if node is not None and node not in reads:
+            reads[node] = list(_reads(wire, node))
+            left += reads[node]
+    wanted = {*tensors, *(name for names in reads.values() for name in names)}
+    kept = _sorted([node for node in nodes if node in reads], reads, maker)
+    missing = [name for name in tensors if name not in maker]
     if missing:
         raise BackboneError(f"no node of the graph computes {missing[0]!r}")
     weights = {name: span for span in wire.spans(graph, _INITIALIZER) for name in _texts(wire, span, 8)}
     return CutGraph(
-        tuple(model[start:stop] for start, stop in reversed(kept)),
+        tuple(model[start:stop] for start, stop in kept),
         tuple(model[start:stop] for name, (start, stop) in weights.items() if name in wanted),
         header_of(model),
     )
+
+
+def _sorted(nodes: Sequence[Span], reads: Mapping[Span, Sequence[str]], maker: Mapping[str, Span]) -> list[Span]:
+    """Return nodes in the file's order, but each after those whose tensors it reads.
+
+    Args:
+        nodes: The nodes.
+        reads: Tensors that each reads.
+        maker: The node that computes each tensor.
+
+    Raises:
+        BackboneError: If they read one another in a circle.
+    """
+    done: dict[Span, None] = {}
+    open_nodes: set[Span] = set()
+    for first in nodes:
+        stack = [first]
+        while stack:
+            node = stack[-1]
+            before = [maker[name] for name in reads[node] if name in maker and maker[name] not in done]
+            if node in done or not before:
+                done[stack.pop()] = None
+                open_nodes.discard(node)
+            elif node in open_nodes:
+                raise BackboneError("nodes of the ONNX graph read one another in a circle")
+            else:
+                open_nodes.add(node)
+                stack += reversed(before)
+    return list(done)
 
 
 def header_of(model: bytes, *, ir_version: int | None = None) -> bytes:

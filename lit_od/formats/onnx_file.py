@@ -27,7 +27,7 @@ MAX_DEPTH = 100
 MAX_DIMENSIONS = 64
 """Largest number of sides of a tensor, as in numpy."""
 
-UINT8, FLOAT, FLOAT16, DOUBLE = 2, 1, 10, 11
+UINT8, FLOAT, BOOL, FLOAT16, DOUBLE = 2, 1, 9, 10, 11
 """ONNX's numbers of element types."""
 
 # The messages that can hold a tensor, and in which fields; True where the field may stand but once.

@@ -61,9 +61,9 @@ class Parts:
                 raw = data[start:stop]
             elif field == _DOUBLES and kind in (BYTES, FIXED64):
                 found.append(data[start:stop])
-        values = np.frombuffer(raw or b"".join(found), "<f8")
-        fits = element == DOUBLE and len(shape) <= 8 and values.size == np.prod(shape, dtype=np.int64)
-        return values.astype(np.float64).reshape(shape) if fits else None
+        if element != DOUBLE:
+            return None
+        return np.frombuffer(raw or b"".join(found), "<f8").astype(np.float64).reshape(shape)
 
 
 def take_apart(model: bytes) -> Parts:

@@ -97,7 +97,7 @@ class HeatMaps:
     def of(cls, bundle: Bundle, scorer: Scorer) -> Self:
         """Make the maps of a bundle ready.
 
-        Where the bundle gives features, its golden images are mapped first, to set the scale.
+        Its golden images are mapped first, to set the scale.
 
         Args:
             bundle: The bundle.
@@ -168,13 +168,9 @@ def colour_scale(bundle: Bundle, scorer: Scorer) -> ColourScale:
         bundle: The bundle.
         scorer: The same bundle, loaded.
     """
-    golden, detector, least = golden_arrays(bundle), scorer.detector, -math.inf
-    if isinstance(detector, PixelDetector):
-        with limited(scorer.threads):
-            _, maps = detector.score_map(golden["outputs"])
-    else:
-        maps, least = heat_maps(scorer, golden["pixels"]), 0.0
-    threshold = scorer.pixel_threshold
+    with limited(scorer.threads):
+        maps = heat_maps(scorer, golden_arrays(bundle)["pixels"])
+    threshold, least = scorer.pixel_threshold, -math.inf if isinstance(scorer.detector, PixelDetector) else 0.0
     if threshold is None:
         # the median, since a golden image's format can distort its map
         threshold = max(float(np.median(np.percentile(maps, 99, axis=(1, 2)))), 0.0)

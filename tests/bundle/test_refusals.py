@@ -93,7 +93,7 @@ def with_arrays(folder: Path, seal: Seal, **changes: np.ndarray | None) -> None:
         ({"calibration__scores": np.full(400, np.nan)}, "must be finite and ascending"),
         ({"calibration__scores": np.r_[np.zeros(399), np.inf]}, "must be finite and ascending"),
         ({"calibration__scores": np.r_[-1e308, np.zeros(398), 1e308]}, r"must lie within 1e\+150, got -1e\+308 to 1e"),
-        ({"calibration__scores": np.zeros(399)}, "399 calibration scores, the manifest says 400"),
+        ({"calibration__scores": np.zeros(399)}, "399 values of calibration.scores, the manifest says 400"),
         ({"detector__means": None}, "the state of mahalanobis lacks the array 'means'"),
         ({"detector__means": np.full((1, 16), np.nan)}, "array 'means' of the state must be finite"),
         ({"detector__means": np.zeros((1, 17))}, r"'whitener' of the state must have shape \(17, 17\)"),
@@ -129,7 +129,7 @@ def test_an_index_that_the_detector_does_not_have_is_refused(own_bundle: Path, s
         (lambda tree: tree["detector"]["options"].update(class_conditional=True), "lacks the array 'classes'"),
         (lambda tree: tree["calibration"].update(rule={"rule": "magic"}), "unknown threshold rule 'magic'"),
         (lambda tree: tree["calibration"].update(rule={}), "unknown threshold rule None"),
-        (lambda tree: tree["calibration"].update(images=5), "400 calibration scores, the manifest says 5"),
+        (lambda tree: tree["calibration"].update(images=5), "400 values of calibration.scores, the manifest says 5"),
     ],
 )
 def test_a_manifest_that_does_not_fit_the_statistics_is_refused(

@@ -15,10 +15,11 @@ from lit_od import Bundle, Preparation, Scorer
 from lit_od.bundle import model_file
 from lit_od.deploy import one_file
 from lit_od.deploy.one_file import compile_bundle
-from lit_od.errors import BundleError, ConfigError, DataError
+from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.fit import Origin
 from lit_od.images.batching import load
 from lit_od.images.sources import Source
+from lit_od.scoring.maps import colour_scale
 from tests.support.bundles import make_bundle, mapped_bundle
 from tests.support.graphs import features_graph
 
@@ -176,6 +177,33 @@ def test_the_command_writes_and_describes_it(made_bundle: Bundle, tmp_path: Path
         assert "wanted a file in a folder that exists" in err
 
 
+@pytest.mark.parametrize("place", [("model.onnx",), ("backbone.onnx",), ("../model.onnx", "golden")], ids="-".join)
+def test_nothing_is_written_into_a_bundle(own_bundle: Path, command: Command, place: tuple[str, ...]) -> None:
+    out, *golden = (own_bundle / each for each in place)
+    words = ["--golden", golden[0]] if golden else []
+    status, _, err = command("compile", own_bundle, "--out", out, *words)
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "lies in the folder of a bundle" in err
+    assert command("verify", own_bundle)[0] == 0
+
+
+def test_tensors_with_a_name_of_its_own_are_refused(digits: list[Source], tmp_path: Path) -> None:
+    for number, name in enumerate(("score", "threshold", "lit_od.x")):
+        graph = onnx.load_from_string(features_graph())
+        graph.graph.node[-1].input[0] = graph.graph.node[-2].output[0] = name
+        bundle = make_bundle(
+            tmp_path / f"{number}",
+            model=graph.SerializeToString(),
+            fit=digits[:40],
+            calibration=digits[40:60],
+            detector={"kind": "knn"},
+            rule={"rule": "percentile"},
+            origin=Origin(name="x"),
+        )
+        with pytest.raises(ConfigError, match=f"has a tensor named {name}, as a model file's own are"):
+            compile_bundle(bundle, tmp_path / "model.onnx")
+
+
 def test_a_graph_that_scores_otherwise_is_not_written(made_bundle, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(model_file, "verdict_difference", lambda *_: "scores differ by 1")
     with pytest.raises(DataError, match="does not score as the bundle does: scores differ by 1"):
@@ -204,27 +232,12 @@ def test_an_old_opset_and_foreign_operators_are_refused(digits: list[Source], tm
             compile_bundle(bundle, tmp_path / "model.onnx")
 
 
-def test_files_that_are_none_are_refused_in_one_line(made_bundle: Bundle, tmp_path: Path) -> None:
+def test_maps_are_drawn_as_the_bundles(mapped: Bundle, digit_files: Path, tmp_path: Path, command: Command) -> None:
     path = tmp_path / "model.onnx"
-    data = compile_bundle(made_bundle, path)
-    graph = onnx.load(path)
-    plain, wrong, odd = (onnx.ModelProto() for _ in range(3))
-    for each in (plain, wrong, odd):
-        each.CopyFrom(graph)
-    del plain.metadata_props[:]
-    wrong.metadata_props[1].value = "%%%"
-    (tensor,) = (each for each in odd.graph.initializer if each.name == "calibration")
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[::-1].copy(), "calibration"))
-    for content, message in (
-        (data[: len(data) // 2], "damaged"),
-        (b"", "holds no graph"),
-        (plain.SerializeToString(), "none that lit_od compiled"),
-        (wrong.SerializeToString(), "golden images are damaged"),
-        (odd.SerializeToString(), "'calibration' must be ascending"),
-    ):
-        path.write_bytes(content)
-        with pytest.raises(BundleError, match=message):
-            Scorer.load(path)
+    compile_bundle(mapped, path)
+    ours, theirs = (colour_scale(each, Scorer.of(each, threads=1)) for each in (model_file.open_bundle(path), mapped))
+    assert (ours.normal, ours.threshold) == pytest.approx((theirs.normal, theirs.threshold), rel=1e-5)
+    assert command("score", path, digit_files, "--maps", tmp_path / "maps")[0] == 0
 
 
 @pytest.mark.parametrize(

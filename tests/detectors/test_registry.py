@@ -87,7 +87,7 @@ def test_nothing_is_imported_without_trust(tmp_path, monkeypatch):
         ("lit_od.detectors.knn:KNN", "lit_od.detectors.knn:KNN has the kind knn: name it so"),
         ("mine.MyDetector", "unknown detector 'mine.MyDetector': .* by its import path, package.module:Class$"),
         ("knn:", "unknown detector 'knn:': did you mean 'knn'"),
-        ("knnn", "unknown detector 'knnn': did you mean 'knn'.*, ensemble$"),
+        ("knnn", "unknown detector 'knnn': did you mean 'knn'.*, feature_ensemble$"),
         (":KNN\n", r"unknown detector ':KNN\\n'"),
     ],
 )

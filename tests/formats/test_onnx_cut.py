@@ -54,6 +54,18 @@ def test_a_part_holds_what_it_needs_and_nothing_else() -> None:
     assert list(joined(chain(), "t3").graph.node) == list(made.graph.node)
 
 
+def test_nodes_in_any_order_are_sorted() -> None:
+    made = onnx.load_from_string(chain())
+    wanted = list(made.graph.node)
+    del made.graph.node[:]
+    made.graph.node.extend(reversed(wanted))
+    part = joined(made.SerializeToString(), "t3")
+    assert list(part.graph.node) == wanted
+    made.graph.node[-1].input[0] = "t3"
+    with pytest.raises(BackboneError, match="read one another in a circle"):
+        cut(made.SerializeToString(), ["t3"])
+
+
 def test_names_of_tensors_come_in_the_files_order() -> None:
     assert tensor_names(chain()) == ("t1", "t2", "t3")
 

@@ -39,6 +39,9 @@ ERROR = 32 * float(np.finfo(np.float32).eps)
 Measured for ONNX Runtime at widths up to `MEASURED_WIDTH`; beyond, it grows with the root of the width.
 """
 
+ROUNDED = 8 * float(np.finfo(np.float32).eps)
+"""Largest difference from 1 of lengths that are 1 in float32: a quarter of `ERROR`, which was measured with it."""
+
 MEASURED_WIDTH = 4096
 
 
@@ -52,8 +55,8 @@ class ExactSearch:
     Attributes:
         rows: The bank, float32 or float16, shape (m, d).
         halves: Half the squared length of each row, float32, shape (m,).
-        weights: Factor of each row of half precision, float32, shape (m, 1): one, or for the cosine the inverse of
-            its length, which half precision leaves near 1. None for float32.
+        weights: Factor of each row, float32, shape (m, 1): one, or for the cosine the inverse of its length, which half
+            precision and int8 leave near 1. None for float32 rows that need none.
         longest: Length of the longest row.
     """
 
@@ -77,11 +80,11 @@ class ExactSearch:
         weights = np.ones_like(squares)
         if cosine:
             weights, squares = 1 / np.sqrt(np.where(squares == 0, 1, squares)), np.ones_like(squares)
-        half = rows.dtype == np.float16
+        weighted = rows.dtype == np.float16 or np.abs(weights - 1).max() > ROUNDED
         return cls(
             rows,
             (squares / 2).astype(np.float32),
-            weights.astype(np.float32)[:, None] if half else None,
+            weights.astype(np.float32)[:, None] if weighted else None,
             float(np.sqrt(squares.max())),
         )
 
@@ -159,7 +162,7 @@ class ExactSearch:
     def _by_graph(self, queries: Single, count: int) -> tuple[Single, Ids]:
         device = current_device()
         small = len(queries) * self.rows.size <= ALONE
-        session = _session(self.weights is not None, 1 if small else allowed_threads(), device)
+        session = _session(self.rows.dtype.name, self.weights is not None, 1 if small else allowed_threads(), device)
         sent = value_on(queries, device)
         found = []
         for block, held in self._inputs(device):
@@ -201,28 +204,29 @@ def _blocks(count: int, size: int) -> Iterator[slice]:
 
 
 @cache
-def _session(half: bool, threads: int, device: Device) -> Session:
+def _session(kind: str, weighted: bool, threads: int, device: Device) -> Session:
     """Open the graph that ranks a block of the bank for each query.
 
     Args:
-        half: The bank has half precision.
+        kind: Element type of the bank, float32 or float16.
+        weighted: Its rows have weights.
         threads: Threads of a run.
         device: Device that runs it.
     """
     port, node = onnx_writer.port, onnx_writer.node
     inputs = [
         port("queries", np.float32, ("n", "d")),
-        port("bank", np.float16 if half else np.float32, ("m", "d")),
+        port("bank", kind, ("m", "d")),
         port("halves", np.float32, ("m",)),
         port("count", np.int64, (1,)),
     ]
     nodes = []
-    if half:
+    if weighted:
         inputs.append(port("weights", np.float32, ("m", 1)))
         nodes += [node("Cast", ["bank"], ["wide"], to=onnx_writer.ELEMENT_TYPES["float32"])]
         nodes += [node("Mul", ["wide", "weights"], ["rows"])]
     nodes += [
-        node("Gemm", ["queries", "rows" if half else "bank", "halves"], ["products"], transB=1, beta=-1.0),
+        node("Gemm", ["queries", "rows" if weighted else "bank", "halves"], ["products"], transB=1, beta=-1.0),
         node("TopK", ["products", "count"], ["values", "ids"], sorted=0),
     ]
     outputs = [port("values", np.float32, ("n", "k")), port("ids", np.int64, ("n", "k"))]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
@@ -30,12 +30,14 @@ def adversarial(kind: str, count: int, width: int, seed: int) -> Rows:
         rows += 1e4
     elif kind == "scales":
         rows *= 10.0 ** rng.integers(-6, 7, (count, 1))
+    elif kind == "outlier":
+        rows[0] *= 1e6
     elif kind == "zeros":
         rows[rng.random(count) < 0.5] = 0
     return rows.astype(np.float32)
 
 
-KINDS = ["plain", "duplicates", "constant", "clusters", "offset", "scales", "zeros"]
+KINDS = ["plain", "duplicates", "constant", "clusters", "offset", "scales", "outlier", "zeros"]
 
 
 def textbook(bank: Bank, queries: Rows, k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -56,15 +58,16 @@ def textbook(bank: Bank, queries: Rows, k: int) -> tuple[NDArray[np.float64], ND
     kind=st.sampled_from(KINDS),
     shape=st.tuples(st.integers(6, 90), st.integers(1, 40)),
     metric=st.sampled_from(["l2", "cosine"]),
-    precision=st.sampled_from(["fp32", "fp16"]),
+    precision=st.sampled_from(["fp32", "fp16", "int8"]),
     k=st.integers(1, 6),
     seed=st.integers(0, 10**6),
 )
+@example(kind="outlier", shape=(60, 6), metric="cosine", precision="int8", k=1, seed=17)
 def test_neighbours_are_those_of_the_textbook(
     kind: str, shape: tuple[int, int], metric: str, precision: str, k: int, seed: int
 ) -> None:
     rows = adversarial(kind, *shape, seed)
-    detector = KNN.fit(rows, k=k, metric=metric, precision=precision, standardise=kind == "scales")  # type: ignore[arg-type]
+    detector = KNN.fit(rows, k=k, metric=metric, precision=precision, standardise=kind in ("scales", "outlier"))  # type: ignore[arg-type]
     bank = detector.bank
     queries = np.concatenate([bank.prepare(rows[:9]), bank.prepare(adversarial(kind, 4, shape[1], seed + 1))])
     distances, ids = bank.nearest(queries, k)
@@ -76,7 +79,7 @@ def test_neighbours_are_those_of_the_textbook(
     assert all((np.diff(row)[np.diff(gap) == 0] > 0).all() for row, gap in zip(ids, distances, strict=True))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("kind", ["plain", "duplicates", "clusters"])
 def test_blocks_threads_and_ways_give_the_same_bits(kind: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = adversarial(kind, 400, 24, 0)
@@ -99,7 +102,7 @@ def test_errors_of_the_product_stay_within_the_bound(width: int) -> None:
     near, ids = search.nearest(queries, 300)
     true = np.take_along_axis(cdist(queries.astype(float), rows.astype(float), "sqeuclidean"), ids, axis=1)
     lengths = np.linalg.norm(queries, axis=1)[:, None] + np.linalg.norm(rows, axis=1)[ids]
-    assert (np.abs(near - true) / lengths**2).max() < search._error / 4
+    assert (np.abs(near - true) / lengths**2).max() < search.error / 4
 
 
 def test_candidates_in_doubt_are_told_from_proven_ones() -> None:
