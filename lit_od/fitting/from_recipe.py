@@ -11,11 +11,13 @@ from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
 from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
 from lit_od.fitting.process_group import EngineOptions, open_engine
+from lit_od.fitting.region import prepared_region
 from lit_od.images.sources import SetOpener, Source
 from lit_od.images.split import VALIDATION_SHARE, fit_and_calibration
 from lit_od.recipes.load import portable_tree, without_training
 from lit_od.recipes.partition import divided, found_images
 from lit_od.recipes.schema import PatchBackbone, Recipe
+from lit_od.runtime.processes import ALONE
 
 FitBundle: TypeAlias = Callable[..., Bundle]
 """A function with the arguments of `fit_bundle`."""
@@ -53,6 +55,7 @@ def fit_onnx(
     rule, outliers = rule_and_outliers(recipe.calibration)
     model, opset = _backbone(recipe)
     fit, calibration = divided(recipe.data, seed=recipe.seed, sets=sets)
+    preparation = prepared_region(recipe.data, fit, threads=options.get("threads"), group=options.get("group", ALONE))
     found = found_images(outliers, recipe.data, sets) if outliers else []
     validation: Sequence[Source] = ()
     make: FitBundle = fit_bundle
@@ -63,7 +66,7 @@ def fit_onnx(
         make = fit_int8
     return make(
         out,
-        open_engine(model, recipe.data.prepare, **options),
+        open_engine(model, preparation, **options),
         GraphFile(model, opset),
         FitImages(fit, calibration, validation, found),
         spec,

@@ -3,6 +3,7 @@
 They read patches, or the squared errors of a reconstruction.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ import numpy as np
 from lit_od.deploy.onnx_forms.banks import BankNodes
 from lit_od.deploy.onnx_forms.rows import add_form, scaled_sum
 from lit_od.detectors.ensemble import Ensemble
+from lit_od.detectors.map_options import enlargement, places_averaged
+from lit_od.detectors.map_region import MapRegion
 from lit_od.detectors.patch_bank import NEIGHBOURS, PatchCore
 from lit_od.detectors.patch_gaussian import PaDiM
-from lit_od.detectors.patch_maps import PatchDetector, enlargement, places_averaged
+from lit_od.detectors.patch_maps import PatchDetector
 from lit_od.detectors.patch_rows import PatchRows
 from lit_od.detectors.reconstruction import Reconstruction, elements_averaged
 from lit_od.detectors.state import LARGEST_SINGLE
@@ -27,17 +30,40 @@ def over_patches(graph: GraphBuilder, detector: PatchDetector, patches: str) -> 
         detector: The fitted detector.
         patches: Name of the patches, float32, (n, gh, gw, d).
     """
-    settings, (rows, columns, _) = detector.settings, detector.input_shape
+    settings, (rows, columns, channels) = detector.settings, detector.input_shape
+    region = detector.region
+    if region is not None:
+        patches = graph.op(
+            "Gather", graph.reshape(patches, 0, 1, -1, channels), graph.integers(*region.cells.tolist()), axis=2
+        )
     maps = add_form(graph, detector, patches)
+    if region is not None:
+        maps = _on_grid(graph, region, maps)
     height, width = settings.size or (rows, columns)
     if (height, width) != (rows, columns) or settings.smooth:
         down = graph.constant(enlargement(rows, height, settings.smooth), np.float32)
         across = graph.constant(enlargement(columns, width, settings.smooth).T, np.float32)
         maps = graph.op("MatMul", graph.op("MatMul", down, maps), across)
+    if region is not None:
+        maps = graph.op("Mul", maps, graph.constant(region.factors, np.float32))
+        least = graph.constant(detector.least_map_value, np.float32)
+        maps = graph.op("Where", graph.constant(region.pixels, np.bool_), maps, least)
     flat = graph.reshape(maps, 0, height * width)
     if settings.aggregate == "max":
         return graph.cast(graph.op("ReduceMax", flat, graph.integers(1), keepdims=0), np.float64), maps
-    return _mean_of_largest(graph, flat, places_averaged(height * width, settings.share)), maps
+    places = height * width if region is None else region.count
+    return _mean_of_largest(graph, flat, places_averaged(places, settings.share)), maps
+
+
+def _on_grid(graph: GraphBuilder, region: MapRegion, cells: str) -> str:
+    """Add the grid (n, gh, gw) of cells that count, (n, 1, p), with 0 elsewhere."""
+    rows, columns = region.grid
+    places = np.full(rows * columns, len(region.cells))
+    places[region.cells] = np.arange(len(region.cells))
+    flat = graph.reshape(cells, 0, len(region.cells))
+    nothing = graph.op("Mul", graph.column(flat, 0, 1), graph.constant(0.0, np.float32))  # (n, 1)
+    whole = graph.op("Concat", flat, nothing, axis=1)
+    return graph.reshape(graph.op("Gather", whole, graph.integers(*places.tolist()), axis=1), 0, rows, columns)
 
 
 def reconstruction(graph: GraphBuilder, detector: Reconstruction, errors: str) -> tuple[str, str]:
@@ -62,7 +88,7 @@ def padim(graph: GraphBuilder, detector: PaDiM, patches: str) -> str:
         detector: The fitted detector.
         patches: Name of the patches, float32, (n, gh, gw, d).
     """
-    rows = _projected(graph, patches, detector.grid, detector.centre, detector.projection)  # (n, p, k)
+    rows = _projected(graph, patches, detector, detector.centre, detector.projection)  # (n, p, k)
     offset = graph.op("Sub", rows, graph.constant(detector.means, np.float32))
     kind = np.float16 if detector.settings.precision == "fp16" else np.float32
     factors = graph.constant(detector.whiteners.transpose(0, 2, 1), kind)
@@ -71,7 +97,7 @@ def padim(graph: GraphBuilder, detector: PaDiM, patches: str) -> str:
     white = graph.op("MatMul", graph.op("Transpose", offset, perm=[1, 0, 2]), factors)  # (p, n, k)
     distances = graph.op("Transpose", graph.op("Sqrt", graph.squared_norms(white)), perm=[1, 0])
     distances = graph.op("Where", graph.op("IsNaN", distances), graph.constant(LARGEST_SINGLE, np.float32), distances)
-    return graph.reshape(_single(graph, distances), 0, *detector.grid[:2])
+    return graph.reshape(_single(graph, distances), 0, *detector.cell_shape)
 
 
 def patchcore(graph: GraphBuilder, detector: PatchCore, patches: str) -> str:
@@ -82,10 +108,10 @@ def patchcore(graph: GraphBuilder, detector: PatchCore, patches: str) -> str:
         detector: The fitted detector.
         patches: Name of the patches, float32, (n, gh, gw, d).
     """
-    height, width, channels = detector.grid
-    rows = graph.reshape(patches, -1, channels)
+    height, width = detector.cell_shape
+    rows = graph.reshape(patches, -1, detector.grid[2])
     if detector.whitening is not None:
-        rows = graph.reshape(_projected(graph, patches, detector.grid, *detector.whitening), -1, detector.bank.width)
+        rows = graph.reshape(_projected(graph, patches, detector, *detector.whitening), -1, detector.bank.width)
     bank = BankNodes.of(graph, detector.bank)
     queries = bank.prepared(graph, rows)
     distances, ids = bank.nearest(graph, queries, detector.settings.k)
@@ -104,7 +130,7 @@ def patch_rows(graph: GraphBuilder, detector: PatchRows, patches: str) -> str:
         patches: Name of the patches, float32, (n, gh, gw, d).
     """
     scores = add_form(graph, detector.member, graph.reshape(patches, -1, detector.grid[2]))
-    return graph.reshape(_single(graph, scores), -1, *detector.grid[:2])
+    return graph.reshape(_single(graph, scores), -1, *detector.cell_shape)
 
 
 def ensemble(graph: GraphBuilder, detector: Ensemble, patches: str) -> str:
@@ -128,7 +154,7 @@ def _paper_weights(
     graph: GraphBuilder, detector: PatchCore, bank: BankNodes, queries: str, ids: str, scores: str
 ) -> str:
     """Add the paper's weights of images, double, (n, 1)."""
-    height, width, _ = detector.grid
+    height, width = detector.cell_shape
     most = graph.op("ArgMax", scores, axis=1, keepdims=1)  # (n, 1)
     place = graph.op("Unsqueeze", most, graph.integers(2))  # (n, 1, 1)
     by_image = graph.reshape(queries, -1, height * width, detector.bank.width)
@@ -146,11 +172,11 @@ def _paper_weights(
     return graph.op("Max", weight, graph.constant(0.0))
 
 
-def _projected(graph: GraphBuilder, patches: str, grid: tuple[int, int, int], centre: Any, projection: Any) -> str:
+def _projected(graph: GraphBuilder, patches: str, detector: PatchDetector, centre: Any, projection: Any) -> str:
     """Add patches less their centre, times a projection: float32, (n, p, k)."""
-    rows = graph.op("Sub", graph.reshape(patches, -1, grid[2]), graph.constant(centre, np.float32))
+    rows = graph.op("Sub", graph.reshape(patches, -1, detector.input_shape[2]), graph.constant(centre, np.float32))
     rows = graph.op("MatMul", rows, graph.constant(projection, np.float32))
-    return graph.reshape(rows, -1, grid[0] * grid[1], projection.shape[1])
+    return graph.reshape(rows, -1, math.prod(detector.cell_shape), projection.shape[1])
 
 
 def _mean_of_largest(graph: GraphBuilder, flat: str, count: int) -> str:
