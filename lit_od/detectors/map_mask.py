@@ -29,7 +29,7 @@ def unpack(text: str, height: int, width: int) -> NDArray[np.bool_]:
         data = reader.decompress(base64.b64decode(text, validate=True), wanted + 1)
     except (binascii.Error, ValueError, TypeError, zlib.error):
         data = b""
-    if len(data) != wanted:
+    if len(data) != wanted or not reader.eof:
         raise ConfigError(f"mask must be the packed pixels of a map of {height} x {width}: a bundle makes it itself")
     pixels = np.unpackbits(np.frombuffer(data, np.uint8), count=height * width).reshape(height, width) > 0
     if not pixels.any():

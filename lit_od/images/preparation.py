@@ -261,7 +261,8 @@ def _fitted(image: Image.Image, preparation: Preparation, resampling: Image.Resa
         return resized(np.asarray(image).reshape(image.height, image.width, -1), preparation.size, preparation.resize)
     size = (preparation.size[1], preparation.size[0])  # Pillow: width first
     if image.size != size or box not in (None, (0, 0, *size)):
-        image = image.resize(size, resampling or _RESAMPLING[preparation.resize], box=box)
+        resampling = _RESAMPLING[preparation.resize] if resampling is None else resampling  # NEAREST is 0
+        image = image.resize(size, resampling, box=box)
     return np.asarray(image, dtype=np.uint8).reshape(preparation.shape)
 
 
