@@ -33,6 +33,46 @@ ensure_browser() {
     has_browser >/dev/null || say "No Chromium here: tests of pages are skipped"
 }
 
+# Debian's packages for the runners that are missing here, a line each.
+missing_for_runners() {
+    command -v node >/dev/null || echo nodejs
+    command -v npm >/dev/null || echo npm
+    command -v cc >/dev/null || printf '%s\n' gcc libc6-dev
+    command -v cmake >/dev/null || printf '%s\n' cmake make
+    [ -e /usr/include/jpeglib.h ] || echo libjpeg-dev
+    [ -e /usr/include/png.h ] || echo libpng-dev
+}
+
+# Tests of runners need compilers, Node.js and packages of npm, and are skipped where there are none.
+ensure_runtimes() {
+    local missing package runner wanted
+    mapfile -t missing < <(missing_for_runners)
+    if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        say "Installing ${missing[*]} for the tests of runners"
+        {
+            timeout 60 apt-get update -qq -o Acquire::Retries=0 -o Acquire::http::Timeout=10
+            for package in "${missing[@]}"; do  # each alone: one that cannot be installed keeps out no other
+                DEBIAN_FRONTEND=noninteractive timeout 120 apt-get install -qq --no-install-recommends "$package"
+            done
+        } >/dev/null 2>&1 </dev/null || true
+    fi
+    command -v npm >/dev/null || { say "No npm here: tests of some runners are skipped"; return 0; }
+    for runner in node web; do
+        wanted=$(cksum <"runners/$runner/package-lock.json")
+        if [ "$(cat "runners/$runner/node_modules/.lit-od-installed" 2>/dev/null)" != "$wanted" ]; then
+            say "Installing npm's packages for runners/$runner"
+            # Without scripts: that of onnxruntime-node fetches libraries for CUDA.
+            if timeout 120 npm ci --prefix "runners/$runner" --ignore-scripts --no-audit --no-fund --fetch-retries 0 \
+                >/dev/null 2>&1 </dev/null; then
+                echo "$wanted" >"runners/$runner/node_modules/.lit-od-installed"
+            else
+                say "npm cannot install them: tests of some runners are skipped"
+                return 0
+            fi
+        fi
+    done
+}
+
 # What was installed is noted in the environment, so that a second run installs nothing.
 ensure_environment() {
     local python wanted

@@ -1,22 +1,25 @@
 """The files of a detector: state and calibration scores, and sums."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from lit_od.bundle.manifest import Manifest
+from lit_od.calibration.method import Folds
 from lit_od.calibration.p_values import Calibration
 from lit_od.calibration.rules import check_rule
 from lit_od.detectors import Accumulator, Detector
 from lit_od.errors import DataError
 from lit_od.formats import safetensors_file as safetensors
-from lit_od.types import Arrays, Stats
+from lit_od.types import Arrays, Scores, Stats
 
 MAX_SCORE = 1e150
 """Bound of calibration scores, so that their variance is finite."""
 
 _STATE = "detector."
 _CALIBRATION = "calibration.scores"
+_PEAKS = "calibration.peaks"
 _INDEX_STATE = "index"
 
 
@@ -26,6 +29,8 @@ def state_bytes(detector: Detector, calibration: Calibration) -> tuple[bytes, by
     index = state.pop(_INDEX_STATE, None)
     arrays = {_STATE + name: array for name, array in state.items()}
     arrays[_CALIBRATION] = np.array(calibration.scores)
+    if calibration.peaks is not None:
+        arrays[_PEAKS] = np.array(calibration.peaks)
     return safetensors.save(arrays), None if index is None else index.tobytes()
 
 
@@ -46,6 +51,18 @@ def read_state(data: bytes, index: bytes | None, manifest: Manifest) -> tuple[Ar
     arrays = safetensors.load(data)
     calibration = _read_calibration(arrays, manifest)
     return _read_state(arrays, index), calibration
+
+
+def with_folds(calibration: Calibration, manifest: Manifest, detector: Detector) -> Calibration:
+    """Return the calibration with its folds, where it is a cross calibration.
+
+    Args:
+        calibration: As `read_state` gives it.
+        manifest: The bundle's manifest.
+        detector: The detector, which says what is proven.
+    """
+    count = manifest.calibration.folds
+    return replace(calibration, folds=Folds(count, detector.falls_with_rows)) if isinstance(count, int) else calibration
 
 
 def sums_bytes(sums: Accumulator) -> bytes:
@@ -97,17 +114,24 @@ def _square(name: str, triangles: Stats) -> Stats:
 
 
 def _read_calibration(arrays: Arrays, manifest: Manifest) -> Calibration:
-    scores = arrays.pop(_CALIBRATION, None)
-    if scores is None or scores.ndim != 1 or scores.dtype != np.float64 or scores.size == 0:
-        raise DataError(f"{_CALIBRATION} must be float64 (n,) with n of at least 1")
-    if not np.isfinite(scores).all() or (scores[1:] < scores[:-1]).any():
-        raise DataError(f"{_CALIBRATION} must be finite and ascending")
-    if max(-scores[0], scores[-1]) > MAX_SCORE:
-        raise DataError(f"{_CALIBRATION} must lie within {MAX_SCORE:g}, got {scores[0]:g} to {scores[-1]:g}")
-    if scores.size != manifest.calibration.images:
-        raise DataError(f"{scores.size} calibration scores, the manifest says {manifest.calibration.images}")
-    scores.setflags(write=False)
-    return Calibration(scores, check_rule(manifest.calibration.rule), manifest.calibration.threshold)
+    scores = _ascending(arrays, _CALIBRATION, manifest)
+    peaks = _ascending(arrays, _PEAKS, manifest) if _PEAKS in arrays else None
+    return Calibration(scores, check_rule(manifest.calibration.rule), manifest.calibration.threshold, peaks=peaks)
+
+
+def _ascending(arrays: Arrays, name: str, manifest: Manifest) -> Scores:
+    """Take a value of each calibration inlier, ascending."""
+    values = arrays.pop(name, None)
+    if values is None or values.ndim != 1 or values.dtype != np.float64 or values.size == 0:
+        raise DataError(f"{name} must be float64 (n,) with n of at least 1")
+    if not np.isfinite(values).all() or (values[1:] < values[:-1]).any():
+        raise DataError(f"{name} must be finite and ascending")
+    if max(-values[0], values[-1]) > MAX_SCORE:
+        raise DataError(f"{name} must lie within {MAX_SCORE:g}, got {values[0]:g} to {values[-1]:g}")
+    if values.size != manifest.calibration.images:
+        raise DataError(f"{values.size} {name.replace('.', ' ')}, the manifest says {manifest.calibration.images}")
+    values.setflags(write=False)
+    return values
 
 
 def _read_state(arrays: Arrays, index: bytes | None) -> Arrays:

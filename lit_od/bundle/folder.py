@@ -12,7 +12,7 @@ import numpy as np
 
 from lit_od.bundle import history
 from lit_od.bundle import manifest as manifests
-from lit_od.bundle.detector_state import read_state, restored_sums, state_bytes
+from lit_od.bundle.detector_state import read_state, restored_sums, state_bytes, with_folds
 from lit_od.bundle.history import Change
 from lit_od.bundle.manifest import DETECTOR, FileEntry, Manifest
 from lit_od.bundle.model_card import model_card
@@ -39,8 +39,7 @@ BACKBONE = "backbone.onnx"
 ACCUMULATOR = "accumulator.safetensors"
 INDEX = "index.faiss"
 MAPS = "maps.onnx"
-GOLDEN = "golden.safetensors"
-MASK = "mask.png"
+GOLDEN, MASK = "golden.safetensors", "mask.png"
 CARD = "README.md"
 
 MADE = frozenset({BACKBONE, MAPS, GOLDEN, ACCUMULATOR, MASK})
@@ -134,6 +133,7 @@ class Bundle:
             about = manifest.detector
             detector = detector_from_state(about.kind, about.options, state, trust=trust)
             check_detector(detector, manifest)
+            calibration = with_folds(calibration, manifest, detector)
         except (DataError, ConfigError) as error:
             raise BundleError(f"{DETECTOR}: {one_line(error)}") from None
         return cls(path, manifest, detector, calibration, files)

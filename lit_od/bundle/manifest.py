@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from typing import Annotated, Any, Self, TypeAlias, TypeGuard
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeGuard
 
 import msgspec
 from msgspec import Meta
@@ -98,13 +98,23 @@ class CalibrationEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     Where there are maps there is a threshold for pixels too. Of errors it is a squared error (the mean over channels,
     pixels in [0, 1]) that 99 % of the calibration inliers' pixels do not exceed; of patches it is the threshold for
-    images where their score is the peak of the map, else what the same rule takes from the peaks.
+    images where their score is the peak of the map, else what the same rule takes from the peaks. `method` and `folds`
+    stand where each inlier was scored by a detector that was fitted without its fold; as many folds as images leave
+    each out by itself.
     """
 
     threshold: float
     rule: dict[str, Any]
     images: _Count
     pixel_threshold: float | None = None
+    method: Literal["cross"] | msgspec.UnsetType = msgspec.UNSET  # unset, it is not written
+    folds: Annotated[int, Meta(ge=2)] | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        if isinstance(self.method, str) != isinstance(self.folds, int):
+            raise ValueError("calibration.method cross and calibration.folds go together")
+        if isinstance(self.folds, int) and self.folds > self.images:
+            raise ValueError(f"calibration.folds must be at most the {self.images} images, got {self.folds}")
 
 
 class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -174,7 +184,12 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def with_mask(manifest: Manifest, png: bytes | None) -> Manifest:
-    """Return a manifest with the mask of its region of interest, which is a file of its own; None takes it out."""
+    """Return a manifest with the mask of its region, which is another file.
+
+    Args:
+        manifest: The manifest.
+        png: The file's contents; None takes the mask out.
+    """
     mask = msgspec.UNSET if png is None else png
     if mask == manifest.preparation.mask:
         return manifest

@@ -6,13 +6,14 @@
 from typing import Any
 
 from lit_od.bundle.manifest import Manifest
+from lit_od.calibration.method import TYPICAL
 from lit_od.calibration.p_values import Calibration
 from lit_od.formats.text import one_line
 from lit_od.images.preparation import counted_pixels
 from lit_od.import_paths import trust_option
 
 USE = (
-    "Use it for images of the kind that it was fitted and calibrated on. A p-value is valid for images that are "
+    "Use it for images of the kind that it was fitted and calibrated on. A p-value is {valid} for images that are "
     "exchangeable with the calibration inliers; another camera, crop or compression makes another kind."
 )
 LIMITS = (
@@ -37,7 +38,7 @@ def model_card(manifest: Manifest, calibration: Calibration) -> str:
         "|---|---|",
         *(f"| {fact} | {text} |" for fact, text in model_facts(manifest, calibration)),
         "",
-        USE,
+        USE.format(valid="valid" if calibration.folds is None else "approximate"),
         "",
         LIMITS,
         "",
@@ -76,9 +77,10 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
         ),
         (
             "calibration",
-            f"{calibration.scores.size:,} inliers, scores {calibration.scores[0]:.6g} to "
+            f"{calibration.scores.size:,} inliers, {method(calibration)}, scores {calibration.scores[0]:.6g} to "
             f"{calibration.scores[-1]:.6g}, {calibration.flagged_share():.2%} above the threshold",
         ),
+        ("rate", supported_rate(calibration)),
         ("made", _value(provenance.created) + (f", seed {provenance.seed}" if provenance.seed is not None else "")),
     ]
     pixels = manifest.calibration.pixel_threshold
@@ -108,7 +110,30 @@ def false_positives(calibration: Calibration) -> str:
     low, high = calibration.fpr_interval()
     chosen = calibration.rule["rule"] == "max_f1"
     caution = "; max_f1 chose it by these inliers too, so expect more" if chosen else ""
-    return f"false-positive rate {low:.2%} to {high:.2%} (95 % interval{caution})"
+    about = "" if calibration.folds is None else ", approximate"
+    return f"false-positive rate {low:.2%} to {high:.2%} (95 % interval{about}{caution})"
+
+
+def method(calibration: Calibration) -> str:
+    """Describe the method of a calibration."""
+    if calibration.folds is None:
+        return "held out"
+    folds = calibration.folds.count
+    return "cross, each left out" if folds == calibration.scores.size else f"cross in {folds} folds"
+
+
+def supported_rate(calibration: Calibration) -> str:
+    """Describe a calibration's rates of false positives: promised, proven, typical."""
+    count, promised = calibration.scores.size, calibration.promised()
+    least = f"{count:,} calibration inliers support {1 / (count + 1):.2%} at the least"
+    if promised is None:
+        return f"{least}; rule {_value(calibration.rule['rule'])} promises none"
+    if calibration.folds is None:
+        return f"{least}; promised and proven at most {promised:.2%}"
+    proven = calibration.folds.proven(promised, count)
+    shown = "nothing of this detector" if proven is None else f"at most {proven:.2%}"
+    low, high = (share * promised for share in TYPICAL)
+    return f"{least}; promised {promised:.2%}, proven {shown}, typical {low:.2%} to {high:.2%}"
 
 
 def _since_accepted(data: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from lit_od.backbone.compiled import OUTPUTS, CompiledGraph
 from lit_od.backbone.model import Backbone
 from lit_od.bundle import manifest as manifests
+from lit_od.bundle.detector_state import with_folds
 from lit_od.bundle.folder import BACKBONE, GOLDEN, Bundle, golden_arrays
 from lit_od.bundle.golden import golden_files, pixel_differences, relative_difference
 from lit_od.bundle.manifest import FileEntry, Manifest
@@ -123,7 +124,8 @@ def bundle_of(path: Path, data: bytes, parts: Parts) -> Bundle:
     detector: CompiledScores = CompiledScores(about.kind, about.options)
     if pixels is not None:
         detector = CompiledMaps(about.kind, about.options, manifest.preparation.size)
-    return Bundle(path, manifest, detector, Calibration(scores, rule, threshold), {MODEL: data, GOLDEN: golden})
+    calibration = with_folds(Calibration(scores, rule, threshold), manifest, detector)
+    return Bundle(path, manifest, detector, calibration, {MODEL: data, GOLDEN: golden})
 
 
 def _behind_resizing(bundle: Bundle) -> bytes:

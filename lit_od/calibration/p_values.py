@@ -1,22 +1,24 @@
 """Thresholds and p-values from the scores of calibration inliers.
 
-Calibration inliers are used for nothing else. The p-value of a score is (1 + number of calibration
-inliers with score >= this score) / (1 + n): the conformal p-value (Vovk et al. 2005; Laxhammar and
-Falkman 2010). For an inlier that is exchangeable with the calibration inliers P(p <= t) <= t holds for
-every t, whatever the scores' distribution.
+Calibration inliers are used for nothing else, or each is scored by a detector that was fitted without it (see
+`calibration.method`). The p-value of a score is (1 + number of calibration inliers with score >= this score) / (1 + n):
+the conformal p-value (Vovk et al. 2005; Laxhammar and Falkman 2010). For an inlier that is exchangeable with inliers
+that were held out P(p <= t) <= t holds for every t, whatever the scores' distribution; after a cross calibration it is
+an approximation.
 
 Calibration scores are stored raised by a hair, which p-values and thresholds then share: the last bits of a score hang
 on its batch and on the processor, and must decide nothing for an image that equals a calibration image.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.calibration.binomial import clopper_pearson
+from lit_od.calibration.method import Folds
 from lit_od.calibration.rules import require_applicable, threshold_of
 from lit_od.errors import DataError
 from lit_od.types import Scores
@@ -33,23 +35,32 @@ class Calibration:
         scores: Scores of the calibration inliers, raised by a hair, ascending, shape (n,).
         rule: `rule` and its options.
         threshold: Images with a score above it are called outliers.
+        folds: Folds of a cross calibration; None where the inliers were held out.
+        peaks: Peaks of the calibration inliers' maps, ascending, shape (n,), where an image's score is another
+            aggregate; None elsewhere.
     """
 
     scores: Scores
     rule: dict[str, Any]
     threshold: float
+    folds: Folds | None = None
+    peaks: Scores | None = None
 
     @classmethod
-    def from_inliers(cls, scores: Scores, rule: Mapping[str, Any], *, outliers: Scores | None = None) -> Self:
-        """Take the threshold from held-out inliers, whose scores are raised by a hair.
+    def from_inliers(
+        cls, scores: Scores, rule: Mapping[str, Any], *, outliers: Scores | None = None, folds: Folds | None = None
+    ) -> Self:
+        """Take the threshold from inliers that were not fitted on.
 
-        They are raised by `HAIR` of their interquartile range, or of max(1, |median|) where that is zero.
+        Scores are raised by `HAIR` of their interquartile range, or of max(1, |median|) where that is zero.
 
         Args:
-            scores: Outlier scores of inliers that neither fitted the detector nor chose anything, (n,).
+            scores: Outlier scores of inliers that neither fitted the detector nor chose anything, (n,); with folds
+                each by a detector that was fitted without it.
             rule: `{"rule": NAME, option: value}`: mean_std (n), percentile (q), fpr (rate), max_f1 or
                 value (value).
             outliers: Scores of labelled outliers, (m,): needed by max_f1, refused by the others.
+            folds: Folds of a cross calibration; None where the inliers were held out.
 
         Raises:
             ConfigError: If the rule or an option is invalid, or outliers are missing or too many.
@@ -58,21 +69,31 @@ class Calibration:
         scores = np.sort(np.asarray(scores, dtype=np.float64).reshape(-1))
         if scores.size == 0:
             raise DataError("calibration needs inliers: give the calibration part a larger share")
-        return cls._of(_raised(scores), rule, outliers)
+        return cls._of(_raised(scores), rule, outliers, folds)
 
     def with_rule(self, rule: Mapping[str, Any], *, outliers: Scores | None = None) -> Self:
         """Return a calibration of the same scores under another rule."""
-        return self._of(self.scores, rule, outliers)
+        return replace(self._of(self.scores, rule, outliers, self.folds), peaks=self.peaks)
 
     @classmethod
-    def _of(cls, scores: Scores, rule: Mapping[str, Any], outliers: Scores | None) -> Self:
+    def _of(cls, scores: Scores, rule: Mapping[str, Any], outliers: Scores | None, folds: Folds | None) -> Self:
         """Take the threshold from scores that are raised and ascending."""
         others = np.empty(0) if outliers is None else np.asarray(outliers, dtype=np.float64).reshape(-1)
         if not np.isfinite(scores).all() or not np.isfinite(others).all():
             raise DataError("calibration scores must be finite")
         scores.setflags(write=False)
         complete = require_applicable(rule, inliers=scores.size, outliers=others.size)
-        return cls(scores, complete, threshold_of(complete, scores, others))
+        return cls(scores, complete, threshold_of(complete, scores, others), folds)
+
+    def of_peaks(self) -> float | None:
+        """Return the threshold that the rule takes from the peaks of maps.
+
+        It is the largest of them for a rule that needs more than inliers, and None without peaks.
+        """
+        if self.peaks is None:
+            return None
+        rule = {"rule": "percentile", "q": 100} if self.rule["rule"] in ("max_f1", "value") else self.rule
+        return type(self).from_inliers(self.peaks, rule).threshold
 
     def as_scored(self) -> Scores:
         """Return the scores as they were before they were raised, shape (n,)."""
@@ -97,6 +118,16 @@ class Calibration:
         """Return the share of calibration inliers above a threshold; None: that in force."""
         return self.flagged(threshold) / self.scores.size
 
+    def promised(self) -> float | None:
+        """Return the rate that p-values promise for the threshold in force.
+
+        With m scores above it an inlier above it has a p-value of at most (m + 1) / (n + 1). None for the rules that
+        do not set m beforehand, which are all but fpr and percentile.
+        """
+        if self.rule["rule"] not in ("fpr", "percentile"):
+            return None
+        return (self.flagged() + 1) / (self.scores.size + 1)
+
     def fpr_interval(self, threshold: float | None = None, *, confidence: float = 0.95) -> tuple[float, float]:
         """Return an interval of a threshold's false-positive rate on inliers like these.
 
@@ -110,8 +141,8 @@ class Calibration:
           Beta(n + 1 - k, k), whose quantiles are the ends here, belong to the two scores around the
           threshold; at the k-th score itself the upper end is exact and the lower one cautious.
 
-        The interval is an approximation for mean_std, and too low for max_f1, since the threshold was moved to where
-        few of these scores are above; it is also too low for a threshold picked from a table of intervals.
+        The interval is an approximation after a cross calibration and for mean_std. It is too low for max_f1, since the
+        threshold was moved to where few of these scores are above, and for one picked from a table of intervals.
 
         Args:
             threshold: None takes the one in force.

@@ -73,7 +73,7 @@ def require_applicable(rule: Mapping[str, Any], *, inliers: int, outliers: int =
     """
     complete = check_rule(rule)
     name = complete["rule"]
-    _require_outliers_where_used(name, outliers)
+    require_outliers_where_used(name, outliers)
     if name == "max_f1":
         complete["outliers"] = outliers
     if name == "fpr":
@@ -81,24 +81,12 @@ def require_applicable(rule: Mapping[str, Any], *, inliers: int, outliers: int =
     return complete
 
 
-def rule_and_outliers(calibration: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Divide a recipe's `calibration` into the rule and the PATHs of its outliers.
+def require_outliers_where_used(name: str, outliers: int) -> None:
+    """Check that outliers are there exactly where a rule needs them.
 
     Raises:
-        ConfigError: If the rule or an option is invalid, or the outliers are missing, no PATHs, or not
-            used by the rule.
+        ConfigError: If they are missing, or not used by the rule.
     """
-    rule = dict(calibration)
-    named = rule.pop("outliers", None)
-    paths = [named] if isinstance(named, str) else [] if named is None else named
-    if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
-        raise ConfigError(f"calibration.outliers must be a PATH or a list of PATHs, got {named!r}")
-    name = check_rule(rule)["rule"]
-    _require_outliers_where_used(name, len(paths))
-    return rule, paths
-
-
-def _require_outliers_where_used(name: str, outliers: int) -> None:
     if name == "max_f1" and not outliers:
         raise ConfigError(
             "rule max_f1 needs labelled outliers: give --outliers PATH (in a recipe calibration.outliers), "

@@ -12,8 +12,8 @@ from lit_od.images.find_local import find, is_on_disk
 from lit_od.images.layouts import layout_of
 from lit_od.images.sources import SetOpener, Source
 from lit_od.recipes.load import override
+from lit_od.recipes.onnx_images import NAMED_SETS
 from lit_od.recipes.overrides import parse_overrides
-from lit_od.recipes.partition import NAMED_SETS
 from lit_od.recipes.roots import data_root
 
 SET_KEYS = ("data.root", "data.test", "data.classes", "data.outlier_classes", "evaluation")

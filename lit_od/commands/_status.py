@@ -4,6 +4,7 @@ import argparse
 from typing import Protocol
 
 from lit_od.bundle.folder import Bundle
+from lit_od.bundle.model_card import false_positives, method, supported_rate
 from lit_od.import_paths import trust_option
 
 DONE, INCOMPLETE, REFUSED, ALARM, INTERRUPTED = 0, 1, 2, 3, 130
@@ -20,13 +21,14 @@ class Command(Protocol):
 
 
 def written(bundle: Bundle, seconds: float) -> str:
-    """Describe a written bundle in two lines, and a smaller bank in one more."""
+    """Describe a written bundle in three lines, and a smaller bank in one more."""
     detector, calibration = bundle.manifest.detector, bundle.calibration
     size = sum(entry.size for entry in bundle.manifest.files.values()) / 2**20
     return (
         f"{bundle.path}: {detector.kind} on {detector.images:,} images, threshold {calibration.threshold:.6g} "
         f"({calibration.rule['rule']}, {calibration.scores.size:,} calibration inliers), "
         f"{size:.1f} MiB, {seconds:.0f} s\n"
+        f"calibration: {method(calibration)}; {supported_rate(calibration)}; {false_positives(calibration)}\n"
         f"{_bank(bundle)}"
         f"Try it: lit-od score {bundle.path} IMAGES...{trust_option(detector.kind)}"
     )

@@ -6,6 +6,10 @@ folder of normal images, and no torch: lit-od fit folder --data.root NORMAL_IMAG
 Overrides change single keys: --data.root DIR, --trainer.max_epochs 3, --detector.kind mahalanobis,
 --calibration.q 99.5 ...
 
+Over a backbone that is not trained, --calibration.method cross lets every image fit and calibrate, each scored by a
+detector that was fitted without it; that is the default where data.split.calibration holds out too few images for the
+rate of the rule. --calibration.method split holds them out.
+
 Several processes, started by torchrun, by srun or by --trainer.devices N, share the work; the bundle does not depend on
 how many they are, but for the training, where N processes take steps of N times as many images.
 """

@@ -1,9 +1,10 @@
 """Fit the statistics of a bundle anew on new normal images, without torch.
 
-The images are split into a part that fits (80 %) and one that calibrates (20 %), by seed; the bundle's
-threshold rule is applied anew (max_f1 with --outliers) and its golden images are renewed. Options of the
-detector and of the rule: --detector.k 5, --calibration.rule percentile --calibration.q 99.5 ... Another rule
-begins with its own defaults, the bundle's own rule keeps its options.
+The images are split into a part that fits (80 %) and one that calibrates (20 %), by seed; where a fifth of them is too
+few for the rule's rate, or with --calibration.method cross, all of them fit, and calibrate as scored by detectors that
+were fitted without them. The bundle's threshold rule is applied anew (max_f1 with --outliers) and its golden images are
+renewed. Options of the detector and of the calibration: --detector.k 5, --calibration.rule percentile --calibration.q
+99.5 ... Another rule begins with its own defaults, the bundle's own rule keeps its options.
 
 Where --out names BUNDLE itself, its history goes on: lit-od history and rollback.
 
@@ -12,14 +13,16 @@ Where --out names BUNDLE itself, its history goes on: lit-od history and rollbac
 
 import argparse
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import ACCUMULATOR, BACKBONE, Bundle
-from lit_od.calibration.rules import rule_and_outliers
+from lit_od.calibration.method import CalibrationOptions
 from lit_od.checks import check_seed
 from lit_od.cluster.engine import RayEngine
 from lit_od.commands._arguments import (
@@ -42,9 +45,10 @@ from lit_od.fitting.engine import Engine
 from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
 from lit_od.fitting.process_group import open_engine
 from lit_od.images.find_local import find
-from lit_od.images.find_remote import find_with_urls, require_parts_apart
-from lit_od.images.identity import require_apart
-from lit_od.images.split import fit_and_calibration_parts
+from lit_od.images.find_remote import find_with_urls, require_listed_once, require_parts_apart
+from lit_od.images.identity import require_apart, require_once
+from lit_od.images.sources import Source
+from lit_od.images.split import fit_and_calibration_parts, held_out_images
 from lit_od.recipes.overrides import apply, parse_overrides
 
 
@@ -69,16 +73,14 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     require_engine(args, "address", "workers")
     started = time.perf_counter()
     bundle = read_bundle_folder(args.bundle, args)
-    spec, rule, paths = _options(bundle, args, overrides)
+    spec, wanted = _options(bundle, args, overrides)
     spec.check()  # options and installed packages, before any image is read
     if spec.kind != bundle.detector.kind:
         say_imported(args, spec.kind)
     require_labels(spec, args.labels, ", or --detector.class_conditional false")
     find_images = find_with_urls if args.engine == "ray" else find
-    fit, calibration = fit_and_calibration_parts(new_inliers(args, find_images), seed=args.seed)
-    apart = require_apart if args.engine == "local" else require_parts_apart
-    apart(fit, calibration, "fit and calibration image")
-    images = FitImages(fit, calibration, outliers=find_images(paths) if paths else [])
+    images = _divided(new_inliers(args, find_images), args, wanted)
+    images = replace(images, outliers=find_images(wanted.outliers) if wanted.outliers else [])
     model, old = bundle.files[BACKBONE], bundle.manifest
     with ExitStack() as stack:
         engine: Engine
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
             GraphFile.of(bundle),
             images,
             spec,
-            rule,
+            wanted.rule,
             Origin(
                 name=out.name,
                 seed=args.seed,
@@ -109,10 +111,19 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     return DONE
 
 
-def _options(
-    bundle: Bundle, args: argparse.Namespace, overrides: list[str]
-) -> tuple[DetectorSpec, dict[str, Any], list[str]]:
-    """Return the detector, the rule and PATHs of outliers, as the command line says."""
+def _divided(images: Sequence[Source], args: argparse.Namespace, wanted: CalibrationOptions) -> FitImages:
+    """Divide images by the method of calibration; none is named twice."""
+    cluster = args.engine == "ray"
+    if wanted.method_for(held_out_images(len(images))) == "cross":
+        (require_listed_once if cluster else require_once)(images)
+        return FitImages(images, images, method="cross")
+    fit, calibration = fit_and_calibration_parts(images, seed=args.seed)
+    (require_parts_apart if cluster else require_apart)(fit, calibration, "fit and calibration image")
+    return FitImages(fit, calibration)
+
+
+def _options(bundle: Bundle, args: argparse.Namespace, overrides: list[str]) -> tuple[DetectorSpec, CalibrationOptions]:
+    """Return the detector and the options of calibration that arguments name."""
     entry, kind = bundle.manifest.detector, args.detector
     tree: dict[str, Any] = {
         "detector": {"kind": entry.kind, **entry.options} if kind is None else {"kind": kind},
@@ -128,4 +139,4 @@ def _options(
         raise ConfigError("the bundle's threshold was set by hand and cannot be applied anew: give --calibration.rule")
     if args.outliers:
         rule["outliers"] = args.outliers
-    return DetectorSpec.parse(tree["detector"], trust=args.trust), *rule_and_outliers(rule)
+    return DetectorSpec.parse(tree["detector"], trust=args.trust), CalibrationOptions.parse(rule)

@@ -7,6 +7,7 @@ from the calibration inliers and --outliers.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 import msgspec
@@ -15,8 +16,9 @@ import numpy as np
 from lit_od.bundle import folder as bundles
 from lit_od.bundle.folder import Bundle
 from lit_od.bundle.history import Change
-from lit_od.bundle.model_card import false_positives
+from lit_od.bundle.model_card import false_positives, method, supported_rate
 from lit_od.bundle.model_file import MODEL, with_threshold
+from lit_od.calibration.method import shortfall
 from lit_od.calibration.p_values import Calibration
 from lit_od.calibration.rules import RULES, inliers_needed, require_applicable
 from lit_od.commands._arguments import (
@@ -82,8 +84,10 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     print(
         f"{args.bundle}: threshold {bundle.calibration.threshold:.6g} -> {calibration.threshold:.6g}, "
         f"{calibration.flagged_share():.2%} of {calibration.scores.size:,} calibration inliers above, "
-        f"{false_positives(calibration)}"
+        f"{false_positives(calibration)}\n{method(calibration)}; {supported_rate(calibration)}"
     )
+    if line := shortfall(calibration.rule, calibration.scores.size):
+        print(f"lit-od: {line}", file=sys.stderr)
     return DONE
 
 
@@ -110,10 +114,12 @@ def _write(bundle: Bundle, calibration: Calibration, change: Change) -> None:
 def _pixel_threshold(bundle: Bundle, calibration: Calibration) -> float | None:
     """Return the threshold for pixels.
 
-    It moves along where an image's score is the peak of its map.
+    It moves along where an image's score is the peak of its map; else a rule of inliers takes it from their peaks.
     """
     if isinstance(bundle.detector, PixelDetector) and bundle.detector.score_is_peak:
         return calibration.threshold
+    if calibration.peaks is not None and calibration.rule["rule"] not in ("value", "max_f1"):
+        return calibration.of_peaks()
     return bundle.manifest.calibration.pixel_threshold
 
 
@@ -130,9 +136,11 @@ def rates(calibration: Calibration, outliers: Scores | None = None) -> str:
     rows = [(f"percentile {q:g}", float(np.percentile(scores, q))) for q in PERCENTILES]
     possible = [rate for rate in RATES if inliers_needed(rate) <= scores.size]
     rows += [(f"fpr {rate:g}", calibration.with_rule({"rule": "fpr", "rate": rate}).threshold) for rate in possible]
+    about = "" if calibration.folds is None else ", approximate: the calibration is cross"
     notes = [
         f"flagged: share of the {scores.size:,} calibration inliers above the threshold",
-        "95 % interval: of the false-positive rate on new inliers (Clopper-Pearson)",
+        f"95 % interval: of the false-positive rate on new inliers (Clopper-Pearson{about})",
+        f"supported: {supported_rate(calibration)}",
     ]
     if missing := [rate for rate in RATES if rate not in possible]:
         needed = ", ".join(f"{rate:g} needs {inliers_needed(rate):,}" for rate in missing)

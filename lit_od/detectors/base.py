@@ -84,6 +84,33 @@ class Detector(Protocol):
             DataError: On a wrong shape, or values that are not finite.
         """
 
+    @property
+    def falls_with_rows(self) -> bool:
+        """True if further inliers can only lower scores, as where all rows are kept."""
+        return False
+
+    @classmethod
+    def can_leave_out(cls, settings: Any) -> bool:
+        """Return True if options allow `score_left_out`."""
+        del settings
+        return False
+
+    def score_left_out(self, outputs: Outputs, /) -> Scores:
+        """Score the inliers of the fit, each as if fitted without that one.
+
+        Args:
+            outputs: Outputs of all of them, in the order of the fit, shape (n, ...).
+
+        Returns:
+            Scores of shape (n,).
+
+        Raises:
+            ConfigError: If the detector takes a fit for each.
+            DataError: If too few inliers are left.
+        """
+        del outputs
+        raise ConfigError(f"detector {self.kind} scores its inliers by a fit without each of them")
+
     @abstractmethod
     def options(self) -> dict[str, Any]:
         """Return the options it was fitted with, as plain JSON values."""

@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lit_od.checks import one_of
 from lit_od.detectors.bank.detector import BankDetector
+from lit_od.detectors.bank.onnx_search import Ids
 from lit_od.detectors.bank.options import BankOptions, Method, Reduce
-from lit_od.types import Features, Scores
+from lit_od.types import Scores, Stats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +38,10 @@ class KNNOptions(BankOptions):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KNN(BankDetector):
-    """Mean distance to the k nearest rows of the bank, or the distance to the k-th."""
+    """Mean distance to the k nearest rows of the bank, or the distance to the k-th.
+
+    In units of the features, or 1 - cosine.
+    """
 
     kind: ClassVar[str] = "knn"
     options_type: ClassVar[type[KNNOptions]] = KNNOptions
@@ -44,15 +51,22 @@ class KNN(BankDetector):
     settings: KNNOptions
 
     @property
+    def falls_with_rows(self) -> bool:
+        """True if the bank holds every row and nothing else was learnt."""
+        return self.settings.keeps_rows
+
+    @property
     def only_lowers(self) -> bool:
         """True if the search is exact: more rows bring the nearest ones nearer."""
         return self.bank.is_exact
 
-    def score(self, features: Features) -> Scores:
-        """Return distances of shape (n,), in units of the features, or 1 - cosine.
+    def of_neighbours(self, queries: NDArray[np.float32], distances: Stats, ids: Ids) -> Scores:
+        """Return distances of shape (n,).
 
-        Raises:
-            DataError: On a wrong width, or values that are not finite.
+        Args:
+            queries: Prepared features, shape (n, d).
+            distances: Distances to the k nearest rows, ascending, shape (n, k).
+            ids: Their numbers, shape (n, k).
         """
-        distances, _ = self.bank.nearest(self.bank.prepare(features), self.settings.k)
+        del queries, ids
         return distances[:, -1].copy() if self.settings.reduce == "kth" else distances.mean(axis=1)

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from lit_od.checks import number
 from lit_od.detectors.bank.detector import BankDetector
+from lit_od.detectors.bank.onnx_search import Ids
 from lit_od.detectors.bank.options import BankOptions
 from lit_od.detectors.base import BLOCK_VALUES
 from lit_od.detectors.gaussian import squared_norms
-from lit_od.types import Features, Scores, Stats
+from lit_od.types import Scores, Stats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,16 +57,17 @@ class LocalResidual(BankDetector):
 
     settings: LocalResidualOptions
 
-    def score(self, features: Features) -> Scores:
+    def of_neighbours(self, queries: NDArray[np.float32], distances: Stats, ids: Ids) -> Scores:
         """Return distances of shape (n,), in units of the features.
 
         For the cosine the features have length 1.
 
-        Raises:
-            DataError: On a wrong width, or values that are not finite.
+        Args:
+            queries: Prepared features, shape (n, d).
+            distances: Distances to the k nearest rows, ascending, shape (n, k).
+            ids: Their numbers, shape (n, k).
         """
-        queries = self.bank.prepare(features)
-        _, ids = self.bank.nearest(queries, self.settings.k)
+        del distances
         scores = np.empty(len(queries))
         step = max(1, BLOCK_VALUES // (2 * self.settings.k * self.bank.width))
         for start in range(0, len(queries), step):

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lit_od.detectors.bank.detector import BankDetector
 from lit_od.detectors.bank.memory_bank import Bank
+from lit_od.detectors.bank.onnx_search import Ids
 from lit_od.detectors.bank.options import BankOptions
 from lit_od.detectors.state import SMALLEST, read_only, take
 from lit_od.errors import DataError
-from lit_od.types import Arrays, Features, Scores, Stats
+from lit_od.types import Arrays, Scores, Stats
 
 BLOCK = 4096
 """Rows of the bank whose neighbours are looked for at once."""
@@ -70,13 +72,21 @@ class LOF(BankDetector):
         densities = _densities(distances, k_distances[ids])
         return cls(settings, bank, read_only(k_distances), read_only(densities))
 
-    def score(self, features: Features) -> Scores:
+    @classmethod
+    def can_leave_out(cls, settings: BankOptions) -> bool:
+        """Return False: without a row the densities of the others change too."""
+        del settings
+        return False
+
+    def of_neighbours(self, queries: NDArray[np.float32], distances: Stats, ids: Ids) -> Scores:
         """Return local outlier factors of shape (n,), without a unit.
 
-        Raises:
-            DataError: On a wrong width, or values that are not finite.
+        Args:
+            queries: Prepared features, shape (n, d).
+            distances: Distances to the k nearest rows, ascending, shape (n, k).
+            ids: Their numbers, shape (n, k).
         """
-        distances, ids = self.bank.nearest(self.bank.prepare(features), self.settings.k)
+        del queries
         densities = _densities(distances, self.k_distances[ids])
         factors: Scores = (self.densities[ids] / densities[:, None]).mean(axis=1)
         return factors

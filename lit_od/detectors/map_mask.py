@@ -12,13 +12,21 @@ from lit_od.errors import ConfigError
 
 
 def pack(pixels: NDArray[np.bool_]) -> str:
-    """Write the pixels of a map that count, (h, w), as text: their bits in reading order, by zlib, in base64."""
+    """Write the pixels of a map that count, (h, w), as text.
+
+    It is their bits in reading order, by zlib, in base64.
+    """
     return base64.b64encode(zlib.compress(np.packbits(pixels).tobytes(), 9)).decode()
 
 
 @lru_cache(maxsize=16)
 def unpack(text: str, height: int, width: int) -> NDArray[np.bool_]:
     """Read the pixels that count, shape (height, width).
+
+    Args:
+        text: Text that `pack` has written.
+        height: Height of the map.
+        width: Width of the map.
 
     Raises:
         ConfigError: If the text is none of `pack` for this size, or no pixel counts.

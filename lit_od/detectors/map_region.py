@@ -1,4 +1,4 @@
-"""Maps of which a part counts: the region of interest, cell by cell and pixel by pixel.
+"""Maps of which a part counts, cell by cell and pixel by pixel.
 
 A cell counts if the mask has the pixel at its centre. Cells that do not count fit nothing and are not scored. Between
 cells the map is interpolated and smoothed among those that count alone, so that none is lowered at the region's edge.
@@ -30,8 +30,7 @@ class MapRegion:
         grid: Height and width of the grid.
         cells: Positions of the cells that count, in reading order, shape (p,).
         pixels: True for pixels that count, shape (h, w).
-        factors: What brings interpolated values to the weights of counting cells, 0 where a pixel does not count,
-            shape (h, w).
+        factors: One over the sum of the weights of counting cells, 0 where a pixel does not count, shape (h, w).
     """
 
     grid: tuple[int, int]
@@ -45,7 +44,7 @@ class MapRegion:
         return int(np.count_nonzero(self.pixels))
 
     def taken(self, patches: Outputs) -> Outputs:
-        """Return the patches of cells that count, (n, 1, p, d), of patches (n, gh, gw, d)."""
+        """Return the patches of cells that count, (n, 1, p, d), of (n, gh, gw, d)."""
         flat = patches.reshape(len(patches), 1, self.grid[0] * self.grid[1], patches.shape[3])
         return np.take(flat, self.cells, axis=2)
 

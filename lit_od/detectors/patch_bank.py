@@ -122,6 +122,12 @@ class PatchCore(PatchDetector):
         """Height and width of the grid, and channels."""
         return self.grid
 
+    @property
+    def falls_with_rows(self) -> bool:
+        """True if the bank holds every patch and nothing else was learnt."""
+        settings, whole = self.settings, len(self.bank.rows) < most_patches(self.grid[2])
+        return whole and settings.of_bank().keeps_rows and not settings.whiten and not settings.reweight
+
     def cells(self, patches: Outputs, /) -> Cells:
         """Return the distance of each patch to the bank, in `cell_shape`.
 
@@ -245,7 +251,7 @@ class PatchAccumulator:
         self.settings.of_bank().rows_that_fit(width)
         first = self.first_row * counted_cells(self.settings, grid[0], grid[1])
         self.grid = grid
-        self.store = RowStore(first, seed=self.settings.seed, limit=max(1, MOST_BYTES // (4 * grid[2])))
+        self.store = RowStore(first, seed=self.settings.seed, limit=most_patches(grid[2]))
 
     def merge(self, other: Self) -> None:
         """Take over an accumulator with the same options that has seen the next images.
@@ -309,6 +315,11 @@ class PatchAccumulator:
                 f"PatchCore needs a bank of at least {self.settings.k} patches, got one of {len(bank.rows)}"
             )
         return PatchCore(self.settings, self.grid, bank, whitening)
+
+
+def most_patches(channels: int) -> int:
+    """Return the number of patches that are kept while fitting."""
+    return max(1, MOST_BYTES // (4 * channels))
 
 
 def _whitening(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

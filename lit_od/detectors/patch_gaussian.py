@@ -73,7 +73,7 @@ class PaDiM(PatchDetector):
         return self.grid
 
     def cells(self, patches: Outputs, /) -> Cells:
-        """Return the distance of each patch to the Gaussian of its position, in `cell_shape`.
+        """Return each patch's distance to its position's Gaussian, in `cell_shape`.
 
         Raises:
             DataError: On a wrong shape, or values that are not finite.

@@ -92,7 +92,7 @@ class PatchDetector(PixelDetector):
 
     @property
     def cell_shape(self) -> tuple[int, int]:
-        """Shape in which `cells` takes and scores those that count: the grid, or one row of its cells."""
+        """Shape of the cells that count: the grid, or one row of its cells."""
         region = self.region
         return (self.input_shape[0], self.input_shape[1]) if region is None else (1, len(region.cells))
 
@@ -103,14 +103,16 @@ class PatchDetector(PixelDetector):
 
     @abstractmethod
     def cells(self, patches: Outputs, /) -> Cells:
-        """Return the scores of cells for their patches, in `cell_shape`: (n, gh, gw) for (n, gh, gw, d).
+        """Return the scores of cells for their patches, (n, *cell_shape, d).
+
+        They have shape (n, *cell_shape).
 
         Raises:
             DataError: On a wrong shape, or values that are not finite.
         """
 
     def candidates(self, patches: Outputs, /) -> Candidates:
-        """Return the patches of one image that banks may take, of those of its cells that count.
+        """Return the patches that banks may take of one image's counting cells.
 
         Raises:
             DataError: On values that lie too far away.

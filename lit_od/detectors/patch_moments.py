@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.checks import integer, number, one_of
-from lit_od.detectors.bank.options import Precision
 from lit_od.detectors.map_options import MapOptions
 from lit_od.detectors.moments import ledoit_wolf_shrinkage
 from lit_od.detectors.state import SMALLEST, check_names, take
 from lit_od.errors import DataError
+from lit_od.runtime.threads import limited
 from lit_od.types import Arrays, Outputs, Stats
 
 Reduction: TypeAlias = Literal["pca", "random"]
@@ -41,7 +41,7 @@ class PaDiMOptions(MapOptions):
     reduction: Reduction = "pca"
     ridge: float = 0.01
     shrinkage: Literal["ledoit-wolf"] | None = None
-    precision: Precision = "fp32"
+    precision: Literal["fp32", "fp16"] = "fp32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -130,9 +130,10 @@ class PositionSums:
             DataError: If half precision cannot hold them.
         """
         whiteners = np.empty(self._second.shape, np.float32)
-        for start in range(0, len(whiteners), POSITIONS_AT_ONCE):
-            part = slice(start, start + POSITIONS_AT_ONCE)
-            whiteners[part] = np.tril(np.linalg.inv(np.linalg.cholesky(self._covariances(part, settings))))
+        with limited(1):  # threads of BLAS wait for each other longer than such small matrices take
+            for start in range(0, len(whiteners), POSITIONS_AT_ONCE):
+                part = slice(start, start + POSITIONS_AT_ONCE)
+                whiteners[part] = np.tril(np.linalg.inv(np.linalg.cholesky(self._covariances(part, settings))))
         if settings.precision == "fp16":
             with np.errstate(over="ignore"):
                 whiteners = whiteners.astype(np.float16).astype(np.float32)

@@ -121,6 +121,11 @@ class PatchRows(PatchDetector):
         """True if scores of cells are at least 0 by definition."""
         return self.member.is_distance
 
+    @property
+    def falls_with_rows(self) -> bool:
+        """True if the detector of features says so."""
+        return self.member.falls_with_rows
+
     def cells(self, patches: Outputs, /) -> Cells:
         """Return the score of each patch, in `cell_shape`.
 

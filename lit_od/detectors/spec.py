@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,13 @@ from lit_od.detectors.options import read_options
 from lit_od.detectors.patch_rows import named_detector
 from lit_od.detectors.registry import DETECTORS, accumulator, detector_from_state, find
 from lit_od.errors import ConfigError
-from lit_od.types import Arrays, Output, Outputs
+from lit_od.types import Arrays, Labels, Output, Outputs
+
+BLOCK = 64
+"""Rows that an accumulator takes at once, as many as the backbone runs."""
+
+Rows: TypeAlias = NDArray[np.intp]
+"""Row numbers, shape (m,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,11 @@ class DetectorSpec:
         """Passes over the images that fitting takes, 1 or 2."""
         return find(self.kind, self.trust).passes
 
+    @property
+    def leaves_out(self) -> bool:
+        """True if the fitted detector can score its inliers without each of them."""
+        return find(self.kind, self.trust).can_leave_out(self._settings())
+
     def with_map_size(self, height: int, width: int) -> Self:
         """Return the detector with maps of a size; unchanged where it enlarges no maps.
 
@@ -74,7 +85,9 @@ class DetectorSpec:
         return replace(self, options={**self.options, "size": [height, width]})
 
     def with_mask(self, pixels: NDArray[np.bool_] | None) -> Self:
-        """Return the detector with the pixels of its maps that count; unchanged where it reads features.
+        """Return the detector with the pixels of its maps that count.
+
+        It is unchanged where it reads features.
 
         Args:
             pixels: True for pixels of a prepared image that count, (h, w); None if all do.
@@ -117,19 +130,41 @@ class DetectorSpec:
         """
         return accumulator(self.kind, self.options, first_row=first_row, trust=self.trust, after=after)
 
-    def fit(self, outputs: Outputs) -> Detector:
+    def fit(self, outputs: Outputs, labels: Labels | None = None, *, rows: Rows | None = None) -> Detector:
         """Return the detector fitted on outputs in memory, in as many passes as it takes.
+
+        Args:
+            outputs: Shape (n, ...).
+            labels: Class numbers, shape (n,), for class-conditional detectors.
+            rows: Numbers of the rows that fit it, ascending; None takes all.
 
         Raises:
             ConfigError: If kind or options are invalid.
             DataError: If the outputs do not suffice.
         """
-        gathered = self.accumulator()
-        gathered.update(outputs)
-        for _ in range(1, self.passes):
+        return self.gathered(outputs, labels, rows=rows).finish()
+
+    def gathered(self, outputs: Outputs, labels: Labels | None = None, *, rows: Rows | None = None) -> Accumulator:
+        """Return the accumulator of the last pass over outputs in memory.
+
+        Args:
+            outputs: As `fit` takes them.
+            labels: As `fit` takes them.
+            rows: As `fit` takes them.
+
+        Raises:
+            ConfigError: If kind or options are invalid.
+            DataError: If the outputs do not suffice.
+        """
+        chosen = np.arange(len(outputs)) if rows is None else rows
+        gathered: Accumulator | None = None
+        for _ in range(self.passes):
             gathered = self.accumulator(after=gathered)
-            gathered.update(outputs)
-        return gathered.finish()
+            for start in range(0, len(chosen), BLOCK):
+                block = chosen[start : start + BLOCK]
+                gathered.update(outputs[block], None if labels is None else labels[block])
+        assert gathered is not None
+        return gathered
 
     def restore(self, state: Arrays) -> Detector:
         """Return the fitted detector of a state.

@@ -298,7 +298,10 @@ def _counted(
 def _regions(
     image: Source, preparation: Preparation, truth: GroundTruth, counted: NDArray[np.bool_] | None
 ) -> Regions | None:
-    """Return the regions of a defective image among the pixels that count; None if its masks are empty."""
+    """Return the regions of a defective image among the pixels that count.
+
+    None if its masks are empty.
+    """
     masks = truth.masks(image, preparation)
     if not masks:
         return None

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from lit_od.bundle.folder import Bundle
+from lit_od.calibration.method import Method
 from lit_od.errors import ConfigError, DataError, LitODError
 from lit_od.fitting.engine import LocalEngine
 from lit_od.formats.text import one_line
@@ -18,7 +19,8 @@ from lit_od.images.layouts import GOOD, read_category, require_masks, require_no
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import SetOpener, Source
 from lit_od.recipes.load import from_tree, override
-from lit_od.recipes.partition import divided, find_parts, found_tests
+from lit_od.recipes.onnx_images import divided, found_tests, inliers_to_fit
+from lit_od.recipes.partition import Parts, find_parts, frozen_parts
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import EvaluationSet, Recipe
 from lit_od.scoring.scorer import Scorer
@@ -101,7 +103,7 @@ def sets_of_recipe(recipe: Recipe, preparation: Preparation, *, sets: OpenSets, 
     else:
         parts = find_parts(recipe.data, seed=recipe.seed, sets=sets(data_root(recipe.data.root)))
         inliers = ImageSet("inliers", parts.test, preparation)
-        if recipe.data.test is None and of is not None and not _calibrated(of, parts.calibration):
+        if recipe.data.test is None and of is not None and not _calibrated(of, _parts_of(of, recipe, parts)[1]):
             raise DataError(
                 f"{recipe.data.train} holds other images than {of.path} was fitted on, and some of those would be "
                 "taken for unseen ones: give them as they were (--data.root DIR), or name the sets with --inliers "
@@ -127,12 +129,26 @@ def fitted_images(bundle: Bundle, overrides: Sequence[str], *, sets: OpenSets) -
         opener = sets(data_root(recipe.data.root))
         if recipe.backbone is None:
             parts = find_parts(recipe.data, seed=recipe.seed, sets=opener)
-            fit, calibration = parts.train, parts.calibration
+            fit, calibration = _parts_of(bundle, recipe, parts)
         else:
-            fit, calibration = divided(recipe.data, seed=recipe.seed, sets=opener)
+            images = inliers_to_fit(recipe.data, seed=recipe.seed, sets=opener)
+            fit, calibration = divided(images, recipe.data, seed=recipe.seed, method=_method_of(bundle))
     except LitODError:
         return None
     return ImageSet(FITTED, fit, bundle.manifest.preparation) if _calibrated(bundle, calibration) else None
+
+
+def _method_of(bundle: Bundle) -> Method:
+    """Return the method by which a bundle was calibrated."""
+    return "split" if bundle.calibration.folds is None else "cross"
+
+
+def _parts_of(bundle: Bundle, recipe: Recipe, parts: Parts) -> tuple[list[Source], list[Source]]:
+    """Return the images that fitted and calibrated a bundle over a module."""
+    if _method_of(bundle) == "split":
+        return parts.train, parts.calibration
+    fit, _, calibration = frozen_parts(parts, recipe, "cross")  # a trained module takes no cross calibration
+    return fit, calibration
 
 
 def _calibrated(bundle: Bundle, sources: Sequence[Source]) -> bool:

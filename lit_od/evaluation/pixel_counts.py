@@ -62,7 +62,7 @@ class Regions:
         return cls(pixels, region, np.bincount(region).astype(np.float64))
 
     def within(self, counted: Mask) -> Self:
-        """Return the regions with positions among the pixels that count, all of theirs among them.
+        """Return the regions, all in pixels that count, by positions among these.
 
         Args:
             counted: True for pixels that count, shape (h, w).

@@ -1,5 +1,6 @@
 """Make a bundle of a backbone and images: the flow of fit, export and refit."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,16 +27,18 @@ from lit_od.bundle.manifest import (
     Provenance,
     Tolerance,
 )
+from lit_od.calibration.method import Method, shortfall
 from lit_od.calibration.p_values import Calibration
 from lit_od.calibration.rules import require_applicable
 from lit_od.detectors.bank.detector import BankAccumulator, BankDetector
-from lit_od.detectors.base import Detector, PixelDetector
-from lit_od.detectors.reconstruction import PIXEL_PERCENT, pixel_threshold
+from lit_od.detectors.base import Detector
 from lit_od.detectors.registry import DETECTORS
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError, DataError
+from lit_od.fitting.cross import Fit, cross_fit
 from lit_od.fitting.engine import Engine, fit_detector
 from lit_od.fitting.partial_state import PartialState
+from lit_od.fitting.pixels import maps_for_pixels, threshold_for_pixels, with_peaks
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.images.batching import load
 from lit_od.images.identity import fingerprint
@@ -50,8 +53,7 @@ from lit_od.versions import versions
 INT8_ROUNDING = 2.0
 """Allowed difference of an int8 graph's outputs, in differences between two ways of running it on one machine."""
 
-PIXELS = 2**24
-"""Most pixels of calibration images that give the threshold for pixels: 128 MiB of scores."""
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +107,9 @@ class GraphFile:
 
 @dataclass(frozen=True, slots=True)
 class FitImages:
-    """The images that a bundle is made of. No image is in two parts.
+    """The images that a bundle is made of.
+
+    No image is in two parts, but for `fit` and `calibration` of method cross, which are the same.
 
     Attributes:
         fit: Inliers that fit the detector.
@@ -113,12 +117,14 @@ class FitImages:
         validation: Inliers by which the scores of a smaller bank are compared to the whole bank's, for the
             provenance's metrics.
         outliers: Labelled outliers, for rule max_f1 alone.
+        method: With cross all images of `fit` calibrate too, each scored by a detector that was fitted without it.
     """
 
     fit: Sequence[Source]
     calibration: Sequence[Source]
     validation: Sequence[Source] = ()
     outliers: Sequence[Source] = ()
+    method: Method = "split"
 
     def used(self) -> dict[str, Sequence[Source]]:
         """Return the parts that decide scores and threshold, by name."""
@@ -164,17 +170,20 @@ def fit_bundle(
     # before the work, not after it
     require_applicable(rule, inliers=len(images.calibration), outliers=len(images.outliers))
     _require_usable(engine, spec, images.calibration)
-    detector, gathered = fit_detector(engine, spec, images.fit)
+    fitted = _fitted(engine, spec, images, seed=origin.seed or 0)
+    detector, gathered = fitted.detector, fitted.gathered
     cost = _bank_cost(engine, detector, gathered, images)
     sums = detector.sums_of(gathered.gathered) if origin.keep_sums and gathered is not None else None
     kept_sums = None if sums is None else sums_bytes(sums)
     del gathered, sums
-    scores = engine.score(detector, images.calibration, task="calibrating")
     outliers = engine.score(detector, images.outliers, task="scoring outliers")
-    calibration = Calibration.from_inliers(scores, rule, outliers=outliers)
-    for_pixels = threshold_for_pixels(engine, detector, images.calibration, calibration)
+    calibration = Calibration.from_inliers(fitted.scores, rule, outliers=outliers, folds=fitted.folds)
+    calibration = with_peaks(calibration, detector, fitted.pixels)
+    for_pixels = threshold_for_pixels(detector, calibration, fitted.pixels)
     if not engine.leads:
         return _received(out, engine, detector)
+    if line := shortfall(calibration.rule, calibration.scores.size):
+        _LOG.warning("lit-od: %s", line)
     extractor = engine.extractor
     golden = make(images.calibration, extractor.preparation, extractor.backbone, detector)
     if found := differences(golden, extractor.preparation, extractor.backbone, detector, Tolerance()):
@@ -198,6 +207,8 @@ def fit_bundle(
             rule=calibration.rule,
             images=calibration.scores.size,
             pixel_threshold=for_pixels,
+            method=msgspec.UNSET if fitted.folds is None else "cross",
+            folds=msgspec.UNSET if fitted.folds is None else fitted.folds.count,
         ),
         tolerance=_tolerance(engine, graph, golden),
         provenance=Provenance(
@@ -223,6 +234,15 @@ def fit_bundle(
         sent = {**bundle.files, bundles.MANIFEST: manifests.encode(bundle.manifest)}
         engine.share(safetensors.save({name: np.frombuffer(data, np.uint8) for name, data in sent.items()}))
     return bundle
+
+
+def _fitted(engine: Engine, spec: DetectorSpec, images: FitImages, *, seed: int) -> Fit:
+    """Fit the detector, and score the calibration inliers."""
+    if images.method == "cross":
+        return cross_fit(engine, spec, images.fit, seed=seed)
+    detector, gathered = fit_detector(engine, spec, images.fit)
+    scores = engine.score(detector, images.calibration, task="calibrating")
+    return Fit(detector, gathered, scores, maps_for_pixels(engine, detector, images.calibration))
 
 
 def _require_usable(engine: Engine, spec: DetectorSpec, images: Sequence[Source]) -> None:
@@ -270,47 +290,6 @@ def _bank_cost(engine: Engine, detector: Detector, gathered: PartialState | None
         figures = {"rows": cost.rows, "of_rows": cost.of_rows, "bytes": cost.size, "rank_agreement": cost.agreement}
         return {"bank": figures}
     return {}
-
-
-def threshold_for_pixels(
-    engine: Engine, detector: Detector, images: Sequence[Source], calibration: Calibration
-) -> float | None:
-    """Return the threshold for pixels.
-
-    It is that for images where an image's score is the peak of its map. For other maps of patches the same rule takes
-    it from the peaks of the calibration inliers' maps. Of errors it is what 99 % of those images' pixels do not exceed,
-    of as many images, evenly spread, as `PIXELS` allows.
-
-    Args:
-        engine: The processes that score.
-        detector: The fitted detector.
-        images: Calibration inliers.
-        calibration: Their calibration.
-
-    Returns:
-        None without maps, and where this process does not lead.
-    """
-    if not isinstance(detector, PixelDetector):
-        return None
-    if detector.score_is_peak:
-        return calibration.threshold
-    if detector.reads == "patches":
-        peaks = [maps.max(axis=(1, 2)) for maps in engine.maps(detector, images)]
-        return (
-            Calibration.from_inliers(np.concatenate(peaks), _for_peaks(calibration.rule)).threshold if peaks else None
-        )
-    height, width, _ = engine.extractor.preparation.shape
-    most = max(1, PIXELS // (height * width))
-    maps = list(engine.maps(detector, evenly(images, min(most, len(images)))))
-    return pixel_threshold(np.concatenate(maps), q=PIXEL_PERCENT) if maps else None
-
-
-def _for_peaks(rule: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the rule for peaks of maps.
-
-    It is the largest of them where the images' rule needs more than inliers.
-    """
-    return {"rule": "percentile", "q": 100} if rule["rule"] in ("max_f1", "value") else rule
 
 
 def _received(out: Path, engine: Engine, detector: Detector) -> Bundle:

@@ -6,18 +6,21 @@ from typing import TypeAlias, Unpack
 
 from lit_od.backbone.packaged import read_packaged, read_patches
 from lit_od.bundle.folder import Bundle
-from lit_od.calibration.rules import rule_and_outliers
+from lit_od.calibration.method import CalibrationOptions
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
 from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
 from lit_od.fitting.process_group import EngineOptions, open_engine
 from lit_od.fitting.region import prepared_region
 from lit_od.images.sources import SetOpener, Source
-from lit_od.images.split import VALIDATION_SHARE, fit_and_calibration
+from lit_od.images.split import VALIDATION_SHARE, fit_and_calibration, held_out_images
 from lit_od.recipes.load import portable_tree, without_training
-from lit_od.recipes.partition import divided, found_images
+from lit_od.recipes.onnx_images import divided, found_images, inliers_to_fit
 from lit_od.recipes.schema import PatchBackbone, Recipe
 from lit_od.runtime.processes import ALONE
+
+JUDGED = "an int8 graph is chosen and judged by images that are held out"
+"""Reason for which int8 takes no cross calibration."""
 
 FitBundle: TypeAlias = Callable[..., Bundle]
 """A function with the arguments of `fit_bundle`."""
@@ -52,11 +55,15 @@ def fit_onnx(
     recipe = without_training(recipe, "over an ONNX backbone nothing is trained")
     spec = DetectorSpec.parse(recipe.detector, trust)
     spec.check()
-    rule, outliers = rule_and_outliers(recipe.calibration)
+    wanted = CalibrationOptions.parse(recipe.calibration)
+    if recipe.export.precision == "int8":
+        wanted = wanted.only_split(JUDGED)
     model, opset = _backbone(recipe)
-    fit, calibration = divided(recipe.data, seed=recipe.seed, sets=sets)
+    images = inliers_to_fit(recipe.data, seed=recipe.seed, sets=sets)
+    method = wanted.method_for(held_out_images(len(images), share=recipe.data.split.calibration))
+    fit, calibration = divided(images, recipe.data, seed=recipe.seed, method=method)
     preparation = prepared_region(recipe.data, fit, threads=options.get("threads"), group=options.get("group", ALONE))
-    found = found_images(outliers, recipe.data, sets) if outliers else []
+    outliers = found_images(wanted.outliers, recipe.data, sets) if wanted.outliers else []
     validation: Sequence[Source] = ()
     make: FitBundle = fit_bundle
     if recipe.export.precision == "int8":
@@ -68,9 +75,9 @@ def fit_onnx(
         out,
         open_engine(model, preparation, **options),
         GraphFile(model, opset),
-        FitImages(fit, calibration, validation, found),
+        FitImages(fit, calibration, validation, outliers, method),
         spec,
-        rule,
+        wanted.rule,
         Origin(name=out.name, recipe=portable_tree(recipe), seed=recipe.seed, keep_sums=recipe.keep_accumulator),
     )
 

@@ -1,4 +1,4 @@
-"""The region of interest of a recipe: its mask, and the colour that normal images give it."""
+"""The region of interest of a recipe: its mask, and its colour."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from lit_od.runtime.processes import ALONE, Group
 def prepared_region(
     data: DataConfig, images: Sequence[Source], *, threads: int | None = None, group: Group = ALONE
 ) -> Preparation:
-    """Return the preparation of a recipe's images, with its region of interest where it has one.
+    """Return the preparation of a recipe's images, with its region of interest.
 
     What the mask leaves out takes the mean of the other pixels, which takes a pass over the images.
 

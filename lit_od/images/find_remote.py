@@ -10,7 +10,7 @@ import numpy as np
 
 from lit_od.errors import DataError, first_line
 from lit_od.images.find_local import endings, find
-from lit_od.images.identity import require_places_apart
+from lit_od.images.identity import require_places_apart, require_places_once
 from lit_od.images.object_store import StoredImage, arrow, filesystem
 from lit_od.images.parquet import RowGroup, row_groups
 from lit_od.images.sources import LazySequence, Source
@@ -85,8 +85,23 @@ def require_parts_apart(first: Sequence[Source], second: Sequence[Source], uses:
         DataError: If an image, or a table, is named twice.
     """
     require_places_apart(_listed(first), _listed(second), uses)
+    _require_groups_once(first)
+
+
+def require_listed_once(images: Sequence[Source]) -> None:
+    """Check that each image and table of a list is named once; make none.
+
+    Raises:
+        DataError: If one is named twice.
+    """
+    whole = Subset(images, np.arange(len(images)))
+    require_places_once(_listed(whole))
+    _require_groups_once(whole)
+
+
+def _require_groups_once(part: Sequence[Source]) -> None:
     known: set[tuple[str, int]] = set()
-    for group in _groups(first):
+    for group in _groups(part):
         place = group.url if "://" in group.url else os.path.realpath(group.url), group.group
         if place in known:
             raise DataError(f"{group.url} is named twice: name each table once")

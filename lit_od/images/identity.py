@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -112,6 +113,39 @@ def require_apart(first: Iterable[Source], second: Iterable[Source], uses: str) 
     if copies and is_first():
         pair = " and ".join(one_line(source.name, most=100) for source in copies[0])
         _LOG.warning("lit-od: copies of %s serve as both %s: %s", f"{len(copies):,} images", uses, pair)
+
+
+def require_once(images: Iterable[Source]) -> None:
+    """Check that each image is named once; log a line about copies.
+
+    Raises:
+        DataError: If a file, or a row of an archive, is named twice.
+    """
+    each = list(images)
+    require_places_once(each)
+    sizes = Counter(_size(source) for source in each)
+    known: dict[bytes, Source] = {}
+    copies: list[tuple[Source, Source]] = []
+    for source in each:
+        if sizes[size := _size(source)] > 1 and size is not None and (digest := _digest(source)) is not None:
+            first = known.setdefault(digest, source)
+            copies += [(first, source)] if first is not source else []
+    if copies and is_first():
+        pair = " and ".join(one_line(source.name, most=100) for source in copies[0])
+        _LOG.warning("lit-od: copies of %s fit the detector that scores them: %s", f"{len(copies):,} images", pair)
+
+
+def require_places_once(images: Iterable[Source]) -> None:
+    """Check that each image is named once; read none.
+
+    Raises:
+        DataError: If a file, a URL or a row of an archive is named twice.
+    """
+    known: set[str] = set()
+    for source in images:
+        if (place := _place(source)) in known:
+            raise DataError(f"{source.name} is named twice: name each image once")
+        known |= {place} if place is not None else set()
 
 
 def require_places_apart(first: Iterable[Source], second: Iterable[Source], uses: str) -> None:

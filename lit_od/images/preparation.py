@@ -134,7 +134,7 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     @property
     def takes_as_is(self) -> bool:
-        """Return True if a prepared array is left unchanged: it is neither cropped nor masked."""
+        """Return True if arrays of this shape are neither cropped nor masked."""
         return not self.crops and self.region is None
 
     @property
@@ -248,7 +248,7 @@ def prepare_mask(mask: NDArray[np.bool_], preparation: Preparation) -> NDArray[n
 
 
 def counted_pixels(preparation: Preparation) -> NDArray[np.bool_] | None:
-    """Return the pixels of a prepared image that lie in the region of interest, (h, w); None if all count."""
+    """Return the pixels of a prepared image that count, (h, w); None if all do."""
     return None if preparation.region is None else prepare_mask(decode_mask(preparation.region[0]), preparation)
 
 

@@ -1,4 +1,4 @@
-"""The region of interest: the part of an image that counts, as a mask of one bit a pixel.
+"""The region of interest: the part of an image that counts, as a mask.
 
 A mask lies in the plane of upright images and is brought to the size of each by the nearest pixel. What it leaves out
 takes one constant colour before anything is resized.
@@ -21,7 +21,7 @@ PIXELS = 2
 
 
 def encode_mask(mask: NDArray[np.bool_]) -> bytes:
-    """Return a mask (h, w) as a PNG file of one bit a pixel, white where the image counts."""
+    """Return a mask (h, w) as a PNG file of one bit a pixel, white where it counts."""
     buffer = io.BytesIO()
     Image.fromarray(mask).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
@@ -50,7 +50,7 @@ def decode_mask(png: bytes) -> NDArray[np.bool_]:
 
 
 def nearest(length: int, wanted: int) -> NDArray[np.int64]:
-    """Return the nearest of `length` pixels along a side for each of the wanted ones, by their centres."""
+    """Return the pixel of `length` ones that holds the centre of each wanted one."""
     return (2 * np.arange(wanted) + 1) * length // (2 * wanted)
 
 
@@ -77,10 +77,10 @@ def _outside(png: bytes, size: tuple[int, int]) -> Image.Image:
 
 
 def filled(image: Image.Image, png: bytes, colour: tuple[int, ...]) -> Image.Image:
-    """Return an upright image, of mode L or RGB, with what its mask leaves out in one colour.
+    """Return an upright image with what its mask leaves out in one colour.
 
     Args:
-        image: The image, which is left as it is.
+        image: The image, of mode L or RGB; it is not changed.
         png: The mask, as `encode_mask` writes it.
         colour: A value for each channel.
 

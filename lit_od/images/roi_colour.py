@@ -1,4 +1,4 @@
-"""Set up a region of interest: its mask from a file, its colour from normal images."""
+"""Set up a region of interest: mask from a file, colour from normal images."""
 
 from collections.abc import Iterable
 from functools import partial

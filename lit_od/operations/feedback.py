@@ -21,7 +21,7 @@ from lit_od.calibration.p_values import Calibration
 from lit_od.detectors.base import Accumulator, Detector
 from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.engine import LocalEngine
-from lit_od.fitting.fit import threshold_for_pixels
+from lit_od.fitting.pixels import maps_for_pixels, threshold_for_pixels, with_peaks
 from lit_od.images.identity import content_digest, fingerprint, require_apart
 from lit_od.images.sources import Source
 from lit_od.images.split import CALIBRATION_SHARE, fit_and_calibration
@@ -129,7 +129,9 @@ def accept(
         return found
     for_pixels = bundle.manifest.calibration.pixel_threshold
     if images.calibration:
-        for_pixels = threshold_for_pixels(engine, made, images.calibration, calibration)
+        kept = maps_for_pixels(engine, made, images.calibration)
+        calibration = with_peaks(calibration, made, kept)
+        for_pixels = threshold_for_pixels(made, calibration, kept)
     manifest = _manifest(bundle, found, for_pixels, digests)
     used = {ACCEPTED: {"images": len(new), "sha256": digests}}
     if images.calibration:
@@ -244,6 +246,8 @@ def _manifest(bundle: Bundle, found: Feedback, for_pixels: float | None, digests
         images=found.calibration.scores.size,
         pixel_threshold=for_pixels,
     )
+    if found.calibration.folds is None:  # its images were held out, whatever the old ones were
+        entry = change(entry, method=msgspec.UNSET, folds=msgspec.UNSET)
     return change(
         old,
         detector=change(old.detector, images=old.detector.images + len(digests)),

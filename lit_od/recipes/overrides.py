@@ -54,7 +54,7 @@ def apply(tree: dict[str, Any], overrides: Sequence[str]) -> None:
     for path, value in sorted(parse_overrides(overrides), key=lambda each: each[0] not in _CHOICES):
         part, key = _CHOICES.get(path), path.rpartition(".")[2]
         if part is not None and isinstance(tree.get(part), dict) and tree[part].get(key) != value:
-            tree[part] = {}
+            tree[part] = {name: kept for name, kept in tree[part].items() if name == "method"}  # of calibration
         _set(tree, path, value)
 
 

@@ -4,7 +4,6 @@ The division is a function of the seed and of the order of the sources alone; im
 within their part.
 """
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_od.calibration.method import Method
 from lit_od.errors import ConfigError, DataError
-from lit_od.images.find_local import find, of_classes, only_inliers
-from lit_od.images.identity import require_apart
+from lit_od.images.find_local import find
 from lit_od.images.layouts import normal_images
 from lit_od.images.sources import ImageFile, SetOpener, Source
-from lit_od.images.split import fit_and_calibration
-from lit_od.recipes.roots import VARIABLE, data_root
-from lit_od.recipes.schema import DataConfig, Split
+from lit_od.recipes.roots import data_root
+from lit_od.recipes.schema import DataConfig, Recipe, Split
 
 UNLABELLED = "inlier"
 """Name of the one class of images that come without labels."""
@@ -218,106 +216,23 @@ def _limited(by_class: dict[str, list[int]], limit: int) -> dict[str, list[int]]
     return {name: rows[: taken[name]] for name, rows in by_class.items()}
 
 
-NAMED_SETS = ("cifar10", "fashion-mnist", "mnist")
-"""Sets that only torchvision reads."""
+def frozen_parts(parts: Parts, recipe: Recipe, method: Method) -> tuple[list[Source], list[Source], list[Source]]:
+    """Divide the images of a recipe whose module is not trained.
 
-
-def divided(config: DataConfig, *, seed: int, sets: SetOpener | None = None) -> tuple[list[Source], list[Source]]:
-    """Find the images of a recipe over an ONNX file, and divide them.
-
-    The division, and the choice of images under `limit`, are functions of the seed and of the number of
-    images. Classes play no part in it: a folder of images need not have any.
+    Nothing is validated, and the validation part fits the detector too, unless a smaller bank is measured by it or an
+    int8 graph is chosen.
 
     Args:
-        config: The recipe's `data`.
-        seed: Seed of the division.
-        sets: Opens torchvision's sets by name, if the caller may import torch.
+        parts: The images by part.
+        recipe: The recipe.
+        method: Method of calibration; with cross all of those images fit and calibrate.
 
     Returns:
-        The images that fit the detector and those that calibrate it, each in the order found.
-
-    Raises:
-        ConfigError: If an option is invalid.
-        DataError: If images are missing, or there are too few.
+        The images that fit, validate and calibrate.
     """
-    if config.split.test:
-        raise ConfigError(
-            "data.split.test goes with a `model`: over an ONNX backbone, keep images for evaluation apart and name "
-            "them in data.test or evaluation.inliers"
-        )
-    inliers = _of_chosen_classes(config.train, config, sets, to_fit=True)
-    images = _drawn(inliers, config.limit, seed)
-    fit, calibration = fit_and_calibration(images, seed=seed, share=config.split.calibration)
-    require_apart(fit, calibration, "fit and calibration image")
-    return fit, calibration
-
-
-def found_tests(config: DataConfig, sets: SetOpener | None = None) -> list[Source]:
-    """Find the test inliers of a recipe over an ONNX file; they need no classes.
-
-    Args:
-        config: The recipe's `data`.
-        sets: Opens torchvision's sets by name; None refuses them.
-
-    Raises:
-        ConfigError: If the recipe names no test images.
-        DataError: If images or classes are missing.
-    """
-    if config.test is None:
-        raise ConfigError(
-            "the recipe names no test images: give --data.test PATH, or --inliers and --outliers NAME=PATH"
-        )
-    return _of_chosen_classes(config.test, config, sets)
-
-
-def _of_chosen_classes(path: str, config: DataConfig, sets: SetOpener | None, *, to_fit: bool = False) -> list[Source]:
-    """Find the images of a PATH, without the classes that are held out or not used."""
-    sources = found_images([path], config, sets, to_fit=to_fit)
-    held_out = {id(source) for source in of_classes(sources, config.outlier_classes)}
-    chosen: Sequence[Source] = sources
-    if config.classes is not None or not config.outlier_classes:
-        chosen = only_inliers(path, sources, config.classes or ())
-    inliers = [source for source in chosen if id(source) not in held_out]
-    if not inliers:
-        raise DataError(f"{path}: every class is in data.outlier_classes, which leaves no inlier")
-    return inliers
-
-
-def found_images(
-    paths: Sequence[str], config: DataConfig, sets: SetOpener | None, *, to_fit: bool = False
-) -> list[Source]:
-    """Find the images that a recipe's PATHs name below its data root.
-
-    Args:
-        paths: PATHs as in the recipe.
-        config: The recipe's `data`.
-        sets: Opens torchvision's sets by name; None refuses them.
-        to_fit: Of a category of defects, such as one in MVTec AD's layout, take the normal training images alone.
-
-    Raises:
-        ConfigError: If no folder is given, or a set by name is refused.
-        DataError: If images are missing.
-    """
-    root = data_root(config.root)
-    found: list[Source] = []
-    for path in paths:
-        if path in ("", ".") and not config.root and not os.environ.get(VARIABLE):
-            raise ConfigError(f"which folder of images? Give --data.root FOLDER, or set {VARIABLE}")
-        name = path.partition(":")[0]
-        if sets is None and name in NAMED_SETS and not (root / path).exists():
-            raise ConfigError(
-                f"{path}: torchvision's sets are read only for a recipe with a `model`, which may import torch: name "
-                "a folder, a list or an .npz"
-            )
-        normal = normal_images(root / path) if to_fit else None
-        found += normal or (find([root]) if path in ("", ".") else find([path], root=root, sets=sets))
-    return found
-
-
-def _drawn(sources: list[Source], limit: int | None, seed: int) -> list[Source]:
-    if limit is None or limit >= len(sources):
-        return sources
-    if limit < 1:
-        raise ConfigError(f"data.limit must be at least 1, got {limit}")
-    rows = np.random.default_rng([seed, len(sources)]).permutation(len(sources))[:limit]
-    return [sources[row] for row in np.sort(rows)]
+    validates = any(recipe.detector.get(key) is not None for key in ("coreset", "memory_budget"))
+    validates = validates or recipe.export.precision == "int8"
+    fit, validation = (parts.train, parts.validation) if validates else (parts.train + parts.validation, [])
+    if method == "split":
+        return fit, validation, parts.calibration
+    return fit + parts.calibration, validation, fit + parts.calibration

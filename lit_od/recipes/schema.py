@@ -223,7 +223,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         trainer: Arguments of lightning.Trainer.
         early_stopping: Epochs without a better validation loss after which training stops; None never stops.
         detector: `kind` and its options.
-        calibration: `rule` and its options.
+        calibration: `rule` and its options; `method` is split, or cross, by default whichever the images suffice for.
         evaluation: Sets to evaluate on.
         export: Options of the ONNX export.
         keep_accumulator: Keep in the bundle the sums that `lit-od accept` adds images to, where the detector needs

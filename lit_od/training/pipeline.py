@@ -1,7 +1,7 @@
 """The whole job from a recipe: train, export, and fit a bundle."""
 
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Unpack
@@ -10,17 +10,19 @@ from lightning import LightningModule
 from torch import nn
 
 from lit_od.bundle.folder import Bundle, require_replaceable
-from lit_od.calibration.rules import require_applicable, rule_and_outliers
+from lit_od.calibration.method import CalibrationOptions, Method
+from lit_od.calibration.rules import require_applicable
 from lit_od.deploy.int8_fitting import Int8Fitting, require_alone
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
-from lit_od.fitting.from_recipe import fit_onnx, require_no_run
+from lit_od.fitting.from_recipe import JUDGED, fit_onnx, require_no_run
 from lit_od.fitting.process_group import EngineOptions, open_engine
 from lit_od.images.batching import load
 from lit_od.images.find_local import find
 from lit_od.images.split import evenly
 from lit_od.recipes.load import portable_tree, without_training
+from lit_od.recipes.partition import frozen_parts
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import ModelConfig, Recipe
 from lit_od.training.data.image_data import ImageData
@@ -38,6 +40,9 @@ from lit_od.types import Images, Output
 
 PARITY_IMAGES = 64
 """Real images on which an exported graph must agree with its module."""
+
+TRAINED = "the images that fit the detector have trained the backbone, and no fold of them is unseen by it"
+"""Reason for which a trained backbone takes no cross calibration."""
 
 
 def fit(
@@ -87,9 +92,11 @@ def fit(
         data = ImageData(recipe.data, seed=recipe.seed)
         module = _frozen_module(model, data, recipe.seed, trust)
         return _write_bundle(out, _Trained(module, data, recipe, trust=trust), **options)
-    rule, outliers = rule_and_outliers(recipe.calibration)
+    wanted = CalibrationOptions.parse(recipe.calibration).only_split(TRAINED)
     calibrating = ImageData(recipe.data, seed=recipe.seed).sources("calibration")
-    require_applicable(rule, inliers=len(calibrating), outliers=len(outliers))  # before the training, not after it
+    require_applicable(
+        wanted.rule, inliers=len(calibrating), outliers=len(wanted.outliers)
+    )  # before the training, not after it
     with tempfile.TemporaryDirectory(prefix="lit_od-run-") as temporary:
         best = train(recipe, run or Path(temporary), trust=trust)
         trained = _Trained(best.module, best.data, recipe, best.metrics, trust)
@@ -165,23 +172,25 @@ class _Trained:
     metrics: Mapping[str, float] = field(default_factory=dict)
     trust: Collection[str] = ()
 
-    def images(self, outliers: Sequence[str]) -> FitImages:
+    def images(self, calibration: CalibrationOptions) -> FitImages:
         """Return the images by their use.
 
         With a frozen module the validation part fits the detector too.
         """
-        fit, validation = self.data.sources("train"), self.data.sources("validation")
-        calibration = self.data.sources("calibration")
-        smaller_bank = any(self.recipe.detector.get(key) is not None for key in ("coreset", "memory_budget"))
-        needed = smaller_bank or self.recipe.export.precision == "int8"
-        if is_frozen(self.module) and not needed:  # else they measure the smaller bank, or choose the int8 graph
-            fit, validation = fit + validation, []
-        if not calibration:
+        if self.recipe.export.precision == "int8":
+            calibration = calibration.only_split(JUDGED)
+        method: Method = "split"
+        if is_frozen(self.module):
+            method = calibration.method_for(len(self.data.sources("calibration")))
+            fit, validation, calibrating = frozen_parts(self.data.parts, self.recipe, method)
+        else:
+            calibration.only_split(TRAINED)
+            fit, validation, calibrating = (self.data.sources(part) for part in ("train", "validation", "calibration"))
+        if not calibrating:
             raise DataError("no calibration images: give data.split.calibration a share above 0")
-        root = self.data.root
-        return FitImages(
-            fit, calibration, validation, find(outliers, root=root, sets=open_set(root)) if outliers else []
-        )
+        root, outliers = self.data.root, calibration.outliers
+        found = find(outliers, root=root, sets=open_set(root)) if outliers else []
+        return FitImages(fit, calibrating, validation, found, method)
 
 
 def _write_bundle(out: Path, trained: _Trained, **options: Unpack[EngineOptions]) -> Bundle:
@@ -201,8 +210,8 @@ def _write_bundle(out: Path, trained: _Trained, **options: Unpack[EngineOptions]
         network = patches_of(network, layers=layers.layers, grid=layers.patch_grid(), image_size=size)
         output = "patches"
     require_readable(module, spec, output)
-    rule, outliers = rule_and_outliers(recipe.calibration)
-    images = trained.images(outliers)
+    wanted = CalibrationOptions.parse(recipe.calibration)
+    images = trained.images(wanted)
     graph, parity = GraphFile(b"", recipe.export.opset), 0.0
     if group.rank == 0:
         shown = evenly(images.calibration, PARITY_IMAGES)
@@ -218,7 +227,7 @@ def _write_bundle(out: Path, trained: _Trained, **options: Unpack[EngineOptions]
     )
     engine = open_engine(model, trained.data.prepare, **options)
     make = Int8Fitting().fit_bundle if recipe.export.precision == "int8" else fit_bundle
-    return make(out, engine, graph, images, spec, rule, origin)
+    return make(out, engine, graph, images, spec, wanted.rule, origin)
 
 
 def _exported(

@@ -93,12 +93,25 @@ def change(tree: Tree, path: str, value: object) -> Tree:
         ("preparation.bits", True, r"Expected `int \| null`, got `bool` - at `\$\.preparation\.bits`"),
         ("preparation.mode", "RGB", "Invalid enum value 'RGB'"),
         ("files", [], r"Expected `object`, got `array` - at `\$\.files`"),
+        ("calibration.method", "split", r"Invalid enum value 'split' - at `\$\.calibration\.method`"),
+        ("calibration.method", "cross", r"calibration\.method cross and calibration\.folds go together"),
+        ("calibration.folds", 10, r"calibration\.method cross and calibration\.folds go together"),
+        ("calibration.folds", 1, r"Expected `int` >= 2 - at `\$\.calibration\.folds`"),
         ("name", None, r"Expected `str`, got `null` - at `\$\.name`"),
     ],
 )
 def test_what_is_unknown_or_impossible_is_refused(tree: Tree, path: str, value: object, message: str) -> None:
     with pytest.raises(BundleError, match=message):
         decode(signed(change(tree, path, value)))
+
+
+def test_folds_are_at_most_as_many_as_images(tree: Tree) -> None:
+    images = tree["calibration"]["images"]
+    for folds in (2, images):
+        tree["calibration"] |= {"method": "cross", "folds": folds}
+        assert decode(signed(tree)).calibration.folds == folds
+    with pytest.raises(BundleError, match=f"folds must be at most the {images} images, got {images + 1}"):
+        decode(signed(change(tree, "calibration.folds", images + 1)))
 
 
 def test_a_key_that_is_missing_is_refused(tree: Tree) -> None:

@@ -33,7 +33,8 @@ def test_it_states_the_manifests_facts(made_bundle: Bundle) -> None:
         f"{threshold:.6g} by percentile (q 99), false-positive rate 0.27% to 2.54% (95 % interval)"
     )
     assert facts["calibration"].endswith("1.00% above the threshold")
-    assert facts["calibration"].startswith("400 inliers, scores ")
+    assert facts["calibration"].startswith("400 inliers, held out, scores ")
+    assert facts["rate"] == "400 calibration inliers support 0.25% at the least; promised and proven at most 1.25%"
     assert facts["made"] == f"{made_bundle.manifest.provenance.created}, seed 0"
     assert "onnxruntime" in facts["versions"]
     assert "metrics" not in facts

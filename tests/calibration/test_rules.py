@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
+from lit_od.calibration.method import CalibrationOptions
 from lit_od.calibration.rules import (
     RULES,
     best_f1,
@@ -16,7 +17,6 @@ from lit_od.calibration.rules import (
     conformal_rank,
     inliers_needed,
     require_applicable,
-    rule_and_outliers,
 )
 from lit_od.errors import ConfigError, DataError
 
@@ -89,7 +89,7 @@ def test_a_recipes_outliers_are_no_part_of_its_rule(
     calibration: dict[str, Any], rule: dict[str, Any], paths: list[str]
 ) -> None:
     before = dict(calibration)
-    assert rule_and_outliers(calibration) == (rule, paths)
+    assert CalibrationOptions.parse(calibration) == CalibrationOptions(rule, paths)
     assert calibration == before
 
 
@@ -107,7 +107,7 @@ def test_a_recipes_outliers_are_no_part_of_its_rule(
 )
 def test_recipes_whose_outliers_cannot_be_are_refused(calibration: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        rule_and_outliers(calibration)
+        CalibrationOptions.parse(calibration)
 
 
 # fpr

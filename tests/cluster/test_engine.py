@@ -16,7 +16,6 @@ from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
 from lit_od.images import parquet as packed
 from lit_od.images.find_remote import ImageList
 from lit_od.images.sources import Source
-from lit_od.images.split import Subset
 from tests.support.bundles import local_engine, make_bundle
 from tests.support.graphs import graph_of
 from tests.support.images import GREY
@@ -49,15 +48,24 @@ def test_the_gpus_are_the_workers_own(
         pool = Inline(2, 1, 1, ("cuda",))
         monkeypatch.setattr(f"lit_od.commands.{name}.open_cluster", lambda args, pool=pool: nullcontext(pool))
     words = ["--engine", "ray", "--provider", "cuda"]
-    assert command("refit", own_bundle, digit_files, "--out", tmp_path / "new", *words).status == 0
-    assert asked == [("cpu",), *[("cuda",)] * 4]  # two workers that fit, two that calibrate
-    asked.clear()
+    for method, workers in (("split", 4), ("cross", 2)):  # two that fit, two that calibrate; or two for the outputs
+        calibration = ["--calibration.method", method, "--out", tmp_path / "new"]
+        assert command("refit", own_bundle, digit_files, *calibration, *words).status == 0
+        assert asked == [("cpu",), *[("cuda",)] * workers]
+        asked.clear()
     assert command("score", own_bundle, digit_files, *words).status == 0
     assert asked == [("cuda",)] * 2
 
 
+@pytest.mark.parametrize(("method", "images"), [("split", 32), ("cross", 40)])
 def test_a_refit_of_a_table_is_that_of_the_same_files_and_makes_no_list_of_them(
-    own_bundle: Path, digit_files: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+    own_bundle: Path,
+    digit_files: Path,
+    tmp_path: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    images: int,
 ) -> None:
     files, given = sorted(digit_files.rglob("*.png")), {}
 
@@ -67,15 +75,16 @@ def test_a_refit_of_a_table_is_that_of_the_same_files_and_makes_no_list_of_them(
 
     monkeypatch.setattr("lit_od.commands.refit.open_cluster", lambda args: nullcontext(Inline(2, 1)))
     table = write_table(tmp_path / "t.parquet", {"bytes": [file.read_bytes() for file in files]}, 7)
-    assert command("refit", own_bundle, *files, "--out", tmp_path / "one", "--threads", 1).status == 0
+    calibration = ["--calibration.method", method]
+    assert command("refit", own_bundle, *files, "--out", tmp_path / "one", "--threads", 1, *calibration).status == 0
     monkeypatch.setattr("lit_od.commands.refit.fit_bundle", spied_on)
-    assert command("refit", own_bundle, table, "--out", tmp_path / "many", "--engine", "ray").status == 0
+    words = ["--out", tmp_path / "many", "--engine", "ray", *calibration]
+    assert command("refit", own_bundle, table, *words).status == 0
     for part in ("fit", "calibration"):
-        assert isinstance(given[part], Subset)
-        assert isinstance(given[part].whole, ImageList)
+        assert isinstance(given[part].whole if method == "split" else given[part], ImageList)
     one, many = Bundle.read(tmp_path / "one"), Bundle.read(tmp_path / "many")
-    np.testing.assert_allclose(many.calibration.scores, one.calibration.scores, rtol=1e-11)
-    assert many.manifest.detector.images == one.manifest.detector.images == 32
+    np.testing.assert_allclose(many.calibration.scores, one.calibration.scores, rtol=1e-9)
+    assert many.manifest.detector.images == one.manifest.detector.images == images
 
 
 DETECTORS: list[dict[str, Any]] = [

@@ -60,7 +60,7 @@ def test_every_change_in_place_can_be_undone(bank: Path, command: Command) -> No
     assert command("accept", bank, ODD, *ONE).status == 0
     record = command("history", bank).out.splitlines()
     assert [line.split(",")[0].split()[-1] for line in record[1:]] == ["threshold", "refit", "accept"]
-    assert "fit 160 images, calibration 40 images, lit_od" in record[2]
+    assert "fit 200 images, calibration 200 images, lit_od" in record[2]
     assert record[2].endswith(", k of 2")
     back = command("rollback", bank, "2", "--note", "too many")
     assert back.status == 0

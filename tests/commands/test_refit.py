@@ -133,11 +133,11 @@ def test_several_components_need_scikit_learn(
 def test_too_few_images_for_a_rate_are_refused_before_the_work(
     own_bundle: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lit_od.fitting.fit.fit_detector", None)
+    monkeypatch.setattr("lit_od.fitting.fit.cross_fit", None)
     words = ["--calibration.rule", "fpr", "--calibration.rate", "0.001"]
     status, _, err = command("refit", own_bundle, INLIERS, "--out", tmp_path / "new", *words)
     assert status == 2
-    assert "rate=0.001 needs at least 999 calibration inliers, got 160. Pass more images or a higher rate." in err
+    assert "rate=0.001 needs at least 999 calibration inliers, got 800. Pass more images or a higher rate." in err
     assert not (tmp_path / "new").exists()
 
 
@@ -162,9 +162,51 @@ def test_a_list_with_several_labels_needs_the_inliers_label(
     assert "list.csv lists images of several labels (bad, good), and all would count as inliers: say which are" in err
     assert command(*words, "--label", "good").status == 0
     new = Bundle.read(tmp_path / "new")
-    assert new.manifest.detector.images + new.calibration.scores.size == 30
+    assert new.manifest.detector.images == new.calibration.scores.size == 30  # too few to hold some out
     assert command(*words, "--label", "good", "--label", "bad").status == 0
     assert command(*words, "--label", "fine").status == 2
+
+
+def test_few_images_fit_and_calibrate_all(
+    own_bundle: Path, digit_files: Path, tmp_path: Path, command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Forty images, of which a fifth supports 11 %; the bundle and the commands say what they do support."""
+    new = tmp_path / "new"
+    status, out, _ = command("refit", own_bundle, digit_files, "--out", new, "--detector", "knn")
+    assert status == 0
+    assert caplog.messages == [
+        "lit-od: percentile 99 asks for a false-positive rate of 1 %, which takes 99 calibration inliers: 40 support "
+        "2.44 % at the least"
+    ]
+    rates = "40 calibration inliers support 2.44% at the least; promised 4.88%, proven at most 9.76%, typical 1.95% to"
+    assert f"calibration: cross, each left out; {rates} 4.88%; false-positive rate 0.06% to 13.16%" in out
+    bundle = Bundle.read(new)
+    assert bundle.manifest.detector.images == bundle.calibration.scores.size == 40
+    assert rates in command("inspect", new).out
+    assert f"supported: {rates}" in command("threshold", new).out
+    _, out, err = command("threshold", new, "--rule", "fpr", "--rate", "0.1")
+    assert "cross, each left out; 40 calibration inliers support 2.44% at the least; promised 9.76%" in out
+    assert err == ""
+    assert "40 support 2.44 % at the least" in command("threshold", new, "--rule", "percentile").err
+    assert Bundle.read(new).manifest.calibration.folds == 40
+    assert command("verify", new).status == 0
+
+
+def test_rates_that_no_method_supports_are_refused(
+    own_bundle: Path, digit_files: Path, tmp_path: Path, command: Command
+) -> None:
+    words = ["refit", own_bundle, digit_files, "--out", tmp_path / "new", "--calibration.rule", "fpr"]
+    for method, count in (("split", 8), ("cross", 40)):
+        status, _, err = command(*words, "--calibration.method", method)
+        assert status == 2
+        assert f"rate=0.01 needs at least 99 calibration inliers, got {count}. " in err
+    assert command(*words, "--calibration.method", "jackknife").err == (
+        "lit-od: calibration.method must be one of split, cross, got 'jackknife'\n"
+    )
+    assert command(*words, "--calibration.rate", "0.1", "--calibration.method", "split").status == 2
+    assert command(*words, "--calibration.rate", "0.1").status == 0
+    assert command(*words, "--calibration.rule", "mean_std", "--calibration.method", "cross").status == 0
+    assert Bundle.read(tmp_path / "new").manifest.calibration.folds == 40
 
 
 @pytest.mark.parametrize("engine", ["local", "ray"])
@@ -173,7 +215,8 @@ def test_an_image_cannot_fit_and_calibrate(
 ) -> None:
     """Known before a cluster is started."""
     words = ["refit", own_bundle, digit_files, digit_files, "--out", tmp_path / "new", "--engine", engine]
-    status, _, err = command(*words)
-    assert status == 2
-    assert "serves as both fit and calibration image: name each image once" in err
+    for method, message in (("split", "serves as both fit and calibration image"), ("cross", "is named twice")):
+        status, _, err = command(*words, "--calibration.method", method)
+        assert status == 2
+        assert f"{message}: name each image once" in err
     assert not (tmp_path / "new").exists()

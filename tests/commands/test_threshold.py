@@ -11,10 +11,15 @@ import numpy as np
 import pytest
 
 from lit_od import Scorer
+from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import BACKBONE, CARD, DETECTOR, GOLDEN, Bundle
 from lit_od.calibration.p_values import Calibration
 from lit_od.commands.threshold import PERCENTILES, rates
-from tests.support.images import ASSETS
+from lit_od.detectors import PixelDetector
+from lit_od.images.batching import load
+from lit_od.images.sources import Source
+from tests.support.graphs import patch_bundle, patches_graph
+from tests.support.images import ASSETS, GREY
 
 Command = Callable[..., Any]
 
@@ -48,9 +53,10 @@ def test_alone_it_shows_rates(made_bundle: Bundle, command: Command) -> None:
     assert rows["in force (percentile)"] == rows["percentile 99"]
     shares = [share(flagged) for _, flagged, *_ in rows.values()]
     assert shares == sorted(shares, reverse=True)
-    assert out.splitlines()[-3:] == [
+    assert out.splitlines()[-4:] == [
         "flagged: share of the 400 calibration inliers above the threshold",
         "95 % interval: of the false-positive rate on new inliers (Clopper-Pearson)",
+        "supported: 400 calibration inliers support 0.25% at the least; promised and proven at most 1.25%",
         "fpr 0.001 needs 999 calibration inliers",
     ]
 
@@ -112,7 +118,7 @@ def test_a_threshold_is_set(own_bundle: Path, command: Command, words: list[str]
     assert out.startswith(f"{own_bundle}: threshold {before.calibration.threshold:.6g} -> {want.threshold:.6g}, ")
     low, high = want.fpr_interval()
     assert f"{want.flagged_share():.2%} of 400 calibration inliers above, false-positive rate " in out
-    assert out.endswith(f" {low:.2%} to {high:.2%} (95 % interval)\n")
+    assert f" {low:.2%} to {high:.2%} (95 % interval)\nheld out; 400 calibration inliers support 0.25% at the " in out
     for name in (BACKBONE, DETECTOR, GOLDEN):
         assert after.files[name] == before.files[name]
     assert f"above {want.threshold:.6g}" in after.files[CARD].decode()
@@ -207,3 +213,23 @@ def test_an_outlier_that_cannot_be_read_is_named(own_bundle: Path, tmp_path: Pat
     _, _, err = command("threshold", own_bundle, "--rule", "percentile", "--outliers", tmp_path / "broken.png")
     assert "takes no outliers" in err  # which is known before any is read
     assert {file.name: file.read_bytes() for file in own_bundle.iterdir()} == before
+
+
+def test_the_threshold_for_pixels_follows_the_rule_where_the_score_is_no_peak(
+    digits: list[Source], tmp_path: Path, command: Command
+) -> None:
+    detector = {"kind": "patchcore", "coreset": 60, "aggregate": "top_share", "share": 0.05}
+    made = patch_bundle(tmp_path / "patches", digits, detector=detector)
+    assert isinstance(made.detector, PixelDetector)
+    outputs = Backbone.load(patches_graph(), threads=1)(load(digits[100:200], GREY))
+    peaks = made.detector.score_map(outputs)[1].max(axis=(1, 2)).astype(np.float64)
+    assert made.calibration.peaks is not None
+    np.testing.assert_allclose(made.calibration.peaks, np.sort(peaks), rtol=1e-5)
+    for q in (90, 50):
+        if q != 90:
+            assert command("threshold", made.path, "--rule", "percentile", "--q", q).status == 0
+        found = Bundle.read(made.path).manifest.calibration.pixel_threshold
+        wanted = Calibration.from_inliers(peaks, {"rule": "percentile", "q": q}).threshold
+        assert found == pytest.approx(wanted, rel=1e-5)
+    assert command("threshold", made.path, "--value", 3).status == 0
+    assert Bundle.read(made.path).manifest.calibration.pixel_threshold == found  # a value says nothing of peaks

@@ -12,8 +12,6 @@ import pytest
 from onnx import numpy_helper
 
 from lit_od import Bundle, Preparation, Scorer
-from lit_od.backbone.packaged import read_patches
-from lit_od.backbone.patches import PatchGrid
 from lit_od.bundle import model_file
 from lit_od.deploy import one_file
 from lit_od.deploy.one_file import compile_bundle
@@ -21,7 +19,7 @@ from lit_od.errors import BundleError, ConfigError, DataError
 from lit_od.fitting.fit import Origin
 from lit_od.images.batching import load
 from lit_od.images.sources import Source
-from tests.support.bundles import make_bundle
+from tests.support.bundles import make_bundle, mapped_bundle
 from tests.support.graphs import features_graph
 
 Command = Callable[..., Any]
@@ -30,20 +28,7 @@ Command = Callable[..., Any]
 @pytest.fixture(scope="module")
 def mapped(digits: list[Source], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle that gives maps."""
-    model, opset = read_patches("lit_od:tf_efficientnet_lite0", ["blocks.0", "blocks.1"], PatchGrid(8), (32, 32, 3))
-    members = [{"kind": "padim", "components": 8, "precision": "fp16"}, {"kind": "patchcore", "coreset": 60}]
-    return make_bundle(
-        tmp_path_factory.mktemp("bundles") / "mapped",
-        model=model,
-        preparation=Preparation(size=(32, 32), mode="rgb"),
-        fit=digits[:60],
-        calibration=digits[800:840],
-        detector={"kind": "ensemble", "members": members},
-        rule={"rule": "percentile", "q": 90},
-        origin=Origin(name="mapped", seed=0),
-        opset=opset,
-        threads=1,
-    )
+    return mapped_bundle(tmp_path_factory.mktemp("bundles") / "mapped", digits)
 
 
 @pytest.fixture(params=["made_bundle", "mapped"])

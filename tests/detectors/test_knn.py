@@ -171,7 +171,7 @@ def test_options_are_strict(inliers):
         ({"k": True}, "k must be an integer of at least 1, got True"),
         ({"reduce": "max"}, "reduce must be one of mean, kth, got 'max'"),
         ({"metric": "l1"}, "metric must be one of l2, cosine, got 'l1'"),
-        ({"precision": "int8"}, "precision must be one of fp32, fp16, got 'int8'"),
+        ({"precision": "int4"}, "precision must be one of fp32, fp16, int8, got 'int4'"),
         ({"coreset": 1.0}, r"coreset, unless a number of rows, must be a number in \(0, 1\), got 1.0"),
         ({"coreset": 0}, "coreset must be an integer of at least 1, got 0"),
         ({"coreset_method": "random"}, "coreset_method must be one of k-centre, sample"),
@@ -292,3 +292,26 @@ def test_a_bank_that_does_not_suit_is_refused(inliers):
         KNN.from_state(detector.options() | {"k": 500}, detector.state())
     with pytest.raises(DataError, match="'bank' of the state must be float16, got float32"):
         KNN.from_state(detector.options() | {"precision": "fp16"}, detector.state())
+
+
+def test_int8_rows_lie_within_half_a_step(inliers) -> None:
+    whole, coarse = KNN.fit(inliers, k=1), KNN.fit(inliers, k=1, precision="int8")
+    state = coarse.state()
+    assert (state["bank"].dtype, state["steps"].shape) == (np.int8, (inliers.shape[1],))
+    assert np.abs(state["bank"]).max() == 127
+    np.testing.assert_array_equal(coarse.bank.rows, state["bank"].astype(np.float32) * state["steps"])
+    assert (np.abs(coarse.bank.rows - whole.bank.rows) <= 0.5001 * state["steps"]).all()
+    room = np.linalg.norm(state["steps"]) / 2
+    assert np.abs(coarse.score(inliers[:50] + 0.1) - whole.score(inliers[:50] + 0.1)).max() <= 1.001 * room
+    again = KNN.from_state(coarse.options(), state)
+    np.testing.assert_array_equal(again.bank.rows, coarse.bank.rows)
+    with pytest.raises(DataError, match="'steps' of the state must be positive"):
+        KNN.from_state(coarse.options(), state | {"steps": np.zeros_like(state["steps"])})
+
+
+def test_an_int8_bank_takes_no_row_beyond_its_steps(inliers) -> None:
+    coarse = KNN.fit(inliers, k=1, precision="int8")
+    taken = coarse.accept(lambda: [inliers.mean(axis=0, keepdims=True)], limit=0.0)
+    assert len(taken.bank.rows) == len(inliers) + 1
+    with pytest.raises(DataError, match="reach beyond the int8 bank's own"):
+        coarse.accept(lambda: [inliers[:3] * np.float32(100)], limit=0.0)

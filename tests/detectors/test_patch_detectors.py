@@ -41,6 +41,7 @@ TREES: list[dict[str, Any]] = [
     },
     {"kind": "patchcore", "coreset": 60, "size": [12, 15]},
     {"kind": "patchcore", "coreset": 0.2, "whiten": True, "reweight": True, "precision": "fp16"},
+    {"kind": "patchcore", "coreset": 60, "precision": "int8", "whiten": True},
     {"kind": "patchcore", "coreset": None, "index": "IVF4,Flat", "search": {"nprobe": 4}, "k": 3},
     {"kind": "knn", "over": "patches", "k": 2, "aggregate": "top_share", "share": 0.1},
     {"kind": "mahalanobis", "over": "patches", "size": [8, 8]},

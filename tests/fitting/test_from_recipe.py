@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -17,9 +18,10 @@ from lit_od.errors import BackboneError, ConfigError, DataError
 from lit_od.fitting.from_recipe import fit_onnx
 from lit_od.formats.onnx_file import read_graph
 from lit_od.images.preparation import Preparation
-from lit_od.images.sources import ImageArray, Source
+from lit_od.images.sources import ImageArray, SetOpener, Source
+from lit_od.recipes import onnx_images
 from lit_od.recipes.load import override, portable_tree, read
-from lit_od.recipes.partition import NAMED_SETS, divided
+from lit_od.recipes.onnx_images import NAMED_SETS
 from lit_od.recipes.schema import DataConfig, Recipe, Split
 from tests.support.images import ASSETS
 
@@ -29,6 +31,10 @@ SHIPPED = "lit_od:tf_efficientnet_lite0"
 def config(train: str = "digits.npz:train_images", **changed: object) -> DataConfig:
     options = {"root": "lit_od:assets", "split": Split(calibration=0.2), **changed}
     return DataConfig(train=train, prepare=Preparation(size=(28, 28), mode="grey"), **options)
+
+
+def divided(data: DataConfig, *, seed: int, sets: SetOpener | None = None) -> tuple[list[Source], list[Source]]:
+    return onnx_images.divided(onnx_images.inliers_to_fit(data, seed=seed, sets=sets), data, seed=seed)
 
 
 @pytest.fixture
@@ -93,13 +99,25 @@ def test_sets_are_opened_where_the_caller_can_and_folders_may_bear_their_names(t
 
 
 def test_an_onnx_file_of_the_users_own(small_recipe: Recipe, tmp_path: Path):
-    bundle = fit_onnx(small_recipe, tmp_path / "bundle", threads=1)
+    bundle = fit_onnx(override(small_recipe, ["--calibration.method=split"]), tmp_path / "bundle", threads=1)
     assert (bundle.manifest.detector.images, bundle.calibration.scores.size) == (48, 12)
+    assert bundle.calibration.folds is None
     assert bundle.manifest.model.opset == 20
     tree = bundle.manifest.provenance.recipe
     assert tree is not None
     assert tree["backbone"] == "net.onnx"
     assert main(["verify", str(tmp_path / "bundle")]) == 0
+
+
+def test_few_images_are_cross_fitted_unless_the_recipe_says_otherwise(small_recipe: Recipe, tmp_path: Path):
+    """A rule's own method goes with any rule; of mean_std, which asks for no rate, some images are held out."""
+    found = {}
+    for words in ([], ["--calibration.rule=mean_std"], ["--calibration.rule=mean_std", "--calibration.method=cross"]):
+        bundle = fit_onnx(override(small_recipe, words), tmp_path / "bundle", threads=1)
+        found[" ".join(words)] = bundle.manifest.calibration.folds, bundle.manifest.detector.images
+    assert [*found.values()] == [(60, 60), (msgspec.UNSET, 48), (60, 60)]
+    crossed = override(small_recipe, ["--calibration.method=cross"])
+    assert override(crossed, ["--calibration.rule=mean_std"]).calibration == {"rule": "mean_std", "method": "cross"}
 
 
 def test_how_many_processes_fit_leaves_no_trace(small_recipe: Recipe, tmp_path: Path):
@@ -122,6 +140,11 @@ def test_max_f1_takes_the_recipes_outliers(small_recipe: Recipe, tmp_path: Path)
         (["--backbone=lit_od:lite0"], r"no backbone 'lit_od:lite0'; .*lit_od:tf_efficientnet_lite0"),
         (["--detector.kind=kn"], "unknown detector 'kn'"),
         (["--calibration.rule=fp"], "unknown threshold rule 'fp'"),
+        (["--calibration.method=loo"], r"calibration\.method must be one of split, cross, got 'loo'"),
+        (
+            ["--export.precision=int8", "--calibration.method=cross"],
+            r"calibration\.method cross: an int8 graph is chosen and judged by images that are held out\. Leave cal",
+        ),
     ],
 )
 def test_recipes_that_cannot_be_carried_out_are_refused(
@@ -181,9 +204,17 @@ sys.exit(f"loaded {loaded}" if loaded else status)
 def test_a_folder_of_images_and_nothing_else(digit_files: Path, tmp_path: Path):
     words = ["fit", "folder", "--data.root", str(digit_files), "--out", str(tmp_path / "bundle"), "--threads", "1"]
     done = subprocess.run([sys.executable, "-c", PROBE, *words], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (
+        0,
+        "lit-od: percentile 99 asks for a false-positive rate of 1 %, which takes 99 calibration inliers: 40 support "
+        "2.44 % at the least\n",
+    )
+    assert (
+        "calibration: cross, each left out; 40 calibration inliers support 2.44% at the least; promised" in done.stdout
+    )
     bundle = Bundle.read(tmp_path / "bundle")
-    assert (bundle.manifest.detector.images, bundle.calibration.scores.size) == (32, 8)
+    assert (bundle.manifest.detector.images, bundle.calibration.scores.size) == (40, 40)
+    assert bundle.manifest.calibration.folds == 40
     assert (
         json.loads((tmp_path / "bundle" / "manifest.json").read_text())["provenance"]["recipe"]["data"]["root"] is None
     )
@@ -235,7 +266,7 @@ def test_the_root_is_the_folder_of_that_very_name(
     assert main(["fit", "folder", "--data.root", name, *words]) == 0
     count = len(list((tmp_path / name).iterdir()))
     bundle = Bundle.read("b")
-    assert bundle.manifest.detector.images + bundle.calibration.scores.size == count
+    assert bundle.manifest.detector.images == bundle.calibration.scores.size == count
 
 
 def test_the_variable_names_the_folder_too(
@@ -245,7 +276,7 @@ def test_the_variable_names_the_folder_too(
     monkeypatch.setenv("LIT_OD_DATA", str(digit_files))
     words = ["--backbone", str(tmp_path / "net.onnx"), "--data.prepare", "{size: [28, 28], mode: grey}"]
     assert main(["fit", "folder", *words, "--out", str(tmp_path / "b")]) == 0
-    assert Bundle.read(tmp_path / "b").manifest.detector.images == 32
+    assert Bundle.read(tmp_path / "b").manifest.detector.images == 40
 
 
 def test_a_bundle_of_class_folders_is_evaluated_by_its_own_recipe(
@@ -283,7 +314,7 @@ def test_a_list_with_several_labels_needs_the_inliers_label(
     assert "list.csv lists images of several labels (0, 1), and all would count" in capsys.readouterr().err
     assert main(["fit", "folder", *words, "--label", "0"]) == 0
     bundle = Bundle.read(tmp_path / "b")
-    assert bundle.manifest.detector.images + bundle.calibration.scores.size == len(list((digit_files / "0").iterdir()))
+    assert bundle.manifest.detector.images == len(list((digit_files / "0").iterdir()))
     assert main(["fit", "folder", *words, "--data.classes", "[0, 1]"]) == 0
 
 

@@ -11,7 +11,7 @@ from lit_od.errors import DataError, ImageError
 from lit_od.images import object_store as stores
 from lit_od.images import parquet as packed
 from lit_od.images.find_local import find
-from lit_od.images.find_remote import find_with_urls, require_parts_apart
+from lit_od.images.find_remote import find_with_urls, require_listed_once, require_parts_apart
 from lit_od.images.object_store import StoredImage
 from lit_od.images.sources import Unreadable
 from lit_od.images.split import Subset
@@ -165,3 +165,6 @@ def test_an_image_is_in_one_part_of_a_list(tmp_path: Path, digit_files: Path, fi
         parts = Subset(found, np.arange(len(found) - 1)), Subset(found, np.array([len(found) - 1]))
         with pytest.raises(DataError, match=error):
             require_parts_apart(*parts, "fit and calibration image")
+        with pytest.raises(DataError, match=r"is named twice: name each (table|image) once"):
+            require_listed_once(found)
+    require_listed_once(find_with_urls([table, other, digit_files]))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from lit_od.errors import DataError
 from lit_od.images.find_local import find
-from lit_od.images.identity import require_apart
+from lit_od.images.identity import require_apart, require_once
 
 
 def picture(file: Path, value: int) -> Path:
@@ -55,3 +55,21 @@ def test_one_line_tells_of_copies(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     caplog.clear()
     require_apart(first, copies[:1], "fit and calibration image")
     assert caplog.messages == []
+
+
+def test_each_image_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    np.savez(tmp_path / "x.npz", np.stack([np.full((4, 5), value, np.uint8) for value in (1, 2, 1)]))
+    files = [picture(tmp_path / "a.png", 1), picture(tmp_path / "b.png", 2)]
+    (tmp_path / "link.png").symlink_to("a.png")
+    require_once(find(files))
+    assert caplog.messages == []
+    for again in (tmp_path / "a.png", tmp_path / "link.png"):
+        with pytest.raises(DataError, match=r"\.png is named twice: name each image once"):
+            require_once([*find(files), *find([again])])
+    rows = find([tmp_path / "x.npz"])
+    with pytest.raises(DataError, match=r"x\.npz#2 is named twice"):
+        require_once([*rows, rows[2]])
+    require_once([*rows, *find([*files, picture(tmp_path / "c.png", 2)])])
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("lit-od: copies of 2 images fit the detector that scores them: ")
+    assert "x.npz#0 and " in caplog.messages[0]

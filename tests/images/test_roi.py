@@ -89,7 +89,7 @@ def test_grey_images_take_one_value() -> None:
 def test_an_image_of_other_proportions_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(ImageError, match="but the mask is 40x30, of other proportions"):
         prepare(noise(*size), RGB)
-    with pytest.raises(DataError, match="odd: .* of other proportions.*Take it out"):
+    with pytest.raises(DataError, match=r"odd: .* of other proportions.*Take it out"):
         colour_sums([ImageArray(noise(*size), "odd")], PNG, RGB, threads=1)
 
 

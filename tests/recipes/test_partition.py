@@ -6,7 +6,8 @@ import pytest
 from lit_od.errors import ConfigError, DataError
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import ImageArray
-from lit_od.recipes.partition import divide, divided, find_parts
+from lit_od.recipes.onnx_images import inliers_to_fit
+from lit_od.recipes.partition import divide, find_parts
 from lit_od.recipes.schema import DataConfig, Split
 from tests.support import categories
 
@@ -131,9 +132,9 @@ def test_test_images_of_a_class_that_training_lacks_are_refused():
 def test_the_images_of_a_category_are_its_normal_training_images(tmp_path, caplog, root, train):
     folder = categories.mvtec(tmp_path / "nut")
     config = DataConfig(train=train, root=str(tmp_path / root), prepare=Preparation(size=(28, 28), mode="grey"))
-    fit, calibration = divided(config, seed=0)
+    fit = inliers_to_fit(config, seed=0)
     parts = find_parts(config, seed=0)
-    for images in ([*fit, *calibration], [*parts.train, *parts.validation, *parts.calibration]):
+    for images in (fit, [*parts.train, *parts.validation, *parts.calibration]):
         assert sorted(image.path for image in images) == sorted((folder / "train" / "good").iterdir())
     assert "12 images of train/good are taken, and no other" in caplog.messages[0]
 
@@ -141,7 +142,7 @@ def test_the_images_of_a_category_are_its_normal_training_images(tmp_path, caplo
 def test_a_folder_of_categories_is_refused(tmp_path):
     categories.mvtec(tmp_path / "nut", train=3, good=1, defects=1)
     config = DataConfig(train=".", root=str(tmp_path), prepare=Preparation(size=(28, 28), mode="grey"))
-    for found in (divided, find_parts):
+    for found in (inliers_to_fit, find_parts):
         with pytest.raises(
             DataError, match="is a folder of categories, and each has normal images of its own: name one of nut"
         ):

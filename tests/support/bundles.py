@@ -7,6 +7,8 @@ from typing import Any
 from lit_od import Bundle, Preparation
 from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
+from lit_od.backbone.packaged import read_patches
+from lit_od.backbone.patches import PatchGrid
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.fitting.engine import LocalEngine
 from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
@@ -44,6 +46,24 @@ def make_bundle(
         DetectorSpec.parse(detector, trust),
         rule,
         origin,
+    )
+
+
+def mapped_bundle(out: Path, digits: Sequence[Source]) -> Bundle:
+    """Fit a bundle that gives maps, on digits."""
+    model, opset = read_patches("lit_od:tf_efficientnet_lite0", ["blocks.0", "blocks.1"], PatchGrid(8), (32, 32, 3))
+    members = [{"kind": "padim", "components": 8, "precision": "fp16"}, {"kind": "patchcore", "coreset": 60}]
+    return make_bundle(
+        out,
+        model=model,
+        preparation=Preparation(size=(32, 32), mode="rgb"),
+        fit=digits[:60],
+        calibration=digits[800:840],
+        detector={"kind": "ensemble", "members": members},
+        rule={"rule": "percentile", "q": 90},
+        origin=Origin(name="mapped", seed=0),
+        opset=opset,
+        threads=1,
     )
 
 

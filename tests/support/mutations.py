@@ -29,6 +29,7 @@ from lit_od.detectors import (
     LOF,
     Detector,
     Ensemble,
+    FeatureEnsemble,
     LocalResidual,
     Mahalanobis,
     PaDiM,
@@ -109,6 +110,7 @@ def detectors() -> dict[str, Detector]:
         "patchcore": PatchCore.fit(patches, coreset=12, whiten=True, reweight=True),
         "gmm over patches": PatchRows.fit(patches, member={"kind": "gmm"}, aggregate="top_share", smooth=1.0),
         "ensemble": Ensemble.fit(patches, members=[{"kind": "padim"}, {"kind": "patchcore", "coreset": 12}]),
+        "feature ensemble": FeatureEnsemble.fit(rows, members=[{"kind": "gmm"}, {"kind": "knn", "k": 3}]),
     }
 
 

@@ -298,8 +298,9 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_fit_goes_straight_from_images_to_bundle(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["fit", str(recipe), "--out", str(tmp_path / "bundle")]) == 0
     bundle = Bundle.read(tmp_path / "bundle")
-    # validation has nothing to choose: its images fit the detector
-    assert (bundle.manifest.detector.images, bundle.calibration.scores.size) == (90, 30)
+    # validation has nothing to choose, and 30 images are too few for a percentile of 99: all fit, and calibrate
+    assert (bundle.manifest.detector.images, bundle.calibration.scores.size) == (120, 120)
+    assert bundle.manifest.calibration.folds == 120
     assert bundle.manifest.provenance.metrics["export_parity"] < 1e-4
     assert Scorer.load(tmp_path / "bundle").score(np.zeros((28, 28), dtype=np.uint8)).score > 0
     assert main(["evaluate", str(tmp_path / "bundle")]) == 0
@@ -318,6 +319,14 @@ def test_evaluate_takes_no_test_part_that_is_divided_anew(
     digits_root(root, without=2)  # a five and a zero
     assert main(["evaluate", bundle, "--data.root", str(root)]) == 2
     assert "holds other images than" in capsys.readouterr().err
+
+
+def test_held_out_images_fit_nothing(recipe: Path, tmp_path: Path):
+    words = ["--calibration.rule", "percentile", "--calibration.method", "split"]
+    assert main(["fit", str(recipe), "--out", str(tmp_path / "bundle"), *words]) == 0
+    bundle = Bundle.read(tmp_path / "bundle")
+    assert (bundle.manifest.detector.images, bundle.calibration.scores.size) == (90, 30)
+    assert bundle.calibration.folds is None
 
 
 @pytest.mark.parametrize(

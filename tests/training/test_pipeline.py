@@ -11,7 +11,7 @@ from lit_od.errors import ConfigError
 from lit_od.images.preparation import Preparation
 from lit_od.recipes.load import override
 from lit_od.recipes.schema import DataConfig, Recipe
-from lit_od.training import ImageData, export_bundle
+from lit_od.training import ImageData, export_bundle, fit
 from tests.support.small_training import demo
 
 
@@ -40,6 +40,22 @@ def test_a_folder_may_be_text(recipe: Recipe, tmp_path: Path) -> None:
     out: Any = str(tmp_path / "file")
     with pytest.raises(ConfigError, match="file is a file: name a folder"):
         export_bundle(nn.Flatten(), ImageData(recipe.data), recipe, out)
+
+
+def test_a_trained_backbone_takes_no_cross_calibration(recipe: Recipe, tmp_path: Path) -> None:
+    """Its folds are no unseen images, and by default few images are held out as many are."""
+    with pytest.raises(ConfigError, match=r"calibration\.method cross: the images that fit the detector have trained"):
+        fit(override(recipe, ["--calibration.method=cross"]), tmp_path / "out")
+    crossed = override(recipe, ["--calibration.method=cross"])
+    with pytest.raises(ConfigError, match=r"calibration\.method cross: the images that fit the detector have trained"):
+        export_bundle(Digits(), ImageData(recipe.data), crossed, tmp_path / "out")
+
+
+class Digits(nn.Module):
+    """A module that somebody has trained."""
+
+    def backbone(self) -> nn.Module:
+        return nn.Flatten()
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,11 @@ class BankNodes:
                 f"a model file searches flat banks, this one has the index {bank.settings.index}: "
                 "fit it anew with lit-od refit --detector.index flat"
             )
-        rows = graph.constant(bank.rows, bank.rows.dtype)
-        return cls(bank, rows if bank.rows.dtype == np.float32 else graph.cast(rows, np.float32))
+        codes = bank.codes()
+        rows = graph.constant(codes, codes.dtype)
+        if codes.dtype != np.float32:
+            rows = graph.cast(rows, np.float32)
+        return cls(bank, rows if bank.steps is None else graph.op("Mul", rows, graph.constant(bank.steps, np.float32)))
 
     def prepared(self, graph: GraphBuilder, features: str) -> str:
         """Add features (n, d) as the bank's rows are, float32."""
@@ -138,7 +141,7 @@ class BankNodes:
             del point
         with graph.inner() as other:
             kept = [graph.op("Identity", each) for each in found]
-        shape = ("n", wanted)
+        shape = (graph.name("rows"), wanted)  # of patches there are several an image
         outputs = list(zip(mended, kept, (np.float64, np.int64), (shape, shape), strict=True))
         distances, ids = graph.branches(condition, outputs, then, other)
         return distances, ids

@@ -30,7 +30,10 @@ def prepared(graph: GraphBuilder, preparation: Preparation, frames: str, *, to: 
 
 
 def _masked(graph: GraphBuilder, mask: NDArray[np.bool_], colour: tuple[int, ...], frames: str) -> str:
-    """Add the colour of what a mask (h, w) leaves out of frames; it is brought to their size as `roi.scaled` does."""
+    """Add the colour of what a mask (h, w) leaves out of frames.
+
+    The mask is brought to their size as `roi.scaled` does.
+    """
     sides, inside = graph.op("Shape", frames), graph.constant(mask, np.bool_)
     for axis, length in enumerate(mask.shape):
         side = graph.op("Gather", sides, graph.constant(1 + axis, np.int64), axis=0)

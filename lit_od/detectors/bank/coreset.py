@@ -5,7 +5,6 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.detectors.bank.onnx_search import ExactSearch
 from lit_od.errors import ConfigError, DataError
 from lit_od.types import Scores, Stats
 
@@ -14,6 +13,9 @@ PROJECTED = 128
 
 POOL = 2048
 """Farthest rows among which centres are chosen before all distances are updated."""
+
+BLOCK = 2048
+"""Rows whose distances are computed at once, so that they stay in a core's cache."""
 
 UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -37,8 +39,8 @@ def greedy_k_centre(rows: NDArray[np.float32], count: int, seed: int) -> NDArray
 
     Distances are those of a seeded random projection where rows are wider than `PROJECTED`. Rows far
     from every centre are few, so centres are chosen within a pool of the farthest as long as none
-    outside can be farther; then one matrix product brings the distances of all rows up to date. The
-    choice is the same as one at a time.
+    outside can be farther; then matrix products bring the distances of all rows up to date. The choice
+    is the same as one at a time.
 
     Args:
         rows: Shape (m, d).
@@ -54,13 +56,12 @@ def greedy_k_centre(rows: NDArray[np.float32], count: int, seed: int) -> NDArray
     points = _projected(rows, generator)
     norms = np.einsum("ij,ij->i", points, points)
     chosen = np.empty(count, dtype=np.intp)
-    squared = np.full(len(rows), np.inf)  # squared distance to the nearest centre
+    squared = np.full(len(rows), np.inf, np.float32)  # squared distance to the nearest centre
     chosen[0] = generator.integers(len(rows))
     done, fresh = 1, 0
     with tqdm(total=count, initial=1, desc="coreset", unit="row", leave=False, disable=None) as progress:
         while done < count:
-            nearest, _ = ExactSearch.of(points[chosen[fresh:done]], cosine=False).nearest(points, 1)
-            np.minimum(squared, nearest[:, 0], out=squared)
+            _approach(squared, points, norms, chosen[fresh:done])
             squared[chosen[:done]] = -1.0
             fresh = done
             size = min(POOL, len(rows))
@@ -78,6 +79,20 @@ def greedy_k_centre(rows: NDArray[np.float32], count: int, seed: int) -> NDArray
                 near[best] = -1.0
             progress.update(done - fresh)
     return np.sort(chosen)
+
+
+def _approach(
+    squared: NDArray[np.float32], points: NDArray[np.float32], norms: NDArray[np.float32], centres: NDArray[np.intp]
+) -> None:
+    """Update the squared distances to the nearest centre, (m,)."""
+    rows, halves = points[centres], norms[centres, None] / 2
+    products = np.empty((len(rows), BLOCK), np.float32)
+    for start in range(0, len(points), BLOCK):
+        part = slice(start, start + BLOCK)
+        block = points[part]
+        near = np.matmul(rows, block.T, out=products[:, : len(block)])
+        near -= halves  # |x - c|^2 = |x|^2 - 2 (c . x - |c|^2 / 2)
+        np.minimum(squared[part], np.maximum(norms[part] - 2 * near.max(axis=0), 0), out=squared[part])
 
 
 def _projected(rows: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:

@@ -5,17 +5,19 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Generic, Self, TypeVar, Unpack
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lit_od.detectors.bank import faiss_index
 from lit_od.detectors.bank.coreset import rank_agreement
 from lit_od.detectors.bank.memory_bank import Bank
+from lit_od.detectors.bank.onnx_search import Ids
 from lit_od.detectors.bank.options import BankKeywords, BankOptions
 from lit_od.detectors.bank.row_store import RowStore
 from lit_od.detectors.base import Accumulator, Batches, Detector, check_features
 from lit_od.detectors.options import read_options, same_options
 from lit_od.detectors.state import check_names
-from lit_od.errors import DataError
-from lit_od.types import Arrays, Features, Labels, Output, Outputs, Scores
+from lit_od.errors import ConfigError, DataError
+from lit_od.types import Arrays, Features, Labels, Output, Scores, Stats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,12 +81,53 @@ class BankDetector(Detector):
         """Shape of one image's features, (d,)."""
         return (self.bank.width,)
 
-    @abstractmethod
-    def score(self, outputs: Outputs, /) -> Scores:
-        """Return outlier scores of shape (n,).
+    def score(self, features: Features, /) -> Scores:
+        """Return outlier scores of shape (n,), in the unit that the class documents.
 
         Raises:
             DataError: On a wrong width, or values that are not finite.
+        """
+        queries = self.bank.prepare(features)
+        return self.of_neighbours(queries, *self.bank.nearest(queries, self.settings.k))
+
+    @classmethod
+    def can_leave_out(cls, settings: BankOptions) -> bool:
+        """Return True if the bank holds every row and nothing else is learnt."""
+        return settings.keeps_rows
+
+    def score_left_out(self, features: Features, /) -> Scores:
+        """Score the rows of the bank, each among the others.
+
+        Args:
+            features: Features of the inliers that it was fitted on, in their order, shape (n, d).
+
+        Returns:
+            Scores of shape (n,).
+
+        Raises:
+            ConfigError: If more is learnt than the rows.
+            DataError: If there are no k other rows, or these are not the bank's.
+        """
+        if not self.can_leave_out(self.settings):
+            raise ConfigError(f"{self.kind} with these options scores its inliers by a fit without each of them")
+        if len(features) != len(self.bank.rows):
+            raise DataError(f"wanted the {len(self.bank.rows)} images that fitted the bank, got {len(features)}")
+        if len(features) <= self.settings.k:
+            raise DataError(
+                f"{self.kind} with k={self.settings.k} needs {self.settings.k + 1} images to leave one out, got "
+                f"{len(features)}. Pass more images or a lower k"
+            )
+        queries = self.bank.prepare(features)
+        return self.of_neighbours(queries, *self.bank.nearest(queries, self.settings.k, skip=np.arange(len(queries))))
+
+    @abstractmethod
+    def of_neighbours(self, queries: NDArray[np.float32], distances: Stats, ids: Ids) -> Scores:
+        """Return scores of shape (n,).
+
+        Args:
+            queries: Prepared features, shape (n, d).
+            distances: Distances to the k nearest rows, ascending, shape (n, k).
+            ids: Their numbers, shape (n, k).
         """
 
     @property

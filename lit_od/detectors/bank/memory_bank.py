@@ -5,7 +5,7 @@ distances are recomputed in float64, sorted anew, ties by row number. So scores 
 the processor, and a row is at distance 0 from itself.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lit_od.detectors.bank import faiss_index
 from lit_od.detectors.bank.coreset import greedy_k_centre
 from lit_od.detectors.bank.onnx_search import ExactSearch, Ids
-from lit_od.detectors.bank.options import BankOptions, Metric
+from lit_od.detectors.bank.options import BankOptions, Metric, Precision
 from lit_od.detectors.base import CACHED_VALUES, check_features
 from lit_od.detectors.state import SMALLEST, read_only, take
 from lit_od.errors import ConfigError, DataError
@@ -23,8 +23,14 @@ from lit_od.types import Arrays, Features, Stats
 BLOCK = 8192
 """Rows that are prepared at once; cut by row number, so that sums do not depend on batches."""
 
+MOST_STEPS = 127
+"""Steps of an int8 row, either way."""
+
 REACH = 1e15
 """Largest absolute value in a bank, so that squares can be added in float32."""
+
+
+_TYPES: dict[Precision, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +42,8 @@ class Bank:
         rows: (x - centre) / scale, of length 1 for the cosine, float32 or float16, shape (m, d).
         centre: Shape (d,); zeros for the cosine of features that are not standardised.
         scale: Shape (d,); ones unless standardised.
+        steps: Of int8 rows the value of one step of each feature, float32, shape (d,); None otherwise. Rows are
+            int8 on disk, and float32 in memory.
         index: The FAISS index; None for a flat bank.
     """
 
@@ -43,6 +51,7 @@ class Bank:
     rows: NDArray[Any]
     centre: Stats
     scale: Stats
+    steps: NDArray[np.float32] | None
     index: Any
     _searches: list[ExactSearch] = field(default_factory=list, init=False, repr=False)
     """The search of the whole bank, once it has been wanted."""
@@ -70,7 +79,8 @@ class Bank:
             count = min(count, share if isinstance(share, int) else max(1, round(share * count)))
         if count < len(kept) and settings.method_of() == "k-centre":
             prepared = prepared[greedy_k_centre(prepared, count, settings.seed)]
-        return cls._of(settings, _stored(prepared, settings), centre, scale, None)._indexed()
+        steps = _steps(prepared) if settings.precision == "int8" else None
+        return cls._of(settings, _stored(prepared, settings, steps), centre, scale, steps)._indexed()
 
     def with_rows(self, rows: NDArray[np.float32]) -> Self:
         """Return the bank with further rows behind its own; centre and scale stay.
@@ -92,15 +102,15 @@ class Bank:
                 f"memory_budget={self.settings.memory_budget} holds {fit:,} rows, and {len(self.rows):,} are there: "
                 f"{len(rows):,} more do not fit. Fit anew with lit-od refit, which thins the bank"
             )
-        kept = np.concatenate([self.rows, _stored(rows, self.settings)])
-        return self._of(self.settings, kept, self.centre, self.scale, None)._indexed()
+        kept = np.concatenate([self.rows, _stored(rows, self.settings, self.steps)])
+        return self._of(self.settings, kept, self.centre, self.scale, self.steps)._indexed()
 
     def _indexed(self) -> Self:
         """Return the bank with an index of all rows, where the options want one."""
         if self.is_exact:
             return self
         index = faiss_index.build(self.settings.index, _single(self.rows), self.settings.search)
-        return self._of(self.settings, self.rows, self.centre, self.scale, index)
+        return replace(self, index=index)
 
     @property
     def is_exact(self) -> bool:
@@ -108,8 +118,10 @@ class Bank:
         return faiss_index.is_flat(self.settings.index)
 
     @classmethod
-    def _of(cls, settings: BankOptions, rows: NDArray[Any], centre: Stats, scale: Stats, index: Any) -> Self:
-        return cls(settings, read_only(rows), read_only(centre), read_only(scale), index)
+    def _of(
+        cls, settings: BankOptions, rows: NDArray[Any], centre: Stats, scale: Stats, steps: NDArray[np.float32] | None
+    ) -> Self:
+        return cls(settings, read_only(rows), read_only(centre), read_only(scale), steps, None)
 
     @property
     def width(self) -> int:
@@ -191,7 +203,7 @@ class Bank:
 
     def between(self, queries: NDArray[np.float32], row: NDArray[np.float32]) -> Stats:
         """Return distances, (n,), of queries (n, d) to a row (d,) that may be added."""
-        stored = _stored(row, self.settings).astype(np.float64)
+        stored = _stored(row, self.settings, self.steps).astype(np.float64)
         rows = np.repeat(stored[None, None], len(queries), axis=0)  # (n, 1, d)
         return self._measured(queries.astype(np.float64)[:, None], rows)[:, 0]
 
@@ -210,9 +222,15 @@ class Bank:
         halves: Stats = np.einsum("ncd,ncd->nc", rows, rows) / 2
         return np.where(zero, 1.0, halves)
 
+    def codes(self) -> NDArray[Any]:
+        """Return the rows in the bank's precision: int8 where it has steps."""
+        return self.rows if self.steps is None else np.rint(self.rows / self.steps).astype(np.int8)
+
     def state(self) -> Arrays:
-        """Return the bank, its standardisation, and the index unless flat."""
-        arrays: Arrays = {"bank": self.rows, "centre": self.centre, "scale": self.scale}
+        """Return the bank, its standardisation and steps, and the index unless flat."""
+        arrays: Arrays = {"bank": self.codes(), "centre": self.centre, "scale": self.scale}
+        if self.steps is not None:
+            arrays["steps"] = self.steps
         if not faiss_index.is_flat(self.settings.index):
             arrays["index"] = faiss_index.to_bytes(self.index)
         return arrays
@@ -224,7 +242,8 @@ class Bank:
     @staticmethod
     def names(settings: BankOptions) -> list[str]:
         """Return the names of the arrays of a bank's state."""
-        return ["bank", "centre", "scale"] + ([] if faiss_index.is_flat(settings.index) else ["index"])
+        steps = ["steps"] if settings.precision == "int8" else []
+        return ["bank", "centre", "scale", *steps] + ([] if faiss_index.is_flat(settings.index) else ["index"])
 
     @classmethod
     def from_state(cls, settings: BankOptions, state: Arrays) -> Self:
@@ -233,8 +252,12 @@ class Bank:
         Raises:
             DataError: If they do not fit the options or each other.
         """
-        dtype = np.float16 if settings.precision == "fp16" else np.float32
-        rows = take(state, "bank", (None, None), dtype, most=REACH)
+        rows, steps = take(state, "bank", (None, None), _TYPES[settings.precision], most=REACH), None
+        if settings.precision == "int8":
+            steps = take(state, "steps", (rows.shape[1],), np.float32, most=REACH / 128)
+            if not (steps > 0).all():
+                raise DataError("array 'steps' of the state must be positive; fit the detector anew")
+            rows = rows * steps
         centre = take(state, "centre", (rows.shape[1],))
         scale = take(state, "scale", (rows.shape[1],))
         if not (scale >= SMALLEST).all():
@@ -244,7 +267,7 @@ class Bank:
             serialised = take(state, "index", (None,), np.uint8)
             index = faiss_index.from_bytes(serialised, settings.index, len(rows), rows.shape[1], settings.search)
             faiss_index.propose(index, _single(rows[:2]), 1)  # what FAISS refuses, it refuses before an image comes
-        return cls._of(settings, rows, centre, scale, index)
+        return replace(cls._of(settings, rows, centre, scale, steps), index=index)
 
 
 def candidates(rows: int, wanted: int) -> int:
@@ -262,12 +285,23 @@ def _blocks(rows: NDArray[Any]) -> list[NDArray[Any]]:
     return [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
 
 
-def _stored(rows: NDArray[np.float32], settings: BankOptions) -> NDArray[Any]:
-    """Return rows in the bank's precision.
+def _steps(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the value of one step of each feature: 127 reach the farthest row."""
+    farthest = np.abs(rows).max(axis=0)
+    return read_only(np.where(farthest > 0, farthest / np.float32(MOST_STEPS), 1).astype(np.float32))
+
+
+def _stored(rows: NDArray[np.float32], settings: BankOptions, steps: NDArray[np.float32] | None = None) -> NDArray[Any]:
+    """Return rows as the bank's precision holds them.
 
     Raises:
-        DataError: If half precision does not hold them.
+        DataError: If it does not hold them.
     """
+    if steps is not None:
+        codes = np.rint(rows / steps)
+        if np.abs(codes).max() > MOST_STEPS:
+            raise DataError("rows reach beyond the int8 bank's own: fit anew with lit-od refit")
+        return np.asarray(codes * steps, np.float32)
     if settings.precision != "fp16":
         return rows
     with np.errstate(over="ignore"):

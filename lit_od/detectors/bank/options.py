@@ -9,7 +9,7 @@ from lit_od.detectors.bank.coreset import parse_size
 from lit_od.errors import ConfigError
 
 Metric: TypeAlias = Literal["l2", "cosine"]
-Precision: TypeAlias = Literal["fp32", "fp16"]
+Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
 Method: TypeAlias = Literal["k-centre", "sample"]
 Reduce: TypeAlias = Literal["mean", "kth"]
 
@@ -42,7 +42,7 @@ class BankOptions:
         metric: "l2", or "cosine": 1 minus the cosine; a row of zeros is at 1 from every other.
         index: "flat" (exhaustive), or any FAISS factory string, such as "HNSW32" or "IVF256,Flat".
         search: The index' search settings, such as {"efSearch": 64} or {"nprobe": 16}.
-        precision: Of the bank's rows, in memory and on disk.
+        precision: Of the bank's rows: "fp32", "fp16", or "int8" with a step for each feature (on disk; fp32 in memory).
         standardise: Divide each feature, less its mean, by its standard deviation.
         coreset: Keep this many rows (an integer), or this share of them (a float below 1).
         memory_budget: Keep as many rows as fit, for instance "20MB"; a flat index only.
@@ -73,7 +73,7 @@ class BankOptions:
                 number(f"search setting {name}", value, above=0)
             if self.search and faiss_index.is_flat(self.index):
                 raise ConfigError(f"search={self.search!r} needs an index such as HNSW32; 'flat' has no settings")
-        one_of("precision", self.precision, ("fp32", "fp16"))
+        one_of("precision", self.precision, ("fp32", "fp16", "int8"))
         flag("standardise", self.standardise)
         if type(self.coreset) is int:
             integer("coreset", self.coreset, least=1)
@@ -90,6 +90,12 @@ class BankOptions:
         integer("seed", self.seed, least=0, most=2**32 - 1)
         integer("k", self.k, least=self.least_k)
 
+    @property
+    def keeps_rows(self) -> bool:
+        """True if the bank holds and searches every row, and learns nothing else."""
+        whole = self.coreset is None and self.memory_budget is None and faiss_index.is_flat(self.index)
+        return whole and not self.standardise and self.precision == "fp32"  # fp16 rounds about the rows' mean
+
     def method_of(self) -> Method:
         """Return the way a smaller bank is chosen."""
         return "sample"
@@ -102,7 +108,7 @@ class BankOptions:
         """
         if self.memory_budget is None:
             return None
-        row = width * (2 if self.precision == "fp16" else 4)
+        row = width * {"fp32": 4, "fp16": 2, "int8": 1}[self.precision]
         rows = parse_size(self.memory_budget) // row
         if rows < 1:
             raise ConfigError(f"memory_budget={self.memory_budget} is less than one row of {row} bytes")

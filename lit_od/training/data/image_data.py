@@ -73,6 +73,7 @@ class ImageData(LightningDataModule):
     Attributes:
         config: The `data` part of a recipe.
         seed: Seed of splits, order and augmentation.
+        parts: The images by part.
         class_names: Classes of the inliers; a label is a position in it.
     """
 
@@ -103,14 +104,14 @@ class ImageData(LightningDataModule):
             check_augment(config.augment)
         self.config, self.seed = config, seed
         self.root = data_root(config.root)
-        self._parts = find_parts(config, seed=seed, sets=open_set(self.root, download=download))
-        self.class_names = self._parts.class_names
+        self.parts = find_parts(config, seed=seed, sets=open_set(self.root, download=download))
+        self.class_names = self.parts.class_names
         self._kept: dict[Part, Tensor] = {}
         self._budget = config.memory * 2**20  # bytes
 
     def sources(self, part: Part) -> list[Source]:
         """Return the images of a part, in the order found."""
-        return list(getattr(self._parts, part))
+        return list(getattr(self.parts, part))
 
     @cached_property
     def prepare(self) -> Preparation:
@@ -119,7 +120,7 @@ class ImageData(LightningDataModule):
 
     def watched_outliers(self) -> list[Source]:
         """Return the outliers of the training source, to watch while training."""
-        return self._parts.outliers[: self._parts.watched]
+        return self.parts.outliers[: self.parts.watched]
 
     def labels(self, part: Part) -> Labels:
         """Return the labels of a part, shape (n,), int64; -1 for outliers.
@@ -161,7 +162,7 @@ class ImageData(LightningDataModule):
     def train_dataloader(self) -> Loader:
         """Return shuffled batches of the training part."""
         rank, world = self._place()
-        rows = len(self._parts.train)
+        rows = len(self.parts.train)
         batches = TrainingBatches(rows, self.config.batch_size, seed=self.seed, rank=rank, world=world)
         return self.loader("train", batches)
 

@@ -33,6 +33,7 @@ TREES: list[dict[str, Any]] = [
     {"kind": "knn", "k": 3, "reduce": "kth", "metric": "cosine", "precision": "fp16"},
     {"kind": "knn", "k": 200, "coreset": None},
     {"kind": "knn", "standardise": True, "precision": "fp16"},
+    {"kind": "knn", "precision": "int8", "metric": "cosine"},
     {"kind": "lof"},
     {"kind": "lof", "k": 7, "metric": "cosine"},
     {"kind": "local_residual"},

@@ -98,7 +98,13 @@ def test_a_bundle_of_a_folder_knows_the_images_that_fitted_it(digits, tmp_path):
     bundle = fit_onnx(override(read("folder"), own), tmp_path / "bundle", threads=1)
     found = fitted_images(bundle, own, sets=OFFLINE)
     assert found is not None
+    assert bundle.manifest.calibration.folds == 20  # too few to hold some out
     assert fingerprint(found.sources) == bundle.manifest.provenance.data["fit"]
+    split = fit_onnx(override(read("folder"), [*own, "--calibration.method=split"]), tmp_path / "split", threads=1)
+    held_out = fitted_images(split, own, sets=OFFLINE)
+    assert held_out is not None
+    assert len(held_out.sources) == 16
+    assert fingerprint(held_out.sources) == split.manifest.provenance.data["fit"]
     (images / "00.png").unlink()
     assert fitted_images(bundle, own, sets=OFFLINE) is None
 
