@@ -3,10 +3,11 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +15,7 @@ from PIL import Image
 from lit_od import Bundle, Scorer
 from lit_od.bundle.manifest import with_mask
 from lit_od.cli import main
+from lit_od.deploy.one_file import model_file
 from lit_od.errors import BundleError, ConfigError
 from lit_od.fitting.region import prepared_region
 from lit_od.fitting.shards import shard
@@ -115,6 +117,14 @@ def test_bundles_that_follow_keep_the_region(bundle: Path, parts: Path, tmp_path
     onnxruntime = pytest.importorskip("onnxruntime")
     bare = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(["score"], {"image": frames})
     np.testing.assert_allclose(bare[0], found.score, rtol=1e-5)
+
+
+def test_a_model_file_that_lays_no_mask_is_refused(bundle: Path) -> None:
+    found = Bundle.read(bundle)
+    preparation = msgspec.structs.replace(found.manifest.preparation, resize="bilinear")
+    manifest = msgspec.structs.replace(found.manifest, preparation=preparation)
+    with pytest.raises(ConfigError, match="laid on frames before they are resized: give --resize graph"):
+        model_file(replace(found, manifest=manifest))
 
 
 def test_evaluation_counts_the_pixels_of_the_region_alone(

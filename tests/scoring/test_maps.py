@@ -64,7 +64,7 @@ def test_the_threshold_of_pixels_is_renewed_with_the_images_and_stays_with_the_r
 
 
 def test_of_many_pixels_some_images_are_taken(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("lit_od.fitting.fit.PIXELS", 3 * 28 * 28 + 5)
+    monkeypatch.setattr("lit_od.fitting.pixels.PIXELS", 3 * 28 * 28 + 5)
     few = bundle_at(tmp_path / "few", digits, None)
     images = np.stack([digits[row].prepare(GREY) for row in (20, 69, 119)])
     own = few.manifest.calibration.pixel_threshold
