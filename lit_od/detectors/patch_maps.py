@@ -91,6 +91,12 @@ class PatchDetector(PixelDetector):
         return region_of(self.settings, *self.input_shape[:2])
 
     @property
+    def counted(self) -> NDArray[np.bool_] | None:
+        """Pixels of the map that count; None if all do."""
+        region = self.region
+        return None if region is None else region.pixels
+
+    @property
     def cell_shape(self) -> tuple[int, int]:
         """Shape of the cells that count: the grid, or one row of its cells."""
         region = self.region

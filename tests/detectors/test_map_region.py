@@ -142,5 +142,29 @@ def test_a_spec_takes_the_mask_of_a_bundle() -> None:
     for other in (None, ~PIXELS):
         with pytest.raises(ConfigError, match=r"detector\.mask is taken from data\.mask"):
             masked.with_mask(other)
-    with pytest.raises(ConfigError, match="detector reconstruction leaves out no part of an image"):
-        DetectorSpec(Reconstruction.kind, {}).with_mask(PIXELS)
+    errors = DetectorSpec(Reconstruction.kind, {}).with_mask(PIXELS)
+    assert errors.options == {"mask": pack(PIXELS)}
+    path = "tests.support.patch_detectors:PatchDeviation"
+    with pytest.raises(ConfigError, match=r"detector .*PatchDeviation leaves out no part of an image"):
+        DetectorSpec(path, {}, (path,)).with_mask(PIXELS)
+
+
+def test_errors_of_pixels_that_do_not_count_change_nothing() -> None:
+    rng = np.random.default_rng(0)
+    errors = rng.uniform(size=(9, *SIZE, 3)).astype(np.float32)
+    others = np.where(PIXELS[..., None], errors, 50).astype(np.float32)
+    for options in ({}, {"outlier_perc": 20, "metric": "rmse"}):
+        detector = DetectorSpec(Reconstruction.kind, options).with_mask(PIXELS).fit(errors)
+        again = DetectorSpec(Reconstruction.kind, detector.options()).restore(detector.state())
+        assert isinstance(again, Reconstruction)
+        for rows in (errors, others):
+            scores, maps = again.score_map(rows)
+            largest = np.sort(errors[:, PIXELS].reshape(9, -1))
+            kept = largest[:, -int(np.ceil(largest.shape[1] * options.get("outlier_perc", 100) / 100)) :]
+            wanted = kept.mean(axis=1, dtype=float)
+            np.testing.assert_allclose(scores, np.sqrt(wanted) if options else wanted)
+            assert (maps[:, ~PIXELS] == 0).all()
+            np.testing.assert_allclose(maps[:, PIXELS], errors[:, PIXELS].mean(axis=2), rtol=1e-6)
+        assert "mask" not in DetectorSpec(Reconstruction.kind, options).fit(errors).options()
+    with pytest.raises(ConfigError, match="mask must be the packed pixels of a map of 4 x 4"):
+        DetectorSpec(Reconstruction.kind, {"mask": pack(PIXELS)}).fit(errors[:, :4, :4])

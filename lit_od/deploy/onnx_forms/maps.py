@@ -74,9 +74,14 @@ def reconstruction(graph: GraphBuilder, detector: Reconstruction, errors: str) -
         detector: The fitted detector.
         errors: Name of the squared errors, float32, (n, h, w, c).
     """
-    flat = graph.reshape(errors, 0, detector.width)
-    scores = _mean_of_largest(graph, flat, elements_averaged(detector.width, detector.settings.outlier_perc))
+    flat, counted = graph.reshape(errors, 0, detector.width), detector.counted
+    if counted is not None:
+        elements = np.flatnonzero(np.repeat(counted.ravel(), detector.shape[2]))
+        flat = graph.op("Gather", flat, graph.constant(elements, np.int64), axis=1)
+    scores = _mean_of_largest(graph, flat, elements_averaged(detector.elements, detector.settings.outlier_perc))
     maps = graph.cast(graph.mean(graph.cast(errors, np.float64), 3), np.float32)
+    if counted is not None:
+        maps = graph.op("Mul", maps, graph.constant(counted, np.float32))
     return (graph.op("Sqrt", scores) if detector.settings.metric == "rmse" else scores), maps
 
 

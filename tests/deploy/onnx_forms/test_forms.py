@@ -50,6 +50,7 @@ TREES: list[dict[str, Any]] = [
     {"kind": "ensemble", "weights": [1, 2, 0.5], "members": [{"kind": kind} for kind in ("mahalanobis", "gmm", "knn")]},
     {"kind": "reconstruction"},
     {"kind": "reconstruction", "metric": "rmse", "outlier_perc": 17.5},
+    {"kind": "reconstruction", "outlier_perc": 30, "mask": pack(np.arange(20).reshape(SHAPE[:2]) % 3 > 0)},
     {"kind": "padim", "components": 4, "size": [12, 15]},
     {"kind": "padim", "precision": "fp16", "smooth": 1.5},
     {"kind": "patchcore", "coreset": 60, "size": [12, 15]},
