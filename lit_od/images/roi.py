@@ -71,7 +71,7 @@ def scaled(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
     return mask[nearest(tall, height)][:, nearest(wide, width)]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)  # a byte for each of an image's pixels
 def _outside(png: bytes, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(~scaled(decode_mask(png), size))
 

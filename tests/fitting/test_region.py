@@ -17,10 +17,13 @@ from lit_od.bundle.manifest import with_mask
 from lit_od.cli import main
 from lit_od.deploy.one_file import model_file
 from lit_od.errors import BundleError, ConfigError
+from lit_od.evaluation.defects import evaluate_defects
+from lit_od.evaluation.image_sets import sets_of_category
+from lit_od.evaluation.metrics import auroc
 from lit_od.fitting.region import prepared_region
 from lit_od.fitting.shards import shard
 from lit_od.images.find_local import find
-from lit_od.images.preparation import counted_pixels
+from lit_od.images.preparation import counted_pixels, prepare_mask
 from lit_od.images.roi_colour import colour_sums
 from lit_od.recipes.load import override, portable_tree, read
 from lit_od.recipes.schema import DataConfig
@@ -102,7 +105,10 @@ def test_bundles_that_follow_keep_the_region(bundle: Path, parts: Path, tmp_path
         ("threshold", again, "--value", 3.5),
         ("verify", again),
         ("compile", again, "--out", model),
+        ("threshold", model, "--value", 3.25),
         ("verify", model),
+        ("rollback", again),
+        ("verify", again),
     ):
         status, _, error = command(*line)
         assert status == 0, error
@@ -127,9 +133,7 @@ def test_a_model_file_that_lays_no_mask_is_refused(bundle: Path) -> None:
         model_file(replace(found, manifest=manifest))
 
 
-def test_evaluation_counts_the_pixels_of_the_region_alone(
-    bundle: Path, parts: Path, tmp_path: Path, command: Command
-) -> None:
+def test_evaluation_counts_the_pixels_of_the_region_alone(bundle: Path, parts: Path, tmp_path: Path) -> None:
     category = tmp_path / "category"
     for part in ("train/good", "test/good", "test/spot", "ground_truth/spot"):
         (category / part).mkdir(parents=True)
@@ -139,11 +143,19 @@ def test_evaluation_counts_the_pixels_of_the_region_alone(
     truth[50:70, 70:90] = truth[:20, :20] = True  # the second lies outside
     shutil.copy(parts / "inner.png", category / "test" / "spot" / "0.png")
     Image.fromarray(truth).save(category / "ground_truth" / "spot" / "0_mask.png")
-    out = tmp_path / "out"
-    assert command("evaluate", bundle, "--data.root", category, "--out", out)[0] == 0
-    found = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["defects"]["spot"]["pixels"]
-    assert found["regions"] == 1
-    assert found["figures"]["pixel_auroc"]["value"] > 0.95
+    scorer = Scorer.load(bundle, threads=1)
+    sets = sets_of_category(category, scorer.preparation)
+    assert sets is not None
+    found = evaluate_defects(scorer, sets, resamples=5).kinds["spot"].pixels
+    assert found is not None
+    assert found.regions == 1
+    maps = scorer.score([parts / "clear.png", parts / "inner.png"], maps=True).maps
+    counted = counted_pixels(scorer.preparation)
+    assert maps is not None
+    assert counted is not None
+    mask = prepare_mask(truth, scorer.preparation)
+    wanted = auroc(np.append(maps[0][counted], maps[1][counted & ~mask]), maps[1][counted & mask])
+    assert found.figures["pixel_auroc"].value == pytest.approx(wanted)
 
 
 def test_damaged_bundles_are_refused(bundle: Path, tmp_path: Path) -> None:
