@@ -6,6 +6,8 @@ from importlib import resources
 from pathlib import Path
 
 from lit_od.backbone.patches import PatchGrid, patch_graph, tensors_of
+from lit_od.backbone.pixel_input import PixelInput
+from lit_od.backbone.wrapped import features_graph, require_uint8, uint8_graph
 from lit_od.errors import BackboneError, ConfigError
 from lit_od.formats.onnx_file import read_graph
 
@@ -67,8 +69,37 @@ def read_packaged(name: str) -> tuple[bytes, int | None]:
         raise BackboneError(f"backbone {name}: {error}. Give an ONNX file that takes uint8 (n, h, w, c)") from error
 
 
+def read_features(
+    name: str, output: str | None, pixels: PixelInput | None, image_shape: tuple[int, int, int]
+) -> tuple[bytes, int | None]:
+    """Read a recipe's ONNX file as a backbone of features; return it and its opset.
+
+    It is wrapped where it takes floats or one of its tensors is named.
+
+    Args:
+        name: A shipped backbone or a file.
+        output: The tensor that gives features; None takes the only output.
+        pixels: Numbers that it takes; None where it takes uint8 (n, h, w, c).
+        image_shape: (h, w, c) of the prepared images.
+
+    Raises:
+        BackboneError: If the file is no ONNX graph that takes such images, or cannot be wrapped.
+        ConfigError: If there is no such file, or its output or what it takes must be named.
+    """
+    model, opset = read_packaged(name)
+    if pixels is None:
+        require_uint8(model, name)
+    if pixels is not None or output is not None:
+        model = features_graph(model, pixels, output, image_shape)
+    return model, opset
+
+
 def read_patches(
-    name: str, layers: Sequence[str], grid: PatchGrid, image_shape: tuple[int, int, int]
+    name: str,
+    layers: Sequence[str],
+    grid: PatchGrid,
+    image_shape: tuple[int, int, int],
+    pixels: PixelInput | None = None,
 ) -> tuple[bytes, int | None]:
     """Cut a recipe's ONNX file so that it gives patches; return it and its opset.
 
@@ -77,6 +108,7 @@ def read_patches(
         layers: Names of its layers, as timm has them; of a file names of its tensors.
         grid: Grid and neighbourhood of the patches.
         image_shape: (h, w, c) of the prepared images.
+        pixels: Numbers that it takes; None where it takes uint8 (n, h, w, c).
 
     Raises:
         BackboneError: If the file is no ONNX graph that takes such images, or a layer gives no maps.
@@ -84,4 +116,9 @@ def read_patches(
     """
     model, opset = read_packaged(name)
     tensors = tensors_of(model, layers, _LAYERS.get(name))
+    if pixels is None:
+        require_uint8(model, name)
+    else:
+        model, named = uint8_graph(model, pixels, list(tensors.values()), image_shape)
+        tensors = {layer: named[tensor] for layer, tensor in tensors.items()}
     return patch_graph(model, tensors, grid, image_shape), opset

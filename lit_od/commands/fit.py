@@ -21,8 +21,6 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-import msgspec
-
 from lit_od.commands._arguments import (
     add_label_argument,
     add_recipe_arguments,
@@ -78,12 +76,11 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 def _recipe(args: argparse.Namespace, overrides: list[str]) -> Recipe:
     if args.label:
         overrides = [*overrides, f"--data.classes={json.dumps(args.label)}"]
-    recipe = read_recipe(args, overrides)
     if args.backbone is not None:
-        recipe = msgspec.structs.replace(recipe, backbone=args.backbone)
+        overrides = [f"--backbone={args.backbone}", *overrides]
     if args.keep_accumulator or args.no_keep_accumulator:
-        recipe = msgspec.structs.replace(recipe, keep_accumulator=args.keep_accumulator)
-    return recipe
+        overrides = [*overrides, f"--keep_accumulator={json.dumps(bool(args.keep_accumulator))}"]
+    return read_recipe(args, overrides)
 
 
 def _require_effect(

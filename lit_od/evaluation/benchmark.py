@@ -23,7 +23,7 @@ from lit_od.images.identity import fingerprint
 from lit_od.images.layouts import categories_below, read_category
 from lit_od.images.sources import ImageFile
 from lit_od.recipes.load import portable_tree
-from lit_od.recipes.schema import EvaluationConfig, PatchBackbone, Recipe
+from lit_od.recipes.schema import EvaluationConfig, OnnxBackbone, Recipe
 from lit_od.scoring.scorer import Scorer
 from lit_od.versions import __version__
 
@@ -243,7 +243,7 @@ def _key(recipe: Recipe, folder: Path) -> str:
     masks = [ImageFile(file, str(file)) for files in truth.values() for file in files]
     parts = [found.train, found.good, *found.defects.values(), masks]
     backbone = recipe.backbone
-    file = backbone.file if isinstance(backbone, PatchBackbone) else backbone
+    file = backbone.file if isinstance(backbone, OnnxBackbone) else backbone
     model = b"" if file is None else read_packaged(file)[0]
     tree = [
         portable_tree(recipe),

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.backbone.packaged import backbone_file
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError, DataError
 from lit_od.evaluation.intervals import Interval
 from lit_od.experiments.feature_cache import CachedFeatures, FeatureCache
 from lit_od.experiments.one_vs_rest import ClassResult, Contamination, Labelled, one_class
 from lit_od.experiments.results import ExperimentOptions, ExperimentResult, ResultRow, in_percent, middle
+from lit_od.fitting.from_recipe import onnx_backbone
 from lit_od.images.batching import load
 from lit_od.images.find_local import find, of_classes
 from lit_od.images.sources import Source
@@ -30,7 +30,7 @@ from lit_od.images.split import evenly
 from lit_od.import_paths import accepted, check_accepted
 from lit_od.recipes.load import portable_tree, read
 from lit_od.recipes.roots import data_root
-from lit_od.recipes.schema import PatchBackbone, Recipe
+from lit_od.recipes.schema import OnnxBackbone, Recipe
 from lit_od.runtime.threads import limited
 from lit_od.training.data.torchvision_sets import SETS, open_set
 from lit_od.training.export.backbone_graph import export_backbone
@@ -163,10 +163,10 @@ def graph(recipe: Recipe, sources: Sequence[Source], threads: int | None, trust:
     Raises:
         ConfigError: If the recipe's backbone is trained: one graph must serve every class.
     """
-    if isinstance(recipe.backbone, PatchBackbone):
+    if isinstance(recipe.backbone, OnnxBackbone) and recipe.backbone.output == "patches":
         raise ConfigError(_PATCHES.format(name=recipe.name))
     if recipe.model is None:
-        return backbone_file(str(recipe.backbone)).read_bytes()
+        return onnx_backbone(recipe)[0]
     model = recipe.model
     kind = trusted_class(model.class_path, model.init_args, trust, key="model.")
     if not is_frozen(kind):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TypeAlias, Unpack
 
-from lit_od.backbone.packaged import read_packaged, read_patches
+from lit_od.backbone.packaged import read_features, read_patches
 from lit_od.bundle.folder import Bundle
 from lit_od.calibration.method import CalibrationOptions
 from lit_od.detectors.spec import DetectorSpec
@@ -16,7 +16,7 @@ from lit_od.images.sources import SetOpener, Source
 from lit_od.images.split import VALIDATION_SHARE, fit_and_calibration, held_out_images
 from lit_od.recipes.load import portable_tree, without_training
 from lit_od.recipes.onnx_images import divided, found_images, inliers_to_fit
-from lit_od.recipes.schema import PatchBackbone, Recipe
+from lit_od.recipes.schema import OnnxBackbone, Recipe
 from lit_od.runtime.processes import ALONE
 
 JUDGED = "an int8 graph is chosen and judged by images that are held out"
@@ -58,7 +58,7 @@ def fit_onnx(
     wanted = CalibrationOptions.parse(recipe.calibration)
     if recipe.export.precision == "int8":
         wanted = wanted.only_split(JUDGED)
-    model, opset = _backbone(recipe)
+    model, opset = onnx_backbone(recipe)
     images = inliers_to_fit(recipe.data, seed=recipe.seed, sets=sets)
     method = wanted.method_for(held_out_images(len(images), share=recipe.data.split.calibration))
     fit, calibration = divided(images, recipe.data, seed=recipe.seed, method=method)
@@ -82,12 +82,21 @@ def fit_onnx(
     )
 
 
-def _backbone(recipe: Recipe) -> tuple[bytes, int | None]:
-    """Return the ONNX file of a recipe's backbone, cut if need be, and its opset."""
-    backbone = recipe.backbone
-    if isinstance(backbone, PatchBackbone):
-        return read_patches(backbone.file, backbone.layers, backbone.patch_grid(), recipe.data.prepare.shape)
-    return read_packaged(str(backbone))
+def onnx_backbone(recipe: Recipe) -> tuple[bytes, int | None]:
+    """Return a recipe's ONNX file as a backbone, and its opset.
+
+    It is wrapped or cut, if need be.
+
+    Raises:
+        BackboneError: If the file is no backbone and cannot be wrapped as the recipe says.
+        ConfigError: If there is no such file, or the recipe does not fit it.
+    """
+    backbone, shape = recipe.backbone, recipe.data.prepare.shape
+    if not isinstance(backbone, OnnxBackbone):
+        return read_features(str(backbone), None, None, shape)
+    if backbone.output != "patches":
+        return read_features(backbone.file, backbone.output, backbone.pixels(), shape)
+    return read_patches(backbone.file, backbone.layers, backbone.patch_grid(), shape, backbone.pixels())
 
 
 def require_no_run(run: Path | None) -> None:

@@ -124,7 +124,7 @@ class GraphBuilder:
 
     def squared_norms(self, tensor: str, *, keep: bool = False) -> str:
         """Return the squared length of the last axis."""
-        return self.sum(self.op("Mul", tensor, tensor), -1, keep=keep)
+        return self.op("ReduceSumSquare", tensor, self.integers(-1), keepdims=int(keep))
 
     @contextmanager
     def inner(self) -> Iterator[list[bytes]]:

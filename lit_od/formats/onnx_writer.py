@@ -166,6 +166,20 @@ def message(field: int, content: bytes) -> bytes:
     return _tag(field, BYTES) + _varint(len(content)) + content
 
 
+def field(number: int, wire: int, content: bytes, value: int = 0) -> bytes:
+    """Encode a field of any wire type, as `Wire.fields` reads it.
+
+    Args:
+        number: Number of the field.
+        wire: Its wire type.
+        content: Its bytes; of a whole number none.
+        value: The whole number, where it is one.
+    """
+    if wire == VARINT:
+        return _tag(number, wire) + _varint(value)
+    return message(number, content) if wire == BYTES else _tag(number, wire) + content
+
+
 def _varint(value: int) -> bytes:
     parts = bytearray()
     while value > 127:

@@ -90,6 +90,8 @@ def _is_struct(kind: Any) -> bool:
 
 def _set(tree: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
+    if parents == ["backbone"] and isinstance(tree.get("backbone"), str):
+        tree["backbone"] = {"file": tree["backbone"]}
     node: Any = tree
     for key in parents:
         if node.get(key) is None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from lit_od.backbone.patches import PatchGrid
+from lit_od.backbone.pixel_input import Numbers, PixelInput
 from lit_od.checks import check_seed
 from lit_od.errors import ConfigError
 from lit_od.images.preparation import Preparation
@@ -137,18 +138,51 @@ class PatchLayers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return PatchGrid(self.grid, self.neighbourhood)
 
 
-class PatchBackbone(PatchLayers, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An ONNX file that is cut after some of its layers, to give patches.
+class OnnxBackbone(PatchLayers, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An ONNX file, the tensor that it gives, and the pixels that it takes.
 
     Of a shipped file layers go by the names that timm gives them, of the user's own file by names of tensors.
 
     Attributes:
         file: As a recipe's `backbone`: an ONNX file, or one that ships with the package.
-        output: The output: "patches".
+        output: "patches" of the layers; else the name of the tensor that gives features, (n, d) or maps, which are
+            averaged. None takes the only output.
+        layers: Layers that give patches.
+        layout: Order of the axes of a float graph's input; None where the graph takes uint8 (n, h, w, c).
+        mean: Mean of the pixels that a float graph takes, after scale: a number, one a channel in the graph's order, or
+            "imagenet".
+        std: Their standard deviation, likewise.
+        scale: Divisor of the pixels, which go from 0 to 255.
+        channels: Order of the channels that a float graph takes.
     """
 
     file: str
-    output: Literal["patches"]
+    output: str | None = None
+    layers: list[str] = []
+    layout: Literal["nchw", "nhwc"] | None = None
+    mean: Numbers = 0.0
+    std: Numbers = 1.0
+    scale: float = 255.0
+    channels: Literal["rgb", "bgr"] = "rgb"
+
+    def __post_init__(self) -> None:
+        self.patch_grid()
+        self.pixels()
+        if self.output != "patches" and (self.layers or self.grid is not None):
+            raise ConfigError("backbone.layers and grid are those of patches: write output: patches, or leave them out")
+
+    def pixels(self) -> PixelInput | None:
+        """Return the numbers that a float graph takes for pixels, else None.
+
+        Raises:
+            ConfigError: If one is invalid, or they are given for a graph that takes uint8.
+        """
+        pixels = PixelInput(self.layout or "nchw", self.mean, self.std, self.scale, self.channels)
+        if self.layout is None and pixels != PixelInput("nchw"):
+            raise ConfigError(
+                "backbone.mean, std, scale and channels are for a float graph: say backbone.layout, nchw or nhwc"
+            )
+        return None if self.layout is None else pixels
 
 
 class ExportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -218,7 +252,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         seed: Seed of every split, draw and weight.
         model: The torch module whose backbone is exported. None if the backbone is an ONNX file.
         backbone: An ONNX file to use unchanged, from the working folder, or one that ships with the
-            package, such as lit_od:tf_efficientnet_lite0; or such a file and the layers that give patches;
+            package, such as lit_od:tf_efficientnet_lite0; or such a file, what it gives and what it takes;
             excludes `model`.
         trainer: Arguments of lightning.Trainer.
         early_stopping: Epochs without a better validation loss after which training stops; None never stops.
@@ -235,7 +269,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     description: str = ""
     seed: int = 0
     model: ModelConfig | None = None
-    backbone: str | PatchBackbone | None = None
+    backbone: str | OnnxBackbone | None = None
     trainer: dict[str, Any] = {}
     early_stopping: int | None = 6
     detector: dict[str, Any] = msgspec.field(default_factory=lambda: {"kind": "mahalanobis"})

@@ -14,15 +14,17 @@ from lit_od import Bundle, Scorer
 from lit_od.backbone.model import Backbone
 from lit_od.backbone.packaged import backbone_file, shipped_backbones
 from lit_od.cli import main
+from lit_od.deploy.one_file import compile_bundle
 from lit_od.errors import BackboneError, ConfigError, DataError
 from lit_od.fitting.from_recipe import fit_onnx
 from lit_od.formats.onnx_file import read_graph
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import ImageArray, SetOpener, Source
 from lit_od.recipes import onnx_images
-from lit_od.recipes.load import override, portable_tree, read
+from lit_od.recipes.load import from_tree, override, portable_tree, read
 from lit_od.recipes.onnx_images import NAMED_SETS
 from lit_od.recipes.schema import DataConfig, Recipe, Split
+from tests.support.graphs import float_graph
 from tests.support.images import ASSETS
 
 SHIPPED = "lit_od:tf_efficientnet_lite0"
@@ -173,6 +175,61 @@ def test_a_portable_recipe_names_no_folder_of_this_machine():
     assert portable_tree(read("folder"))["backbone"] == SHIPPED
 
 
+# A float graph of another's
+
+
+def test_a_float_graph_is_wrapped_as_the_recipe_says(tmp_path: Path):
+    (tmp_path / "net.onnx").write_bytes(float_graph(outputs={"logits": 2, "maps": 4}))
+    backbone = {
+        "file": str(tmp_path / "net.onnx"), "layout": "nchw", "mean": "imagenet", "std": [0.2, 0.3, 0.4], "scale": 255,
+        "channels": "bgr", "output": "pooled",
+    }  # fmt: skip
+    data = {"train": "digits.npz:train_images", "root": "lit_od:assets", "limit": 60, "prepare": {"size": [28, 28]}}
+    recipe = from_tree({"name": "wrapped", "data": data, "backbone": backbone}, "wrapped")
+    bundle = fit_onnx(recipe, tmp_path / "bundle", threads=1)
+    assert bundle.manifest.model.output_shape == [None, 4]
+    assert bundle.manifest.provenance.recipe["backbone"] == {  # type: ignore[index]  # it has one
+        **backbone, "file": "net.onnx", "layers": [], "grid": None, "neighbourhood": 3
+    }  # fmt: skip
+    assert main(["verify", str(tmp_path / "bundle")]) == 0
+    compile_bundle(bundle, tmp_path / "model.onnx")  # a network whose own input is named as that of a model file
+    scores = Scorer.load(tmp_path / "model.onnx", threads=1).score([np.zeros((28, 28, 3), np.uint8)]).score
+    np.testing.assert_allclose(scores, Scorer.of(bundle, threads=1).score([np.zeros((28, 28, 3), np.uint8)]).score)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], r"net\.onnx takes float32 \(any, 3, any, any\), .*\{file: .*net\.onnx, layout: nchw, mean: imagenet"),
+        (["--backbone.output=logits"], "takes float32 .* layout: nchw"),
+        (["--backbone.mean=0.5"], r"backbone\.mean, std, .* are for a float graph: say backbone\.layout, nchw or"),
+        (["--backbone.layout=hwc"], r"Invalid enum value 'hwc' - at `backbone\.layout`"),
+        (["--backbone.layout=nchw", "--backbone.std=0"], "std must be finite and above 0, got 0.0 - at `backbone`"),
+        (["--backbone.layout=nchw", "--backbone.mean=imagnet"], r"Invalid enum value 'imagnet' - at `backbone\.mean`"),
+        (["--backbone.layout=nchw", "--data.prepare.mode=grey"], r"prepared to \(28, 28, 1\) .* or backbone\.layout"),
+    ],
+)  # fmt: skip
+def test_a_float_graph_needs_what_it_was_trained_on(words: list[str], message: str, tmp_path: Path):
+    (tmp_path / "net.onnx").write_bytes(float_graph())
+    data = ["--data.root=lit_od:assets", "--data.train=digits.npz:train_images", "--data.prepare.size=[28, 28]"]
+    with pytest.raises((BackboneError, ConfigError), match=message) as caught:
+        fit_onnx(read("folder", [*data, f"--backbone={tmp_path}/net.onnx", *words]), tmp_path / "bundle", threads=1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["--backbone", "--backbone.file"])
+def test_a_float_graph_from_the_command_line(
+    option: str, digit_files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "net.onnx").write_bytes(float_graph())
+    words = ["fit", "folder", "--data.root", str(digit_files), "--data.prepare.size", "[28, 28]", "--threads", "1"]
+    words += [option, str(tmp_path / "net.onnx"), "--out", str(tmp_path / "b")]
+    assert main(words) == 2
+    assert "layout: nchw, mean: imagenet, std: imagenet" in capsys.readouterr().err
+    assert main([*words, "--backbone.layout", "nchw", "--backbone.mean", "imagenet", "--backbone.std", "imagenet"]) == 0
+    assert Bundle.read(tmp_path / "b").manifest.model.output_shape == [None, 5]
+
+
 # The backbone that ships
 
 
@@ -195,6 +252,7 @@ def test_the_shipped_backbone_is_small_and_takes_any_size():
 PROBE = """
 import sys
 from lit_od.cli import main
+from lit_od.deploy.one_file import compile_bundle
 status = main(sys.argv[1:])
 loaded = {"torch", "lightning", "timm", "onnx", "sklearn", "scipy"} & sys.modules.keys()
 sys.exit(f"loaded {loaded}" if loaded else status)

@@ -48,7 +48,11 @@ def test_a_bundle_over_patches(patch_recipe: Recipe, tmp_path: Path):
         ),
         (["--backbone.grid=0"], ConfigError, "grid must be a number of places or"),
         (["--backbone.neighbourhood=2"], ConfigError, "neighbourhood must be an odd number"),
-        (["--backbone.output=features"], ConfigError, r"Invalid enum value 'features' - at `backbone\.output`"),
+        (
+            ["--backbone.output=features"],
+            ConfigError,
+            r"backbone\.layers and grid are those of patches.* - at `backbone`",
+        ),
         (["--backbone.layers=[blocks.8]"], ConfigError, r"no layer 'blocks\.8': there are blocks\.0"),
         (["--backbone.file=gone.onnx"], ConfigError, r"backbone gone\.onnx is no file"),
         (["--data.prepare.mode=grey"], BackboneError, r"prepared to \(32, 32, 1\).*Change data\.prepare"),

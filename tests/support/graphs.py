@@ -156,3 +156,52 @@ def patch_bundle(
         origin=Origin(name="patches"),
         threads=1,
     )
+
+
+def float_graph(
+    layout: str = "nchw",
+    outputs: Mapping[str, int] | None = None,
+    *,
+    kind: int = TensorProto.FLOAT,
+    batch: int | str = "n",
+    opset: int = 20,
+) -> bytes:
+    """Return a float network, as others export them: colour images to `maps`, `pooled` and `logits`.
+
+    Args:
+        layout: "nchw", or "nhwc", whose maps are (n, h, w, c) too.
+        outputs: Outputs of the graph, with the number of their sides; `logits` alone unless given.
+        kind: Element type of input, weights and outputs.
+        batch: First side of the input.
+        opset: Operator set.
+    """
+    random, number = np.random.default_rng(0), helper.tensor_dtype_to_np_dtype(kind)
+    constants = {
+        "kernels": random.normal(size=(4, 3, 3, 3)).astype(number) / 3,
+        "weights": random.normal(size=(4, 5)).astype(number),
+    }
+    turned = layout == "nhwc"
+    first, last = ([0, 3, 1, 2], [0, 2, 3, 1]) if turned else ([0, 1, 2, 3], [0, 1, 2, 3])
+    nodes = [
+        helper.make_node("Transpose", ["image"], ["x"], perm=first),
+        helper.make_node("Conv", ["x", "kernels"], ["cells"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Tanh", ["cells"], ["features"]),
+        helper.make_node("Transpose", ["features"], ["maps"], perm=last),
+        helper.make_node("GlobalAveragePool", ["features"], ["averaged"]),
+        helper.make_node("Flatten", ["averaged"], ["pooled"]),
+        helper.make_node("MatMul", ["pooled", "weights"], ["logits"]),
+    ]
+    shape = [batch, "h", "w", 3] if turned else [batch, 3, "h", "w"]
+    graph = helper.make_graph(
+        nodes,
+        "made",
+        [helper.make_tensor_value_info("image", kind, shape)],
+        [
+            helper.make_tensor_value_info(name, kind, [None] * sides)
+            for name, sides in (outputs or {"logits": 2}).items()
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    data: bytes = model.SerializeToString()
+    return data

@@ -51,7 +51,10 @@ class BankNodes:
 
     def prepared(self, graph: GraphBuilder, features: str) -> str:
         """Add features (n, d) as the bank's rows are, float32."""
-        bank, wide = self.bank, graph.cast(features, np.float64)
+        bank = self.bank
+        if not bank.centre.any() and (bank.scale == 1).all() and bank.settings.metric == "l2":
+            return features
+        wide = graph.cast(features, np.float64)
         if bank.centre.any():
             wide = graph.op("Sub", wide, graph.constant(bank.centre))
         if (bank.scale != 1).any():

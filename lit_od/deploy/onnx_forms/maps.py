@@ -4,6 +4,7 @@ They read patches, or the squared errors of a reconstruction.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from lit_od.detectors.patch_maps import PatchDetector
 from lit_od.detectors.patch_rows import PatchRows
 from lit_od.detectors.reconstruction import Reconstruction, elements_averaged
 from lit_od.detectors.state import LARGEST_SINGLE
+from lit_od.formats import onnx_writer
 from lit_od.formats.onnx_builder import GraphBuilder
 
 
@@ -114,16 +116,20 @@ def patchcore(graph: GraphBuilder, detector: PatchCore, patches: str) -> str:
         patches: Name of the patches, float32, (n, gh, gw, d).
     """
     height, width = detector.cell_shape
-    rows = graph.reshape(patches, -1, detector.grid[2])
-    if detector.whitening is not None:
-        rows = graph.reshape(_projected(graph, patches, detector, *detector.whitening), -1, detector.bank.width)
     bank = BankNodes.of(graph, detector.bank)
-    queries = bank.prepared(graph, rows)
-    distances, ids = bank.nearest(graph, queries, detector.settings.k)
-    scores = graph.reshape(graph.mean(distances, 1), -1, height * width)
-    if detector.settings.reweight:
-        scores = graph.op("Mul", scores, _paper_weights(graph, detector, bank, queries, ids, scores))
-    return graph.reshape(_single(graph, scores), 0, height, width)
+
+    def cells(image: str) -> str:
+        rows = graph.reshape(image, -1, detector.grid[2])
+        if detector.whitening is not None:
+            rows = graph.reshape(_projected(graph, image, detector, *detector.whitening), -1, detector.bank.width)
+        queries = bank.prepared(graph, rows)
+        distances, ids = bank.nearest(graph, queries, detector.settings.k)
+        scores = graph.reshape(graph.mean(distances, 1), -1, height * width)
+        if detector.settings.reweight:
+            scores = graph.op("Mul", scores, _paper_weights(graph, detector, bank, queries, ids, scores))
+        return _single(graph, scores)
+
+    return _image_by_image(graph, patches, detector, cells)
 
 
 def patch_rows(graph: GraphBuilder, detector: PatchRows, patches: str) -> str:
@@ -134,8 +140,11 @@ def patch_rows(graph: GraphBuilder, detector: PatchRows, patches: str) -> str:
         detector: The fitted detector.
         patches: Name of the patches, float32, (n, gh, gw, d).
     """
-    scores = add_form(graph, detector.member, graph.reshape(patches, -1, detector.grid[2]))
-    return graph.reshape(_single(graph, scores), -1, *detector.cell_shape)
+
+    def cells(image: str) -> str:
+        return _single(graph, add_form(graph, detector.member, graph.reshape(image, -1, detector.grid[2])))
+
+    return _image_by_image(graph, patches, detector, cells)
 
 
 def ensemble(graph: GraphBuilder, detector: Ensemble, patches: str) -> str:
@@ -153,6 +162,25 @@ def ensemble(graph: GraphBuilder, detector: Ensemble, patches: str) -> str:
         for member, weight, shift, scale in parts
     ]
     return _single(graph, scaled_sum(graph, cells))
+
+
+def _image_by_image(graph: GraphBuilder, patches: str, detector: PatchDetector, cells: Callable[[str], str]) -> str:
+    """Add the cells of one image after the other, float32, (n, *cell_shape).
+
+    What a search computes on the way then stays in the processor's caches, and memory does not grow with the batch.
+
+    Args:
+        graph: The graph.
+        patches: Name of the patches of cells that count, float32, (n, *cell_shape, d).
+        detector: The fitted detector.
+        cells: Adds the scores of one image's patches (*cell_shape, d), in their order.
+    """
+    grid = (*detector.cell_shape, detector.input_shape[2])
+    image = graph.name("image")
+    with graph.inner() as nodes:
+        found = graph.reshape(cells(image), *grid[:2])
+    taken, given = (onnx_writer.port(name, np.float32, sides) for name, sides in ((image, grid), (found, grid[:2])))
+    return graph.op("Scan", patches, body=onnx_writer.graph(nodes, [taken], [given]), num_scan_inputs=1)
 
 
 def _paper_weights(
