@@ -24,7 +24,7 @@ from lit_od.bundle.plain_files import (
     require_size,
     unreadable,
 )
-from lit_od.bundle.validate import check_backbone, check_detector, check_golden, check_graph
+from lit_od.bundle.validate import check_backbone, check_detector, check_golden, check_graph, check_mask
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import Detector
 from lit_od.detectors.registry import detector_from_state
@@ -39,13 +39,13 @@ BACKBONE = "backbone.onnx"
 ACCUMULATOR = "accumulator.safetensors"
 INDEX = "index.faiss"
 MAPS = "maps.onnx"
-GOLDEN = "golden.safetensors"
+GOLDEN, MASK = "golden.safetensors", "mask.png"
 CARD = "README.md"
 
-MADE = frozenset({BACKBONE, MAPS, GOLDEN, ACCUMULATOR})
+MADE = frozenset({BACKBONE, MAPS, GOLDEN, ACCUMULATOR, MASK})
 """Files that `write` is given; it makes the others."""
 _REQUIRED = frozenset({BACKBONE, DETECTOR, GOLDEN, CARD})
-_OPTIONAL = frozenset({INDEX, MAPS, ACCUMULATOR})
+_OPTIONAL = frozenset({INDEX, MAPS, ACCUMULATOR, MASK})
 _AT_THE_TOP = {MANIFEST, history.FOLDER} | _REQUIRED | _OPTIONAL
 
 
@@ -128,6 +128,7 @@ class Bundle:
             check_graph(MAPS, files[MAPS])
         check_golden(GOLDEN, files[GOLDEN], manifest)
         try:
+            manifest = check_mask(MASK, files.get(MASK), manifest)
             state, calibration = read_state(files[DETECTOR], files.get(INDEX), manifest)
             about = manifest.detector
             detector = detector_from_state(about.kind, about.options, state, trust=trust)
@@ -331,7 +332,6 @@ def golden_arrays(bundle: Bundle) -> Arrays:
 
 
 def _waits(name: str) -> bool:
-    """Return True for the files that scoring does not need."""
     return name == ACCUMULATOR or history.is_history(name)
 
 

@@ -178,9 +178,22 @@ def detector_hash(manifest: Manifest) -> str:
 
 def encode(manifest: Manifest) -> bytes:
     """Encode the manifest as indented JSON, with its own hash filled in."""
-    tree = msgspec.to_builtins(manifest)
+    tree = msgspec.to_builtins(with_mask(manifest, None))
     tree["sha256"] = _own_hash(tree)
     return json.dumps(tree, indent=2, allow_nan=False).encode() + b"\n"
+
+
+def with_mask(manifest: Manifest, png: bytes | None) -> Manifest:
+    """Return a manifest with the mask of its region, which is another file.
+
+    Args:
+        manifest: The manifest.
+        png: The file's contents; None takes the mask out.
+    """
+    mask = msgspec.UNSET if png is None else png
+    if mask == manifest.preparation.mask:
+        return manifest
+    return msgspec.structs.replace(manifest, preparation=msgspec.structs.replace(manifest.preparation, mask=mask))
 
 
 def decode(raw: bytes) -> Manifest:
@@ -207,9 +220,12 @@ def decode(raw: bytes) -> Manifest:
     if tree.get("sha256") != _own_hash(tree):
         raise BundleError("manifest.json does not match its own sha256: it was changed or damaged")
     try:
-        return msgspec.convert(tree, Manifest, strict=True)
+        manifest = msgspec.convert(tree, Manifest, strict=True)
     except (msgspec.ValidationError, ValueError) as error:
         raise BundleError(f"manifest.json: {one_line(error)}") from None
+    if manifest.preparation.mask is not msgspec.UNSET:
+        raise BundleError("manifest.json: the mask of preparation must be a file")
+    return manifest
 
 
 def _require_images(name: str, shape: list[int | None]) -> None:

@@ -9,6 +9,7 @@ from lit_od.bundle.manifest import Manifest
 from lit_od.calibration.method import TYPICAL
 from lit_od.calibration.p_values import Calibration
 from lit_od.formats.text import one_line
+from lit_od.images.preparation import counted_pixels
 from lit_od.import_paths import trust_option
 
 USE = (
@@ -52,11 +53,14 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
     crop = f"centre crop {preparation.crop[0]}x{preparation.crop[1]}, then " if preparation.crop else ""
     if preparation.crop_fraction is not None:
         crop = f"centre crop of {preparation.crop_fraction:.0%}, then "
+    counted = counted_pixels(preparation)
+    region = "" if counted is None else f", of which {counted.mean():.0%} are in the region of interest and count"
+    options = {key: value for key, value in manifest.detector.options.items() if key != "mask"}
     depth = f", 16-bit grey of {preparation.bits} bits" if isinstance(preparation.bits, int) else ""
     rule = {key: value for key, value in calibration.rule.items() if key != "rule"}
     size = f"{preparation.size[0]}x{preparation.size[1]}"
     facts = [
-        ("images", f"{crop}{size} {preparation.mode}, {preparation.resize}{depth}"),
+        ("images", f"{crop}{size} {preparation.mode}, {preparation.resize}{depth}{region}"),
         (
             "backbone",
             f"{_shape(model.input_shape)} uint8 to {model.output} {_shape(model.output_shape)}"
@@ -65,8 +69,7 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
         ),
         (
             "detector",
-            f"{_value(manifest.detector.kind)}{_options(manifest.detector.options)}, "
-            f"fitted on {manifest.detector.images:,} images",
+            f"{_value(manifest.detector.kind)}{_options(options)}, fitted on {manifest.detector.images:,} images",
         ),
         (
             "threshold",

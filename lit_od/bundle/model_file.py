@@ -5,6 +5,7 @@ images. Threshold and calibration scores are read from the tensors of these name
 """
 
 import base64
+import binascii
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from lit_od.bundle.detector_state import ascending, with_folds
 from lit_od.bundle.folder import BACKBONE, GOLDEN, MANIFEST, Bundle, golden_arrays
 from lit_od.bundle.golden import golden_files, pixel_differences, relative_difference
 from lit_od.bundle.manifest import FileEntry, Manifest
-from lit_od.bundle.validate import check_golden, check_model
+from lit_od.bundle.validate import check_golden, check_mask, check_model
 from lit_od.calibration.p_values import Calibration
 from lit_od.calibration.rules import check_rule
 from lit_od.detectors.compiled import CompiledMaps, CompiledScores
@@ -39,8 +40,8 @@ from lit_od.types import Arrays
 MODEL = "model.onnx"
 """Key of the file among the files of a bundle that was read from it."""
 
-METADATA, GOLDEN_METADATA = "lit_od", "lit_od_golden"
-"""Keys of the manifest and of the golden images in the file's metadata."""
+METADATA, GOLDEN_METADATA, MASK_METADATA = "lit_od", "lit_od_golden", "lit_od_mask"
+"""Keys of the manifest, of the golden images and of the mask in the file's metadata."""
 
 TOLERANCE = 1e-5
 """Largest difference of scores between a model file and its bundle: max |a - b| / max |a| over the golden images."""
@@ -176,7 +177,9 @@ def metadata(manifest: Manifest, golden: bytes, parts: Mapping[str, FileEntry]) 
     """
     encoded = manifests.encode(msgspec.structs.replace(manifest, files=dict(parts)))
     text = json.dumps(json.loads(encoded), separators=(",", ":"))
-    return {METADATA: text, GOLDEN_METADATA: base64.b64encode(golden).decode()}
+    region = manifest.preparation.region
+    mask = {} if region is None else {MASK_METADATA: base64.b64encode(region[0]).decode()}
+    return {METADATA: text, GOLDEN_METADATA: base64.b64encode(golden).decode(), **mask}
 
 
 def with_threshold(bundle: Bundle, calibration: Calibration) -> Bundle:
@@ -274,8 +277,10 @@ def _manifest(path: Path, parts: Parts) -> Manifest:
     if len(text) > manifests.MAX_BYTES:
         raise BundleError(f"{path}: its manifest exceeds {manifests.MAX_BYTES:,} bytes")
     try:
-        return manifests.decode(text)
-    except BundleError as error:
+        mask = parts.metadata.get(MASK_METADATA)
+        png = None if mask is None else base64.b64decode(mask, validate=True)
+        return check_mask("its mask", png, manifests.decode(text))
+    except (BundleError, binascii.Error, ValueError) as error:
         raise BundleError(f"{path}: {error}") from None
 
 

@@ -5,13 +5,16 @@ Each check reads only descriptions (types, shapes, names) before anything is all
 
 from collections.abc import Mapping, Sequence
 
+from msgspec import UNSET
+
 from lit_od.backbone.compiled import OUTPUTS
-from lit_od.bundle.manifest import Manifest
+from lit_od.bundle.manifest import Manifest, with_mask
 from lit_od.detectors import Detector
-from lit_od.errors import BackboneError, BundleError, DataError
+from lit_od.errors import BackboneError, BundleError, DataError, ImageError
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.formats.onnx_file import BOOL, DOUBLE, FLOAT, FLOAT16, UINT8, Graph, Port, read_graph
 from lit_od.formats.text import one_line
+from lit_od.images.roi import decode_mask
 
 MAX_GOLDEN = 256
 """Largest number of golden images of a bundle."""
@@ -160,6 +163,31 @@ def _check_port(name: str, direction: str, port: Port, shape: Sequence[int | Non
         )
     if not _fits(port, shape, known=direction == "input"):
         raise BundleError(f"{name} has the {direction} shape {_shown(port.shape)}, its manifest says {_shown(shape)}")
+
+
+def check_mask(name: str, data: bytes | None, manifest: Manifest) -> Manifest:
+    """Return the manifest with the mask of its region of interest.
+
+    Args:
+        name: Name of the file, for messages.
+        data: Its contents; None where the bundle has none.
+        manifest: The bundle's manifest.
+
+    Raises:
+        BundleError: If one of file and manifest knows no mask, or the file is none.
+    """
+    has_colour = manifest.preparation.mask_colour is not UNSET
+    if data is None:
+        if has_colour:
+            raise BundleError(f"{name} is missing, and its manifest has a mask_colour")
+        return manifest
+    if not has_colour:
+        raise BundleError(f"{name} needs a mask_colour in the manifest's preparation, which has none")
+    try:
+        decode_mask(data)
+    except ImageError as error:
+        raise BundleError(f"{name}: {one_line(error)}") from None
+    return with_mask(manifest, data)
 
 
 def _fits(port: Port, shape: Sequence[int | None], *, known: bool) -> bool:

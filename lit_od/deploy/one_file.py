@@ -129,6 +129,8 @@ def _image(manifest: Manifest) -> tuple[GraphBuilder, bytes]:
     """Return the nodes from the file's input to the backbone's, and the input's port."""
     graph, preparation, taken = GraphBuilder(f"{PREFIX}image."), manifest.preparation, manifest.model.input
     if not preparation.resizes_in_graph:
+        if preparation.region is not None:
+            raise ConfigError("a region of interest is laid on frames before they are resized: give --resize graph")
         if taken != INPUT:
             graph.op("Identity", INPUT, to=taken)
         return graph, onnx_writer.port(INPUT, np.uint8, ("n", *preparation.shape))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lit_od.errors import ConfigError, DataError
 from lit_od.types import Arrays, Features, Labels, Maps, Output, Outputs, Scores, Stats
@@ -213,6 +214,11 @@ class PixelDetector(Detector, Protocol):
     def score_is_peak(self) -> bool:
         """True if an image's score is the peak of its map: one threshold serves both."""
         return False
+
+    @property
+    def counted(self) -> NDArray[np.bool_] | None:
+        """Pixels of a map that count, (h, w), with a region of interest; None if all do."""
+        return None
 
     @abstractmethod
     def score_map(self, outputs: Outputs, /) -> tuple[Scores, Maps]:

@@ -7,9 +7,10 @@ import numpy as np
 
 from lit_od.detectors.base import Detector
 from lit_od.detectors.ensemble_base import MemberOptions, MemberSum
+from lit_od.detectors.map_options import Cells, MapOptions
 from lit_od.detectors.patch_bank import PatchCore
 from lit_od.detectors.patch_gaussian import PaDiM
-from lit_od.detectors.patch_maps import Candidates, Cells, MapOptions, PatchDetector, single
+from lit_od.detectors.patch_maps import Candidates, PatchDetector, single
 from lit_od.detectors.patch_rows import PatchRows
 from lit_od.types import Output, Outputs, Stats
 
@@ -21,7 +22,7 @@ OF_PATCHES: tuple[type[PatchDetector], ...] = (PaDiM, PatchCore, PatchRows)
 class EnsembleOptions(MapOptions, MemberOptions):
     """Options, checked: those of maps and of every ensemble.
 
-    The members' own options of maps play no part.
+    The members' own options of maps play no part; all have the ensemble's mask.
     """
 
     reads: ClassVar[Output] = "patches"
@@ -36,6 +37,10 @@ class EnsembleOptions(MapOptions, MemberOptions):
     def __post_init__(self) -> None:
         MapOptions.__post_init__(self)
         self.check()
+
+    def shared(self) -> dict[str, Any]:
+        """Return the part of the map that counts, which every member has."""
+        return {} if self.mask is None else {"mask": self.mask, "size": self.size}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,12 +58,12 @@ class Ensemble(MemberSum, PatchDetector):
 
     @classmethod
     def scores_of(cls, member: Any, outputs: Outputs, /) -> Stats:
-        """Return a member's scores of cells, (n, gh, gw), for patches (n, gh, gw, d)."""
+        """Return a member's scores of cells for their patches, in its `cell_shape`."""
         cells: Cells = member.cells(outputs)
         return cells.astype(np.float64)
 
     def cells(self, patches: Outputs, /) -> Cells:
-        """Return the sum of the members' scaled cells, (n, gh, gw).
+        """Return the sum of the members' scaled cells, in `cell_shape`.
 
         Raises:
             DataError: On a wrong shape, or values that are not finite.

@@ -64,8 +64,13 @@ class MemberOptions:
                     f"a member over {self.reads} must be one of {', '.join(by_kind)}, got {kind!r}: all members of an "
                     "ensemble read the same, detectors of features read patches with over: patches"
                 )
+            options |= self.shared()
             found.append((by_kind[kind], read_options(kind, by_kind[kind].options_type, options)))
         return found
+
+    def shared(self) -> dict[str, Any]:
+        """Return the options that every member has."""
+        return {}
 
 
 class MemberSum(Detector):
@@ -115,6 +120,11 @@ class MemberSum(Detector):
             for (kind, _), gathered in zip(after.settings.of_members(), after.gathered, strict=True)
         ]
         return EnsembleAccumulator(cls, after.settings, first_row, started, after)
+
+    @property
+    def is_distance(self) -> bool:
+        """True if the scores of every member are at least 0 by definition."""
+        return all(member.is_distance for member in self.members)
 
     @classmethod
     def require_installed(cls, settings: MemberOptions) -> None:
@@ -190,7 +200,7 @@ class MemberSum(Detector):
         settings = read_options(cls.kind, cls.options_type, options)
         own, parts = take_apart(state, len(settings.members), ("shifts", "scales"))
         kinds = [
-            (kind, named_detector(tree)[1])
+            (kind, named_detector(tree)[1] | settings.shared())
             for (kind, _), tree in zip(settings.of_members(), settings.members, strict=True)
         ]
         members = tuple(kind.from_state(each, part) for (kind, each), part in zip(kinds, parts, strict=True))

@@ -12,7 +12,7 @@ from lit_od.detectors.bank.row_store import row_ranks
 from lit_od.detectors.base import check_features
 from lit_od.detectors.held_out import GROUP, is_held, scale_of
 from lit_od.detectors.options import same_options
-from lit_od.detectors.patch_maps import check_patches
+from lit_od.detectors.patch_maps import check_patches, counted_patches
 from lit_od.detectors.state import LARGEST_SINGLE, read_only, take, take_apart
 from lit_od.errors import DataError
 from lit_od.types import Arrays, Labels, Outputs
@@ -79,7 +79,10 @@ class EnsembleAccumulator:
             if gathered is not None:
                 gathered.update(outputs[~held], None if labels is None else labels[~held])
         if self.first is None:
-            self._hold(outputs[held].astype(np.float32), row_ranks(self.settings.seed, rows[held].astype(np.uint64)))
+            counted = outputs[held]
+            if self.settings.reads == "patches":
+                counted = counted_patches(counted, self.settings)
+            self._hold(counted.astype(np.float32), row_ranks(self.settings.seed, rows[held].astype(np.uint64)))
 
     def _hold(self, outputs: NDArray[np.float32], ranks: NDArray[np.uint64]) -> None:
         if not len(outputs):

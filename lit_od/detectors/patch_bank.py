@@ -13,9 +13,11 @@ from lit_od.detectors.bank.farthest_first import FarthestFirst
 from lit_od.detectors.bank.memory_bank import Bank
 from lit_od.detectors.bank.options import BankOptions, Metric, Precision
 from lit_od.detectors.bank.row_store import RowStore
+from lit_od.detectors.map_options import Cells, MapOptions
+from lit_od.detectors.map_region import counted_cells
 from lit_od.detectors.moments import Moments
 from lit_od.detectors.options import read_options, same_options
-from lit_od.detectors.patch_maps import Candidates, Cells, MapOptions, PatchDetector, check_patches, single
+from lit_od.detectors.patch_maps import Candidates, PatchDetector, check_patches, counted_patches, single
 from lit_od.detectors.patch_moments import project
 from lit_od.detectors.state import LARGEST_SINGLE, check_names, read_only, take
 from lit_od.errors import DataError
@@ -127,7 +129,7 @@ class PatchCore(PatchDetector):
         return whole and settings.of_bank().keeps_rows and not settings.whiten and not settings.reweight
 
     def cells(self, patches: Outputs, /) -> Cells:
-        """Return the distance of each patch to the bank, (n, gh, gw).
+        """Return the distance of each patch to the bank, in `cell_shape`.
 
         Raises:
             DataError: On a wrong shape, or values that are not finite.
@@ -138,10 +140,10 @@ class PatchCore(PatchDetector):
         if self.settings.reweight:
             most = scores.argmax(axis=1) + np.arange(len(patches)) * scores.shape[1]
             scores *= self._weights(queries[most], ids[most, 0])[:, None]
-        return single(scores).reshape(len(patches), *self.grid[:2])
+        return single(scores).reshape(len(patches), *self.cell_shape)
 
     def _prepared(self, patches: Outputs) -> NDArray[np.float32]:
-        """Return patches (n, gh, gw, d) as rows to be compared with the bank's."""
+        """Return the patches of cells as rows to be compared with the bank's."""
         rows = patches.reshape(-1, self.grid[2])
         if self.whitening is not None:
             rows = project(patches, *self.whitening).reshape(len(rows), -1)
@@ -239,7 +241,7 @@ class PatchAccumulator:
         if not len(patches):
             return
         self._begin((patches.shape[1], patches.shape[2], patches.shape[3]))
-        self.store.update(patches.reshape(-1, patches.shape[3]))
+        self.store.update(counted_patches(patches, self.settings).reshape(-1, patches.shape[3]))
 
     def _begin(self, grid: tuple[int, int, int]) -> None:
         if self.grid is not None:
@@ -247,7 +249,7 @@ class PatchAccumulator:
         width = min(COMPONENTS, grid[2]) if self.settings.whiten else grid[2]
         faiss_index.check_factory(self.settings.index, width, self.settings.search)
         self.settings.of_bank().rows_that_fit(width)
-        first = self.first_row * grid[0] * grid[1]
+        first = self.first_row * counted_cells(self.settings, grid[0], grid[1])
         self.grid = grid
         self.store = RowStore(first, seed=self.settings.seed, limit=most_patches(grid[2]))
 

@@ -7,9 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.detectors.base import Accumulator
+from lit_od.detectors.map_options import Cells
+from lit_od.detectors.map_region import counted_cells
 from lit_od.detectors.moments import Moments
 from lit_od.detectors.options import read_options, same_options
-from lit_od.detectors.patch_maps import Cells, PatchDetector, check_patches, single
+from lit_od.detectors.patch_maps import PatchDetector, check_patches, counted_patches, single
 from lit_od.detectors.patch_moments import MOST_POSITIONS, PaDiMOptions, PositionSums, project
 from lit_od.detectors.state import LARGEST_SINGLE, SMALLEST, check_names, read_only, take
 from lit_od.errors import DataError
@@ -71,7 +73,7 @@ class PaDiM(PatchDetector):
         return self.grid
 
     def cells(self, patches: Outputs, /) -> Cells:
-        """Return the distance of each patch to the Gaussian of its position, (n, gh, gw).
+        """Return each patch's distance to its position's Gaussian, in `cell_shape`.
 
         Raises:
             DataError: On a wrong shape, or values that are not finite.
@@ -81,7 +83,7 @@ class PaDiM(PatchDetector):
             rows -= self.means
             white = np.matmul(np.ascontiguousarray(rows.transpose(1, 0, 2)), self.whiteners.transpose(0, 2, 1))
             distances = np.sqrt(np.einsum("pnk,pnk->np", white, white))
-        return single(np.nan_to_num(distances, nan=np.inf)).reshape(len(patches), *self.grid[:2])
+        return single(np.nan_to_num(distances, nan=np.inf)).reshape(len(patches), *self.cell_shape)
 
     def sums(self) -> "PositionAccumulator":
         """Return an empty accumulator of components; the projection stays."""
@@ -109,13 +111,11 @@ class PaDiM(PatchDetector):
         settings = read_options(cls.kind, PaDiMOptions, options)
         check_names(cls.kind, state, ("grid", "centre", "projection", "means", "whiteners"))
         height, width, channels = (int(side) for side in take(state, "grid", (3,), np.int64))
-        if min(height, width, channels) < 1 or height * width > MOST_POSITIONS:
+        if min(height, width, channels) < 1 or (positions := counted_cells(settings, height, width)) > MOST_POSITIONS:
             raise DataError(f"array 'grid' of the state must be positive, got {height, width, channels}")
         kept = min(settings.components, channels)
-        packed = take(
-            state, "whiteners", (height * width, kept * (kept + 1) // 2), _stored(settings), most=LARGEST_SINGLE
-        )
-        whiteners = np.zeros((height * width, kept, kept), np.float32)
+        packed = take(state, "whiteners", (positions, kept * (kept + 1) // 2), _stored(settings), most=LARGEST_SINGLE)
+        whiteners = np.zeros((positions, kept, kept), np.float32)
         whiteners[:, *np.tril_indices(kept)] = packed
         if not (np.diagonal(whiteners, axis1=1, axis2=2) >= SMALLEST).all():
             raise DataError("the diagonals of array 'whiteners' of the state must be positive; fit the detector anew")
@@ -124,7 +124,7 @@ class PaDiM(PatchDetector):
             (height, width, channels),
             take(state, "centre", (channels,), np.float32, most=LARGEST_SINGLE),
             take(state, "projection", (channels, kept), np.float32, most=LARGEST_SINGLE),
-            take(state, "means", (height * width, kept), np.float32, most=LARGEST_SINGLE),
+            take(state, "means", (positions, kept), np.float32, most=LARGEST_SINGLE),
             read_only(whiteners),
         )
 
@@ -155,13 +155,13 @@ class ChannelAccumulator:
             return
         if self.grid is None:
             height, width, channels = patches.shape[1:]
-            if height * width > MOST_POSITIONS:
+            if counted_cells(self.settings, height, width) > MOST_POSITIONS:
                 raise DataError(
                     f"padim keeps a covariance for each position, at most {MOST_POSITIONS:,}; got a grid of "
                     f"{height} x {width}. Take a coarser grid, or patchcore"
                 )
             self.grid, self._moments = (height, width, channels), Moments(channels)
-        self._moments.update(patches.reshape(-1, self.grid[2]))
+        self._moments.update(counted_patches(patches, self.settings).reshape(-1, self.grid[2]))
 
     def merge(self, other: Self) -> None:
         """Merge an accumulator with the same options.
@@ -193,7 +193,7 @@ class ChannelAccumulator:
             sums = dict(state)
             height, width, channels = (int(side) for side in take(sums, "grid", (3,), np.int64))
             del sums["grid"]
-            if min(height, width) < 1 or height * width > MOST_POSITIONS:
+            if min(height, width) < 1 or counted_cells(self.settings, height, width) > MOST_POSITIONS:
                 raise DataError(f"array 'grid' of the state must be of 1 to {MOST_POSITIONS} positions")
             self._moments, self.grid = Moments.from_state(sums), (height, width, channels)
             if self._moments.width != channels:
@@ -256,7 +256,7 @@ class PositionAccumulator:
         projection: NDArray[np.float32],
     ) -> None:
         self.settings, self.grid, self.centre, self.projection = settings, grid, centre, projection
-        self.sums = PositionSums(grid[0] * grid[1], projection.shape[1])
+        self.sums = PositionSums(counted_cells(settings, grid[0], grid[1]), projection.shape[1])
 
     def update(self, patches: Outputs, labels: Labels | None = None) -> None:
         """Take a batch of shape (n, gh, gw, d); labels play no part.
@@ -266,7 +266,7 @@ class PositionAccumulator:
         """
         patches = check_patches(patches, self.grid)
         if len(patches):
-            self.sums.update(project(patches, self.centre, self.projection))
+            self.sums.update(project(counted_patches(patches, self.settings), self.centre, self.projection))
 
     def merge(self, other: Self) -> None:
         """Merge an accumulator with the same options and first pass.

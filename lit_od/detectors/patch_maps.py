@@ -1,4 +1,4 @@
-"""Maps of patch scores: their base, options, enlargement and aggregate.
+"""Detectors over patches: their base.
 
 A detector over patches scores each cell of a grid. The map is the grid enlarged bilinearly to the prepared size, and
 smoothed; an image's score is the map's aggregate, so that with the maximum an image is an outlier exactly where some
@@ -9,72 +9,25 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.checks import number, one_of
 from lit_od.detectors.bank.farthest_first import FarthestFirst
 from lit_od.detectors.base import Accumulator, Batches, PixelDetector
+from lit_od.detectors.map_options import MOST_PIXELS, Cells, MapOptions, aggregated, enlarged
+from lit_od.detectors.map_region import MapRegion, least_value, region_of
 from lit_od.detectors.options import read_options
 from lit_od.detectors.state import LARGEST_SINGLE
-from lit_od.errors import ConfigError, DataError
+from lit_od.errors import DataError
 from lit_od.types import Maps, Output, Outputs, Scores
-
-Aggregate: TypeAlias = Literal["max", "top_share"]
-
-Cells: TypeAlias = NDArray[np.float32]
-"""Score of each cell of the grid, shape (n, gh, gw)."""
 
 Candidates: TypeAlias = tuple[FarthestFirst | None, ...]
 """Patches that the banks of a detector may take, bank by bank; None for a member without one."""
 
 IMAGES_AT_ONCE = 8
 """Images whose maps are made at once; of large maps as many as `MOST_PIXELS` allows."""
-
-MOST_PIXELS = 2**24
-"""Largest map, in pixels: 64 MiB. As large may the matrix be that enlarges one side."""
-
-MOST_SIDE = 16_384
-"""Longest side of a map, in pixels: smoothing takes a matrix of the side's square."""
-
-TRUNCATE = 4.0
-"""Standard deviations at which the smoothing kernel ends, as in SciPy."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MapOptions:
-    """Options of maps, checked.
-
-    Attributes:
-        aggregate: Score of an image from its map: "max", or the mean of the largest places ("top_share").
-        share: Share of the map's places that "top_share" averages, their number rounded up.
-        smooth: Standard deviation of a Gaussian over the enlarged map, in pixels; 0 for none.
-        size: Height and width to which the grid is enlarged; None leaves the grid. A bundle enlarges to the
-            prepared size.
-    """
-
-    aggregate: Aggregate = "max"
-    share: float = 0.01
-    smooth: float = 0.0
-    size: list[int] | None = None
-
-    def __post_init__(self) -> None:
-        one_of("aggregate", self.aggregate, ("max", "top_share"))
-        number("share", self.share, above=0, most=1)
-        number("smooth", self.smooth, least=0, most=100)
-        if self.size is None:
-            return
-        sides = list(self.size) if isinstance(self.size, list | tuple) else []
-        if (
-            len(sides) != 2
-            or not all(type(side) is int and 0 < side <= MOST_SIDE for side in sides)
-            or math.prod(sides) > MOST_PIXELS
-        ):
-            raise ConfigError(f"size must be height and width, as [224, 224], got {self.size!r}")
-        object.__setattr__(self, "size", sides)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,16 +85,40 @@ class PatchDetector(PixelDetector):
         """True if an image's score is the largest value of its map."""
         return self.settings.aggregate == "max"
 
+    @property
+    def region(self) -> MapRegion | None:
+        """The part of the grid that counts; None if all of it does."""
+        return region_of(self.settings, *self.input_shape[:2])
+
+    @property
+    def counted(self) -> NDArray[np.bool_] | None:
+        """Pixels of the map that count; None if all do."""
+        region = self.region
+        return None if region is None else region.pixels
+
+    @property
+    def cell_shape(self) -> tuple[int, int]:
+        """Shape of the cells that count: the grid, or one row of its cells."""
+        region = self.region
+        return (self.input_shape[0], self.input_shape[1]) if region is None else (1, len(region.cells))
+
+    @property
+    def least_map_value(self) -> float:
+        """Value of a map's pixels that are left out."""
+        return least_value(is_distance=self.is_distance)
+
     @abstractmethod
     def cells(self, patches: Outputs, /) -> Cells:
-        """Return the scores of cells, (n, gh, gw), for patches (n, gh, gw, d).
+        """Return the scores of cells for their patches, (n, *cell_shape, d).
+
+        They have shape (n, *cell_shape).
 
         Raises:
             DataError: On a wrong shape, or values that are not finite.
         """
 
     def candidates(self, patches: Outputs, /) -> Candidates:
-        """Return the patches of one image, (1, gh, gw, d), that banks may take.
+        """Return the patches that banks may take of one image's counting cells.
 
         Raises:
             DataError: On values that lie too far away.
@@ -201,11 +178,16 @@ class PatchDetector(PixelDetector):
 
     def _by_block(self, patches: Outputs) -> Iterator[tuple[Scores, NDArray[np.float32]]]:
         patches = check_patches(patches, self.input_shape)
-        pixels = math.prod(self.settings.size or self.input_shape[:2])
+        pixels, region = math.prod(self.settings.size or self.input_shape[:2]), self.region
         step = max(1, min(IMAGES_AT_ONCE, MOST_PIXELS // pixels))
         for start in range(0, len(patches), step):
-            maps = enlarged(self.cells(patches[start : start + step]), self.settings)
-            yield aggregated(maps, self.settings), maps
+            block = patches[start : start + step]
+            if region is None:
+                maps = enlarged(self.cells(block), self.settings)
+                yield aggregated(maps, self.settings), maps
+            else:
+                maps = region.enlarged(self.cells(region.taken(block)), self.settings, self.least_map_value)
+                yield aggregated(maps, self.settings, region.count), maps
 
 
 def _least_grown(detector: PatchDetector, image: Outputs, limit: float) -> PatchDetector:
@@ -215,7 +197,7 @@ def _least_grown(detector: PatchDetector, image: Outputs, limit: float) -> Patch
     """
     if detector.score(image)[0] <= limit:
         return detector
-    candidates, most = detector.candidates(image), math.prod(image.shape[1:3])
+    candidates, most = detector.candidates(counted_patches(image, detector.settings)), math.prod(detector.cell_shape)
     if all(each is None for each in candidates):
         return detector
     too_few, enough = 0, 1
@@ -253,80 +235,12 @@ def check_patches(patches: Outputs, shape: tuple[int, ...] | None = None) -> Out
     return patches
 
 
+def counted_patches(patches: Outputs, settings: MapOptions) -> Outputs:
+    """Return the patches of cells that count: all, or (n, 1, p, d) of (n, gh, gw, d)."""
+    region = region_of(settings, patches.shape[1], patches.shape[2])
+    return patches if region is None else region.taken(patches)
+
+
 def single(scores: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """Return scores in float32, within what it holds."""
     return np.asarray(np.clip(scores, -LARGEST_SINGLE, LARGEST_SINGLE), np.float32)
-
-
-def enlarged(cells: Cells, settings: MapOptions) -> NDArray[np.float32]:
-    """Enlarge grids of scores to maps, bilinearly, and smooth them.
-
-    Args:
-        cells: Shape (n, gh, gw).
-        settings: Size and smoothing.
-
-    Returns:
-        Shape (n, h, w).
-
-    Raises:
-        DataError: If the grid is too large to be enlarged to this size.
-    """
-    height, width = settings.size or cells.shape[1:]
-    if max(height * cells.shape[1], width * cells.shape[2]) > MOST_PIXELS:
-        raise DataError(
-            f"a grid of {cells.shape[1]} x {cells.shape[2]} cannot be enlarged to {height} x {width}: take a "
-            "coarser grid or a smaller size"
-        )
-    if (height, width) == cells.shape[1:] and not settings.smooth:
-        return cells
-    rows = enlargement(cells.shape[1], height, settings.smooth)
-    columns = enlargement(cells.shape[2], width, settings.smooth)
-    return np.asarray(rows @ cells @ columns.T, np.float32)
-
-
-def aggregated(maps: NDArray[np.float32], settings: MapOptions) -> Scores:
-    """Return the score of each map, shape (n,), of maps (n, h, w)."""
-    flat = maps.reshape(len(maps), -1)
-    if settings.aggregate == "max":
-        return np.asarray(flat.max(axis=1), np.float64)
-    count = places_averaged(flat.shape[1], settings.share)
-    largest = np.partition(flat, flat.shape[1] - count, axis=1)[:, flat.shape[1] - count :]
-    return np.asarray(largest.mean(axis=1, dtype=np.float64))
-
-
-def places_averaged(pixels: int, share: float) -> int:
-    """Return how many of a map's largest values "top_share" averages."""
-    # Multiplied before it is rounded up: 7 % of 100 places are 7, though 0.07 * 100 > 7.
-    return max(1, math.ceil(round(pixels * share, 9)))
-
-
-@lru_cache(maxsize=64)
-def enlargement(cells: int, pixels: int, smooth: float) -> NDArray[np.float32]:
-    """Return the matrix (pixels, cells) that enlarges and smooths one side.
-
-    Enlarged values lie at pixel centres, as those of PyTorch's bilinear interpolation without aligned corners; beyond
-    the border the smoothing sees the map mirrored.
-
-    Args:
-        cells: Cells along the side.
-        pixels: Pixels along the side.
-        smooth: Standard deviation of the Gaussian, in pixels.
-    """
-    places = np.clip((np.arange(pixels) + 0.5) * cells / pixels - 0.5, 0, cells - 1)
-    low = np.minimum(places.astype(np.int64), max(cells - 2, 0))
-    matrix = np.zeros((pixels, cells))
-    matrix[np.arange(pixels), low] = 1 - (places - low)
-    matrix[np.arange(pixels), np.minimum(low + 1, cells - 1)] += places - low
-    if smooth:
-        reach = int(TRUNCATE * smooth + 0.5)
-        offsets = np.arange(-reach, reach + 1)
-        weights = np.exp(-0.5 * (offsets / smooth) ** 2)
-        weights /= weights.sum()
-        smoothed = np.zeros_like(matrix)
-        for offset, weight in zip(offsets, weights, strict=True):
-            mirrored = (np.arange(pixels) + offset) % (2 * pixels)
-            smoothed += weight * matrix[np.minimum(mirrored, 2 * pixels - 1 - mirrored)]
-        matrix = smoothed
-    result = matrix.astype(np.float32)
-    result.setflags(write=False)
-    return result

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.checks import integer, number, one_of
+from lit_od.detectors.map_options import MapOptions
 from lit_od.detectors.moments import ledoit_wolf_shrinkage
-from lit_od.detectors.patch_maps import MapOptions
 from lit_od.detectors.state import SMALLEST, check_names, take
 from lit_od.errors import DataError
 from lit_od.runtime.threads import limited

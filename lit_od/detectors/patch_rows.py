@@ -14,8 +14,10 @@ from lit_od.detectors.knn import KNN
 from lit_od.detectors.local_residual import LocalResidual
 from lit_od.detectors.lof import LOF
 from lit_od.detectors.mahalanobis import Mahalanobis
+from lit_od.detectors.map_options import Cells, MapOptions
+from lit_od.detectors.map_region import counted_cells
 from lit_od.detectors.options import read_options, same_options
-from lit_od.detectors.patch_maps import Candidates, Cells, MapOptions, PatchDetector, check_patches, single
+from lit_od.detectors.patch_maps import Candidates, PatchDetector, check_patches, counted_patches, single
 from lit_od.detectors.pca import PCAResidual
 from lit_od.detectors.state import check_names, take
 from lit_od.errors import ConfigError, DataError
@@ -125,13 +127,13 @@ class PatchRows(PatchDetector):
         return self.member.falls_with_rows
 
     def cells(self, patches: Outputs, /) -> Cells:
-        """Return the score of each patch, (n, gh, gw).
+        """Return the score of each patch, in `cell_shape`.
 
         Raises:
             DataError: On a wrong shape, or values that are not finite.
         """
         scores = self.member.score(patches.reshape(-1, self.grid[2]))
-        return single(scores).reshape(len(patches), *self.grid[:2])
+        return single(scores).reshape(len(patches), *self.cell_shape)
 
     @property
     def accepts(self) -> bool:
@@ -216,12 +218,12 @@ class PatchRowsAccumulator:
         if not len(patches):
             return
         gathered = self._begin((patches.shape[1], patches.shape[2], patches.shape[3]))
-        gathered.update(patches.reshape(-1, patches.shape[3]))
+        gathered.update(counted_patches(patches, self.settings).reshape(-1, patches.shape[3]))
 
     def _begin(self, grid: tuple[int, int, int]) -> Accumulator:
         if self.gathered is None:
             self.grid = grid
-            first = self.first_row * grid[0] * grid[1]
+            first = self.first_row * counted_cells(self.settings, grid[0], grid[1])
             self.gathered = self.settings.detector.start(self.settings.of_member(), first)
         return self.gathered
 

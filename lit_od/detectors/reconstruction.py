@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lit_od.checks import number, one_of
 from lit_od.detectors.base import PixelDetector, row_blocks
+from lit_od.detectors.map_mask import unpack
 from lit_od.detectors.options import read_options, same_options
 from lit_od.detectors.state import check_names, take
 from lit_od.errors import DataError
@@ -28,6 +30,7 @@ class ReconstructionOptions:
 
     metric: Metric = "mse"
     outlier_perc: float = 100
+    mask: str | None = None  # pixels that count, as `map_mask.pack` writes them
 
     def __post_init__(self) -> None:
         one_of("metric", self.metric, ("mse", "rmse"))
@@ -92,6 +95,18 @@ class Reconstruction(PixelDetector):
         """Height, width and channels of the errors."""
         return self.shape
 
+    @property
+    def counted(self) -> NDArray[np.bool_] | None:
+        """Pixels whose errors count, (h, w); None if all do."""
+        mask = self.settings.mask
+        return None if mask is None else unpack(mask, self.shape[0], self.shape[1])
+
+    @property
+    def elements(self) -> int:
+        """Number of an image's errors that count."""
+        counted = self.counted
+        return self.width if counted is None else int(np.count_nonzero(counted)) * self.shape[2]
+
     def score(self, errors: Outputs) -> Scores:
         """Return scores of shape (n,) for squared errors of shape (n, h, w, c).
 
@@ -99,26 +114,31 @@ class Reconstruction(PixelDetector):
             DataError: On a wrong shape, or values that are negative or not finite.
         """
         errors = check_errors(errors, self.shape)
-        scores = np.empty(len(errors))
-        count = elements_averaged(self.width, self.settings.outlier_perc)
-        for rows, block in row_blocks(errors, 2 * self.width):
+        if (counted := self.counted) is not None:
+            errors = errors[:, counted]
+        scores, elements = np.empty(len(errors)), self.elements
+        count = elements_averaged(elements, self.settings.outlier_perc)
+        for rows, block in row_blocks(errors, 2 * elements):
             flat = block.reshape(len(block), -1)
-            if count < self.width:
-                flat = np.partition(flat, self.width - count, axis=1)[:, self.width - count :]
+            if count < elements:
+                flat = np.partition(flat, elements - count, axis=1)[:, elements - count :]
             scores[rows] = flat.mean(axis=1)
         return np.sqrt(scores) if self.settings.metric == "rmse" else scores
 
     def score_map(self, errors: Outputs) -> tuple[Scores, Maps]:
         """Return scores of shape (n,), and squared errors of pixels, shape (n, h, w).
 
+        Pixels that do not count are 0.
+
         Raises:
             DataError: On a wrong shape, or values that are negative or not finite.
         """
-        return self.score(errors), pixel_scores(errors)
+        maps, counted = pixel_scores(errors), self.counted
+        return self.score(errors), maps if counted is None else maps * counted
 
     def options(self) -> dict[str, Any]:
-        """Return the options it was fitted with."""
-        return asdict(self.settings)
+        """Return the options it was fitted with; the mask only where there is one."""
+        return {name: value for name, value in asdict(self.settings).items() if name != "mask" or value is not None}
 
     def state(self) -> Arrays:
         """Return height, width and channels."""
@@ -140,7 +160,7 @@ class Reconstruction(PixelDetector):
                 f"array 'shape' of the state must be positive, of at most {MAX_ELEMENTS:,} elements, "
                 f"got {height, width, channels}"
             )
-        return cls(settings, (height, width, channels))
+        return _checked(cls(settings, (height, width, channels)))
 
 
 class ReconstructionAccumulator:
@@ -208,7 +228,16 @@ class ReconstructionAccumulator:
         """
         if self.shape is None or self.count == 0:
             raise DataError("Reconstruction needs the errors of at least 1 image, got 0. Pass more images.")
-        return Reconstruction(self.settings, self.shape)
+        return _checked(Reconstruction(self.settings, self.shape))
+
+
+D = TypeVar("D", bound=Reconstruction)
+
+
+def _checked(detector: D) -> D:
+    """Return the detector. Raises ConfigError if its mask does not fit the errors."""
+    _ = detector.counted
+    return detector
 
 
 def elements_averaged(width: int, percent: float) -> int:

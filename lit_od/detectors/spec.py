@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lit_od.detectors.base import Accumulator, Detector
 from lit_od.detectors.feature_ensemble import ensemble_kind
+from lit_od.detectors.map_mask import pack, unpack
 from lit_od.detectors.options import read_options
 from lit_od.detectors.patch_rows import named_detector
 from lit_od.detectors.registry import DETECTORS, accumulator, detector_from_state, find
@@ -82,6 +83,27 @@ class DetectorSpec:
                 f"detector.size must be the prepared size, [{height}, {width}], got {size!r}: leave it out"
             )
         return replace(self, options={**self.options, "size": [height, width]})
+
+    def with_mask(self, pixels: NDArray[np.bool_] | None) -> Self:
+        """Return the detector with the pixels of its maps that count.
+
+        It is unchanged where it reads features.
+
+        Args:
+            pixels: True for pixels of a prepared image that count, (h, w); None if all do.
+
+        Raises:
+            ConfigError: If its options name other pixels, or it cannot leave any out.
+        """
+        masks = any(field.name == "mask" for field in fields(find(self.kind, self.trust).options_type))
+        given = self.options.get("mask") if masks else None
+        if given is not None and (pixels is None or not np.array_equal(unpack(given, *pixels.shape), pixels)):
+            raise ConfigError("detector.mask is taken from data.mask: leave it out")
+        if pixels is None or self.reads() == "features":
+            return self
+        if not masks:
+            raise ConfigError(f"detector {self.kind} leaves out no part of an image: take data.mask out")
+        return replace(self, options={**self.options, "mask": pack(pixels)})
 
     def check(self) -> None:
         """Check kind, options and installed packages, before any image is read.

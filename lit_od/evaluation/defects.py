@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lit_od.detectors.base import PixelDetector
@@ -18,7 +19,7 @@ from lit_od.evaluation.pixel_counts import PixelCounts, Regions
 from lit_od.evaluation.pixel_metrics import EXACT_PIXELS, PixelFigures, pixel_figures
 from lit_od.formats.text import one_line
 from lit_od.images.ground_truth import GroundTruth
-from lit_od.images.preparation import Preparation
+from lit_od.images.preparation import Preparation, counted_pixels
 from lit_od.images.sources import Source
 from lit_od.runtime.threads import limited
 from lit_od.scoring.scorer import Scorer
@@ -241,7 +242,8 @@ def _vanished(defective: Sequence[PixelCounts]) -> list[str]:
     """Return a sentence on masks that are too small for the prepared size."""
     count = sum(not each.regions for each in defective)
     shown = (
-        f"The masks of {count:,} defective images vanish at the prepared size: their pixels count as free of defects."
+        f"The masks of {count:,} defective images vanish at the prepared size, or outside the region of interest: "
+        "their pixels count as free of defects."
     )
     return [shown] if count else []
 
@@ -259,11 +261,12 @@ def _counted(
 ) -> tuple[Scores, list[PixelCounts]]:
     """Score a set with its maps, and count the pixels of each image.
 
-    The pixels of a defective image whose masks are empty are left out, since their truth is unknown.
+    Pixels outside the region of interest are left out, and those of a defective image whose masks are empty, since
+    their truth is unknown.
     """
     scores, counts, empty = [np.empty(0)], [], []
     extractor = replace(scorer.extractor, preparation=images.preparation)
-    task = one_line(images.name, most=40)
+    task, counted = one_line(images.name, most=40), counted_pixels(images.preparation)
     with tqdm(total=len(images.sources), desc=task, unit="img", disable=None, leave=False) as bar:
         for found in extractor.outputs(images.sources):
             found.require_sound()
@@ -276,10 +279,11 @@ def _counted(
                 )
             scores.append(batch)
             for source, scored in zip(found.batch.sources, maps.astype(np.float32), strict=True):
-                regions = None if truth is None else _regions(source, images.preparation, truth)
+                regions = None if truth is None else _regions(source, images.preparation, truth, counted)
                 if truth is not None and regions is None:
                     empty.append(source)
                 else:
+                    scored = scored if counted is None else scored[counted]
                     counts.append(PixelCounts.of(scored, regions, binned=binned))
             bar.update(len(batch))
     if empty:
@@ -291,11 +295,20 @@ def _counted(
     return np.concatenate(scores), counts
 
 
-def _regions(image: Source, preparation: Preparation, truth: GroundTruth) -> Regions | None:
-    """Return the regions of a defective image; None if its masks are empty."""
+def _regions(
+    image: Source, preparation: Preparation, truth: GroundTruth, counted: NDArray[np.bool_] | None
+) -> Regions | None:
+    """Return the regions of a defective image among the pixels that count.
+
+    None if its masks are empty.
+    """
     masks = truth.masks(image, preparation)
     if not masks:
         return None
+    inside = np.ones(preparation.size, bool) if counted is None else counted
+    pixels = [each.pixels & inside for each in masks]
     if truth.saturations is not None:
-        return Regions.of_channels([each.pixels for each in masks], [each.saturation for each in masks])
-    return Regions.of_mask(np.any([each.pixels for each in masks], axis=0))
+        regions = Regions.of_channels(pixels, [each.saturation for each in masks])
+    else:
+        regions = Regions.of_mask(np.any(pixels, axis=0))
+    return regions if counted is None else regions.within(counted)

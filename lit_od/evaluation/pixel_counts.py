@@ -61,6 +61,15 @@ class Regions:
         region = numbers[pixels].astype(np.intp) - 1
         return cls(pixels, region, np.bincount(region).astype(np.float64))
 
+    def within(self, counted: Mask) -> Self:
+        """Return the regions, all in pixels that count, by positions among these.
+
+        Args:
+            counted: True for pixels that count, shape (h, w).
+        """
+        places = np.cumsum(counted.ravel()) - 1
+        return type(self)(places[self.pixels], self.region, self.full)
+
     @classmethod
     def of_channels(cls, masks: Sequence[Mask], saturations: Sequence[float]) -> Self:
         """Take each mask as one region; an empty one is left out.

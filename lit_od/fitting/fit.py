@@ -42,6 +42,7 @@ from lit_od.fitting.pixels import maps_for_pixels, threshold_for_pixels, with_pe
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.images.batching import load
 from lit_od.images.identity import fingerprint
+from lit_od.images.preparation import counted_pixels
 from lit_od.images.sources import Source
 from lit_od.images.split import evenly
 from lit_od.runtime.onnx_session import run_unoptimised
@@ -162,7 +163,8 @@ def fit_bundle(
     """
     if engine.leads:
         bundles.require_replaceable(out)
-    spec = spec.with_map_size(*engine.extractor.preparation.shape[:2])
+    preparation = engine.extractor.preparation
+    spec = spec.with_map_size(*preparation.size).with_mask(counted_pixels(preparation))
     if not images.calibration:
         raise DataError("no calibration images: give split.calibration a larger share, or pass more images")
     # before the work, not after it
@@ -220,6 +222,8 @@ def fit_bundle(
         files={},
     )
     files = {bundles.BACKBONE: graph.model, bundles.GOLDEN: bundles.golden_bytes(golden)}
+    if preparation.region is not None:
+        files[bundles.MASK] = preparation.region[0]
     if graph.maps is not None:
         files[bundles.MAPS] = graph.maps
     if kept_sums is not None:

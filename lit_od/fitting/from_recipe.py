@@ -11,11 +11,13 @@ from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
 from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
 from lit_od.fitting.process_group import EngineOptions, open_engine
+from lit_od.fitting.region import prepared_region
 from lit_od.images.sources import SetOpener, Source
 from lit_od.images.split import VALIDATION_SHARE, fit_and_calibration, held_out_images
 from lit_od.recipes.load import portable_tree, without_training
 from lit_od.recipes.onnx_images import divided, found_images, inliers_to_fit
 from lit_od.recipes.schema import OnnxBackbone, Recipe
+from lit_od.runtime.processes import ALONE
 
 JUDGED = "an int8 graph is chosen and judged by images that are held out"
 """Reason for which int8 takes no cross calibration."""
@@ -60,6 +62,7 @@ def fit_onnx(
     images = inliers_to_fit(recipe.data, seed=recipe.seed, sets=sets)
     method = wanted.method_for(held_out_images(len(images), share=recipe.data.split.calibration))
     fit, calibration = divided(images, recipe.data, seed=recipe.seed, method=method)
+    preparation = prepared_region(recipe.data, fit, threads=options.get("threads"), group=options.get("group", ALONE))
     outliers = found_images(wanted.outliers, recipe.data, sets) if wanted.outliers else []
     validation: Sequence[Source] = ()
     make: FitBundle = fit_bundle
@@ -70,7 +73,7 @@ def fit_onnx(
         make = fit_int8
     return make(
         out,
-        open_engine(model, recipe.data.prepare, **options),
+        open_engine(model, preparation, **options),
         GraphFile(model, opset),
         FitImages(fit, calibration, validation, outliers, method),
         spec,

@@ -90,4 +90,6 @@ def threshold_for_pixels(detector: Detector, calibration: Calibration, kept: Map
         return calibration.threshold
     if detector.reads == "patches":
         return calibration.of_peaks()
+    if kept is not None and isinstance(detector, PixelDetector) and (counted := detector.counted) is not None:
+        kept = kept[:, counted][:, None]
     return None if kept is None else pixel_threshold(kept, q=PIXEL_PERCENT)

@@ -29,6 +29,7 @@ from PIL import Image, UnidentifiedImageError
 from lit_od.errors import ConfigError, DataError, ImageError
 from lit_od.images import heif
 from lit_od.images.bit_depth import eight_bits, require_sixteen_bits
+from lit_od.images.colour import in_mode
 from lit_od.images.corrections import (
     BIG_ENDIAN_BIGTIFF,
     after_decoding,
@@ -41,6 +42,7 @@ from lit_od.images.decoding_errors import cause_of, unidentified
 from lit_od.images.file_contents import contents
 from lit_od.images.memory import BUDGET, bytes_needed
 from lit_od.images.resize_graph import resized, whole_box
+from lit_od.images.roi import decode_mask, filled
 from lit_od.types import Images
 
 MAX_PIXELS = 89_478_485
@@ -55,7 +57,6 @@ _BAND = 2**20
 """Pixels that are converted at once."""
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_LUMINOSITY = np.array([0.21, 0.72, 0.07], dtype=np.float32)
 
 
 class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -73,6 +74,9 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         grey: Conversion of colour to grey: "pillow" or "luminosity".
         bits: Significant bits of 16-bit grey, 9 to 15, as of a 12-bit camera: 2**bits - 1 becomes 255, larger
             values are refused. Unset (also by None) takes all 16. Manifests have the key only where it is set.
+        mask_colour: Value of each channel, 0 to 255, where the region of interest leaves pixels out. `data.mask` of a
+            recipe sets it, and the mask. Unset, as in manifests without a region, all pixels count.
+        mask: The region of interest as a PNG file of one bit a pixel. Manifests leave it out: it is a bundle's file.
     """
 
     size: tuple[int, int]
@@ -82,6 +86,8 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     crop_fraction: float | None = None
     grey: Literal["pillow", "luminosity"] = "pillow"
     bits: int | msgspec.UnsetType | None = msgspec.UNSET
+    mask_colour: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
+    mask: bytes | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         for name, pair in (("size", self.size), ("crop", self.crop)):
@@ -95,6 +101,14 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             msgspec.structs.force_setattr(self, "bits", msgspec.UNSET)
         elif self.bits is not msgspec.UNSET and not 9 <= self.bits <= 15:
             raise ConfigError(f"bits must lie in 9..15, or be null for all 16, got {self.bits}")
+        if self.mask_colour is not msgspec.UNSET:
+            self._check_region(self.mask_colour)
+
+    def _check_region(self, colour: tuple[int, ...]) -> None:
+        if len(colour) != self.channels or not all(0 <= value <= 255 for value in colour):
+            raise ConfigError(f"mask_colour must be {self.channels} values in 0..255, got {list(colour)}")
+        if self.crop is not None:
+            raise ConfigError("a mask and a crop in pixels exclude each other: crop by crop_fraction")
 
     @property
     def channels(self) -> int:
@@ -110,6 +124,18 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def crops(self) -> bool:
         """Return True if the image is cropped before resizing."""
         return self.crop is not None or self.crop_fraction is not None
+
+    @property
+    def region(self) -> tuple[bytes, tuple[int, ...]] | None:
+        """Return the mask and the colour of what it leaves out; None if all pixels count."""
+        if self.mask is msgspec.UNSET or self.mask_colour is msgspec.UNSET:
+            return None
+        return self.mask, self.mask_colour
+
+    @property
+    def takes_as_is(self) -> bool:
+        """Return True if arrays of this shape are neither cropped nor masked."""
+        return not self.crops and self.region is None
 
     @property
     def resizes_in_graph(self) -> bool:
@@ -187,15 +213,18 @@ def prepare(image: Image.Image | NDArray[np.uint8], preparation: Preparation) ->
 
     Raises:
         ImageError: If the values of a float, integer or 16-bit image are out of range, or the image is
-            smaller than the crop.
+            smaller than the crop, or of other proportions than the mask.
         DataError: If an array has another shape or type.
     """
     if isinstance(image, np.ndarray):
-        if image.shape == preparation.shape and image.dtype == np.uint8 and not preparation.crops:
+        if image.shape == preparation.shape and image.dtype == np.uint8 and preparation.takes_as_is:
             return image
         image = from_array(image)
     try:
-        return _fitted(_converted(image, preparation), preparation)
+        image = _converted(image, preparation)
+        if (region := preparation.region) is not None:
+            image = filled(image, *region)
+        return _fitted(image, preparation)
     except MemoryError:
         raise ImageError(
             f"too little memory to prepare its {image.width}x{image.height} pixels: crop it or save it smaller"
@@ -214,7 +243,13 @@ def frame(image: Image.Image, preparation: Preparation) -> Images:
 def prepare_mask(mask: NDArray[np.bool_], preparation: Preparation) -> NDArray[np.bool_]:
     """Crop and resize a mask (h, w) as its image, by the nearest pixel."""
     image = Image.fromarray(mask.astype(np.uint8))
-    return _fitted(image, msgspec.structs.replace(preparation, mode="grey"), Image.Resampling.NEAREST)[..., 0] > 0
+    grey = msgspec.structs.replace(preparation, mode="grey", mask=msgspec.UNSET, mask_colour=msgspec.UNSET)
+    return _fitted(image, grey, Image.Resampling.NEAREST)[..., 0] > 0
+
+
+def counted_pixels(preparation: Preparation) -> NDArray[np.bool_] | None:
+    """Return the pixels of a prepared image that count, (h, w); None if all do."""
+    return None if preparation.region is None else prepare_mask(decode_mask(preparation.region[0]), preparation)
 
 
 def _fitted(image: Image.Image, preparation: Preparation, resampling: Image.Resampling | None = None) -> Images:
@@ -226,7 +261,8 @@ def _fitted(image: Image.Image, preparation: Preparation, resampling: Image.Resa
         return resized(np.asarray(image).reshape(image.height, image.width, -1), preparation.size, preparation.resize)
     size = (preparation.size[1], preparation.size[0])  # Pillow: width first
     if image.size != size or box not in (None, (0, 0, *size)):
-        image = image.resize(size, resampling or _RESAMPLING[preparation.resize], box=box)
+        resampling = _RESAMPLING[preparation.resize] if resampling is None else resampling  # NEAREST is 0
+        image = image.resize(size, resampling, box=box)
     return np.asarray(image, dtype=np.uint8).reshape(preparation.shape)
 
 
@@ -252,7 +288,7 @@ def _converted(image: Image.Image, preparation: Preparation) -> Image.Image:
     """
     rows = max(1, _BAND // image.width)
     if image.height <= rows:
-        return _in_colour(eight_bits(image, preparation.white), preparation)
+        return in_mode(eight_bits(image, preparation.white), preparation.mode, preparation.grey)
     mode = "RGB" if preparation.mode == "rgb" else "L"
     if image.mode == mode and not image.has_transparency_data:
         return image
@@ -261,25 +297,8 @@ def _converted(image: Image.Image, preparation: Preparation) -> Image.Image:
     whole = Image.new(mode, image.size)
     for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(top + rows, image.height)))
-        whole.paste(_in_colour(eight_bits(band, preparation.white), preparation), (0, top))
+        whole.paste(in_mode(eight_bits(band, preparation.white), preparation.mode, preparation.grey), (0, top))
     return whole
-
-
-def _in_colour(image: Image.Image, preparation: Preparation) -> Image.Image:
-    """Convert an image to mode L or RGB, as the preparation demands."""
-    if image.has_transparency_data:
-        image = image.convert("LA") if image.mode == "La" else image  # Pillow converts La to LA only
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    if preparation.mode == "rgb":
-        return image if image.mode == "RGB" else image.convert("RGB")
-    if image.mode in ("L", "1"):
-        return image.convert("L")
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    if preparation.grey == "pillow":
-        return image.convert("L")
-    return Image.fromarray(np.rint(np.asarray(image) @ _LUMINOSITY).astype(np.uint8))
 
 
 def crop_box(size: tuple[int, int], preparation: Preparation) -> tuple[float, float, float, float]:

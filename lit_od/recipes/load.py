@@ -14,6 +14,9 @@ from lit_od.recipes.overrides import apply
 from lit_od.recipes.roots import PACKAGED_DATA
 from lit_od.recipes.schema import Recipe
 
+OF_REGION = frozenset({"mask", "mask_colour"})
+"""Keys of a preparation that come from `data.mask` and the images."""
+
 
 def shipped() -> dict[str, Path]:
     """Return the files of the recipes that ship with the package, by bare name."""
@@ -73,7 +76,7 @@ def require_same_training(trained: Recipe, changed: Recipe) -> None:
             raise ConfigError(f"--data.{name} is for a training, and that of the checkpoint is over: leave it out")
     if trained.seed != changed.seed:
         raise ConfigError(f"the checkpoint was trained with seed {trained.seed}, which divides its images: keep it")
-    for name in ("train", "classes", "outlier_classes", "split", "limit", "prepare"):
+    for name in ("train", "classes", "outlier_classes", "split", "limit", "prepare", "mask"):
         if getattr(trained.data, name) != getattr(changed.data, name):
             raise ConfigError(
                 f"--data.{name} would divide or prepare the images otherwise than the training did, and images that "
@@ -131,7 +134,10 @@ def from_tree(tree: dict[str, Any], name: str) -> Recipe:
         ConfigError: If a key or value is invalid; the message has the key's path.
     """
     try:
-        return msgspec.convert(tree, Recipe, strict=True)
+        recipe = msgspec.convert(tree, Recipe, strict=True)
+        if not OF_REGION.isdisjoint(tree["data"]["prepare"]):
+            raise ConfigError(f"recipe {name}: data.prepare has no mask of its own: name the file in data.mask")
+        return recipe
     except msgspec.ValidationError as error:
         message = str(error).replace("`$.", "`").replace("Object contains unknown field", "unknown key")
         raise ConfigError(f"recipe {name}: {message}") from None
@@ -151,6 +157,8 @@ def portable_tree(recipe: Recipe) -> dict[str, Any]:
     tree = to_tree(recipe)
     if recipe.data.root != PACKAGED_DATA:
         tree["data"]["root"] = None
+    if recipe.data.mask is not None:
+        tree["data"]["mask"] = _file_name(recipe.data.mask)
     if isinstance(recipe.backbone, str):
         tree["backbone"] = _file_name(recipe.backbone)
     elif recipe.backbone is not None:

@@ -79,6 +79,8 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         train: PATH of the inliers, relative to root.
         prepare: Preparation of every image.
         root: Data root. None takes LIT_OD_DATA, else the working folder; "lit_od:assets" the packaged images.
+        mask: Region of interest: an image file, from the working folder, in the geometry of the images, in which white
+            counts. What it leaves out is neither fitted nor scored. None counts all pixels.
         test: PATH of inliers that are kept for evaluation; None leaves it to `split.test`.
         outlier_classes: Labels held out of training, validation and calibration.
         classes: Labels to use, all others left out; None uses all.
@@ -93,6 +95,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     train: str
     prepare: Preparation
     root: str | None = None
+    mask: str | None = None
     test: str | None = None
     outlier_classes: list[str] = []
     classes: list[str] | None = None

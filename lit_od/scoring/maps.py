@@ -24,6 +24,7 @@ from lit_od.bundle.folder import MAPS, Bundle, golden_arrays
 from lit_od.detectors import PixelDetector
 from lit_od.errors import BackboneError, BundleError, DataError
 from lit_od.images.batching import GRAPH_BATCH
+from lit_od.images.preparation import counted_pixels
 from lit_od.runtime.threads import limited
 from lit_od.scoring.colour_scale import ColourScale
 from lit_od.scoring.drawing import colour_bar, enlarged, in_colour, outlined, overlay, side_by_side
@@ -170,7 +171,10 @@ def colour_scale(bundle: Bundle, scorer: Scorer) -> ColourScale:
     """
     with limited(scorer.threads):
         maps = heat_maps(scorer, golden_arrays(bundle)["pixels"])
-    threshold, least = scorer.pixel_threshold, -math.inf if isinstance(scorer.detector, PixelDetector) else 0.0
+    least = -math.inf if isinstance(scorer.detector, PixelDetector) else 0.0
+    threshold, counted = scorer.pixel_threshold, counted_pixels(scorer.preparation)
+    if counted is not None:
+        maps = maps[:, counted][:, None]
     if threshold is None:
         # the median, since a golden image's format can distort its map
         threshold = max(float(np.median(np.percentile(maps, 99, axis=(1, 2)))), 0.0)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from lit_od.images.preparation import counted_pixels
 from lit_od.images.sources import ImageArray
 from lit_od.scoring.scorer import Scorer
 from lit_od.types import Images, Stats
@@ -44,8 +45,15 @@ def occlusion_maps(scorer: Scorer, images: Images) -> NDArray[np.float32]:
         BackboneError: If the graph takes other images.
     """
     n, height, width = images.shape[:3]
-    # prepared images must not be cropped again
-    whole = msgspec.structs.replace(scorer.preparation, size=(height, width), crop=None, crop_fraction=None)
+    # prepared images must be neither cropped nor masked again
+    whole = msgspec.structs.replace(
+        scorer.preparation,
+        size=(height, width),
+        crop=None,
+        crop_fraction=None,
+        mask=msgspec.UNSET,
+        mask_colour=msgspec.UNSET,
+    )
     down, across = _windows(height), _windows(width)
     sources = (source for image in images for source in _hidden(image, down, across))
     stream = replace(scorer, extractor=replace(scorer.extractor, preparation=whole)).stream(sources)
@@ -55,7 +63,8 @@ def occlusion_maps(scorer: Scorer, images: Images) -> NDArray[np.float32]:
     sums = down.T.astype(float) @ falls.reshape(n, WINDOWS, WINDOWS) @ across  # (n, h, w)
     covered: Stats = down.sum(axis=0)[:, None] * across.sum(axis=0)
     maps: NDArray[np.float32] = (sums / covered).astype(np.float32)
-    return maps
+    counted = counted_pixels(scorer.preparation)
+    return maps if counted is None else maps * counted
 
 
 def _windows(length: int) -> NDArray[np.bool_]:

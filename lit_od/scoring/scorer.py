@@ -339,5 +339,5 @@ def _is_prepared(images: object, preparation: Preparation) -> bool:
         isinstance(images, np.ndarray)
         and images.shape[1:] == preparation.shape
         and images.dtype == np.uint8
-        and not preparation.crops
+        and preparation.takes_as_is
     )

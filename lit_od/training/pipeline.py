@@ -215,7 +215,7 @@ def _write_bundle(out: Path, trained: _Trained, **options: Unpack[EngineOptions]
     graph, parity = GraphFile(b"", recipe.export.opset), 0.0
     if group.rank == 0:
         shown = evenly(images.calibration, PARITY_IMAGES)
-        pixels = load(shown, recipe.data.prepare, threads=options.get("threads"))
+        pixels = load(shown, trained.data.prepare, threads=options.get("threads"))
         graph, parity = _exported(module, network, output, pixels, opset=recipe.export.opset)
     model = group.broadcast(graph.model)
     origin = Origin(
@@ -225,7 +225,7 @@ def _write_bundle(out: Path, trained: _Trained, **options: Unpack[EngineOptions]
         metrics={**trained.metrics, "export_parity": parity},
         keep_sums=recipe.keep_accumulator,
     )
-    engine = open_engine(model, recipe.data.prepare, **options)
+    engine = open_engine(model, trained.data.prepare, **options)
     make = Int8Fitting().fit_bundle if recipe.export.precision == "int8" else fit_bundle
     return make(out, engine, graph, images, spec, wanted.rule, origin)
 

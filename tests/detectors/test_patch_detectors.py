@@ -14,7 +14,8 @@ from scipy.spatial.distance import cdist, mahalanobis
 
 from lit_od.detectors import KNN, Ensemble, PaDiM, PatchCore, PixelDetector
 from lit_od.detectors.base import Accumulator
-from lit_od.detectors.patch_maps import MapOptions, enlarged
+from lit_od.detectors.map_mask import pack
+from lit_od.detectors.map_options import MapOptions, enlarged
 from lit_od.detectors.patch_rows import PatchRows
 from lit_od.detectors.registry import DETECTORS
 from lit_od.detectors.spec import DetectorSpec
@@ -23,6 +24,9 @@ from lit_od.formats.safetensors_file import load, save
 
 GRID = (4, 5, 6)
 IMAGES = 40
+
+MASK = pack(np.hypot(*(np.mgrid[:12, :15] - np.array([5, 6]).reshape(2, 1, 1))) < 5)
+"""A disc of a map of 12 x 15, which leaves 8 of 20 cells."""
 
 TREES: list[dict[str, Any]] = [
     {"kind": "padim", "components": 4, "size": [12, 15]},
@@ -48,6 +52,15 @@ TREES: list[dict[str, Any]] = [
         "aggregate": "top_share",
         "weights": [1.0, 0.5],
         "members": [{"kind": "patch_rows", "member": {"kind": "gmm"}}, {"kind": "patchcore", "coreset": 50}],
+    },
+    {"kind": "padim", "components": 4, "size": [12, 15], "smooth": 1.0, "mask": MASK},
+    {"kind": "patchcore", "coreset": 60, "whiten": True, "reweight": True, "size": [12, 15], "mask": MASK},
+    {"kind": "gmm", "over": "patches", "aggregate": "top_share", "share": 0.2, "size": [12, 15], "mask": MASK},
+    {
+        "kind": "ensemble",
+        "size": [12, 15],
+        "mask": MASK,
+        "members": [{"kind": "padim"}, {"kind": "patchcore", "coreset": 50}, {"kind": "gmm", "over": "patches"}],
     },
 ]
 

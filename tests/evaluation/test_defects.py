@@ -163,7 +163,8 @@ def test_masks_that_vanish_at_the_prepared_size_are_told(scorer, tmp_path):
     categories.save(mask, folder / "ground_truth" / "hole" / "001_mask.png")
     found = evaluate_defects(scorer, sets_of_category(folder, GREY), resamples=5)
     assert found.notes == [
-        "The masks of 1 defective images vanish at the prepared size: their pixels count as free of defects."
+        "The masks of 1 defective images vanish at the prepared size, or outside the region of interest: their pixels "
+        "count as free of defects."
     ]
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -10,6 +11,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from lit_od.errors import ConfigError, DataError
+from lit_od.fitting.region import prepared_region
 from lit_od.images.batching import load
 from lit_od.images.identity import size_or_pixels
 from lit_od.images.preparation import Preparation
@@ -111,6 +113,11 @@ class ImageData(LightningDataModule):
         """Return the images of a part, in the order found."""
         return list(getattr(self.parts, part))
 
+    @cached_property
+    def prepare(self) -> Preparation:
+        """Preparation of all images, with the recipe's region of interest."""
+        return prepared_region(self.config, self.sources("train"))
+
     def watched_outliers(self) -> list[Source]:
         """Return the outliers of the training source, to watch while training."""
         return self.parts.outliers[: self.parts.watched]
@@ -193,7 +200,7 @@ class ImageData(LightningDataModule):
         rank, world = self._place()
         if rows < world:
             raise DataError(f"{rows} {part} images cannot be shared by {world} processes. Use fewer devices")
-        size = evaluation_batch(self.config.prepare.shape)
+        size = evaluation_batch(self.prepare.shape)
         return self.loader(part, EvaluationBatches(rows, size, rank=rank, world=world))
 
     def loader(self, part: Part, sampler: Sampler) -> Loader:
@@ -202,7 +209,7 @@ class ImageData(LightningDataModule):
         pixels = self._pixels(part)
         if pixels is not None:
             return MemoryLoader(pixels, labels, sampler)
-        return DecodingLoader(self.sources(part), labels, sampler, self.config.prepare)
+        return DecodingLoader(self.sources(part), labels, sampler, self.prepare)
 
     def _pixels(self, part: Part) -> Tensor | None:
         """Return prepared images of a part, (n, h, w, c) uint8.
@@ -211,10 +218,10 @@ class ImageData(LightningDataModule):
         """
         if part not in self._kept:
             sources = self.sources(part)
-            size = len(sources) * int(np.prod(self.config.prepare.shape))
+            size = len(sources) * int(np.prod(self.prepare.shape))
             if size > self._budget:
                 return None
-            self._kept[part] = torch.from_numpy(load(sources, self.config.prepare))
+            self._kept[part] = torch.from_numpy(load(sources, self.prepare))
             self._budget -= size
         return self._kept[part]
 

@@ -152,7 +152,7 @@ class TwinData(ImageData):
             DataError: If a part has fewer than two images, or fewer than there are processes.
         """
         rank, world = self._place()
-        size = evaluation_batch(self.config.prepare.shape)
+        size = evaluation_batch(self.prepare.shape)
         loaders = []
         for data in (self.reference, self):
             rows = len(data.sources("validation"))
@@ -172,7 +172,7 @@ class TwinData(ImageData):
         if self._trunk is None:
             return data.loader(part, sampler)
         sources = data.sources(part)
-        rows = self._cache.rows(self._trunk, sources, self.config.prepare, self._device)
+        rows = self._cache.rows(self._trunk, sources, self.prepare, self._device)
         return MemoryLoader(rows, torch.from_numpy(data.labels(part)), sampler)
 
 

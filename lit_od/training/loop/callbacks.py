@@ -52,7 +52,7 @@ class OutlierMonitor(Callback):
             return
         if not self._pixels:
             parts = (self.data.sources("train"), self.data.sources("validation"), self.data.watched_outliers())
-            shown = [load(evenly(part, self.images), self.data.config.prepare) for part in parts]
+            shown = [load(evenly(part, self.images), self.data.prepare) for part in parts]
             self._pixels = [torch.from_numpy(each) for each in shown]
         network = pl_module.backbone()  # type: ignore[operator]  # only modules that have one are watched
         if output_of(pl_module) == "errors":

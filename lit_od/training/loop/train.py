@@ -270,7 +270,7 @@ def _check_resumable(
 
 def _draw_samples(data: ImageData, path: Path) -> None:
     """Draw training images before and after the first step's augmentation."""
-    images = load(evenly(data.sources("train"), SAMPLES), data.config.prepare)
+    images = load(evenly(data.sources("train"), SAMPLES), data.prepare)
     changes, after = data.config.augment, None
     if changes is not None:
         after = augment(torch.from_numpy(images), changes, step_generator(data.seed, 0, 0)).numpy()

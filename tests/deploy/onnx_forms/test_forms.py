@@ -13,6 +13,7 @@ from lit_od.deploy.onnx_forms.maps import over_patches
 from lit_od.deploy.onnx_forms.rows import add_form
 from lit_od.detectors import KNN, Detector, FeatureEnsemble, Mahalanobis
 from lit_od.detectors.bank.onnx_search import ExactSearch
+from lit_od.detectors.map_mask import pack
 from lit_od.detectors.registry import DETECTORS
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
@@ -23,6 +24,8 @@ from tests.support.detectors import MEAN_DISTANCE
 ROWS, WIDTH = 160, 8
 SHAPE = (5, 4, 2)
 GRID = (4, 5, 6)
+
+MASK = pack(np.hypot(*(np.mgrid[:12, :15] - np.array([5, 6]).reshape(2, 1, 1))) < 5)
 
 TREES: list[dict[str, Any]] = [
     {"kind": "mahalanobis"},
@@ -47,6 +50,7 @@ TREES: list[dict[str, Any]] = [
     {"kind": "ensemble", "weights": [1, 2, 0.5], "members": [{"kind": kind} for kind in ("mahalanobis", "gmm", "knn")]},
     {"kind": "reconstruction"},
     {"kind": "reconstruction", "metric": "rmse", "outlier_perc": 17.5},
+    {"kind": "reconstruction", "outlier_perc": 30, "mask": pack(np.arange(20).reshape(SHAPE[:2]) % 3 > 0)},
     {"kind": "padim", "components": 4, "size": [12, 15]},
     {"kind": "padim", "precision": "fp16", "smooth": 1.5},
     {"kind": "patchcore", "coreset": 60, "size": [12, 15]},
@@ -55,6 +59,15 @@ TREES: list[dict[str, Any]] = [
     {"kind": "knn", "over": "patches", "k": 2, "aggregate": "top_share", "share": 0.1},
     {"kind": "gmm", "over": "patches"},
     {"kind": "ensemble", "size": [12, 15], "members": [{"kind": "padim"}, {"kind": "patchcore", "coreset": 50}]},
+    {"kind": "padim", "components": 4, "size": [12, 15], "smooth": 1.0, "mask": MASK},
+    {"kind": "patchcore", "coreset": 60, "whiten": True, "reweight": True, "size": [12, 15], "mask": MASK},
+    {"kind": "gmm", "over": "patches", "aggregate": "top_share", "share": 0.2, "size": [12, 15], "mask": MASK},
+    {
+        "kind": "ensemble",
+        "size": [12, 15],
+        "mask": MASK,
+        "members": [{"kind": "padim"}, {"kind": "patchcore", "coreset": 50}, {"kind": "gmm", "over": "patches"}],
+    },
 ]  # fmt: skip
 
 every_tree = pytest.mark.parametrize("tree", TREES, ids=json.dumps)
