@@ -7,6 +7,7 @@ import argparse
 import json
 
 from lit_od.bundle import manifest as manifests
+from lit_od.bundle.folder import MANIFEST
 from lit_od.bundle.model_card import model_card
 from lit_od.bundle.model_file import MODEL
 from lit_od.commands._arguments import add_trust_argument, no_overrides, read_bundle
@@ -25,7 +26,10 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides(overrides)
     bundle = read_bundle(args.bundle, args)
     if args.json:
-        text = manifests.encode(bundle.manifest).decode()
+        if MODEL in bundle.files:
+            text = manifests.encode(bundle.manifest).decode()
+        else:
+            text = (bundle.path / MANIFEST).read_text(encoding="utf-8")
         print("".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text), end="")
     else:
         print(model_card(bundle.manifest, bundle.calibration), end="")

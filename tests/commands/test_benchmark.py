@@ -53,7 +53,12 @@ def test_every_recipe_on_every_category(command, root, recipes, tmp_path):
         (recipe, category) for recipe in ("grey", "near") for category in ("more/bolt", "nut")
     ]
     for row in rows:
-        assert (row["layout"], row["train"], row["good"], row["defective"]) == ("MVTec AD", 12, 5, 6)
+        assert (row["layout"], row["train"], row["good"], row["defective"]) == (
+            "MVTec AD",
+            24,
+            5,
+            6,
+        )
         metrics = json.loads((out / row["recipe"] / row["category"] / "metrics.json").read_text())["defects"][
             "together"
         ]

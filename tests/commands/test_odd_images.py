@@ -103,5 +103,5 @@ def test_a_refit_on_all_that_can_be_read(made_bundle: Bundle, odd: Path, tmp_pat
     for name, write in READABLE.values():
         write(tmp_path / name)
     done = lit_od("refit", made_bundle.path, tmp_path, "--out", tmp_path / "new", "--detector.shrinkage", "0.5")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     assert lit_od("verify", tmp_path / "new").returncode == 0

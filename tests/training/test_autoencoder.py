@@ -263,7 +263,8 @@ def test_a_module_states_what_it_gives():
     with pytest.raises(ConfigError, match='must be "features", "errors" or "patches", got \'logits\''):
         output_of(stranger)
     with pytest.raises(
-        ConfigError, match=r"Identity gives features, and detector reconstruction reads errors: choose gmm, knn"
+        ConfigError,
+        match=r"Identity gives features, and detector reconstruction reads errors: choose feature_ens",
     ):
         require_readable(nn.Identity(), DetectorSpec("reconstruction", {}), "features")
 

@@ -185,7 +185,8 @@ def test_fit_trains_exports_and_fits_in_two_processes(ranks, tmp_path):
     assert ranks(2, tmp_path, "fit", "demo", "--out", tmp_path / "b", *DEMO, "--trainer.max_epochs=1") == [0, 0]
     printed, wrong = said(tmp_path)
     assert printed.count("Try it: lit-od score") == 1, printed
-    assert wrong == ""
+    assert wrong.startswith("lit-od: percentile 99 asks for a false-positive rate of 1 %")
+    assert wrong.count("\n") == 1
     bundle = Bundle.read(tmp_path / "b")
     data = ImageData(read("demo", SMALL).data, seed=0)
     assert bundle.manifest.detector.images == len(data.sources("train"))
