@@ -127,7 +127,7 @@ def test_what_is_refused(bank: Path, own_bundle: Path, words: list[str], message
 
 
 def test_sums_follow_a_refit(bank: Path, tmp_path: Path, command: Command) -> None:
-    """Where the bundle has them, and its detector needs any."""
+    """Sums are kept, if the bundle has them and its detector needs any."""
     folder = tmp_path / "gauss"
     words = ("--calibration.rule", "percentile", *ONE)
     assert command("refit", bank, INLIERS, "--out", folder, "--detector", "mahalanobis", *words).status == 0

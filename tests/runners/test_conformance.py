@@ -19,7 +19,7 @@ def conformance(folder: Path, runner: str, program: object = "absent") -> "subpr
 
 
 def program_of(runner: str, request: pytest.FixtureRequest) -> object:
-    """What a runner needs; the test is skipped without it."""
+    """Programs and packages of a runner; the test is skipped without them."""
     if runner == "c":
         return request.getfixturevalue("built") / "lit-od-score"
     if runner == "node":

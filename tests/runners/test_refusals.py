@@ -1,4 +1,4 @@
-"""What a runner cannot use is refused in one clear line, with status 2."""
+"""Runners refuse files that they cannot use in one clear line, with status 2."""
 
 from pathlib import Path
 
