@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from lit_od.backbone.model import Backbone, shape_text
+from lit_od.backbone.model import Backbone
 from lit_od.errors import BackboneError
 from lit_od.runtime.onnx_session import Session, run_session
 from lit_od.types import Images, Outputs
@@ -66,13 +66,7 @@ class CompiledGraph(Backbone):
         Raises:
             BackboneError: If the images have another shape than the graph takes.
         """
-        fits = images.ndim == 4 and all(
-            want in (None, got) for want, got in zip(self.image_shape, images.shape[1:], strict=True)
-        )
-        if not fits or images.dtype != np.uint8:
-            raise BackboneError(
-                f"the graph takes uint8 (n, {shape_text(self.image_shape)}), got {images.dtype} {images.shape}"
-            )
+        self.require_images(images)
         found = self.verdicts(images)
         given = [np.asarray(found[name], np.float64) for name in ("score", "map") if name in found]
         return np.concatenate([each.reshape(len(images), -1) for each in given], axis=1)

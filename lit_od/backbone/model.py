@@ -105,6 +105,16 @@ class Backbone:
                 self._single.append(type(self).load(self.model, threads=1, providers=[self.provider]))
             return self._single[0]  # type: ignore[return-value]  # made by type(self) just above
 
+    def require_images(self, images: Images) -> None:
+        """Raise BackboneError unless images have type and shape that the graph takes."""
+        fits = images.ndim == 4 and all(
+            want in (None, got) for want, got in zip(self.image_shape, images.shape[1:], strict=True)
+        )
+        if not fits or images.dtype != np.uint8:
+            raise BackboneError(
+                f"the graph takes uint8 (n, {shape_text(self.image_shape)}), got {images.dtype} {images.shape}"
+            )
+
     def __call__(self, images: Images) -> Outputs:
         """Run a batch.
 
@@ -117,13 +127,7 @@ class Backbone:
         Raises:
             BackboneError: If the images have another shape than the graph takes, or the outputs than a backbone gives.
         """
-        fits = images.ndim == 4 and all(
-            want in (None, got) for want, got in zip(self.image_shape, images.shape[1:], strict=True)
-        )
-        if not fits or images.dtype != np.uint8:
-            raise BackboneError(
-                f"the graph takes uint8 (n, {shape_text(self.image_shape)}), got {images.dtype} {images.shape}"
-            )
+        self.require_images(images)
         outputs = run_session(self.graph, [self.output], {self.input: images})[0]
         if not _fits(self.output, outputs.shape, images.shape):
             raise BackboneError(
