@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 from lit_od.commands._status import DONE, INTERRUPTED, REFUSED, Command
@@ -142,6 +143,10 @@ def _run(words: list[str], *, debug: bool) -> int:
             return REFUSED
         raise
     args.debug = debug  # for the processes that a command starts
+    for place in filter(None, (getattr(args, name, None) for name in ("out", "maps", "regions"))):
+        from lit_od.bundle.plain_files import require_outside
+
+        require_outside(Path(place))
     return command.run(args, overrides)
 
 

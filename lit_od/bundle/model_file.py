@@ -19,7 +19,7 @@ from lit_od.backbone.compiled import OUTPUTS, CompiledGraph
 from lit_od.backbone.model import Backbone
 from lit_od.bundle import manifest as manifests
 from lit_od.bundle.detector_state import ascending, with_folds
-from lit_od.bundle.folder import BACKBONE, GOLDEN, MANIFEST, Bundle, golden_arrays
+from lit_od.bundle.folder import BACKBONE, GOLDEN, Bundle, golden_arrays
 from lit_od.bundle.golden import golden_files, pixel_differences, relative_difference
 from lit_od.bundle.manifest import FileEntry, Manifest
 from lit_od.bundle.validate import check_golden, check_mask, check_model
@@ -131,12 +131,6 @@ def bundle_of(path: Path, data: bytes, parts: Parts) -> Bundle:
         detector = CompiledMaps(about.kind, about.options, manifest.preparation.size)
     calibration = with_folds(Calibration(scores, rule, threshold), manifest, detector)
     return Bundle(path, manifest, detector, calibration, {MODEL: data, GOLDEN: golden})
-
-
-def require_outside(out: Path) -> None:
-    """Raise ConfigError if a path lies in the folder of a bundle."""
-    if (out.absolute().parent / MANIFEST).exists():
-        raise ConfigError(f"{out} lies in the folder of a bundle, which holds nothing else: name a place outside")
 
 
 def _behind_resizing(bundle: Bundle) -> bytes:

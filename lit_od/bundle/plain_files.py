@@ -5,8 +5,8 @@ import os
 import stat
 from pathlib import Path
 
-from lit_od.bundle.manifest import MAX_BYTES, FileEntry
-from lit_od.errors import BundleError
+from lit_od.bundle.manifest import DETECTOR, MAX_BYTES, FileEntry
+from lit_od.errors import BundleError, ConfigError
 
 
 def unreadable(folder: Path, error: OSError) -> BundleError:
@@ -31,6 +31,16 @@ def manifest_bytes(folder: Path, name: str) -> bytes:
     if file.stat().st_size > MAX_BYTES:
         raise BundleError(f"{name} exceeds {MAX_BYTES:,} bytes")
     return read_bytes(file)
+
+
+def require_outside(place: Path) -> None:
+    """Raise ConfigError if a file or folder would lie in a bundle.
+
+    The bundle would be refused afterwards, or one of its files overwritten.
+    """
+    folder = place.absolute().parent
+    if (folder / "manifest.json").is_file() and (folder / DETECTOR).is_file():
+        raise ConfigError(f"{place} lies in the folder of a bundle, which holds nothing else: name a place outside")
 
 
 def names_in(folder: Path, *below: str) -> set[str]:

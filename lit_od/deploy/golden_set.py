@@ -18,7 +18,8 @@ from PIL import Image
 
 from lit_od.bundle.folder import Bundle, golden_arrays
 from lit_od.bundle.golden import golden_files
-from lit_od.bundle.model_file import TOLERANCE, open_graph, require_outside
+from lit_od.bundle.model_file import TOLERANCE, open_graph
+from lit_od.bundle.plain_files import require_outside
 from lit_od.detectors import PixelDetector
 from lit_od.errors import ConfigError
 from lit_od.formats.atomic import atomic_folder, require_writable

@@ -26,8 +26,8 @@ from lit_od.bundle.model_file import (
     entries,
     metadata,
     model_differences,
-    require_outside,
 )
+from lit_od.bundle.plain_files import require_outside
 from lit_od.deploy.onnx_forms.maps import over_patches
 from lit_od.deploy.onnx_forms.preparing import prepared
 from lit_od.deploy.onnx_forms.rows import add_form

@@ -85,3 +85,21 @@ def test_an_old_list_outlives_a_full_disk(shelf: Path, tmp_path: Path, run: Run)
         before = contents(tmp_path)
         assert run(words, tmp_path)[0] == 2
         assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("score", "{bundle}", "{images}", "--out", "{bundle}/rows.csv"),
+        ("score", "{bundle}", "{images}", "--maps", "{bundle}/maps"),
+        ("report", "{bundle}", "--inliers", "{images}", "--outliers", "x={images}", "--out", "{bundle}/page.html"),
+        ("compile", "{bundle}", "--out", "{bundle}/backbone.onnx"),
+        ("refit", "{bundle}", "{images}", "--out", "{bundle}/nested"),
+    ],
+)
+def test_nothing_is_written_into_the_folder_of_a_bundle(words, own_bundle, digit_files, command) -> None:
+    before = {file.name: file.read_bytes() for file in own_bundle.iterdir()}
+    status, _, err = command(*(word.format(bundle=own_bundle, images=digit_files) for word in words))
+    assert status == 2
+    assert "lies in the folder of a bundle, which holds nothing else" in err
+    assert {file.name: file.read_bytes() for file in own_bundle.iterdir()} == before
