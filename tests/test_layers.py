@@ -53,6 +53,8 @@ HOMES = {
     "ray": "cluster/",
     "starlette": "serving/",
     "uvicorn": "serving/",
+    "av": "images/camera.py",
+    "watchfiles": "images/watch_folder.py",
 }
 """The only file or folder that imports a runtime."""
 

@@ -4,6 +4,7 @@ A source is one image with a name to report it by and, where it is known, a clas
 only when it is read; one that turns out to be missing or broken is an error then.
 """
 
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -122,6 +123,15 @@ class Unreadable(_Image):
     def decode(self) -> Image.Image:
         """Raise ImageError with the cause."""
         raise ImageError(self.cause)
+
+
+Version: TypeAlias = tuple[int, int]
+"""Size of a file in bytes, and its time of change in milliseconds, which all file systems keep alike."""
+
+
+def version_of(found: os.stat_result) -> Version:
+    """Return the version of a file."""
+    return found.st_size, found.st_mtime_ns // 1_000_000
 
 
 T = TypeVar("T")
