@@ -163,6 +163,16 @@ def test_a_file_on_a_web_server_waits_and_ends(film: Path) -> None:
     assert (video.dropped, video.breaks, video.ends) == (0, 0, True)
 
 
+def test_a_file_on_a_web_server_that_breaks_off_is_not_begun_anew(stream: bytes) -> None:
+    with (
+        sent([stream], length=True, missing=10_000) as url,
+        live(url, most=100) as video,
+        pytest.raises(DataError, match=r"broke off: .*, after \d+ frames"),
+    ):
+        list(video.arrivals(GO_ON))
+    assert 25 < video.decoded.frames <= 30
+
+
 def test_a_camera_is_opened_by_its_kind() -> None:
     """FFmpeg's own test picture stands for a camera."""
     place = VideoPlace("testsrc=size=64x48:rate=50", "camera", "lavfi")
