@@ -299,7 +299,8 @@ class LiveVideo:
                         _LOG.warning("lit-od: %s is back", self._place.name)
                     first = False
                     number = self.decoded.frames - 1
-                    if chooser.takes(number, time.monotonic()):
+                    seconds = _seconds(frame, stream, number) if finite else time.monotonic()
+                    if chooser.takes(number, seconds):
                         self._keep(frame, number, waits=finite, stop=stop)
                 self.ends = finite
         except DataError as error:  # it was not opened
