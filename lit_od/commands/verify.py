@@ -10,7 +10,7 @@ from lit_od.backbone.compiled import CompiledGraph
 from lit_od.backbone.independence import require_independent
 from lit_od.bundle.folder import MANIFEST, Bundle, golden_arrays
 from lit_od.bundle.golden import differences
-from lit_od.bundle.model_file import TOLERANCE, changed_parts, model_differences
+from lit_od.bundle.model_file import NODES, TOLERANCE, changed_parts, model_differences
 from lit_od.commands._arguments import add_session_arguments, no_overrides, read_bundle, session_options
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import BackboneError, BundleError
@@ -56,7 +56,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 def _verify_model(path: str, bundle: Bundle, scorer: Scorer) -> int:
     """Verify a model file: name the parts that were changed; golden images decide."""
     for part in changed_parts(bundle):
-        print(printable(f"{path}: {part} was changed since lit-od compile"))
+        verb = "were" if part == NODES else "was"
+        print(printable(f"{path}: {part} {verb} changed since lit-od compile"))
     found = model_differences(bundle, providers=[scorer.backbone.provider])
     for line in found:
         print(printable(f"{path}: {line}"))
