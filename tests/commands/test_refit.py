@@ -138,7 +138,7 @@ def test_several_components_need_scikit_learn(
     monkeypatch.setitem(sys.modules, "sklearn", None)
     status, _, err = command("refit", own_bundle, tmp_path / "absent", *words, 2)
     assert status == 2
-    assert err == ('lit-od: this needs scikit-learn, which is not installed. Run: pip install "lit-od[train,cpu]"\n')
+    assert err == ('lit-od: this needs scikit-learn, which is not installed. Run: pip install "lit-od[evaluate,cpu]"\n')
     status, _, err = command("refit", own_bundle, tmp_path / "absent", *words, 1)
     assert "does not exist" in err  # one component is fitted without it
     monkeypatch.undo()
