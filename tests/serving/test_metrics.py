@@ -60,8 +60,8 @@ def test_requests_images_and_errors_are_counted(
     assert found["lit_od_images_total", "digits", "error"] == found["lit_od_errors_total", "unreadable_image"] == 1
     kinds = {name: found["lit_od_errors_total", name] for name in ("bad_request", "method", "not_found", "foreign")}
     assert kinds == {"bad_request": 1, "method": 1, "not_found": 2, "foreign": 1}
-    assert found["lit_od_held_bytes"] == found["lit_od_decoding_bytes"] == found["lit_od_waiting_requests"] == 0
-    assert found["process_resident_memory_bytes"] > 2**20
+    assert found["lit_od_held_bytes",] == found["lit_od_decoding_bytes",] == found["lit_od_waiting_requests",] == 0
+    assert found["process_resident_memory_bytes",] > 2**20
     assert found["lit_od_score_sum", "digits"] == pytest.approx(expected[[0, most, 1]].sum())
     assert found["lit_od_p_value_count", "digits"] == 3
     assert found["lit_od_drift_images_total", "digits"] == 3
