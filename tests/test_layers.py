@@ -53,6 +53,8 @@ HOMES = {
     "ray": "cluster/",
     "starlette": "serving/",
     "uvicorn": "serving/",
+    "prometheus_client": "serving/",
+    "python_multipart": "serving/",
 }
 """The only file or folder that imports a runtime."""
 
