@@ -43,7 +43,7 @@ from lit_od.formats import safetensors_file as safetensors
 from lit_od.images.batching import load
 from lit_od.images.identity import fingerprint
 from lit_od.images.preparation import counted_pixels
-from lit_od.images.sources import Source
+from lit_od.images.sources import Source, tiled
 from lit_od.images.split import evenly
 from lit_od.runtime.onnx_session import run_unoptimised
 from lit_od.runtime.threads import limited
@@ -165,6 +165,8 @@ def fit_bundle(
         bundles.require_replaceable(out)
     preparation = engine.extractor.preparation
     spec = spec.with_map_size(*preparation.size).with_mask(counted_pixels(preparation))
+    if preparation.has_tiles:
+        spec.require_tiles()
     if not images.calibration:
         raise DataError("no calibration images: give split.calibration a larger share, or pass more images")
     # before the work, not after it
@@ -253,7 +255,8 @@ def _require_usable(engine: Engine, spec: DetectorSpec, images: Sequence[Source]
         fitting = ", ".join(sorted(name for name, each in DETECTORS.items() if each.reads == gives))
         raise ConfigError(f"the graph gives {gives}, and detector {spec.kind} reads {reads}: choose {fitting}")
     if engine.leads:
-        shown = load(evenly(images, min(IMAGES, len(images))), extractor.preparation, threads=extractor.threads)
+        chosen = tiled(evenly(images, min(IMAGES, len(images))), extractor.preparation)
+        shown = load(evenly(chosen, min(IMAGES, len(chosen))), extractor.preparation, threads=extractor.threads)
         require_independent(extractor.backbone, shown)
 
 
