@@ -21,12 +21,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.backbone.extractor import BATCH_SIZE
+from lit_od.errors import ConfigError
 from lit_od.fitting.shards import shard
 from lit_od.images.augment import Augment
 from lit_od.images.find_remote import ImageList
 from lit_od.images.object_store import StoredImage
 from lit_od.images.parquet import PackedImage, RowGroup
-from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, LazySequence, OpenImage, Source, Unreadable, View
+from lit_od.images.sources import (
+    EncodedImage,
+    ImageArray,
+    ImageFile,
+    LazySequence,
+    OpenImage,
+    Source,
+    Tile,
+    Unreadable,
+    View,
+)
 from lit_od.images.split import Subset
 from lit_od.images.views import Views
 from lit_od.runtime.threads import threads_of_a_generator
@@ -255,6 +266,8 @@ def _place(source: Source) -> _Place:
             return _Bytes(source.data, name)
         case Unreadable():
             return _Broken(name, source.cause)
+        case Tile():
+            raise ConfigError("tiles are fitted on by this machine alone: leave out --engine ray")
         case OpenImage() | View():
             raise TypeError("an image that is open in this process, or a view alone, cannot be sent to another")
 

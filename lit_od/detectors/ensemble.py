@@ -39,6 +39,11 @@ class EnsembleOptions(MapOptions, MemberOptions):
         MapOptions.__post_init__(self)
         self.check()
 
+    @property
+    def knows_place(self) -> bool:
+        """True if a member does."""
+        return any(settings.knows_place for _, settings in self.of_members())
+
     def shared(self) -> dict[str, Any]:
         """Return the part of the map that counts, which every member has."""
         return {} if self.mask is None else {"mask": self.mask, "size": self.size}

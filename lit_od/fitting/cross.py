@@ -21,9 +21,9 @@ from lit_od.calibration.method import Folds
 from lit_od.detectors.base import Detector, PixelDetector
 from lit_od.detectors.spec import DetectorSpec, Rows
 from lit_od.errors import DataError
-from lit_od.fitting.engine import Engine
+from lit_od.fitting.engine import Engine, fit_detector, keep_of_maps
 from lit_od.fitting.partial_state import PartialState
-from lit_od.fitting.pixels import keep_of_maps, pixel_rows
+from lit_od.fitting.pixels import maps_for_pixels, pixel_rows
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.images.sources import Source, class_numbers
 from lit_od.runtime.threads import limited, thread_count, threads_of_a_generator
@@ -78,6 +78,8 @@ def cross_fit(engine: Engine, spec: DetectorSpec, images: Sequence[Source], *, s
         ConfigError: If an option is invalid.
         DataError: If the images do not suffice, one of them is unfit, or a class has one image.
     """
+    if engine.extractor.preparation.has_tiles:
+        return _of_tiles(engine, spec, images, seed=seed)
     labels = class_numbers(images) if spec.needs_labels else None
     threads = thread_count(engine.extractor.threads)
     count, leaves_out = len(images) // views, spec.leaves_out and views == 1
@@ -102,6 +104,24 @@ def cross_fit(engine: Engine, spec: DetectorSpec, images: Sequence[Source], *, s
         left_out = safetensors.load(engine.share(safetensors.save(left_out)))
     bound = Folds(count if leaves_out else len(rows), bounded=detector.falls_with_rows)
     return Fit(detector, gathered, left_out["scores"], left_out.get("pixels"), bound)
+
+
+def _of_tiles(engine: Engine, spec: DetectorSpec, images: Sequence[Source], *, seed: int) -> Fit:
+    """Fit on the tiles of all images, and score each by a detector fitted without it.
+
+    The backbone runs anew for every fold: its outputs for tiles are too large to be kept.
+    """
+    rows, scores, kept = folds_of(len(images), min(PATCH_FOLDS, len(images)), seed=seed), np.empty(len(images)), []
+    for fold in rows:
+        without = sorted(set(range(len(images))) - set(fold.tolist()))
+        detector, _ = fit_detector(engine, spec, [images[row] for row in without])
+        held = [images[row] for row in fold]
+        scores[fold] = engine.score(detector, held, task="calibrating")
+        pixels = maps_for_pixels(engine, detector, held)
+        kept += [] if pixels is None else [pixels]
+    detector, gathered = fit_detector(engine, spec, images)
+    bound = Folds(len(rows), bounded=detector.falls_with_rows)
+    return Fit(detector, gathered, scores, np.concatenate(kept) if kept else None, bound)
 
 
 def fold_count(spec: DetectorSpec, images: int) -> int:

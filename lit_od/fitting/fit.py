@@ -44,7 +44,7 @@ from lit_od.images.augment import Augment
 from lit_od.images.batching import load
 from lit_od.images.identity import fingerprint
 from lit_od.images.preparation import counted_pixels
-from lit_od.images.sources import Source
+from lit_od.images.sources import Source, tiled
 from lit_od.images.split import evenly
 from lit_od.images.views import Views, require_views
 from lit_od.runtime.onnx_session import run_unoptimised
@@ -179,6 +179,8 @@ def fit_bundle(
         bundles.require_replaceable(out)
     preparation = engine.extractor.preparation
     spec = spec.with_map_size(*preparation.size).with_mask(counted_pixels(preparation)).with_views(images.views_each)
+    if preparation.has_tiles:
+        spec.require_tiles()
     if not images.calibration:
         raise DataError("no calibration images: give split.calibration a larger share, or pass more images")
     # before the work, not after it
@@ -279,7 +281,8 @@ def _require_usable(engine: Engine, spec: DetectorSpec, images: FitImages) -> No
         if reads == "errors":
             raise ConfigError(f"detector {spec.kind} learns nothing from images: leave data.augment out")
     if engine.leads:
-        shown = load(evenly(images.calibration, IMAGES), extractor.preparation, threads=extractor.threads)
+        chosen = tiled(evenly(images.calibration, min(IMAGES, len(images.calibration))), extractor.preparation)
+        shown = load(evenly(chosen, min(IMAGES, len(chosen))), extractor.preparation, threads=extractor.threads)
         require_independent(extractor.backbone, shown)
 
 

@@ -69,8 +69,10 @@ def require_views(augment: Augment, preparation: Preparation) -> None:
     """Check that prepared images have views.
 
     Raises:
-        ConfigError: If nothing changes, images are not square and turn, or there is a region of interest.
+        ConfigError: If nothing changes, images are not square and turn, or there are tiles or a region of interest.
     """
+    if preparation.has_tiles:
+        raise ConfigError("data.augment makes views of whole images, and data.tile divides them: give one of the two")
     if preparation.region is not None:
         raise ConfigError("data.augment moves images, and with them what data.mask leaves out: give one of the two")
     if augment.count and augment.turns:

@@ -23,7 +23,7 @@ from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.engine import LocalEngine
 from lit_od.fitting.pixels import maps_for_pixels, threshold_for_pixels, with_peaks
 from lit_od.images.identity import content_digest, fingerprint, require_apart
-from lit_od.images.sources import Source
+from lit_od.images.sources import Source, tiled
 from lit_od.images.split import CALIBRATION_SHARE, fit_and_calibration
 from lit_od.images.views import Views
 from lit_od.runtime.threads import limited
@@ -194,8 +194,8 @@ def _entry(bundle: Bundle) -> dict[str, Any]:
 
 
 def _outputs(engine: LocalEngine, images: Sequence[Source]) -> Iterator[Outputs]:
-    """Yield the outputs of images batch by batch."""
-    for found in engine.extractor.outputs(images):
+    """Yield the outputs of images, or of their tiles, batch by batch."""
+    for found in engine.extractor.outputs(tiled(images, engine.extractor.preparation)):
         found.require_sound()
         yield found.outputs
 

@@ -15,8 +15,8 @@ from lit_od.recipes.overrides import apply
 from lit_od.recipes.roots import PACKAGED_DATA
 from lit_od.recipes.schema import Recipe
 
-OF_REGION = frozenset({"mask", "mask_colour"})
-"""Keys of a preparation that come from `data.mask` and the images."""
+OF_DATA = {"mask": "data.mask", "mask_colour": "data.mask", "overlap": "data.overlap"}
+"""Keys of a preparation that come from other keys, by those."""
 
 
 def shipped() -> dict[str, Path]:
@@ -135,8 +135,8 @@ def from_tree(tree: dict[str, Any], name: str) -> Recipe:
     """
     try:
         recipe = msgspec.convert(tree, Recipe, strict=True)
-        if not OF_REGION.isdisjoint(tree["data"]["prepare"]):
-            raise ConfigError(f"recipe {name}: data.prepare has no mask of its own: name the file in data.mask")
+        for key in OF_DATA.keys() & tree["data"]["prepare"].keys():
+            raise ConfigError(f"recipe {name}: data.prepare takes no {key}, which comes from {OF_DATA[key]}: give that")
         return recipe
     except msgspec.ValidationError as error:
         raise ConfigError(f"recipe {name}: {_text(error)}") from None

@@ -70,6 +70,9 @@ def test_what_has_no_views_is_refused() -> None:
     region = Preparation(size=(8, 8), mask=mask, mask_colour=(0, 0, 0))
     with pytest.raises(ConfigError, match=r"data\.augment moves images, and with them what data\.mask leaves out"):
         require_views(BOTH, region)
+    tiles = Preparation(size=(128, 128), overlap=64)
+    with pytest.raises(ConfigError, match=r"data\.augment makes views of whole images, and data\.tile divides them"):
+        require_views(BOTH, tiles)
 
 
 def test_a_view_of_a_broken_image_is_an_error() -> None:
