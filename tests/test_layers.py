@@ -55,6 +55,8 @@ HOMES = {
     "uvicorn": "serving/",
     "prometheus_client": "serving/",
     "python_multipart": "serving/",
+    "av": "images/camera.py",
+    "watchfiles": "images/watch_folder.py",
 }
 """The only file or folder that imports a runtime."""
 
