@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lit_od.backbone.compiled import CompiledGraph
 from lit_od.bundle.folder import MANIFEST, Bundle, golden_arrays
-from lit_od.bundle.model_file import TOLERANCE, changed_parts
+from lit_od.bundle.model_file import NODES, TOLERANCE, changed_parts
 from lit_od.commands._arguments import add_session_arguments, no_overrides, read_bundle, session_options
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import BackboneError, BundleError
@@ -54,7 +54,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 def _verify_model(path: str, bundle: Bundle, found: list[str]) -> int:
     """Verify a model file: name the parts that were changed; golden images decide."""
     for part in changed_parts(bundle):
-        print(printable(f"{path}: {part} was changed since lit-od compile"))
+        verb = "were" if part == NODES else "was"
+        print(printable(f"{path}: {part} {verb} changed since lit-od compile"))
     for line in found:
         print(printable(f"{path}: {line}"))
     if not found:

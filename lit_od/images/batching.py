@@ -23,7 +23,11 @@ GRAPH_BATCH = 16
 BATCHES_AHEAD = 3
 """Batches held at once: one in use, one ready, one being prepared."""
 
-_MENDS = {"a crop of": ", or crop less", "values above": ", or give more data.prepare.bits"}
+_MENDS = {
+    "a crop of": ", or crop less",
+    "values above": ", or give more data.prepare.bits",
+    "a turned view": ", or crop all images: data.prepare.crop_fraction 1",
+}
 """Other mends, by the first words of errors that a preparation raises and `lit-od check` does not find."""
 
 _ELSE = " (lit-od check lists such files)"
