@@ -69,6 +69,12 @@ def test_requests_images_and_errors_are_counted(
     assert np.isfinite(found["lit_od_drift_evidence_log10", "digits"])
 
 
+def test_connections_without_a_request_are_counted(fresh: Site) -> None:
+    assert fresh.raw(b"no request\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+    found = values(fresh)
+    assert found["lit_od_requests_total", "connection", "400"] == found["lit_od_errors_total", "bad_request"] == 1
+
+
 def test_up_to_the_threshold_are_the_inliers(fresh: Site, pictures: list[bytes], made_bundle: Bundle) -> None:
     body, headers = binary(pictures)
     assert fresh.ask("/v2/models/digits/infer", body, headers=headers).status == 200
