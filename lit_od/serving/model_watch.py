@@ -112,4 +112,5 @@ def score_ends(calibration: Calibration) -> Sequence[float]:
     median = float(np.median(scores))
     step = abs(threshold - median) or abs(threshold) or 1.0
     rough = [*np.percentile(scores, SHARES), scores[-1], *(threshold + step * each for each in BEYOND)]
-    return sorted({threshold, *(float(f"{each:.4g}") for each in rough)})
+    ends = {float(f"{each:.4g}") for each in rough if abs(each - threshold) > step / 20}
+    return sorted(ends | {threshold})
