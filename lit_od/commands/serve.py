@@ -113,7 +113,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 
         hosts = [args.host, *args.allow_host]
         app = application(shelf, queue, limits=limits, metrics=metrics, log=log, hosts=hosts, token=token)
-        running = server.Server(app, limits=limits, ready=ready, load=begin, log=log)
+        running = server.Server(app, limits=limits, ready=ready, load=begin, log=log, refused=metrics.refused)
         server.serve(running, listener, close=close)
     return DONE
 

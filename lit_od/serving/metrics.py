@@ -39,6 +39,9 @@ KINDS = {
 GONE, UNREADABLE = "client_gone", "unreadable_image"
 """Kinds of errors that have no status: the client left before the answer; an image could not be read."""
 
+CONNECTION = "connection"
+"""Route of what is answered before a request has come: 503 to one connection too many, 408 to a slow head, 400."""
+
 
 class Metrics(Collector):
     """Counts of one application; nothing of it is global.
@@ -80,6 +83,12 @@ class Metrics(Collector):
             if route not in self._seconds:
                 self._seconds[route] = Buckets(SECONDS)
             self._seconds[route].add([seconds])
+
+    def refused(self, status: int) -> None:
+        """Count an answer to a connection that brought no request."""
+        with self._lock:
+            self._requests[CONNECTION, str(int(status))] += 1
+            self._errors[KINDS[status]] += 1
 
     def scored(self, model: Model, answers: Answers) -> None:
         """Take the answers for some images, on the thread that computed them."""

@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -61,27 +61,29 @@ class ModelWatch:
         verdicts: Numbers of images by verdict.
         scores: Histogram of the outlier scores.
         p_values: Histogram of the p-values.
-        drift: The alarm, with the options of `lit-od monitor`.
+        drift: The drift alarm.
     """
 
     def __init__(self, model: Model) -> None:
         self.verdicts: Counter[str] = Counter({OUTLIER: 0, INLIER: 0, ERROR: 0})
         self.p_values = Buckets(P_VALUES)
         self._lock = threading.Lock()
-        self._begin(model)
-
-    def _begin(self, model: Model) -> None:
         self.model = model
         self.scores = Buckets(score_ends(model.bundle.calibration))
-        start, _ = calibration_start(model.bundle)
-        self.drift = DriftWatch(DriftOptions(), detector=detector_hash(model.bundle.manifest), start=start)
+        self.drift = _drift_watch(model)
 
     def follow(self, model: Model) -> None:
-        """Watch the model that replaces this one; for another detector begin anew."""
+        """Watch the model that replaces this one.
+
+        Another detector begins a new alarm, another threshold new buckets of scores.
+        """
         with self._lock:
-            if detector_hash(model.bundle.manifest) != detector_hash(self.model.bundle.manifest):
-                self._begin(model)
-            self.model = model
+            before, self.model = self.model, model
+            if detector_hash(model.bundle.manifest) != detector_hash(before.bundle.manifest):
+                self.drift = _drift_watch(model)
+            ends = score_ends(model.bundle.calibration)
+            if ends != self.scores.ends.tolist():
+                self.scores = Buckets(ends)
 
     def take(self, model: Model, answers: Answers) -> list[Drift]:
         """Take the answers for some images.
@@ -106,10 +108,17 @@ class ModelWatch:
             return [drift for drift in rows if drift is not None]
 
 
-def score_ends(calibration: Calibration) -> Sequence[float]:
+def _drift_watch(model: Model) -> DriftWatch:
+    """Return a drift alarm with the options of `lit-od monitor`."""
+    start, _ = calibration_start(model.bundle)
+    return DriftWatch(DriftOptions(), detector=detector_hash(model.bundle.manifest), start=start)
+
+
+def score_ends(calibration: Calibration) -> list[float]:
     """Return ends of buckets for scores, ascending, the threshold to the last digit."""
     scores, threshold = calibration.scores, calibration.threshold
     median = float(np.median(scores))
     step = abs(threshold - median) or abs(threshold) or 1.0
     rough = [*np.percentile(scores, SHARES), scores[-1], *(threshold + step * each for each in BEYOND)]
-    return sorted({threshold, *(float(f"{each:.4g}") for each in rough)})
+    ends = {float(f"{each:.4g}") for each in rough if abs(each - threshold) > step / 20}
+    return sorted(ends | {threshold})

@@ -64,6 +64,7 @@ class Server(uvicorn.Server):
         ready: Callable[[], None],
         load: Callable[[], None] | None = None,
         log: Log | None = None,
+        refused: Callable[[int], None] | None = None,
     ) -> None:
         """Configure uvicorn.
 
@@ -73,8 +74,11 @@ class Server(uvicorn.Server):
             ready: Called on a thread once the server can be reached and all is loaded.
             load: Called on that thread before. None loads nothing.
             log: The log. None writes text.
+            refused: Told the status of each answer to a connection without a request. None tells nobody.
         """
-        limited = type("Limited", (Connection,), {"limits": limits})
+        limited = type(
+            "Limited", (Connection,), {"limits": limits, "refused": staticmethod(refused or Connection.refused)}
+        )
         super().__init__(
             uvicorn.Config(
                 app,

@@ -1,6 +1,8 @@
 """Metrics, as Prometheus' own parser reads them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from lit_od.bundle.folder import Bundle
 from lit_od.serving.metrics import Metrics
 from lit_od.serving.model_watch import BEYOND, P_VALUES, Buckets, ModelWatch, score_ends
 from lit_od.serving.models import Answers, Model
+from tests.support.images import ASSETS
 from tests.support.site import Site, binary, running
 
 
@@ -67,6 +70,12 @@ def test_requests_images_and_errors_are_counted(
     assert found["lit_od_drift_images_total", "digits"] == 3
     assert found["lit_od_drift_alarms_total", "digits"] == 0
     assert np.isfinite(found["lit_od_drift_evidence_log10", "digits"])
+
+
+def test_connections_without_a_request_are_counted(fresh: Site) -> None:
+    assert fresh.raw(b"no request\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+    found = values(fresh)
+    assert found["lit_od_requests_total", "connection", "400"] == found["lit_od_errors_total", "bad_request"] == 1
 
 
 def test_up_to_the_threshold_are_the_inliers(fresh: Site, pictures: list[bytes], made_bundle: Bundle) -> None:
@@ -139,3 +148,20 @@ def test_a_model_that_was_replaced_counts_verdicts_alone(model: Model, made_bund
     assert (sum(watch.verdicts.values()), watch.drift.rows) == (5, 0)
     watch.take(other, answers(scores, made_bundle))
     assert (sum(watch.verdicts.values()), watch.drift.rows, watch.scores.cumulative()[-1][1]) == (10, 5, 5)
+
+
+def test_another_threshold_begins_new_buckets_and_another_detector_a_new_alarm(
+    model: Model, own_bundle: Path, command: Callable[..., Any]
+) -> None:
+    watch = ModelWatch(model)
+    watch.take(model, answers(model.bundle.calibration.as_scored()[:5], model.bundle))
+    assert command("threshold", own_bundle, "--value", "7.25").status == 0
+    moved = Model.load("digits", Bundle.read(own_bundle), threads=1)
+    watch.follow(moved)
+    assert 7.25 in watch.scores.ends
+    assert (watch.scores.cumulative()[-1][1], watch.drift.rows) == (0, 5)
+    words = ("--out", own_bundle, "--calibration.rule", "percentile", "--calibration.q", "99")
+    refitted = command("refit", own_bundle, f"{ASSETS}/digits.npz:train_images:1", *words)
+    assert refitted.status == 0, refitted.err
+    watch.follow(Model.load("digits", Bundle.read(own_bundle), threads=1))
+    assert (watch.drift.rows, sum(watch.verdicts.values())) == (0, 5)

@@ -114,7 +114,7 @@ def running(
     app = application(shelf, queue, limits=limits, metrics=metrics, log=log, hosts=hosts, token=token)
     listener = listen("127.0.0.1", 0)
     where, ready = address(listener), threading.Event()
-    server = Server(app, limits=limits, ready=ready.set)
+    server = Server(app, limits=limits, ready=ready.set, refused=metrics.refused)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:
