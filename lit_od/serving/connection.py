@@ -33,7 +33,7 @@ class Connection(H11Protocol):
     _slack = 0.0
 
     @staticmethod
-    def refused(status: int) -> None:
+        """Take note of an answer the application does not see; the server replaces it."""
         """Take note of an answer that the application does not see; the server replaces this."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
