@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_od.errors import ConfigError, DataError, ImageError
-from lit_od.images.find_local import EXTENSIONS
+from lit_od.images.folder_search import EXTENSIONS
 from lit_od.images.preparation import FORMATS, Preparation, from_array, open_image, prepare
 from lit_od.images.sources import Source
 from tests.support.image_files import tiff
