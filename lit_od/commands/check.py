@@ -97,7 +97,7 @@ def _read(args: argparse.Namespace) -> _Checked:
                 if row in batch.errors:
                     found.refused.append((source.name, str(batch.errors[row])))
                 else:
-                    found.clean.append(source)
+                    found.clean.append(sources[first + row])  # not the fetched bytes of a table
                     found.sets += sets[first + row : first + row + 1]
             if args.duplicates:
                 found.small.append(batch.images)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ from lit_od.images.augment import Augment
 from lit_od.images.find_local import find
 from lit_od.images.find_remote import find_with_urls, require_listed_once, require_parts_apart
 from lit_od.images.identity import require_apart, require_once
+from lit_od.images.normal_folders import find_all_normal
 from lit_od.images.sources import Source
 from lit_od.images.split import fit_and_calibration_parts, held_out_images
 from lit_od.recipes.load import read_augment
@@ -83,14 +85,16 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     if spec.kind != bundle.detector.kind:
         say_imported(args, spec.kind)
     require_labels(spec, args.labels, ", or --detector.class_conditional false")
-    find_images = find_with_urls if args.engine == "ray" else find
-    images = _divided(new_inliers(args, find_images), args, wanted)
-    outliers = find_images(wanted.outliers) if wanted.outliers else []
+    cluster = args.engine == "ray"
+    inliers = new_inliers(args, partial(find_with_urls, local=find_all_normal) if cluster else find_all_normal)
+    images = _divided(inliers, args, wanted)
+    find_outliers = find_with_urls if cluster else find
+    outliers = find_outliers(wanted.outliers) if wanted.outliers else []
     images = replace(images, outliers=outliers, augment=augment)
     model, old = bundle.files[BACKBONE], bundle.manifest
     with ExitStack() as stack:
         engine: Engine
-        if args.engine == "ray":
+        if cluster:
             pool = stack.enter_context(open_cluster(args))
             # this process runs a few golden images: the GPUs are the workers'
             backbone = Backbone.load(model, threads=args.threads, providers=["cpu"])

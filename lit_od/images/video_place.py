@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from lit_od.errors import ConfigError, without_credentials
-from lit_od.images.find_local import endings
+from lit_od.images.folder_search import endings
 from lit_od.images.folder_walk import Version
 from lit_od.images.sources import ImageArray
 

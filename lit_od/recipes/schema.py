@@ -61,6 +61,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     Attributes:
         train: PATH of the inliers, relative to root.
         prepare: Preparation of every image.
+        take_all: Take all images of `train`, also those in folders for tests or defects, and what looks like masks.
         root: Data root. None takes LIT_OD_DATA, else the working folder; "lit_od:assets" the packaged images.
         mask: Region of interest: an image file, from the working folder, in the geometry of the images, in which white
             counts. What it leaves out is neither fitted nor scored. None counts all pixels.
@@ -81,6 +82,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     train: str
     prepare: Preparation
+    take_all: bool = False
     root: str | None = None
     mask: str | None = None
     tile: int | None = None

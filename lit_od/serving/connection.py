@@ -33,8 +33,8 @@ class Connection(H11Protocol):
     _slack = 0.0
 
     @staticmethod
+    def refused(status: int) -> None:
         """Take note of an answer the application does not see; the server replaces it."""
-        """Take note of an answer that the application does not see; the server replaces this."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Start to wait for the first head, or refuse a surplus connection."""
