@@ -77,6 +77,10 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         mask_colour: Value of each channel, 0 to 255, where the region of interest leaves pixels out. `data.mask` of a
             recipe sets it, and the mask. Unset, as in manifests without a region, all pixels count.
         mask: The region of interest as a PNG file of one bit a pixel. Manifests leave it out: it is a bundle's file.
+
+    Example:
+        >>> prepare(Image.new("L", (640, 480), 200), Preparation(size=(224, 224), mode="rgb")).shape
+        (224, 224, 3)
     """
 
     size: tuple[int, int]

@@ -92,6 +92,11 @@ class Scorer:
         detector: The fitted detector.
         calibration: Calibration scores and threshold.
         pixel_threshold: Regions are above it; None where the detector has no maps.
+
+    Example:
+        >>> result = Scorer.load("exported/mnist-digits").score(np.zeros((2, 28, 28, 1), np.uint8))
+        >>> result.is_outlier.tolist(), result.p_value.round(4).tolist()
+        ([True, True], [0.0002, 0.0002])
     """
 
     extractor: Extractor
