@@ -30,7 +30,7 @@ extensions = [
 default_role = "code"
 nitpicky = False
 exclude_patterns = ["build", "gallery/*", "sg_execution_times.rst"]
-templates_path: list[str] = []
+templates_path = ["templates"]
 smartquotes = False
 
 myst_enable_extensions = ["colon_fence", "deflist", "attrs_block"]
@@ -56,6 +56,7 @@ sphinx_gallery_conf = {
     "filename_pattern": r"\.py$",
     "plot_gallery": os.environ.get("LIT_OD_DOCS_GALLERY", "1") == "1",
     "abort_on_example_error": True,
+    "image_scrapers": ("matplotlib", "example_figures.scrape"),
     "download_all_examples": False,
     "show_signature": False,
     "show_memory": False,

@@ -37,7 +37,14 @@ def setup(app: Sphinx) -> dict[str, Any]:
         file, text = REFERENCE / f"{name}.md", page
         if not file.exists() or file.read_text(encoding="utf-8") != text:  # an unchanged page is not built again
             file.write_text(text, encoding="utf-8")
+    app.connect("autodoc-process-docstring", without_types, priority=400)  # before napoleon
     return {"parallel_read_safe": True}
+
+
+def without_types(app: Sphinx, what: str, name: str, of: Any, options: Any, lines: list[str]) -> None:
+    """Keep napoleon from taking what stands before a colon for the type of a property."""
+    if what in ("attribute", "data", "property"):
+        lines.insert(0, "")
 
 
 def commands_page() -> str:
@@ -94,16 +101,16 @@ def recipes_page() -> str:
         "structures that check recipes. Every key may be given on the command line: `--data.split.calibration 0.3`.",
         "",
     ]
-    seen: list[type] = []
+    seen: dict[type, str] = {}
     waiting: list[tuple[str, type]] = [("", Recipe)]
     while waiting:
         path, struct = waiting.pop(0)
         heading = f"`{path}`" if path else "The recipe"
         lines += [f"## {heading}", ""]
         if struct in seen:
-            lines += [f"Keys as those of `{names_of(struct)}` above.", ""]
+            lines += [f"The keys of `{seen[struct]}`.", ""]
             continue
-        seen.append(struct)
+        seen[struct] = path
         text = summary(struct)
         lines += [text, "", "| key | type | default | |", "|---|---|---|---|"]
         about = attributes(struct)
@@ -146,7 +153,8 @@ def detectors_page() -> str:
     ]
     for detector in BUILT_IN:
         lines += [f"## `{detector.kind}`", "", summary(detector), "", f"Reads {detector.reads}.", ""]
-        lines += [*options_table(detector.options_type, about=attributes(getattr(detector, "fit", None))), ""]
+        about = attributes(detector.accumulator) | attributes(getattr(detector, "fit", None))
+        lines += [*options_table(detector.options_type, about=about), ""]
     return "\n".join(lines) + "\n"
 
 
@@ -174,15 +182,10 @@ def options_table(options: type, *, leave: tuple[str, ...] = (), about: dict[str
     return lines
 
 
-def names_of(struct: type) -> str:
-    """Return the name of a structure as words."""
-    return re.sub(r"(?<!^)(?=[A-Z])", " ", struct.__name__).lower()
-
-
 def summary(described: type) -> str:
     """Return the text of a docstring before its sections."""
     text = (described.__doc__ or "").strip()
-    return escaped(" ".join(re.split(r"\n\s*(?:Attributes|References?|Args|Raises):", text)[0].split()))
+    return escaped(" ".join(re.split(r"\n\s*(?:Attributes|Examples?|References?|Args|Raises):", text)[0].split()))
 
 
 def attributes(described: Any) -> dict[str, str]:
@@ -222,7 +225,7 @@ def _plain(hint: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(map(str, inner))
     if origin is dict or hint is dict or origin is Mapping:
-        return f"keys of {_plain(inner[1])}" if inner and structures(inner[1]) else "keys"
+        return "keys by name" if inner and structures(inner[1]) else "keys"
     if origin is list:
         return f"list of {_plain(inner[0])}"
     if origin is tuple:
@@ -230,7 +233,7 @@ def _plain(hint: Any) -> str:
     if inner:
         return " or ".join(dict.fromkeys(_plain(each) for each in inner if each is not msgspec.UnsetType))
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-        return names_of(hint)
+        return "keys"
     return {"str": "string", "int": "integer", "float": "number", "bool": "true or false"}.get(
         getattr(hint, "__name__", str(hint)), getattr(hint, "__name__", str(hint))
     )

@@ -31,12 +31,12 @@ print(evaluate(inliers.score, outliers, threshold=threshold).table())
 
 # %%
 # Where the sets lie, and the threshold:
-plots.score_histograms({"digits 0 to 7": inliers.score, **outliers}, threshold)
+figure = plots.score_histograms({"digits 0 to 7": inliers.score, **outliers}, threshold)
 
 # %%
 # Which share of the outliers is found at which share of false alarms:
-plots.roc_curves(inliers.score, outliers, threshold)
+figure = plots.roc_curves(inliers.score, outliers, threshold)
 
 # %%
 # Whether p-values keep what they promise: for normal images the share below p is p.
-plots.p_value_reliability({"digits 0 to 7": inliers.p_value}, calibration=scorer.calibration.scores.size)
+figure = plots.p_value_reliability({"digits 0 to 7": inliers.p_value}, calibration=scorer.calibration.scores.size)
