@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from lit_od.errors import DataError
 from lit_od.formats.text import one_line
 from lit_od.images import heif
+from lit_od.images.folder_walk import visible_files
 from lit_od.images.sources import ImageArray, ImageFile, SetOpener, Source, Unreadable
 from lit_od.runtime.processes import is_first
 from lit_od.types import Images
@@ -170,25 +171,14 @@ def _in_folder(folder: Path) -> Iterator[Source]:
     wanted = endings()
     known_images = NOT_READ | heif.ENDINGS
     left_out: Counter[str] = Counter()
-    seen: set[str] = set()
     closed: list[OSError] = []
-    for here, folders, files in os.walk(folder, followlinks=True, onerror=closed.append):
-        real = os.path.realpath(here)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = Path(here).relative_to(folder).parts
-        for name in sorted(files):
-            ending = Path(name).suffix.lower()
-            if name.startswith("."):
-                continue
-            if ending in wanted:
-                path = Path(here, name)
-                yield ImageFile(path, str(path), below[0] if below else None)
-            elif ending in known_images:
-                left_out[ending] += 1
+    for path in visible_files(folder, closed.append):
+        ending = path.suffix.lower()
+        if ending in wanted:
+            below = path.relative_to(folder).parts
+            yield ImageFile(path, str(path), below[0] if len(below) > 1 else None)
+        elif ending in known_images:
+            left_out[ending] += 1
     for error in closed:
         yield Unreadable(str(error.filename), f"the folder cannot be listed: {str(error.strerror).lower()}")
     if left_out and is_first():
