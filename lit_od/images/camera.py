@@ -19,7 +19,7 @@ import numpy as np
 
 from lit_od.errors import DataError, first_line, missing_extra
 from lit_od.formats.text import one_line
-from lit_od.images.sources import Version, version_of
+from lit_od.images.folder_walk import Version, version_of
 from lit_od.images.video_place import Chooser, Every, Frame, VideoPlace
 
 FILE_PROTOCOLS = "file"

@@ -1,8 +1,17 @@
-"""Walk through a folder, past what is hidden, each linked folder once."""
+"""Files of a folder: walk past what is hidden, each linked folder once; versions."""
 
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
+
+Version: TypeAlias = tuple[int, int]
+"""Size of a file in bytes, and its time of change in milliseconds, which all file systems keep alike."""
+
+
+def version_of(found: os.stat_result) -> Version:
+    """Return the version of a file."""
+    return found.st_size, found.st_mtime_ns // 1_000_000
 
 
 def visible_files(folder: Path, closed: Callable[[OSError], object]) -> Iterator[Path]:

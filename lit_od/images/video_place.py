@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Self
 
 from lit_od.errors import ConfigError, without_credentials
-from lit_od.images.find_local import endings
-from lit_od.images.sources import ImageArray, Version
+from lit_od.images.folder_search import endings
+from lit_od.images.folder_walk import Version
+from lit_od.images.sources import ImageArray
 
 SCHEMES = ("rtsp", "rtsps", "http", "https")
 """Schemes of the streams' URLs."""

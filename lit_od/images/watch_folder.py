@@ -20,9 +20,9 @@ from typing import TypeAlias
 
 from lit_od.errors import DataError
 from lit_od.formats.text import one_line
-from lit_od.images.find_local import endings
-from lit_od.images.folder_walk import visible_files
-from lit_od.images.sources import ImageFile, Version, version_of
+from lit_od.images.folder_search import endings
+from lit_od.images.folder_walk import Version, version_of, visible_files
+from lit_od.images.sources import ImageFile
 
 POLL = 1.0
 """Seconds between two looks at a folder that is polled."""

@@ -20,7 +20,7 @@ from typing import Protocol, TextIO
 
 from lit_od.errors import ConfigError
 from lit_od.formats.atomic import flush_folder
-from lit_od.images.sources import Version
+from lit_od.images.folder_walk import Version
 from lit_od.scoring.rows import output, row_writer
 
 _FCNTL = import_module("fcntl") if os.name == "posix" else None  # without it nothing is locked
