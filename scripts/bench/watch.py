@@ -1,4 +1,4 @@
-"""Put `lit-od watch` to the proof: kills, streams that break off, memory, and speed.
+"""Prove `lit-od watch`: kills, streams that break off, memory, and speed.
 
     python scripts/bench/watch.py restarts BUNDLE [--files 10000] [--kills 20] [--poll SECONDS]
     python scripts/bench/watch.py streams BUNDLE [--seconds 10]
@@ -65,6 +65,14 @@ def main() -> None:
 
 
 def started(args: argparse.Namespace, source: object, out: Path, *words: object) -> subprocess.Popen[str]:
+    """Start a watch.
+
+    Args:
+        args: Arguments of the bench.
+        source: The source.
+        out: File of the rows.
+        words: Further arguments.
+    """
     line = ["-m", "lit_od.cli", "watch", args.bundle, source, "--out", out, "--threads", args.threads, *words]
     return subprocess.Popen([sys.executable, *map(str, line)], stderr=subprocess.PIPE, text=True)
 
@@ -78,6 +86,7 @@ def ended(process: subprocess.Popen[str]) -> list[str]:
 
 
 def rows_in(file: Path) -> list[dict[str, str]]:
+    """Read the rows of a CSV file."""
     with file.open(newline="", encoding="utf-8") as lines:
         return list(csv.DictReader(lines, strict=True))
 
@@ -147,14 +156,17 @@ def restarts(args: argparse.Namespace, folder: Path) -> dict[str, object]:
 
 
 def ffmpeg(*words: object) -> list[str]:
+    """Return FFmpeg's command line."""
     return ["ffmpeg", "-loglevel", "error", "-y", *map(str, words)]
 
 
 def picture(size: str, seconds: float) -> list[object]:
+    """Return the words that make FFmpeg draw a moving test picture."""
     return ["-f", "lavfi", "-i", f"testsrc=size={size}:rate=25:duration={seconds}", "-pix_fmt", "yuv420p"]
 
 
 def free_port() -> int:
+    """Return a port that nothing listens to."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         return int(found.getsockname()[1])
 
@@ -218,7 +230,7 @@ def streams(args: argparse.Namespace, folder: Path) -> dict[str, object]:
 
 
 def memory(args: argparse.Namespace, folder: Path) -> dict[str, object]:
-    """Watch the resident memory over many tiny frames, of a file or of a stream that is faster than the scorer."""
+    """Watch the resident memory over many tiny frames."""
     count = args.frames or 100_000
     words = [*picture("64x48", count / 25), "-c:v", "mpeg4", "-q:v", "8", "-f", "mpegts"]
     maps = ["--maps", folder / "maps", "--outliers-only"] if args.maps else []
