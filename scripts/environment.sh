@@ -84,7 +84,7 @@ ensure_environment() {
     wanted=$(cksum <pyproject.toml)
     if [ "$(cat .venv/lit-od-installed 2>/dev/null)" != "$wanted" ]; then
         say "Installing lit-od with everything that trains and tests (several minutes the first time)"
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[train,cpu,serve,ray,dev]'
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[train,cpu,serve,ray,video,dev]'
         echo "$wanted" >.venv/lit-od-installed
     else
         say "Using .venv as it is"

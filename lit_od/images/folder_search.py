@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lit_od.formats.text import one_line
 from lit_od.images import heif
+from lit_od.images.folder_walk import visible_files
 from lit_od.images.saying import say_once
 from lit_od.images.sources import ImageFile, Source, Unreadable
 
@@ -49,7 +50,7 @@ class FolderSearch:
         images: Its images, in order; folders that cannot be listed are unreadable images, at the end.
         tables: Parquet files, sorted.
         kinds: Number of the images by ending.
-        folders: Number of the images by folder, relative to the folder.
+        folders: Number of the images by folder.
         left_out: Number of other visible files by ending; "" is that of files without one.
     """
 
@@ -75,9 +76,9 @@ class FolderSearch:
         """Log a line about the folders that were read and the files that were left out."""
         images = sum(self.kinds.values())
         line = f"{one_line(self.folder)}: read {images:,} image{'s' * (images != 1)} ({_counts(self.kinds)})"
-        if set(self.folders) - {"."}:
-            line += f" of {len(self.folders):,} folder{'s' * (len(self.folders) > 1)}: "
-            line += _counts(self.folders, count_first=False)
+        places = Counter({os.path.relpath(place, self.folder): count for place, count in self.folders.items()})
+        if set(places) - {"."}:
+            line += f" of {len(places):,} folder{'s' * (len(places) > 1)}: {_counts(places, count_first=False)}"
         if self.left_out:
             line += f"; left out {_counts(self.left_out)}"
         if self.unread:
@@ -107,34 +108,21 @@ def search_folder(folder: Path) -> FolderSearch:
     kinds: Counter[str] = Counter()
     in_folders: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
-    seen: set[str] = set()
     closed: list[OSError] = []
-    for here, folders, files in os.walk(folder, followlinks=True, onerror=closed.append):
-        real = os.path.realpath(here)
-        if real in seen:
-            folders.clear()
+    inside = folder
+    label: str | None = None
+    for path in visible_files(folder, closed.append):
+        ending = path.suffix.lower()
+        if ending not in wanted:
+            left_out[ending] += 1
+            tables += [path] if ending == PARQUET else []
             continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        inside = Path(here).relative_to(folder)
-        label = inside.parts[0] if inside.parts else None
-        before = len(images)
-        for name in sorted(files):
-            if name.startswith("."):
-                continue
-            _, dot, end = name.rpartition(".")
-            ending = f".{end}".lower() if dot and end else ""
-            if ending in wanted:
-                path = Path(here, name)
-                images.append(ImageFile(path, str(path), label))
-                kinds[ending] += 1
-            elif ending == PARQUET:
-                tables.append(Path(here, name))
-                left_out[ending] += 1
-            else:
-                left_out[ending] += 1
-        if len(images) > before:
-            in_folders[str(inside)] = len(images) - before
+        if path.parent != inside:
+            inside = path.parent
+            label = inside.relative_to(folder).parts[0]
+        images.append(ImageFile(path, str(path), label))
+        kinds[ending] += 1
+        in_folders[str(inside)] += 1
     images += [
         Unreadable(str(error.filename), f"the folder cannot be listed: {str(error.strerror).lower()}")
         for error in closed
