@@ -199,7 +199,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_take_all_argument(parser: argparse.ArgumentParser) -> None:
-    """Declare the flag of every command that refuses folders with more than normal images."""
+    """Declare the flag of every command that takes normal images alone."""
     parser.add_argument(
         "--take-all",
         action="store_true",

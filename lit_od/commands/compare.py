@@ -31,8 +31,9 @@ from lit_od.formats.atomic import atomic_file, require_writable
 from lit_od.formats.text import printable
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
+from lit_od.scoring.result import Result
 from lit_od.scoring.rows import output, row_writer
-from lit_od.scoring.scorer import Result, Scorer
+from lit_od.scoring.scorer import Scorer
 
 PAGES = (".html", ".htm")
 

@@ -52,8 +52,9 @@ from lit_od.images.find_local import find
 from lit_od.images.statistics import STATISTICS, image_statistics
 from lit_od.scoring.map_folder import map_folder
 from lit_od.scoring.maps import HeatMaps
+from lit_od.scoring.result import Result
 from lit_od.scoring.rows import regions_to, rows_to
-from lit_od.scoring.scorer import Result, Scorer
+from lit_od.scoring.scorer import Scorer
 
 FORMS = ("csv", "jsonl", "parquet")
 """Forms of rows."""

@@ -16,6 +16,13 @@ def csv_row(fields: Sequence[str]) -> str:
     return ",".join(quoted) + "\n"
 
 
+def csv_cell(value: object) -> str:
+    """Return a value as a cell of CSV: None is empty, truth is in small letters."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def csv_path(name: str) -> str:
     """Return a path as a cell that no spreadsheet takes for a formula.
 

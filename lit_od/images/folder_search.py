@@ -43,7 +43,7 @@ def endings() -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class FolderSearch:
-    """What is below a folder.
+    """Files below a folder.
 
     Attributes:
         folder: The folder.
@@ -131,7 +131,7 @@ def search_folder(folder: Path) -> FolderSearch:
 
 
 def _counts(counted: "Counter[str]", *, count_first: bool = True) -> str:
-    """Format counts, the largest first: "3 .jpg, 1 without ending", or "a (3), b (1)"."""
+    """Format counts, the largest first, as "3 .jpg, 1 .png" or "a (3), b (1)"."""
     shown: Iterable[tuple[str, int]] = counted.most_common(SHOWN)
     if count_first:
         parts = [f"{count:,} {one_line(name, most=40) or 'without ending'}" for name, count in shown]
