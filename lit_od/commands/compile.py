@@ -5,9 +5,9 @@ written once it scores the bundle's golden images as the bundle does. lit-od sco
 and bench take it in the place of a bundle. One with a region of interest needs a file that resizes: the mask is laid
 on frames before.
 
-    lit-od compile BUNDLE --out model.onnx
-    lit-od threshold model.onnx --value 12.5
-    lit-od compile BUNDLE --out model.onnx --golden golden
+  lit-od compile BUNDLE --out model.onnx
+  lit-od threshold model.onnx --value 12.5
+  lit-od compile BUNDLE --out model.onnx --golden golden
 
 --golden writes images with what the file must give for them, to prove it in other runtimes.
 """
