@@ -123,9 +123,7 @@ def test_bash_completes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     asked = {"lit-od sco": "score", "lit-od score --reg": "--regions", "lit-od fit fold": "folder"}
     for line, wanted in asked.items():
         words = line.split()
-        code = (
-            f"source ./script; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _shtab_lit_od; echo ${{COMPREPLY[@]}}"
-        )
+        code = f"COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; source ./script; _shtab_lit_od; echo $COMPREPLY"
         done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
         assert done.stdout.split() == [wanted]
 
