@@ -53,7 +53,7 @@ class _Checked:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("paths", metavar="PATH", nargs="+", help="what to check")
-    parser.add_argument("--out", metavar="DIR", help="write clean.csv and refused.csv there")
+    parser.add_argument("--out", metavar="DIR", help="write clean.csv, refused.csv and duplicates.csv there")
     parser.add_argument("--duplicates", action="store_true", help="find images that are there twice")
     parser.add_argument("--distance", metavar="X", type=float, help=f"--duplicates: distance of near ones ({MOST})")
     add_json_argument(parser)
