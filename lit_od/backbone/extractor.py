@@ -27,8 +27,8 @@ from lit_od.types import Images, Maps, Outputs, Scores
 BATCH_SIZE = 64
 """Default number of images in a batch."""
 
-TILE_PIXELS = 2**20
-"""Pixels of the tiles that a thread runs at once."""
+TILE_PIXELS = 2**18
+"""Pixels of the tiles that a thread of a CPU runs at once: more take more memory and no less time."""
 
 _NOTHING: Outputs = np.empty((0, 0), np.float32)
 
@@ -105,7 +105,7 @@ class Extractor:
                 do not count get the patches of its other cells in turn.
             batch_size: Images in a batch; of tiles there are fewer.
         """
-        for batch, outputs, *_ in self._run(images, None, batch_size=batch_size):
+        for batch, outputs, *_ in self.run(images, None, batch_size=batch_size):
             if self.preparation.has_tiles:
                 outputs = only_counted(batch, outputs)
             yield Extracted(batch, outputs, _finite(outputs))
@@ -132,7 +132,7 @@ class Extractor:
         if self.preparation.has_tiles:
             yield from self._joined(images, detector)
             return
-        for batch, outputs, *computed in self._run(images, compute_of(detector, maps=maps), batch_size=batch_size):
+        for batch, outputs, *computed in self.run(images, compute_of(detector, maps=maps), batch_size=batch_size):
             yield Extracted(batch, outputs, *(computed or (np.empty(0, bool), np.empty(0))))
 
     def _joined(self, images: Iterable[Source], detector: Detector) -> Iterator[Extracted]:
@@ -148,27 +148,33 @@ class Extractor:
             pixels, finite = frame.pixels(), True
             joined = JoinedMap(detector, frame.whole.size, frame.counted)
             places = iter(frame.places)
-            for _, _, sound, cells in self._run(frame.tiles(), _cells_of(detector)):
+            for _, _, sound, cells in self.run(frame.tiles(), _cells_of(detector)):
                 finite = finite and bool(sound.all())
-                for own, place in zip(cells, places, strict=False):
-                    joined.add(own, place.rows, place.columns, place.down, place.across)
+                with limited(1):  # the threads are busy with the next tiles
+                    for own, place in zip(cells, places, strict=False):
+                        joined.add(own, place.rows, place.columns, place.down, place.across)
             score, whole = joined.finish()
             batch = Batch([source], pixels[None], np.zeros(1, np.intp), {}, [frame.geometry])
             if not finite:
                 score, whole = np.full(1, np.nan), np.full_like(whole, np.nan)
             yield Extracted(batch, _NOTHING, np.array([finite]), score, whole)
 
-    def _run(
+    def run(
         self, images: Iterable[Source], compute: Compute | None, *, batch_size: int = BATCH_SIZE
     ) -> "Iterator[tuple[Any, ...]]":
-        """Yield batches, their outputs, and arrays computed from these, if any."""
-        part = GRAPH_BATCH
+        """Yield batches, their outputs, and arrays computed from these, if any.
+
+        Args:
+            images: Images, or with tiles those of `lit_od.images.sources.tiled`.
+            compute: Outputs to arrays with a row an image; called by several threads at once.
+            batch_size: Images in a batch; of tiles there are fewer.
+        """
+        part, on_cpu = GRAPH_BATCH, self.backbone.provider == PROVIDERS["cpu"]
         if self.preparation.has_tiles:
             part = max(1, min(GRAPH_BATCH, TILE_PIXELS // math.prod(self.preparation.size)))
-            batch_size = part * thread_count(self.threads)
+            batch_size = part * thread_count(self.threads) if on_cpu else GRAPH_BATCH
         stream = iter(images)
         first = list(islice(stream, part + 1))
-        on_cpu = self.backbone.provider == PROVIDERS["cpu"]
         many = len(first) > part and on_cpu
         on_threads = _on_one_thread(self.backbone.single(), compute) if many else None
         every = chain(first, stream)

@@ -61,8 +61,12 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
     depth = f", 16-bit grey of {preparation.bits} bits" if isinstance(preparation.bits, int) else ""
     rule = {key: value for key, value in calibration.rule.items() if key != "rule"}
     size = f"{preparation.size[0]}x{preparation.size[1]}"
+    shown = f"{crop}{size} {preparation.mode}, {preparation.resize}"
+    if preparation.has_tiles:
+        shown = f"whole, in tiles of {size} {preparation.mode} that share {preparation.overlap} pixels"
+        region = "" if preparation.region is None else ", of which those in the region of interest count"
     facts = [
-        ("images", f"{crop}{size} {preparation.mode}, {preparation.resize}{depth}{region}"),
+        ("images", f"{shown}{depth}{region}"),
         (
             "backbone",
             f"{_shape(model.input_shape)} uint8 to {model.output} {_shape(model.output_shape)}"

@@ -91,7 +91,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     cluster = args.engine == "ray"
     inliers = new_inliers(args, partial(find_with_urls, local=find_all_normal) if cluster else find_all_normal)
     images = _divided(inliers, args, wanted)
-    outliers = (find_with_urls if cluster else find)(wanted.outliers) if wanted.outliers else []
+    find_outliers = find_with_urls if cluster else find
+    outliers = find_outliers(wanted.outliers) if wanted.outliers else []
     images = replace(images, outliers=outliers, augment=augment)
     model, old = bundle.files[BACKBONE], bundle.manifest
     with ExitStack() as stack:

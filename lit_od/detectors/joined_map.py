@@ -70,8 +70,7 @@ class JoinedMap:
         """
         within = None if self._counted is None else self._counted[rows, columns]
         if within is None or within.all():
-            tile = enlarged(cells[None], self._options)[0]
-            tile *= down[:, None]
+            tile = enlarged(cells[None], self._options)[0] * down[:, None]
             tile *= across
             self._map[rows, columns] += tile
             if self._weights is not None:

@@ -20,7 +20,7 @@ MOST_OVERLAP = 0.5
 """Largest share of a tile's side that its neighbour has too."""
 
 OVERLAP = 0.25
-"""Share of a tile's side that its neighbour has too, unless a recipe says otherwise."""
+"""Share of a tile's side that its neighbour has too, unless a recipe says otherwise or it is too few pixels."""
 
 UNSEEN = 16
 """Pixels from a tile's edge on which its map has no weight."""
@@ -43,16 +43,18 @@ class Place:
     across: NDArray[np.float32]
 
 
-def overlap_of(tile: int, share: float) -> int:
+def overlap_of(tile: int, share: float | None) -> int:
     """Return the pixels that neighbouring tiles share.
 
     Args:
         tile: Side of a tile, in pixels.
-        share: Share of the side.
+        share: Share of the side; None takes `OVERLAP`, or as many pixels as it must be.
 
     Raises:
         ConfigError: If the share is out of range, or too few pixels.
     """
+    if share is None:
+        share = min(max(OVERLAP, LEAST_OVERLAP / tile), MOST_OVERLAP)
     if not 0 < share <= MOST_OVERLAP:
         raise ConfigError(f"data.overlap must be a share of a tile's side in (0, {MOST_OVERLAP:g}], got {share:g}")
     pixels = round(tile * share)

@@ -14,7 +14,7 @@ from lit_od.checks import check_seed
 from lit_od.errors import ConfigError
 from lit_od.images.augment import Augment
 from lit_od.images.preparation import Preparation
-from lit_od.images.tiles import OVERLAP, overlap_of
+from lit_od.images.tiles import overlap_of
 
 LARGEST_TILE = 4096
 """Longest side of a tile, in pixels."""
@@ -112,7 +112,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             return self.prepare
         if not 1 <= self.tile <= LARGEST_TILE:
             raise ConfigError(f"data.tile must be pixels in 1..{LARGEST_TILE}, got {self.tile}")
-        overlap = overlap_of(self.tile, OVERLAP if self.overlap is None else self.overlap)
+        overlap = overlap_of(self.tile, self.overlap)
         return msgspec.structs.replace(self.prepare, size=(self.tile, self.tile), overlap=overlap)
 
 

@@ -34,7 +34,7 @@ class Connection(H11Protocol):
 
     @staticmethod
     def refused(status: int) -> None:
-        """Take note of an answer that the application does not see; the server replaces this."""
+        """Take note of an answer the application does not see; the server replaces it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Start to wait for the first head, or refuse a surplus connection."""
