@@ -118,7 +118,8 @@ class Int8Fitting:
         self, engine: Engine, in_int8: Fitted, made: Bundle, choice: Int8Choice, images: FitImages, spec: DetectorSpec
     ) -> Int8Report:
         seed = made.manifest.provenance.seed or 0
-        in_float = Fitted(engine, fit_detector(engine, spec, images.fit)[0])
+        in_views = spec.with_views(images.views_each)
+        in_float = Fitted(engine, fit_detector(engine, in_views, images.fitting(seed))[0])
         gate = compare(in_float, in_int8, images.validation, self.against, seed=seed)
         flagged = made.calibration.is_outlier(gate.normal[1])
         return Int8Report(

@@ -33,6 +33,7 @@ class EnsembleOptions(MapOptions, MemberOptions):
     )
     weights: list[float] | None = None
     seed: int = 0
+    views: int = 1
 
     def __post_init__(self) -> None:
         MapOptions.__post_init__(self)

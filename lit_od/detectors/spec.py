@@ -107,6 +107,24 @@ class DetectorSpec:
             raise ConfigError(f"detector {self.kind} leaves out no part of an image: take data.mask out")
         return replace(self, options={**self.options, "mask": pack(pixels)})
 
+    def with_views(self, views: int) -> Self:
+        """Return the detector fitted on so many consecutive views of each image.
+
+        It is unchanged where it holds out no images.
+
+        Args:
+            views: Views of an image, 1 or more.
+
+        Raises:
+            ConfigError: If its options name another number.
+        """
+        holds_out = any(field.name == "views" for field in fields(find(self.kind, self.trust).options_type))
+        if not holds_out or self.options.get("views", 1) == views:
+            return self
+        if "views" in self.options:
+            raise ConfigError("detector.views is taken from data.augment: leave it out")
+        return replace(self, options={**self.options, "views": views})
+
     def require_tiles(self) -> None:
         """Check that the detector can be fitted on the tiles of images.
 

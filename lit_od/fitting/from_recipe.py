@@ -75,7 +75,7 @@ def fit_onnx(
         out,
         open_engine(model, preparation, **options),
         GraphFile(model, opset),
-        FitImages(fit, calibration, validation, outliers, method),
+        FitImages(fit, calibration, validation, outliers, method, recipe.data.augment),
         spec,
         wanted.rule,
         Origin(name=out.name, recipe=portable_tree(recipe), seed=recipe.seed, keep_sums=recipe.keep_accumulator),

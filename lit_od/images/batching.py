@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lit_od.errors import ConfigError, DataError, ImageError
 from lit_od.images.geometry import Geometry
+from lit_od.images.parquet import fetched
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Frame, Source
 from lit_od.runtime.threads import thread_count, threads_of_a_generator
@@ -30,6 +31,7 @@ _MENDS = {
     "a crop of": ", or crop less",
     "tiles of": ", or take smaller tiles",
     "values above": ", or give more data.prepare.bits",
+    "a turned view": ", or crop all images: data.prepare.crop_fraction 1",
 }
 """Other mends, by the first words of errors that a preparation raises and `lit-od check` does not find."""
 
@@ -96,7 +98,8 @@ def batches(
     with threads_of_a_generator(workers, "lit_od-decode") as pool:
         waiting: deque[tuple[list[Source], Images, list[Future[_Part]]]] = deque()
         while True:
-            while len(waiting) < BATCHES_AHEAD and (chunk := list(islice(stream, batch_size))):
+            # rows of a table are fetched here, in their order: a row group is read from its beginning
+            while len(waiting) < BATCHES_AHEAD and (chunk := [fetched(each) for each in islice(stream, batch_size)]):
                 pixels = np.empty((len(chunk), *preparation.shape), dtype=np.uint8)
                 # small tasks share evenly; the size of graph batches must not depend on the number of threads
                 step = max(1, -(-len(chunk) // (2 * workers))) if compute is None else part

@@ -1,4 +1,4 @@
-"""Sources of images: files, arrays, opened images, bytes, and tiles of images.
+"""Sources of images: files, arrays, opened images, bytes, views and tiles.
 
 A source is one image with a name to report it by and, where it is known, a class label. A file is opened
 only when it is read; one that turns out to be missing or broken is an error then.
@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_od.errors import DataError, ImageError
+from lit_od.images.augment import Change, changed
 from lit_od.images.colour import from_array
 from lit_od.images.geometry import Geometry
 from lit_od.images.memory import BUDGET
-from lit_od.images.preparation import Preparation, counted_pixels, loaded, open_image, prepare
+from lit_od.images.preparation import Preparation, counted_pixels, crop_box, loaded, open_image, prepare
 from lit_od.images.tiles import Place, places_of
 from lit_od.types import Images, Labels
 
@@ -127,6 +128,53 @@ class Unreadable(_Image):
     def decode(self) -> Image.Image:
         """Raise ImageError with the cause."""
         raise ImageError(self.cause)
+
+
+@dataclass(frozen=True, slots=True)
+class View(_Image):
+    """A view of another image, which is changed once it is prepared."""
+
+    source: "Source"
+    change: Change
+
+    @property
+    def name(self) -> str:
+        """Name of the image."""
+        return self.source.name
+
+    @property
+    def label(self) -> str | None:
+        """Class of the image."""
+        return self.source.label
+
+    def located(self, preparation: Preparation) -> tuple[Images, Geometry]:
+        """Return pixels of shape (h, w, c), and the image's own geometry.
+
+        Raises:
+            ImageError: If the image cannot be read, or its proportions are lost and the view is turned.
+        """
+        pixels, geometry = self.source.located(preparation)
+        if self.change.rotates:
+            _require_proportions(geometry.upright, preparation)
+        return changed(pixels, self.change), geometry
+
+    def decode(self) -> Image.Image:
+        """Return the image, upright and unchanged."""
+        return self.source.decode()
+
+
+STRETCH = 0.02
+"""Relative difference of the scales along both sides with which an image may be turned."""
+
+
+def _require_proportions(size: tuple[int, int], preparation: Preparation) -> None:
+    """Raise ImageError where an image (height, width) is squeezed or stretched."""
+    left, upper, right, lower = crop_box(size, preparation)
+    height, width = preparation.size
+    if abs((right - left) * height - (lower - upper) * width) > STRETCH * (lower - upper) * width:
+        raise ImageError(
+            f"a turned view needs images of the proportions of {width}x{height}, got {size[1]}x{size[0]} pixels"
+        )
 
 
 class Frame:
@@ -274,7 +322,7 @@ class LazySequence(Sequence[T]):
         return self.at(rows) if isinstance(rows, int) else [self.at(each) for each in rows]
 
 
-Source: TypeAlias = ImageFile | ImageArray | OpenImage | EncodedImage | Unreadable | Tile
+Source: TypeAlias = ImageFile | ImageArray | OpenImage | EncodedImage | Unreadable | View | Tile
 
 SetOpener: TypeAlias = Callable[[str], "list[Source] | None"]
 """Function from a PATH to the images of the set that it names; None where it names no set."""

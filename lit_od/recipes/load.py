@@ -10,6 +10,7 @@ import msgspec
 
 from lit_od.errors import ConfigError
 from lit_od.formats.strict_yaml import YAMLError, parse
+from lit_od.images.augment import Augment
 from lit_od.recipes.overrides import apply
 from lit_od.recipes.roots import PACKAGED_DATA
 from lit_od.recipes.schema import Recipe
@@ -96,9 +97,8 @@ def without_training(recipe: Recipe, reason: str) -> Recipe:
     Raises:
         ConfigError: If the recipe has options that only a training uses.
     """
-    for key, options in (("trainer", recipe.trainer.keys() - {"devices"}), ("data.augment", recipe.data.augment)):
-        if options:
-            raise ConfigError(f"{key} goes with training, and {reason}: leave it out")
+    if recipe.trainer.keys() - {"devices"}:
+        raise ConfigError(f"trainer goes with training, and {reason}: leave it out")
     return msgspec.structs.replace(recipe, trainer={})
 
 
@@ -139,8 +139,23 @@ def from_tree(tree: dict[str, Any], name: str) -> Recipe:
             raise ConfigError(f"recipe {name}: data.prepare takes no {key}, which comes from {OF_DATA[key]}: give that")
         return recipe
     except msgspec.ValidationError as error:
-        message = str(error).replace("`$.", "`").replace("Object contains unknown field", "unknown key")
-        raise ConfigError(f"recipe {name}: {message}") from None
+        raise ConfigError(f"recipe {name}: {_text(error)}") from None
+
+
+def read_augment(tree: Any) -> Augment | None:
+    """Read a recipe's `data.augment` from plain values.
+
+    Raises:
+        ConfigError: If a key or value is invalid.
+    """
+    try:
+        return msgspec.convert(tree, Augment | None, strict=True)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"data.augment: {_text(error)}") from None
+
+
+def _text(error: msgspec.ValidationError) -> str:
+    return str(error).replace("`$.", "`").replace("Object contains unknown field", "unknown key")
 
 
 def to_tree(recipe: Recipe) -> dict[str, Any]:

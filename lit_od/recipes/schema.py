@@ -12,33 +12,12 @@ from lit_od.backbone.patches import PatchGrid
 from lit_od.backbone.pixel_input import Numbers, PixelInput
 from lit_od.checks import check_seed
 from lit_od.errors import ConfigError
+from lit_od.images.augment import Augment
 from lit_od.images.preparation import Preparation
 from lit_od.images.tiles import overlap_of
 
 LARGEST_TILE = 4096
 """Longest side of a tile, in pixels."""
-
-
-class Augment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Random changes of training images, drawn anew for each image.
-
-    The options mean what those of Keras' ImageDataGenerator mean.
-
-    Attributes:
-        rotation: Largest angle, degrees, either way.
-        shift: Largest shift, as a share of height and of width, either way.
-        zoom: Height and width are each scaled by a factor in [1 - zoom, 1 + zoom].
-        shear: Largest shear angle, degrees, either way.
-        brightness: Range of the factor that multiplies the pixels (0 to 255, clipped).
-        flip: True mirrors half of the images left to right.
-    """
-
-    rotation: float = 0.0
-    shift: float = 0.0
-    zoom: float = 0.0
-    shear: float = 0.0
-    brightness: tuple[float, float] = (1.0, 1.0)
-    flip: bool = False
 
 
 class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -82,6 +61,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     Attributes:
         train: PATH of the inliers, relative to root.
         prepare: Preparation of every image.
+        take_all: Take all images of `train`, also those in folders for tests or defects, and what looks like masks.
         root: Data root. None takes LIT_OD_DATA, else the working folder; "lit_od:assets" the packaged images.
         mask: Region of interest: an image file, from the working folder, in the geometry of the images, in which white
             counts. What it leaves out is neither fitted nor scored. None counts all pixels.
@@ -93,7 +73,8 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         classes: Labels to use, all others left out; None uses all.
         split: Shares set aside from `train`.
         batch_size: Images a training step and process.
-        augment: Changes of training images; None changes nothing.
+        augment: Changes of training images, drawn anew at each step; of a recipe that trains nothing, the views of each
+            image that fit the detector. Images that calibrate are never changed. None changes nothing.
         limit: Images of `train` to use at most, drawn by seed; None uses all.
         memory: Prepared images are kept in memory up to this size, in MiB.
         reference: Images of other classes, for a model that learns from those too; prepared and augmented alike.
@@ -101,6 +82,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     train: str
     prepare: Preparation
+    take_all: bool = False
     root: str | None = None
     mask: str | None = None
     tile: int | None = None
