@@ -101,7 +101,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         f"{calibration.flagged_share():.2%} of {calibration.scores.size:,} calibration inliers above, "
         f"{false_positives(calibration)}\n{method(calibration)}; {supported_rate(calibration)}{since}"
     )
-    if line := shortfall(calibration.rule, calibration.scores.size):
+    if line := shortfall(calibration.rule, calibration.scores.size, calibration.folds):
         print(f"lit-od: {line}", file=sys.stderr)
     return DONE
 
