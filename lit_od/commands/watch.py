@@ -65,7 +65,7 @@ from lit_od.operations.row_log import PrintedRows, RowLog, rows_of
 from lit_od.operations.watch import FRAME_COLUMNS, Arrival, Draw, Watch
 from lit_od.scoring.map_folder import map_folder
 from lit_od.scoring.maps import HeatMaps
-from lit_od.scoring.rows import COLUMNS
+from lit_od.scoring.result import COLUMNS
 from lit_od.scoring.scorer import Scorer
 
 FRAMES = 8
