@@ -118,7 +118,7 @@ def held_out_images(images: int, *, share: float = CALIBRATION_SHARE) -> int:
     if not 0 < share < 1:
         raise ConfigError(f"the calibration share must lie in (0, 1), got {share:g}")
     if images < 3:
-        raise DataError(f"wanted at least 3 normal images (two fit, one calibrates), got {images}")
+        raise DataError(f"wanted at least 3 normal images (two fit, one calibrates), got {images}: add some")
     return min(max(1, round(share * images)), images - 2)
 
 
