@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +20,7 @@ from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
 from lit_od import cli
+from lit_od.recipes.load import read
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,5 +95,10 @@ def check_python(block: str, name: str) -> None:
 
 
 def check_yaml(block: str) -> None:
-    """Read a block as a part of a recipe."""
-    assert isinstance(yaml.safe_load(block), dict)
+    """Read a block: a whole recipe as recipes are read, a part of one as YAML."""
+    found = yaml.safe_load(block)
+    if "name" in found:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"{found['name']}.yaml"
+            file.write_text(block, encoding="utf-8")
+            read(str(file), [])
