@@ -17,6 +17,9 @@ digits of the SHA-256 of the detector's file: what lit-od monitor reads beside t
 --engine ray scores on a Ray cluster, or on all cores of this machine. A PATH may then be a URL of an object
 store too (s3://BUCKET/PREFIX, gs://..., file://...), or a Parquet file with the columns bytes or image, and path.
 A worker that dies costs time and no row.
+
+  lit-od score BUNDLE photos/ --out scores.csv
+  lit-od score BUNDLE a.png b.png --maps heat/ --regions where.jsonl
 """
 
 import argparse
@@ -52,8 +55,9 @@ from lit_od.images.find_local import find
 from lit_od.images.statistics import STATISTICS, image_statistics
 from lit_od.scoring.map_folder import map_folder
 from lit_od.scoring.maps import HeatMaps
+from lit_od.scoring.result import Result
 from lit_od.scoring.rows import regions_to, rows_to
-from lit_od.scoring.scorer import Result, Scorer
+from lit_od.scoring.scorer import Scorer
 
 FORMS = ("csv", "jsonl", "parquet")
 """Forms of rows."""

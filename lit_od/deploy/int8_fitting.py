@@ -93,6 +93,8 @@ class Int8Fitting:
                 f"int8 is judged by validation images: wanted at least {LEAST_VALIDATION}, got "
                 f"{len(images.validation)}. Pass more images, or give data.split.validation a larger share"
             )
+        if engine.extractor.preparation.has_tiles:
+            raise ConfigError("int8 is chosen and judged by whole images: leave data.tile or int8 out")
         bundles.require_replaceable(out)
         extractor, bits = engine.extractor, self.weight_bits
         choice = choose_int8(

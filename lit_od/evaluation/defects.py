@@ -63,7 +63,7 @@ class DefectEvaluation:
 
     Attributes:
         name: Layout and name of the category.
-        size: Height and width at which maps and masks are compared.
+        size: Height and width at which maps and masks are compared; None with tiles, at those of the images.
         scores: Scores by image, of normal images first, then by kind.
         images: The usual figures of their sets of scores.
         kinds: Figures by kind of defect.
@@ -73,7 +73,7 @@ class DefectEvaluation:
     """
 
     name: str
-    size: tuple[int, int]
+    size: tuple[int, int] | None
     scores: dict[str, Scores]
     images: Evaluation
     kinds: dict[str, DefectFigures]
@@ -101,10 +101,12 @@ class DefectEvaluation:
             )
         ]
         if self.together.pixels is not None:
-            high, wide = self.size
+            shown = "images' own size"
+            if self.size is not None:
+                shown = f"prepared size, {self.size[0]}x{self.size[1]}, masks resized to nearest pixels"
             tables.append(
                 (
-                    f"Pixel figures at the prepared size, {high}x{wide}, masks resized to nearest pixels",
+                    f"Pixel figures at the {shown}",
                     ["defects", "regions", *map(title, self.together.pixels.figures)],
                     [
                         [name, f"{each.pixels.regions:,}", *map(percent, each.pixels.figures.values())]
@@ -184,7 +186,7 @@ def evaluate_defects(
     threshold = scorer.calibration.threshold
     return DefectEvaluation(
         name=images.layout or "defects",
-        size=(height, width),
+        size=None if tiles else (height, width),
         scores=scores,
         images=evaluate(measure.inliers, outliers, threshold=threshold, seed=seed, resamples=resamples, level=level),
         kinds=kinds,

@@ -193,5 +193,7 @@ class Model:
         distances = np.full((len(batch.sources), NEAREST), np.nan)
         if self.nearest is not None and len(sound):
             places = batch.rows[sound]
-            rows[places], distances[places] = self.nearest.nearest(batch.images[sound], outputs[sound], NEAREST)
+            rows[places], distances[places] = self.nearest.nearest(
+                batch.images[sound], outputs[sound] if len(outputs) else outputs, NEAREST
+            )
         return rows, distances

@@ -20,7 +20,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +81,8 @@ def main() -> None:
         figures = {"peak_mb": peak, "fit_mb": fit, **measured(scorer, scored, pasted)}
     print(f"{args.images} images of {wide} x {high} in tiles of {args.tile}, {args.threads} threads")
     print(f"memory       {peak:.0f} MB to score, {fit:.0f} MB to fit")
-    print(f"time         {figures['seconds']:.2f} s an image, {figures['time_ratio']:.3f} of its tiles' own")
+    print(f"time         {figures['seconds']:.2f} s an image, {figures['time_ratio']:.3f} of its tiles' own", end=" ")
+    print(f"({figures['processor_ratio']:.3f} by processor time)")
     print(f"defects      {figures['found']} of {figures['defects']} of {LEAST} x {LEAST} or more found, ", end="")
     print(f"{figures['small_found']} of {figures['small']} smaller; {figures['false']} false alarms")
     print(f"seams        {figures['border']:.3f} at tile borders, {figures['overlaps']:.3f} within overlaps")
@@ -139,7 +139,13 @@ def make_images(
 
 
 def woven(pieces: Sequence[Image.Image], size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Return an image of pieces, turned or mirrored at random, that pass into each other."""
+    """Return an image woven of pieces that pass into each other.
+
+    Args:
+        pieces: Square images of one size, which are turned or mirrored at random.
+        size: Width and height.
+        rng: Source of all choices.
+    """
     side = pieces[0].width
     soft = Image.new("L", (side, side))
     soft.paste(255, (FEATHER // 2, FEATHER // 2, side - FEATHER // 2, side - FEATHER // 2))
@@ -185,14 +191,20 @@ def _megabytes(words: Sequence[object]) -> float:
 
 
 def measured(scorer: Scorer, folder: Path, pasted: dict[str, list[Pasted]]) -> dict[str, float]:
-    """Score all images one by one, interleaved with their tiles alone."""
+    """Score all images one by one, interleaved with their tiles alone.
+
+    Args:
+        scorer: The loaded bundle.
+        folder: The images.
+        pasted: Pasted defects by file name.
+    """
     taken, alone, steps = [], [], []
     figures = {"found": 0, "defects": 0, "small_found": 0, "small": 0, "false": 0}
     for file in sorted(folder.iterdir()):
         source = ImageFile(file, file.name)
-        start = time.perf_counter()
+        start = _clocks()
         result = scorer.score([file], maps=True)
-        taken.append(time.perf_counter() - start)
+        taken.append(_clocks() - start)
         alone.append(_of_tiles(scorer, source))
         assert result.maps is not None
         assert scorer.pixel_threshold is not None
@@ -205,25 +217,31 @@ def measured(scorer: Scorer, folder: Path, pasted: dict[str, list[Pasted]]) -> d
             figures["false"] += bool(result.is_outlier[0])
             steps.append(seam_steps(scorer, result.maps[0]))
     border, overlaps, elsewhere = np.mean(steps, axis=0)
+    ratios = np.median(np.array(taken) / np.array(alone), axis=0)
     return {
         **figures,
-        "seconds": median(taken),
-        "time_ratio": median(a / b for a, b in zip(taken, alone, strict=True)),
+        "seconds": float(np.median(taken, axis=0)[0]),
+        "time_ratio": float(ratios[0]),
+        "processor_ratio": float(ratios[1]),
         "border": float(border / elsewhere),
         "overlaps": float(overlaps / elsewhere),
     }
 
 
-def _of_tiles(scorer: Scorer, source: ImageFile) -> float:
-    """Return the seconds that the tiles of an image take alone."""
+def _clocks() -> NDArray[np.float64]:
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def _of_tiles(scorer: Scorer, source: ImageFile) -> NDArray[np.float64]:
+    """Return the seconds of an image's tiles alone, by clock and processor."""
     frame, extractor, detector = Frame(source, scorer.preparation), scorer.extractor, scorer.detector
     pixels = frame.pixels()
     tiles = [ImageArray(pixels[each.rows, each.columns].copy(), "") for each in frame.places]
     assert isinstance(detector, TileDetector)
-    start = time.perf_counter()
+    start = _clocks()
     for _ in extractor.run(tiles, lambda outputs: (detector.cells_of_tiles(outputs),)):
         pass
-    return time.perf_counter() - start
+    return _clocks() - start
 
 
 def seam_steps(scorer: Scorer, one: Maps) -> NDArray[np.float64]:

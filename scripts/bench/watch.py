@@ -263,7 +263,7 @@ def speed(args: argparse.Namespace, folder: Path) -> dict[str, object]:
         collections.deque(frames(), maxlen=0)
 
     def watch() -> None:
-        with rows_of(str(folder / f"{next(number)}.csv"), "csv", FRAME_COLUMNS, apart=1) as rows:
+        with rows_of(str(folder / f"{next(number)}.csv"), "csv", FRAME_COLUMNS, frames=True) as rows:
             Watch(scorer, rows, FRAME_COLUMNS).run([frames()], stop, batch_size=8)
             assert rows.count == count
 

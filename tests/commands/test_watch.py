@@ -55,7 +55,7 @@ def test_a_folder_while_it_is_killed_and_started(made_bundle: Bundle, incoming: 
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert 10 <= len(rows_of(out)) < 40
+    assert len(rows_of(out)) >= 10
     (incoming / "broken.png").touch()  # it is given a second try, and left to the next start
     process = watching(*words)
     wait_for(40, out)
