@@ -117,7 +117,7 @@ def recipes_page() -> str:
         about = attributes(struct)
         hints = typing.get_type_hints(struct)
         for field in msgspec.structs.fields(struct):
-            if (struct, field.name) in ((Preparation, "mask"), (Preparation, "mask_colour")):
+            if struct is Preparation and field.name in ("mask", "mask_colour", "overlap"):
                 continue  # keys of manifests
             inner = structures(hints[field.name])
             lines.append(

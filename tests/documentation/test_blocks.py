@@ -109,3 +109,9 @@ def test_scripts_that_are_named_exist() -> None:
     text = "".join((ROOT / document).read_text(encoding="utf-8") for document in (*DOCUMENTS, "CONTRIBUTING.md"))
     named = set(re.findall(r"(?<![\w/])(?:scripts|runners)/[\w./-]*\w", text))
     assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_links_within_the_checkout_lead_somewhere(name: str) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text(encoding="utf-8"))
+    assert [link for link in links if not (ROOT / link).exists()] == []
