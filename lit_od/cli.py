@@ -36,6 +36,7 @@ COMMANDS = {
     "history": "what was changed in a bundle, when, on which images",
     "rollback": "an earlier state of a bundle, to the byte",
     "quantize": "the backbone in int8, the rest fitted anew on it",
+    "watch": "score what arrives: files of a folder, frames of a video, a stream, a camera",
     "monitor": "a drift alarm on the scores of rows, with a bound on false alarms",
     "check": "read every image once: a clean list, and the refused with reasons",
     "verify": "check a bundle's files and score its golden images again",

@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("python3.11", "python3.12", "python3.13")
 RESOLUTIONS = ("lowest-direct", "highest")
-EXTRAS = ("cpu", "evaluate", "serve", "quantize", "heif")
+EXTRAS = ("cpu", "evaluate", "serve", "quantize", "heif", "video", "parquet")
 TOOLS = ("pytest", "pytest-xdist", "hypothesis")
 """Distributions that the tests need besides, at versions that suit the others."""
 

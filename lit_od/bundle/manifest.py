@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from lit_od.errors import BundleError
 from lit_od.formats.text import one_line, unique_keys
+from lit_od.images.augment import Augment
 from lit_od.images.preparation import MAX_PIXELS, Preparation
 from lit_od.types import Output, WeightBits
 
@@ -85,12 +86,13 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class DetectorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The detector: its kind or import path, its options, and the number of images.
 
-    The images are those that it was fitted on.
+    The images are those that it was fitted on; `augment` stands where views of them did.
     """
 
     kind: Annotated[str, Meta(max_length=256)]
     options: dict[str, Any]
     images: _Count
+    augment: Augment | msgspec.UnsetType = msgspec.UNSET  # unset, it is not written
 
 
 class CalibrationEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

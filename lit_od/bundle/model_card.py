@@ -5,6 +5,8 @@
 
 from typing import Any
 
+import msgspec
+
 from lit_od.bundle.manifest import Manifest
 from lit_od.calibration.method import TYPICAL
 from lit_od.calibration.p_values import Calibration
@@ -59,8 +61,12 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
     depth = f", 16-bit grey of {preparation.bits} bits" if isinstance(preparation.bits, int) else ""
     rule = {key: value for key, value in calibration.rule.items() if key != "rule"}
     size = f"{preparation.size[0]}x{preparation.size[1]}"
+    shown = f"{crop}{size} {preparation.mode}, {preparation.resize}"
+    if preparation.has_tiles:
+        shown = f"whole, in tiles of {size} {preparation.mode} that share {preparation.overlap} pixels"
+        region = "" if preparation.region is None else ", of which those in the region of interest count"
     facts = [
-        ("images", f"{crop}{size} {preparation.mode}, {preparation.resize}{depth}{region}"),
+        ("images", f"{shown}{depth}{region}"),
         (
             "backbone",
             f"{_shape(model.input_shape)} uint8 to {model.output} {_shape(model.output_shape)}"
@@ -69,7 +75,8 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
         ),
         (
             "detector",
-            f"{_value(manifest.detector.kind)}{_options(options)}, fitted on {manifest.detector.images:,} images",
+            f"{_value(manifest.detector.kind)}{_options(options)}, fitted on {manifest.detector.images:,} images"
+            f"{_views(manifest)}",
         ),
         (
             "threshold",
@@ -142,6 +149,16 @@ def since_accepted(manifest: Manifest) -> str:
     accepted = manifest.provenance.data.get("accepted")
     outdated = isinstance(accepted, dict) and accepted.get("rate_holds") is False
     return " before images were accepted, and not guaranteed since (lit-od refit)" if outdated else ""
+
+
+def _views(manifest: Manifest) -> str:
+    """Say in how many views images fitted the detector, where they did."""
+    augment = manifest.detector.augment
+    if isinstance(augment, msgspec.UnsetType):
+        return ""
+    changes = {key: value for key, value in msgspec.to_builtins(augment).items() if key != "views"}
+    plain = msgspec.to_builtins(type(augment)())
+    return f" in {augment.count} views each{_options({k: v for k, v in changes.items() if v != plain[k]})}"
 
 
 def _shape(shape: list[int | None]) -> str:

@@ -24,7 +24,7 @@ from lit_od.commands._evaluation_sets import AGAINST, add_set_arguments, chosen_
 from lit_od.commands._status import DONE
 from lit_od.evaluation.defects import DefectEvaluation, evaluate_defects
 from lit_od.evaluation.evaluate import Evaluation, evaluate
-from lit_od.evaluation.image_sets import score_set
+from lit_od.evaluation.image_sets import score_set, tell_of_seen
 from lit_od.formats.atomic import require_writable
 from lit_od.formats.text import printable
 from lit_od.scoring.scorer import Scorer
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     bundle = read_bundle(args.bundle, args)
     scorer = Scorer.of(bundle, **session_options(args))
     images = chosen_sets(args, overrides, bundle)
+    tell_of_seen(bundle, overrides, images)
     found: Evaluation | DefectEvaluation
     if images.layout is not None:
         found = evaluate_defects(scorer, images)

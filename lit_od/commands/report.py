@@ -13,7 +13,7 @@ from lit_od.commands._arguments import add_session_arguments, extra, read_bundle
 from lit_od.commands._evaluation_sets import add_set_arguments, chosen_sets, sets_root, torchvision_sets
 from lit_od.commands._status import DONE
 from lit_od.errors import ConfigError
-from lit_od.evaluation.image_sets import ImageSet, fitted_images
+from lit_od.evaluation.image_sets import ImageSet, fitted_images, tell_of_seen
 from lit_od.formats.atomic import atomic_file, require_writable
 from lit_od.formats.text import printable
 from lit_od.images.find_local import find
@@ -45,6 +45,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     bundle = read_bundle(args.bundle, args)
     scorer = Scorer.of(bundle, **session_options(args))
     images = chosen_sets(args, overrides, bundle)
+    tell_of_seen(bundle, overrides, images)
     if not args.normal:
         normals = fitted_images(bundle, overrides, sets=partial(torchvision_sets, download=False))
     else:

@@ -49,6 +49,12 @@ class Reconstruction(PixelDetector):
     Attributes:
         settings: The options it was fitted with.
         shape: Height, width and channels of the errors.
+
+    Example:
+        >>> errors = np.zeros((2, 8, 8, 1), dtype=np.float32)
+        >>> errors[1, :2, :2] = 0.5
+        >>> Reconstruction.fit(errors[:1], outlier_perc=10).score(errors).round(3).tolist()
+        [0.0, 0.286]
     """
 
     kind: ClassVar[str] = "reconstruction"

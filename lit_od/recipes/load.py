@@ -10,12 +10,13 @@ import msgspec
 
 from lit_od.errors import ConfigError
 from lit_od.formats.strict_yaml import YAMLError, parse
+from lit_od.images.augment import Augment
 from lit_od.recipes.overrides import apply
 from lit_od.recipes.roots import PACKAGED_DATA
 from lit_od.recipes.schema import Recipe
 
-OF_REGION = frozenset({"mask", "mask_colour"})
-"""Keys of a preparation that come from `data.mask` and the images."""
+OF_DATA = {"mask": "data.mask", "mask_colour": "data.mask", "overlap": "data.overlap"}
+"""Keys of a preparation that come from other keys, by those."""
 
 
 def shipped() -> dict[str, Path]:
@@ -96,13 +97,7 @@ def without_training(recipe: Recipe, reason: str) -> Recipe:
     Raises:
         ConfigError: If the recipe has options that only a training uses.
     """
-    data = recipe.data
-    of_training = (
-        ("trainer", recipe.trainer.keys() - {"devices"}),
-        ("data.augment", data.augment),
-        ("data.class_path", data.class_path),
-    )
-    for key, options in of_training:
+    for key, options in (("trainer", recipe.trainer.keys() - {"devices"}), ("data.class_path", recipe.data.class_path)):
         if options:
             raise ConfigError(f"{key} goes with training, and {reason}: leave it out")
     return msgspec.structs.replace(recipe, trainer={})
@@ -145,12 +140,27 @@ def from_tree(tree: dict[str, Any], name: str) -> Recipe:
         del tree["model"]["network"]
     try:
         recipe = msgspec.convert(tree, Recipe, strict=True)
-        if not OF_REGION.isdisjoint(tree["data"]["prepare"]):
-            raise ConfigError(f"recipe {name}: data.prepare has no mask of its own: name the file in data.mask")
+        for key in OF_DATA.keys() & tree["data"]["prepare"].keys():
+            raise ConfigError(f"recipe {name}: data.prepare takes no {key}, which comes from {OF_DATA[key]}: give that")
         return recipe
     except msgspec.ValidationError as error:
-        message = str(error).replace("`$.", "`").replace("Object contains unknown field", "unknown key")
-        raise ConfigError(f"recipe {name}: {message}") from None
+        raise ConfigError(f"recipe {name}: {_text(error)}") from None
+
+
+def read_augment(tree: Any) -> Augment | None:
+    """Read a recipe's `data.augment` from plain values.
+
+    Raises:
+        ConfigError: If a key or value is invalid.
+    """
+    try:
+        return msgspec.convert(tree, Augment | None, strict=True)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"data.augment: {_text(error)}") from None
+
+
+def _text(error: msgspec.ValidationError) -> str:
+    return str(error).replace("`$.", "`").replace("Object contains unknown field", "unknown key")
 
 
 def to_tree(recipe: Recipe) -> dict[str, Any]:

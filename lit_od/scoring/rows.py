@@ -156,18 +156,24 @@ def _writer(out: TextIO, form: str, detector: str | None) -> Callable[[Result], 
     put = row_writer(out, form, COLUMNS if detector is None else (*COLUMNS, *STATISTICS, DETECTOR))
 
     def write(result: Result) -> None:
-        values = zip(*(getattr(result, part).tolist() for part in VALUES), strict=True)
         more: Iterable[Sequence[object]] = repeat(())
         if detector is not None:
             assert result.statistics is not None
             more = (
                 (*(None if math.isnan(each) else each for each in row), detector) for row in result.statistics.tolist()
             )
-        for name, found, error, also in zip(result.name, values, result.error, more, strict=False):
-            put((name, *([None] * len(VALUES) if error else found), error, *also))
+        for row, also in zip(row_values(result), more, strict=False):
+            put((*row, *also))
         out.flush()  # the rows of whole batches outlive a killed process
 
     return write
+
+
+def row_values(result: Result) -> Iterator[tuple[object, ...]]:
+    """Yield each row's values, in the order of `COLUMNS`; None where it has none."""
+    values = zip(*(getattr(result, part).tolist() for part in VALUES), strict=True)
+    for name, found, error in zip(result.name, values, result.error, strict=True):
+        yield (name, *([None] * len(VALUES) if error else found), error)
 
 
 @contextmanager

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from lit_od import Scorer
 from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.calibration.p_values import Calibration
+from lit_od.images.augment import Augment
 from lit_od.images.find_local import find
 from lit_od.images.split import fit_and_calibration
 from tests.support.images import ASSETS
@@ -85,9 +87,23 @@ def test_a_bundle_by_max_f1_asks_for_outliers_again(own_bundle: Path, tmp_path: 
     assert Bundle.read(out).calibration.rule == {"rule": "mean_std", "n": 2}
 
 
+def test_views_fit_as_before_unless_they_are_named(own_bundle: Path, tmp_path: Path, command: Command) -> None:
+    images, detector = f"{INLIERS.rpartition(':')[0]}:0", ["--detector", "knn", "--detector.coreset", "50"]
+    words = ["--data.augment.flip", "true", "--data.augment.shift", "0.1", "--data.augment.views", "3"]
+    assert command("refit", own_bundle, images, "--out", tmp_path / "a", *detector, *words).status == 0
+    wanted = Augment(flip=True, shift=0.1, views=3)
+    assert Bundle.read(tmp_path / "a").manifest.detector.augment == wanted
+    assert command("refit", tmp_path / "a", images, "--out", tmp_path / "b").status == 0
+    assert Bundle.read(tmp_path / "b").manifest.detector.augment == wanted
+    assert command("refit", tmp_path / "a", images, "--out", tmp_path / "c", "--data.augment", "null").status == 0
+    assert Bundle.read(tmp_path / "c").manifest.detector.augment is msgspec.UNSET
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--data.augment.flips", "true"], "data.augment: unknown key `flips`"),
+        (["--data.augment.shift", "2"], "augment.shift must lie in [0, 1), got 2"),
         (
             ["--detector.class_conditional", "true"],
             "class-conditional and needs the images' classes: give class folders",
@@ -174,7 +190,7 @@ def test_few_images_fit_and_calibrate_all(
     new = tmp_path / "new"
     status, out, _ = command("refit", own_bundle, digit_files, "--out", new, "--detector", "knn")
     assert status == 0
-    assert caplog.messages == [
+    assert caplog.messages[-1:] == [
         "lit-od: percentile 99 asks for a false-positive rate of 1 %, which takes 99 calibration inliers: 40 support "
         "2.44 % at the least"
     ]

@@ -18,6 +18,7 @@ from lit_od.deploy.one_file import compile_bundle
 from lit_od.errors import BackboneError, ConfigError, DataError
 from lit_od.fitting.from_recipe import fit_onnx
 from lit_od.formats.onnx_file import read_graph
+from lit_od.images.augment import Augment
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import ImageArray, SetOpener, Source
 from lit_od.recipes import onnx_images
@@ -122,6 +123,15 @@ def test_few_images_are_cross_fitted_unless_the_recipe_says_otherwise(small_reci
     assert override(crossed, ["--calibration.rule=mean_std"]).calibration == {"rule": "mean_std", "method": "cross"}
 
 
+def test_views_fit_as_the_recipe_says(small_recipe: Recipe, tmp_path: Path):
+    words = ["--data.augment.turns=true", "--data.augment.brightness=[0.9, 1.1]", "--data.augment.views=3"]
+    bundle = fit_onnx(override(small_recipe, words), tmp_path / "bundle", threads=1)
+    augment = bundle.manifest.detector.augment
+    assert augment == Augment(turns=True, brightness=(0.9, 1.1), views=3)
+    assert bundle.manifest.detector.images == bundle.calibration.scores.size == 60
+    assert main(["verify", str(tmp_path / "bundle")]) == 0
+
+
 def test_how_many_processes_fit_leaves_no_trace(small_recipe: Recipe, tmp_path: Path):
     bundle = fit_onnx(override(small_recipe, ["--trainer.devices=2"]), tmp_path / "bundle", threads=1)
     assert bundle.manifest.provenance.recipe["trainer"] == {}  # type: ignore[index]  # it has one
@@ -137,7 +147,11 @@ def test_max_f1_takes_the_recipes_outliers(small_recipe: Recipe, tmp_path: Path)
     ("words", "message"),
     [
         (["--trainer.max_epochs=1"], "trainer goes with training, and over an ONNX backbone nothing is trained"),
-        (["--data.augment.flip=true"], r"data\.augment goes with training"),
+        (["--data.augment.flip=false"], r"data\.augment changes nothing: give flip, turns"),
+        (
+            ["--data.augment.flip=true", "--data.augment.views=3"],
+            r"data\.augment has 2 poses, got views 3, which would",
+        ),
         (["--backbone=gone.onnx"], r"backbone gone\.onnx is no file: wanted an ONNX file, or one of lit_od:tf_effi"),
         (["--backbone=lit_od:lite0"], r"no backbone 'lit_od:lite0'; .*lit_od:tf_efficientnet_lite0"),
         (["--detector.kind=kn"], "unknown detector 'kn'"),

@@ -17,15 +17,16 @@ from lit_od.errors import MissingExtra
 ROOT = Path(__file__).parents[2]
 
 OPTIONAL = frozenset(
-    "captum hatchling jinja2 lightning matplotlib onnx onnxscript pyarrow ray scipy sklearn starlette timm torch"
-    " torchmetrics torchvision tritonclient uvicorn".split()
+    "av captum hatchling huggingface_hub jinja2 lightning markupsafe matplotlib onnx onnxscript openapi_spec_validator"
+    " prometheus_client pyarrow python_multipart ray scipy sklearn starlette sybil timm torch torchmetrics torchvision"
+    " tritonclient uvicorn watchfiles".split()
 )
 """Packages that an extra brings."""
 
 _SAID = re.compile(r"this needs (?:\w+ )*\(?([\w-]+).*, which is not installed\. Run: pip install", re.IGNORECASE)
 """The line by which lit_od names a missing package."""
 
-_IMPORTED = {"scikit-learn": "sklearn"}
+_IMPORTED = {"scikit-learn": "sklearn", "pyav": "av"}
 """Names by which such packages are imported, where they are others."""
 
 
