@@ -14,6 +14,7 @@ from lit_od.images import parquet as packed
 from lit_od.images.batching import batches
 from lit_od.images.find_local import find
 from lit_od.images.find_remote import find_with_urls
+from lit_od.images.identity import require_once
 from lit_od.images.sources import EncodedImage, Unreadable
 from tests.support.images import GREY
 from tests.support.tables import arrow, pixels, travelled, write_table
@@ -73,6 +74,9 @@ def test_tables_are_found_by_their_ending_and_read_in_order(tmp_path: Path, file
     batched = list(batches(found, GREY, batch_size=4, threads=2))
     assert [source.name for batch in batched for source in batch.sources] == [file.name for file in files]
     np.testing.assert_array_equal(np.concatenate([batch.images for batch in batched]), pixels(find(files)))
+    require_once(found)
+    with pytest.raises(DataError, match=r"t\.parquet#0 is named twice"):
+        require_once([*found, *find([tmp_path / "tables"])])
     (tmp_path / "tables" / "a.png").write_bytes(data[0])
     assert [Path(source.name).name for source in find([tmp_path / "tables"])] == ["a.png"]
 
