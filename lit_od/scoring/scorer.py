@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Self, TypeAlias
 
@@ -49,9 +50,8 @@ class Result:
         p_value: Conformal p-values in (0, 1], (n,); NaN where the image could not be read.
         is_outlier: True where the score is above the threshold, (n,); False where there is no score.
         error: Reason why an image could not be read; None where it could, length n.
-        maps: Maps in the prepared geometry, (n, h, w); NaN where there is no score. With tiles a tuple of n maps, each
-            (h, w) at the image's own resolution, (0, 0) where it could not be read. None where no maps were asked for,
-            or the detector has none.
+        maps: Maps in the prepared geometry, (n, h, w); NaN where there is no score. With tiles n maps, each (h, w)
+            of its image, (0, 0) where that cannot be read. None where none were asked for, or there are none.
         regions: Regions of each image above the threshold for pixels, in the image's own pixels, the largest peak
             first, length n; none where there is no score. None where there are no maps.
         statistics: `image_statistics` of each, (n, 3); NaN where the image could not be read. None where they were not
@@ -219,8 +219,8 @@ class Scorer:
         Yields:
             Results of the next images, in their order.
         """
-        for result, _ in self.stream_outputs(images, batch_size=batch_size, maps=maps, min_area=min_area):
-            yield result
+        outputs = self.stream_outputs(images, batch_size=batch_size, maps=maps, min_area=min_area)
+        yield from map(itemgetter(0), outputs)
 
     def stream_outputs(
         self,
@@ -243,6 +243,7 @@ class Scorer:
         """
         for found in self.extractor.scores(expanded(images), self.detector, maps=maps, batch_size=batch_size):
             yield self._verdicts(found, maps, min_area), found
+            del found  # large with tiles: it must not wait for the next
 
     def _score_prepared(self, images: Images, batch_size: int, maps: bool, min_area: float) -> Result:
         if batch_size < 1:
@@ -276,10 +277,8 @@ class Scorer:
         names = [source.name for source in batch.sources]
         if not maps or not isinstance(self.detector, PixelDetector):
             return self._result(names, scores, errors)
-        geometry: list[Geometry | None] = [None] * len(names)
-        for row, own in zip(batch.rows.tolist(), batch.geometry, strict=True):
-            geometry[row] = own
-        whole = self._whole_maps(found)
+        known = dict(zip(batch.rows.tolist(), batch.geometry, strict=True))
+        geometry, whole = [known.get(row) for row in range(len(names))], self._whole_maps(found)
         return self._result(names, scores, errors, whole, self._regions(whole, geometry, min_area))
 
     def _whole_maps(self, found: Extracted) -> ResultMaps:
