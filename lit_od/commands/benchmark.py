@@ -6,22 +6,26 @@ recipes: --data.prepare.size '[256, 256]'.
 
 --out DIR keeps each bundle with its figures, and the table as benchmark.md, benchmark.csv and benchmark.json. What is
 there already, of the same recipe, images and version, is not run again.
+
+  lit-od benchmark mvtec/ --recipe defects --out table
+  lit-od benchmark mvtec/pill --recipe defects --recipe folder --data.prepare.size '[256, 256]'
 """
 
 import argparse
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
 from lit_od.bundle.folder import Bundle
-from lit_od.commands._arguments import add_session_arguments, extra, say_imported, session_options
+from lit_od.commands._arguments import add_json_argument, add_session_arguments, extra, say_imported, session_options
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.from_recipe import fit_onnx
 from lit_od.formats.atomic import require_writable
 from lit_od.formats.text import printable
-from lit_od.import_paths import code_of
 from lit_od.recipes.load import read
+from lit_od.recipes.named_code import code_of_training
 from lit_od.recipes.overrides import parse_overrides
 from lit_od.recipes.schema import Recipe
 from lit_od.scoring.scorer import Scorer
@@ -41,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="DIR", help="keep bundles, figures and the table there, and take up what is there"
     )
+    add_json_argument(parser)
     add_session_arguments(parser)
 
 
@@ -66,8 +71,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         if recipe.backbone is not None:
             bundle = fit_onnx(recipe, out, **session_options(args), trust=args.trust)
         else:
-            if recipe.model is not None:
-                say_imported(args, *code_of(recipe.model.class_path, recipe.model.init_args).values())
+            say_imported(args, *code_of_training(recipe))
             with extra("train,cpu"):
                 from lit_od.training import pipeline
             bundle = pipeline.fit(recipe, out, **session_options(args), trust=args.trust)
@@ -88,8 +92,12 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         for table, kept in benchmark(Path(args.root), recipes, out, fit=fit, load=load):
             row = table.rows[-1]
             done = row.error or f"image AUROC {100 * row.figures['auroc'][0]:.2f}{', taken up' if kept else ''}"
-            print(printable(f"{row.recipe} on {row.category}: {done}"), flush=True)
-    print(printable(f"\n{table.markdown()}", keep="\n"), end="")
-    if args.out:
-        print(f"\n{out}: benchmark.md, benchmark.csv, benchmark.json")
+            told = sys.stderr if args.json else sys.stdout
+            print(printable(f"{row.recipe} on {row.category}: {done}"), file=told, flush=True)
+    if args.json:
+        print(table.to_json(), end="")
+    else:
+        print(printable(f"\n{table.markdown()}", keep="\n"), end="")
+        if args.out:
+            print(f"\n{out}: benchmark.md, benchmark.csv, benchmark.json")
     return INCOMPLETE if any(row.error for row in table.rows) else DONE

@@ -1,7 +1,7 @@
 """Read recipes: YAML and overrides to a checked recipe."""
 
+import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ import msgspec
 
 from lit_od.errors import ConfigError
 from lit_od.formats.strict_yaml import YAMLError, parse
+from lit_od.formats.text import did_you_mean
 from lit_od.images.augment import Augment
-from lit_od.recipes.overrides import apply
+from lit_od.recipes.overrides import apply, keys_of
 from lit_od.recipes.roots import PACKAGED_DATA
 from lit_od.recipes.schema import Recipe
 
@@ -72,7 +73,7 @@ def require_same_training(trained: Recipe, changed: Recipe) -> None:
             )
     if changed.backbone is not None:
         raise ConfigError("a checkpoint is of a recipe with a `model`: name no `backbone`")
-    for name in ("augment", "batch_size", "reference"):
+    for name in ("augment", "batch_size", "reference", "class_path", "init_args"):
         if getattr(trained.data, name) != getattr(changed.data, name):
             raise ConfigError(f"--data.{name} is for a training, and that of the checkpoint is over: leave it out")
     if trained.seed != changed.seed:
@@ -97,8 +98,9 @@ def without_training(recipe: Recipe, reason: str) -> Recipe:
     Raises:
         ConfigError: If the recipe has options that only a training uses.
     """
-    if recipe.trainer.keys() - {"devices"}:
-        raise ConfigError(f"trainer goes with training, and {reason}: leave it out")
+    for key, options in (("trainer", recipe.trainer.keys() - {"devices"}), ("data.class_path", recipe.data.class_path)):
+        if options:
+            raise ConfigError(f"{key} goes with training, and {reason}: leave it out")
     return msgspec.structs.replace(recipe, trainer={})
 
 
@@ -111,8 +113,7 @@ def read_tree(name: str | Path) -> dict[str, Any]:
     known = shipped()
     file = known.get(str(name), Path(name))
     if not file.is_file():
-        close = get_close_matches(str(name), known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else f"; shipped are {', '.join(known)}"
+        hint = did_you_mean(str(name), known) or f"; shipped are {', '.join(known)}"
         raise ConfigError(f"no recipe {str(name)!r}: wanted a YAML file or a shipped recipe{hint}")
     try:
         tree = parse(file.read_text(encoding="utf-8"))
@@ -133,6 +134,10 @@ def from_tree(tree: dict[str, Any], name: str) -> Recipe:
     Raises:
         ConfigError: If a key or value is invalid; the message has the key's path.
     """
+    model = tree.get("model")
+    if isinstance(model, dict) and "network" in model and isinstance(model.setdefault("init_args", {}), dict):
+        tree = tree | {"model": model | {"init_args": model["init_args"] | {"network": model["network"]}}}
+        del tree["model"]["network"]
     try:
         recipe = msgspec.convert(tree, Recipe, strict=True)
         for key in OF_DATA.keys() & tree["data"]["prepare"].keys():
@@ -151,11 +156,15 @@ def read_augment(tree: Any) -> Augment | None:
     try:
         return msgspec.convert(tree, Augment | None, strict=True)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"data.augment: {_text(error)}") from None
+        raise ConfigError(f"data.augment: {_text(error, 'data.augment')}") from None
 
 
-def _text(error: msgspec.ValidationError) -> str:
-    return str(error).replace("`$.", "`").replace("Object contains unknown field", "unknown key")
+def _text(error: msgspec.ValidationError, within: str = "") -> str:
+    """Return an error's text, with the key that was perhaps meant."""
+    text = str(error)
+    unknown = re.fullmatch(r"Object contains unknown field `(.*?)`(?: - at `\$\.?(.*)`)?", text)
+    hint = did_you_mean(unknown[1], keys_of(".".join(filter(None, (within, unknown[2]))))) if unknown else ""
+    return text.replace("`$.", "`").replace("Object contains unknown field", "unknown key") + hint
 
 
 def to_tree(recipe: Recipe) -> dict[str, Any]:
