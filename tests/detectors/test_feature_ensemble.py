@@ -52,7 +52,7 @@ def test_a_recipe_names_it_ensemble_and_its_members_decide_what_it_reads() -> No
     over = [{"kind": "knn", "over": "patches"}, {"kind": "padim"}]
     assert DetectorSpec.parse({"kind": "ensemble", "members": over}).reads() == "patches"
     with pytest.raises(
-        ConfigError, match="a member over patches must be one of padim, patchcore, patch_rows, got 'knn'"
+        ConfigError, match="a member over patches must be one of padim, patchcore, patch_rows, patch_channel, got 'knn'"
     ):
         DetectorSpec.parse({"kind": "ensemble", "members": [MEMBERS[2], {"kind": "padim"}]}).check()
 

@@ -46,6 +46,7 @@ TREES: list[dict[str, Any]] = [
     {"kind": "knn", "over": "patches", "k": 2, "aggregate": "top_share", "share": 0.1},
     {"kind": "mahalanobis", "over": "patches", "size": [8, 8]},
     {"kind": "gmm", "over": "patches"},
+    {"kind": "patch_channel", "channel": 2, "size": [12, 15]},
     {"kind": "ensemble", "size": [12, 15], "members": [{"kind": "padim"}, {"kind": "patchcore", "coreset": 50}]},
     {
         "kind": "ensemble",
@@ -60,7 +61,7 @@ TREES: list[dict[str, Any]] = [
         "kind": "ensemble",
         "size": [12, 15],
         "mask": MASK,
-        "members": [{"kind": "padim"}, {"kind": "patchcore", "coreset": 50}, {"kind": "gmm", "over": "patches"}],
+        "members": [{"kind": "padim"}, {"kind": "patch_channel"}, {"kind": "gmm", "over": "patches"}],
     },
 ]
 
