@@ -141,9 +141,7 @@ class Extractor:
             raise ConfigError(f"tiles need a detector of patches, and {detector.kind} is none: take data.tile out")
         for source, frame in frames(images, self.preparation):
             if isinstance(frame, ImageError):
-                empty = np.empty((0, *self.preparation.shape), np.uint8)
-                batch = Batch([source], empty, np.empty(0, np.intp), {0: frame}, [])
-                yield Extracted(batch, _NOTHING, np.empty(0, bool))
+                yield self._unreadable(source, str(frame))
                 continue
             pixels, finite = frame.pixels(), True
             joined = JoinedMap(detector, frame.whole.size, frame.counted)
@@ -153,7 +151,11 @@ class Extractor:
                 with limited(1):  # the threads are busy with the next tiles
                     for own, place in zip(cells, places, strict=False):
                         joined.add(own, place.rows, place.columns, place.down, place.across)
-            score, whole = joined.finish()
+            try:
+                score, whole = joined.finish()
+            except ImageError as error:
+                yield self._unreadable(source, str(error))
+                continue
             batch = Batch([source], pixels[None], np.zeros(1, np.intp), {}, [frame.geometry])
             if not finite:
                 score, whole = np.full(1, np.nan), np.full_like(whole, np.nan)
@@ -161,6 +163,11 @@ class Extractor:
             del frame, pixels, joined, batch, whole  # large: they go with the consumer's
             yield extracted
             del extracted
+
+    def _unreadable(self, source: Source, cause: str) -> Extracted:
+        """Return the batch of one image that has no score."""
+        nothing, errors = np.empty((0, *self.preparation.shape), np.uint8), {0: ImageError(cause)}
+        return Extracted(Batch([source], nothing, np.empty(0, np.intp), errors, []), _NOTHING, np.empty(0, bool))
 
     def run(
         self, images: Iterable[Source], compute: Compute | None, *, batch_size: int = BATCH_SIZE

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lit_od.detectors.map_options import Cells, MapOptions, aggregated, enlarged
 from lit_od.detectors.map_region import region_of_pixels
+from lit_od.errors import ImageError
 from lit_od.types import Outputs, Scores
 
 
@@ -85,12 +86,16 @@ class JoinedMap:
         self._weights[rows, columns] += weight
 
     def finish(self) -> tuple[Scores, NDArray[np.float32]]:
-        """Return the image's score (1,) and its map (1, h, w)."""
+        """Return the image's score (1,) and its map (1, h, w).
+
+        Raises:
+            ImageError: If no cell counts.
+        """
         joined = self._map[None]
         if self._weights is None:
             return aggregated(joined, self._options), joined
         near = self._weights > 0
-        joined = np.where(near, self._map / np.where(near, self._weights, 1), np.float32(self._least))[None]
         if not (count := int(np.count_nonzero(near))):
-            return np.array([self._least]), joined
+            raise ImageError("the mask leaves no cell of its tiles: none has its centre in it")
+        joined = np.where(near, self._map / np.where(near, self._weights, 1), np.float32(self._least))[None]
         return aggregated(joined, self._options, count), joined

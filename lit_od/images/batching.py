@@ -30,6 +30,7 @@ FRAMES_AHEAD = 2
 _MENDS = {
     "a crop of": ", or crop less",
     "tiles of": ", or take smaller tiles",
+    "the mask leaves no cell": ", or take a larger region",
     "values above": ", or give more data.prepare.bits",
     "a turned view": ", or crop all images: data.prepare.crop_fraction 1",
 }

@@ -163,6 +163,13 @@ def test_a_defect_outside_the_region_changes_no_score(category: Path, tmp_path: 
     status, _, error = command("compile", bundle, "--out", tmp_path / "model.onnx")
     assert status == 2
     assert "a region of interest differs from tile to tile" in error
+    sliver = np.zeros((HIGH, WIDE), bool)
+    sliver[0, 0] = True
+    Image.fromarray(sliver).save(tmp_path / "sliver.png")
+    words = ("--data.mask", tmp_path / "sliver.png", "--calibration.method", "split", "--out", tmp_path / "sliver")
+    status, _, error = command("fit", "defects", "--data.root", category, *TILES, *words)
+    assert status == 2
+    assert "the mask leaves no cell of its tiles: none has its centre in it. Take it out, or take a larger" in error
 
 
 def test_cells_that_do_not_count_fit_as_those_that_do() -> None:
