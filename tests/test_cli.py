@@ -236,6 +236,13 @@ def test_a_message_holds_no_control_characters(command: Command, monkeypatch: py
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_named_pipe_is_no_bundle_and_nobody_waits_for_its_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    line = [sys.executable, "-m", "lit_od.cli", "verify", str(tmp_path / "pipe")]
+    run = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert (run.returncode, "a bundle is a folder with manifest.json" in run.stderr) == (2, True)
+
+
 def test_a_full_disk_is_refused() -> None:
     with Path("/dev/full").open("w") as full:
         run = subprocess.run([*LIT_OD, "recipes"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
