@@ -20,7 +20,8 @@ again. Only `training` and `experiments` import torch.
 from lit_od.bundle.folder import Bundle
 from lit_od.errors import LitODError
 from lit_od.images.preparation import Preparation
-from lit_od.scoring.scorer import Result, Scorer
+from lit_od.scoring.result import Result
+from lit_od.scoring.scorer import Scorer
 from lit_od.versions import __version__
 
 __all__ = ["Bundle", "LitODError", "Preparation", "Result", "Scorer", "__version__"]

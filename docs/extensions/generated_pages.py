@@ -12,7 +12,6 @@ import re
 import textwrap
 import typing
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from sphinx.ext.napoleon import Config, GoogleDocstring
 
 from lit_od.calibration.method import CalibrationOptions
 from lit_od.calibration.rules import RULES
-from lit_od.cli import COMMANDS
+from lit_od.commands._catalogue import COMMANDS, GROUPS, load_command, parser_of
 from lit_od.detectors.registry import BUILT_IN
 from lit_od.images.preparation import Preparation
 from lit_od.recipes.schema import Recipe
@@ -50,10 +49,11 @@ def without_types(app: Sphinx, what: str, name: str, of: Any, options: Any, line
 def commands_page() -> str:
     """Return the page of all commands."""
     lines = ["# Commands", "", "Written from the commands' own parsers; `lit-od COMMAND --help` prints the same.", ""]
-    lines += ["| command | |", "|---|---|"]
-    lines += [f"| [`{name}`](#lit-od-{name}) | {escaped(text)} |" for name, text in COMMANDS.items()]
+    for group, commands in GROUPS.items():
+        lines += [f"To {group}:", "", "| command | |", "|---|---|"]
+        lines += [f"| [`{name}`](#lit-od-{name}) | {escaped(text)} |" for name, text in commands.items()]
+        lines.append("")
     lines += [
-        "",
         "`--debug`, with any command, shows the trace of an error. `lit-od --version` prints the version.",
         "[Exit statuses](errors.md#exit-statuses) are the same for all commands.",
         "",
@@ -65,11 +65,12 @@ def commands_page() -> str:
 
 def command_section(name: str) -> Iterator[str]:
     """Yield the lines of a command."""
-    module = import_module(f"lit_od.commands.{name}")
-    parser = argparse.ArgumentParser(prog=f"lit-od {name}", allow_abbrev=False)
-    module.add_arguments(parser)
+    command = load_command(name)
+    parser = parser_of(name, command)
     yield from (f"## lit-od {name}", "")
-    for indented, lines in itertools.groupby((module.__doc__ or "").strip().splitlines(), lambda line: line[:1] == " "):
+    for indented, lines in itertools.groupby(
+        (command.__doc__ or "").strip().splitlines(), lambda line: line[:1] == " "
+    ):
         if indented:
             yield from ("```text", textwrap.dedent("\n".join(lines)), "```", "")
         else:
@@ -116,7 +117,7 @@ def recipes_page() -> str:
         about = attributes(struct)
         hints = typing.get_type_hints(struct)
         for field in msgspec.structs.fields(struct):
-            if (struct, field.name) in ((Preparation, "mask"), (Preparation, "mask_colour")):
+            if struct is Preparation and field.name in ("mask", "mask_colour", "overlap"):
                 continue  # keys of manifests
             inner = structures(hints[field.name])
             lines.append(

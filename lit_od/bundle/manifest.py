@@ -102,7 +102,7 @@ class CalibrationEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     pixels in [0, 1]) that 99 % of the calibration inliers' pixels do not exceed; of patches it is the threshold for
     images where their score is the peak of the map, else what the same rule takes from the peaks. `method` and `folds`
     stand where each inlier was scored by a detector that was fitted without its fold; as many folds as images leave
-    each out by itself.
+    each out by itself, and one is that of a single image, scored by a detector fitted on its other views.
     """
 
     threshold: float
@@ -110,7 +110,7 @@ class CalibrationEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     images: _Count
     pixel_threshold: float | None = None
     method: Literal["cross"] | msgspec.UnsetType = msgspec.UNSET  # unset, it is not written
-    folds: Annotated[int, Meta(ge=2)] | msgspec.UnsetType = msgspec.UNSET
+    folds: Annotated[int, Meta(ge=1)] | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         if isinstance(self.method, str) != isinstance(self.folds, int):

@@ -57,7 +57,7 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
         crop = f"centre crop of {preparation.crop_fraction:.0%}, then "
     counted = counted_pixels(preparation)
     region = "" if counted is None else f", of which {counted.mean():.0%} are in the region of interest and count"
-    options = {key: value for key, value in manifest.detector.options.items() if key != "mask"}
+    options = {key: value for key, value in manifest.detector.options.items() if key not in ("mask", "views")}
     depth = f", 16-bit grey of {preparation.bits} bits" if isinstance(preparation.bits, int) else ""
     rule = {key: value for key, value in calibration.rule.items() if key != "rule"}
     size = f"{preparation.size[0]}x{preparation.size[1]}"
@@ -115,6 +115,8 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
 
 def false_positives(calibration: Calibration) -> str:
     """Describe the threshold's false-positive rate, with its 95 % interval."""
+    if calibration.folds is not None and calibration.folds.count == 1:
+        return "false-positive rate unknown"
     low, high = calibration.fpr_interval()
     chosen = calibration.rule["rule"] == "max_f1"
     caution = "; max_f1 chose it by these inliers too, so expect more" if chosen else ""
@@ -127,6 +129,8 @@ def method(calibration: Calibration) -> str:
     if calibration.folds is None:
         return "held out"
     folds = calibration.folds.count
+    if folds == 1:
+        return "1 image, scored by its own other views"
     return "cross, each left out" if folds == calibration.scores.size else f"cross in {folds} folds"
 
 
@@ -134,6 +138,8 @@ def supported_rate(calibration: Calibration) -> str:
     """Describe a calibration's rates of false positives: promised, proven, typical."""
     count, promised = calibration.scores.size, calibration.promised()
     least = f"{count:,} calibration inliers support {1 / (count + 1):.2%} at the least"
+    if calibration.folds is not None and calibration.folds.count == 1:
+        return "1 image supports no rate of false positives"
     if promised is None:
         return f"{least}; rule {_value(calibration.rule['rule'])} promises none"
     if calibration.folds is None:

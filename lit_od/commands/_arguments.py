@@ -1,6 +1,7 @@
 """Arguments that commands share."""
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -55,6 +56,16 @@ def row_form(args: argparse.Namespace, *, forms: Sequence[str] = ("csv", "jsonl"
     """
     ending = Path(args.out or "").suffix.lower().removeprefix(".")
     return args.format or (ending if ending in forms else "csv")
+
+
+def add_json_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the form of what a command prints as a table."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def print_json(tree: object) -> None:
+    """Print what --json asks for."""
+    print(json.dumps(tree, indent=2))
 
 
 def add_batch_argument(parser: argparse.ArgumentParser) -> None:
@@ -200,7 +211,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_take_all_argument(parser: argparse.ArgumentParser) -> None:
-    """Declare the flag of every command that refuses folders with more than normal images."""
+    """Declare the flag of every command that takes normal images alone."""
     parser.add_argument(
         "--take-all",
         action="store_true",

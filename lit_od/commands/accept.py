@@ -7,6 +7,9 @@ than the accepted ones, or the rate is no longer guaranteed until lit-od refit. 
 only what brings its score to the threshold. Gaussians need the sums that fit --keep-accumulator keeps, or with
 --normal PATH the images that they were fitted on. An image that was accepted before changes nothing. lit-od rollback
 undoes it.
+
+  lit-od accept BUNDLE false-alarm.png --note 'dust on the lens'
+  lit-od accept BUNDLE false-alarms/ --dry-run --on photos/    what would it change?
 """
 
 import argparse

@@ -14,7 +14,6 @@ side below some 100 pixels more is allowed, since recompression changes them mor
 """
 
 import argparse
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lit_od.checks import number
-from lit_od.commands._arguments import no_overrides, positive
+from lit_od.commands._arguments import add_json_argument, no_overrides, positive, print_json
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import ConfigError
 from lit_od.formats.atomic import atomic_file, require_writable
@@ -54,10 +53,10 @@ class _Checked:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("paths", metavar="PATH", nargs="+", help="what to check")
-    parser.add_argument("--out", metavar="DIR", help="write clean.csv and refused.csv there")
+    parser.add_argument("--out", metavar="DIR", help="write clean.csv, refused.csv and duplicates.csv there")
     parser.add_argument("--duplicates", action="store_true", help="find images that are there twice")
     parser.add_argument("--distance", metavar="X", type=float, help=f"--duplicates: distance of near ones ({MOST})")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    add_json_argument(parser)
     parser.add_argument("--threads", metavar="N", type=positive, help="decoding threads (one a core)")
 
 
@@ -77,7 +76,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     found = _read(args)
     compared, duplicates = _duplicates(found, args) if args.duplicates else ([], None)
     if args.json:
-        print(json.dumps(_tree(found, compared, duplicates), indent=2))
+        print_json(_tree(found, compared, duplicates))
     else:
         _say(found, compared, duplicates)
     if args.out:

@@ -14,6 +14,10 @@ rate of the rule. --calibration.method split holds them out.
 
 Several processes, started by torchrun, by srun or by --trainer.devices N, share the work; the bundle does not depend on
 how many they are, but for the training, where N processes take steps of N times as many images.
+
+  lit-od fit folder --data.root NORMAL_IMAGES --out BUNDLE
+  lit-od fit defects --data.root mvtec/pill --out BUNDLE
+  lit-od fit mine.yaml --trainer.max_epochs 3 --detector.kind knn --out BUNDLE
 """
 
 import argparse

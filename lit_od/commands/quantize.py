@@ -10,6 +10,9 @@ ones with --outliers. If the 95 % interval of the change of AUROC reaches below 
 
 Weights have 7 bits, with which every processor computes the same sums. With --target vnni they have 8: closer to
 float, and as fast where processors have VNNI. Int8 needs the package onnx: pip install "lit-od[quantize,cpu]".
+
+  lit-od quantize BUNDLE NORMAL_IMAGES --out SMALL
+  lit-od quantize BUNDLE NORMAL_IMAGES --out SMALL --outliers scratch=scratches/ --target vnni
 """
 
 import argparse

@@ -10,6 +10,9 @@ they did, or as --data.augment.turns true, --data.augment.views 4 ... say; --dat
 Where --out names BUNDLE itself, its history goes on: lit-od history and rollback.
 
 --engine ray runs the graph on a Ray cluster and merges its workers' statistics; PATHs as in lit-od score.
+
+  lit-od refit BUNDLE images/ --out NEW
+  lit-od refit BUNDLE images/ --detector knn --detector.k 3 --out NEW
 """
 
 import argparse

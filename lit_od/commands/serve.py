@@ -22,6 +22,9 @@ network; --allow-host names the server where it is asked under a name other than
 
 --normal PATH... shows the normal images that a picture resembles most, by the distance of their features,
 or of their pixels where a bundle's graph gives no features.
+
+  lit-od serve BUNDLE
+  lit-od serve pills=BUNDLE --port 9000 --normal good/
 """
 
 import argparse

@@ -65,14 +65,11 @@ from lit_od.operations.row_log import PrintedRows, RowLog, rows_of
 from lit_od.operations.watch import FRAME_COLUMNS, Arrival, Draw, Watch
 from lit_od.scoring.map_folder import map_folder
 from lit_od.scoring.maps import HeatMaps
-from lit_od.scoring.rows import COLUMNS
+from lit_od.scoring.result import COLUMNS
 from lit_od.scoring.scorer import Scorer
 
 FRAMES = 8
 """Frames of a batch, and of a stream those that are kept: more would be older and take more memory."""
-
-APART = 1.0
-"""Seconds between two flushes of frames' rows to disk, which take longer than the rows of a batch."""
 
 MOST_PICTURES = 10**8
 """Pictures that file names have room for."""
@@ -127,7 +124,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         draw = stack.enter_context(_maps(args, bundle, scorer))
         if place is not None and not place.is_file:
             video = stack.enter_context(LiveVideo(place, every, most=batch_size, threads=args.threads))
-        rows = stack.enter_context(rows_of(args.out, row_form(args), columns, apart=0 if place is None else APART))
+        rows = stack.enter_context(rows_of(args.out, row_form(args), columns, frames=place is not None))
         folder = _folder(args, source, rows) if place is None else None
         ways = [
             Deliveries(name, send, at_once=ROWS_A_REQUEST if name == "--post" else 1)

@@ -16,6 +16,7 @@ from lit_od.detectors.local_residual import LocalResidual
 from lit_od.detectors.lof import LOF
 from lit_od.detectors.mahalanobis import Mahalanobis
 from lit_od.detectors.patch_bank import PatchCore
+from lit_od.detectors.patch_channel import PatchChannel
 from lit_od.detectors.patch_gaussian import PaDiM
 from lit_od.detectors.pca import PCAResidual
 from lit_od.detectors.reconstruction import Reconstruction
@@ -34,6 +35,7 @@ __all__ = [
     "Mahalanobis",
     "PCAResidual",
     "PaDiM",
+    "PatchChannel",
     "PatchCore",
     "PixelDetector",
     "Reconstruction",

@@ -9,12 +9,13 @@ from lit_od.detectors.base import Detector
 from lit_od.detectors.ensemble_base import MemberOptions, MemberSum
 from lit_od.detectors.map_options import Cells, MapOptions
 from lit_od.detectors.patch_bank import PatchCore
+from lit_od.detectors.patch_channel import PatchChannel
 from lit_od.detectors.patch_gaussian import PaDiM
 from lit_od.detectors.patch_maps import Candidates, PatchDetector, single
 from lit_od.detectors.patch_rows import PatchRows
 from lit_od.types import Output, Outputs, Stats
 
-OF_PATCHES: tuple[type[PatchDetector], ...] = (PaDiM, PatchCore, PatchRows)
+OF_PATCHES: tuple[type[PatchDetector], ...] = (PaDiM, PatchCore, PatchRows, PatchChannel)
 """Detectors of patches that may be members."""
 
 

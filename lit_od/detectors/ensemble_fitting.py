@@ -162,7 +162,8 @@ class EnsembleAccumulator:
         if held is None:
             raise DataError(
                 f"an ensemble needs at least {GROUP} images, one in {GROUP} of which sets the members' scales, "
-                f"got {self.seen // self.settings.views}. Pass more images."
+                f"got {self.seen // self.settings.views}. Pass more images, "
+                "or fit one member alone, as recipe defects-few does."
             )
         members = [(second or first).finish() for second, first in zip(self.gathered, self.first.gathered, strict=True)]
         shifts, scales = np.zeros(len(members)), np.zeros(len(members))

@@ -145,7 +145,7 @@ def tell_of_seen(bundle: Bundle, overrides: Sequence[str], images: ImageSets) ->
 
 
 def _images_of(bundle: Bundle, overrides: Sequence[str], sets: OpenSets) -> tuple[list[Source], list[Source]] | None:
-    """Find the images that fitted and calibrated a bundle; None as for `fitted_images`."""
+    """Find the images that made a bundle; None as for `fitted_images`."""
     try:
         recipe = override(recipe_of(bundle), overrides)
         opener = sets(data_root(recipe.data.root))

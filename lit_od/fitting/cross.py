@@ -2,7 +2,8 @@
 
 The backbone runs once over all images. Its outputs, in memory or in a temporary file, fit the detector of each fold and
 the one of all images; everything that is learnt is learnt anew in each fold. Where images fit in several views, all
-views of an image are in one fold, and its score is that of the image itself. Of several processes the leading one does
+views of an image are in one fold, and its score is that of the image itself. A single image is scored by a detector
+fitted on its other views, which says nothing of other images. Of several processes the leading one does
 this, and hands the results to the others.
 """
 
@@ -84,7 +85,8 @@ def cross_fit(engine: Engine, spec: DetectorSpec, images: Sequence[Source], *, s
     threads = thread_count(engine.extractor.threads)
     count, leaves_out = len(images) // views, spec.leaves_out and views == 1
     of_images = None if labels is None else labels[::views]
-    rows = folds_of(count, fold_count(spec, count), seed=seed, labels=of_images)
+    alone = count == 1 and views > 1
+    rows = [np.array([0])] if alone else folds_of(count, fold_count(spec, count), seed=seed, labels=of_images)
     with (
         all_outputs(engine, images) as outputs,
         threads_of_a_generator(_at_once(threads, outputs), "fold") as pool,
@@ -145,10 +147,12 @@ def folds_of(images: int, count: int, *, seed: int, labels: Labels | None = None
         Row numbers of each fold, ascending.
 
     Raises:
-        DataError: If there are fewer than 3 images, or a class has one.
+        DataError: If there are fewer than 2 images, or a class has one.
     """
-    if images < 3:
-        raise DataError(f"wanted at least 3 normal images, got {images}")
+    if images < 2:
+        raise DataError(
+            "1 normal image leaves none to calibrate: pass more images, or let it fit in several views (data.augment)"
+        )
     order = np.random.default_rng([seed, images]).permutation(images)
     if labels is not None:
         names, sizes = np.unique(labels, return_counts=True)
@@ -233,10 +237,13 @@ class Scoring:
         with limited(1):
             others = np.setdiff1d(np.arange(count), fold, assume_unique=True)
             rows = (others[:, None] * self.views + np.arange(self.views)).ravel()
+            if count == 1:
+                rows = np.arange(1, self.views)
             try:
                 fitted = self.spec.fit(self.outputs, self.labels, rows=rows)
             except DataError as error:  # it counts the rows of the fold, which nobody gave
-                raise DataError(f"cross calibration fits on {len(others):,} of {count:,} images: {error}") from None
+                fitting = f"{len(rows)} views of 1 image" if count == 1 else f"{len(others):,} of {count:,} images"
+                raise DataError(f"cross calibration fits on {fitting}: {error}") from None
             wanted = pixel_rows(fitted, count, pixels=self.pixels)
             if wanted is None:
                 return fitted.score(of_fold), None

@@ -198,7 +198,7 @@ def fit_bundle(
     for_pixels = threshold_for_pixels(detector, calibration, fitted.pixels)
     if not engine.leads:
         return _received(out, engine, detector)
-    if line := shortfall(calibration.rule, calibration.scores.size):
+    if line := shortfall(calibration.rule, calibration.scores.size, calibration.folds):
         _LOG.warning("lit-od: %s", line)
     extractor = engine.extractor
     golden = make(images.calibration, extractor.preparation, extractor.backbone, detector)

@@ -93,6 +93,12 @@ def _av() -> Any:
     return av
 
 
+def _is_finite(container: Any) -> bool:
+    """Return True for a stream that has an end, as a video file on a web server."""
+    playlist = container.format.name in ("hls", "dash")
+    return bool(container.duration) or (not playlist and container.size > 0)
+
+
 def _cause(error: Exception) -> str:
     """Describe an error of FFmpeg in a line, without the address."""
     words = getattr(error, "strerror", None) or first_line(error)
@@ -281,10 +287,10 @@ class LiveVideo:
     def _read(self, stop: threading.Event) -> str:
         """Read one connection to its end, and describe that end."""
         cause = f"{self._place.name} has ended"
-        first = True
+        first, finite = True, False
         try:
             with _opened(self._place, self._threads) as (container, stream):
-                length = container.duration if self._place.form is None else None
+                finite = self._place.form is None and _is_finite(container)
                 chooser = Chooser(self._every)
                 for frame in _frames(container, stream, self.decoded):
                     if stop.is_set():
@@ -293,13 +299,17 @@ class LiveVideo:
                         _LOG.warning("lit-od: %s is back", self._place.name)
                     first = False
                     number = self.decoded.frames - 1
-                    if chooser.takes(number, time.monotonic()):
-                        self._keep(frame, number, waits=bool(length), stop=stop)
-                self.ends = bool(length)
-        except DataError as error:
+                    seconds = _seconds(frame, stream, number) if finite else time.monotonic()
+                    if chooser.takes(number, seconds):
+                        self._keep(frame, number, waits=finite, stop=stop)
+                self.ends = finite
+        except DataError as error:  # it was not opened
             return str(error)
         except _av().error.FFmpegError as error:
-            return f"{self._place.name} broke off: {_cause(error)}"
+            cause = f"{self._place.name} broke off: {_cause(error)}"
+            if finite:  # connected again, it would begin anew
+                raise DataError(f"{cause}, after {self.decoded.frames:,} frames") from None
+            return cause
         return f"{self._place.name} sent no frame" if first else cause
 
     def _keep(self, frame: Any, number: int, *, waits: bool, stop: threading.Event) -> None:

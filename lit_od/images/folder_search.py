@@ -1,5 +1,6 @@
 """Search a folder for images: which endings are read, and what is left out."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -42,14 +43,14 @@ def endings() -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class FolderSearch:
-    """What is below a folder.
+    """Files below a folder.
 
     Attributes:
         folder: The folder.
         images: Its images, in order; folders that cannot be listed are unreadable images, at the end.
         tables: Parquet files, sorted.
         kinds: Number of the images by ending.
-        folders: Number of the images by folder, relative to the folder.
+        folders: Number of the images by folder.
         left_out: Number of other visible files by ending; "" is that of files without one.
     """
 
@@ -75,9 +76,9 @@ class FolderSearch:
         """Log a line about the folders that were read and the files that were left out."""
         images = sum(self.kinds.values())
         line = f"{one_line(self.folder)}: read {images:,} image{'s' * (images != 1)} ({_counts(self.kinds)})"
-        if set(self.folders) - {"."}:
-            line += f" of {len(self.folders):,} folder{'s' * (len(self.folders) > 1)}: "
-            line += _counts(self.folders, count_first=False)
+        places = Counter({os.path.relpath(place, self.folder): count for place, count in self.folders.items()})
+        if set(places) - {"."}:
+            line += f" of {len(places):,} folder{'s' * (len(places) > 1)}: {_counts(places, count_first=False)}"
         if self.left_out:
             line += f"; left out {_counts(self.left_out)}"
         if self.unread:
@@ -108,16 +109,20 @@ def search_folder(folder: Path) -> FolderSearch:
     in_folders: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
     closed: list[OSError] = []
+    inside = folder
+    label: str | None = None
     for path in visible_files(folder, closed.append):
-        inside, ending = path.relative_to(folder).parent, path.suffix.lower()
-        if ending in wanted:
-            images.append(ImageFile(path, str(path), inside.parts[0] if inside.parts else None))
-            kinds[ending] += 1
-            in_folders[str(inside)] += 1
+        ending = path.suffix.lower()
+        if ending not in wanted:
+            left_out[ending] += 1
+            tables += [path] if ending == PARQUET else []
             continue
-        if ending == PARQUET:
-            tables.append(path)
-        left_out[ending] += 1
+        if path.parent != inside:
+            inside = path.parent
+            label = inside.relative_to(folder).parts[0]
+        images.append(ImageFile(path, str(path), label))
+        kinds[ending] += 1
+        in_folders[str(inside)] += 1
     images += [
         Unreadable(str(error.filename), f"the folder cannot be listed: {str(error.strerror).lower()}")
         for error in closed
@@ -126,7 +131,7 @@ def search_folder(folder: Path) -> FolderSearch:
 
 
 def _counts(counted: "Counter[str]", *, count_first: bool = True) -> str:
-    """Format counts, the largest first: "3 .jpg, 1 without ending", or "a (3), b (1)"."""
+    """Format counts, the largest first, as "3 .jpg, 1 .png" or "a (3), b (1)"."""
     shown: Iterable[tuple[str, int]] = counted.most_common(SHOWN)
     if count_first:
         parts = [f"{count:,} {one_line(name, most=40) or 'without ending'}" for name, count in shown]

@@ -12,6 +12,7 @@ from lit_od.errors import DataError, ImageError
 from lit_od.formats.text import one_line
 from lit_od.images.file_contents import contents
 from lit_od.images.object_store import StoredImage
+from lit_od.images.parquet import PackedImage
 from lit_od.images.saying import say_once
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, Source
 from lit_od.runtime.processes import is_first
@@ -181,7 +182,7 @@ def _place(source: Source) -> str | None:
             return source.url
         case ImageFile():
             return os.path.realpath(source.path)
-        case ImageArray() if "#" in source.name:
+        case ImageArray() | PackedImage() if "#" in source.name:
             archive, _, row = source.name.rpartition("#")
             return f"{os.path.realpath(archive)}#{row}"
         case _:

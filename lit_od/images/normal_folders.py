@@ -102,7 +102,10 @@ def _is_not_normal(name: str) -> bool:
 
 
 def _require_no_masks(folder: Path, files: Sequence[Path]) -> None:
-    """Raise DataError if there are masks: by the ends of stems, or by their pixels where two files share a stem."""
+    """Raise DataError if there are masks.
+
+    They are known by the ends of their stems, or by their pixels where two files share a stem.
+    """
     by_place: dict[str, Path] = {}
     twice: list[tuple[Path, Path]] = []
     ended: list[tuple[Path, str]] = []

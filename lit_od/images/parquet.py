@@ -85,7 +85,7 @@ class PackedImage(EncodedImage):
 
 
 def fetched(image: Source) -> Source:
-    """Return an image whose bytes are in memory, if it is a row of a table; any other unchanged."""
+    """Return a row of a table with its bytes; any other image unchanged."""
     return image.fetched() if isinstance(image, PackedImage) else image
 
 

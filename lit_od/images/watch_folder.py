@@ -148,7 +148,7 @@ class FolderWatch:
         assert self._poll is not None
         while not stop.is_set():
             yield None
-            stop.wait(max(self._poll, 9 * self._took))  # looks take a tenth of the time at most
+            stop.wait(max(self._poll, 9 * self._took, TICK / 10))  # looks take a tenth of the time at most
 
     def _noticed(self, stop: Event) -> Looks:
         """Yield paths that have changed, or None where all are to be looked at."""

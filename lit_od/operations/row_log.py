@@ -28,6 +28,9 @@ _FCNTL = import_module("fcntl") if os.name == "posix" else None  # without it no
 STATE = ".state"
 """Ending of the state file, after the name of the file of rows."""
 
+FLUSH = 1.0
+"""Seconds between two flushes of frames' rows to disk."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -67,14 +70,16 @@ class Rows(Protocol):
 class PrintedRows:
     """Rows on standard output, remembered while the process lives."""
 
-    def __init__(self, out: TextIO, form: str, columns: Sequence[str]) -> None:
+    def __init__(self, out: TextIO, form: str, columns: Sequence[str], *, frames: bool = False) -> None:
         """Write the head of the table.
 
         Args:
             out: Text file for the rows.
             form: "csv" or "jsonl".
             columns: Names of the columns.
+            frames: The rows are of frames, none of which comes twice.
         """
+        self._frames = frames
         self._out, self._put = out, row_writer(out, form, columns)
         self._done: set[int] = set()
         self.latest: list[Row] = []
@@ -89,7 +94,7 @@ class PrintedRows:
         """Write the rows of a batch."""
         for row in rows:
             self._put(row.values)
-            if row.key:
+            if row.key and not self._frames:
                 self._done.add(_mark(row.key, row.version))
         self._out.flush()
         self.count += len(rows)
@@ -103,14 +108,15 @@ class RowLog:
         latest: Rows of the last batch that an earlier process wrote, without values, unless it ended in order.
     """
 
-    def __init__(self, file: Path, form: str, columns: Sequence[str], *, apart: float = 0) -> None:
+    def __init__(self, file: Path, form: str, columns: Sequence[str], *, frames: bool = False) -> None:
         """Open the file, put it in order, and go on behind its last row.
 
         Args:
             file: The file, which may not exist yet.
             form: "csv" or "jsonl".
             columns: Names of the columns.
-            apart: Seconds between two flushes to disk, before which a loss of power may cost rows.
+            frames: The rows are of frames: none comes twice to one process, and a loss of power may cost those of the
+                last second, since flushing each batch would take longer than scoring it.
 
         Raises:
             ConfigError: If the file holds other rows, or another process writes to it.
@@ -119,7 +125,7 @@ class RowLog:
         self._put = row_writer(self._buffer, form, columns)
         head = self._text()
         self._done: set[int] = set()
-        self._apart, self._flushed = apart, 0.0
+        self._frames, self._flushed = frames, 0.0
         self.latest: list[Row] = []
         self.count = 0
         state = file.with_name(file.name + STATE)
@@ -149,14 +155,15 @@ class RowLog:
             self._put(row.values)
             data += self._text()
             batch.append((self._size + len(data), row))
-        if not self._done and not any(row.key for row in rows):
+        if not (self._done or any(row.key for row in rows)):
             os.ftruncate(self._state, 0)  # of a stream nothing is remembered but the batch that is being written
-        due = time.monotonic() - self._flushed >= self._apart
+        due = not self._frames or time.monotonic() - self._flushed >= FLUSH
         self._note(batch, flush=due)
         _append(self._rows, data, flush=due)
         self._flushed = time.monotonic() if due else self._flushed
         self._size += len(data)
-        self._remember(batch)
+        if not self._frames:
+            self._remember(batch)
         self.count += len(rows)
 
     def close(self, *, whole: bool) -> None:
@@ -216,23 +223,25 @@ class RowLog:
 
 
 @contextmanager
-def rows_of(file: str | None, form: str, columns: Sequence[str], *, apart: float = 0) -> Iterator[PrintedRows | RowLog]:
+def rows_of(
+    file: str | None, form: str, columns: Sequence[str], *, frames: bool = False
+) -> Iterator[PrintedRows | RowLog]:
     """Open rows for the block.
 
     Args:
         file: A file that grows; None is standard output.
         form: "csv" or "jsonl".
         columns: Names of the columns.
-        apart: As `RowLog` takes it.
+        frames: As `RowLog` takes it.
 
     Raises:
         ConfigError: If the file cannot be written, holds other rows, or another process writes to it.
     """
     if file is None:
         with output(None) as out:
-            yield PrintedRows(out, form, columns)
+            yield PrintedRows(out, form, columns, frames=frames)
         return
-    log = RowLog(Path(file), form, columns, apart=apart)
+    log = RowLog(Path(file), form, columns, frames=frames)
     try:
         yield log
     except BaseException:

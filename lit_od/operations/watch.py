@@ -16,8 +16,8 @@ from lit_od.images.watch_folder import ArrivedFile, FolderWatch
 from lit_od.operations.deliveries import Deliveries
 from lit_od.operations.moves import Moves
 from lit_od.operations.row_log import Row, Rows
-from lit_od.scoring.rows import COLUMNS, row_values
-from lit_od.scoring.scorer import Result, Scorer
+from lit_od.scoring.result import COLUMNS, Result
+from lit_od.scoring.scorer import Scorer
 
 FRAME_COLUMNS = (*COLUMNS, "frame", "time")
 """Columns of rows of frames."""
@@ -99,7 +99,7 @@ class Watch:
             Row((*values, image.number, image.time), image.key, image.version, kind)
             if isinstance(image, Frame)
             else Row(values, image.key, image.version, kind)
-            for image, values, kind in zip(images, row_values(result), kinds, strict=True)
+            for image, values, kind in zip(images, result.row_values(), kinds, strict=True)
         ]
         written = [row for row, is_taken in zip(rows, taken, strict=True) if is_taken]
         if not written:

@@ -1,7 +1,7 @@
 """Read recipes: YAML and overrides to a checked recipe."""
 
+import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ import msgspec
 
 from lit_od.errors import ConfigError
 from lit_od.formats.strict_yaml import YAMLError, parse
+from lit_od.formats.text import did_you_mean
 from lit_od.images.augment import Augment
-from lit_od.recipes.overrides import apply
+from lit_od.recipes.overrides import apply, keys_of
 from lit_od.recipes.roots import PACKAGED_DATA
 from lit_od.recipes.schema import Recipe
 
@@ -112,8 +113,7 @@ def read_tree(name: str | Path) -> dict[str, Any]:
     known = shipped()
     file = known.get(str(name), Path(name))
     if not file.is_file():
-        close = get_close_matches(str(name), known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else f"; shipped are {', '.join(known)}"
+        hint = did_you_mean(str(name), known) or f"; shipped are {', '.join(known)}"
         raise ConfigError(f"no recipe {str(name)!r}: wanted a YAML file or a shipped recipe{hint}")
     try:
         tree = parse(file.read_text(encoding="utf-8"))
@@ -156,11 +156,15 @@ def read_augment(tree: Any) -> Augment | None:
     try:
         return msgspec.convert(tree, Augment | None, strict=True)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"data.augment: {_text(error)}") from None
+        raise ConfigError(f"data.augment: {_text(error, 'data.augment')}") from None
 
 
-def _text(error: msgspec.ValidationError) -> str:
-    return str(error).replace("`$.", "`").replace("Object contains unknown field", "unknown key")
+def _text(error: msgspec.ValidationError, within: str = "") -> str:
+    """Return an error's text, with the key that was perhaps meant."""
+    text = str(error)
+    unknown = re.fullmatch(r"Object contains unknown field `(.*?)`(?: - at `\$\.?(.*)`)?", text)
+    hint = did_you_mean(unknown[1], keys_of(".".join(filter(None, (within, unknown[2]))))) if unknown else ""
+    return text.replace("`$.", "`").replace("Object contains unknown field", "unknown key") + hint
 
 
 def to_tree(recipe: Recipe) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lit_od.backbone.extractor import BATCH_SIZE, Extracted, Extractor, compute_of, finite_rows
 from lit_od.backbone.model import Backbone
@@ -23,7 +23,8 @@ from lit_od.runtime.threads import limited
 from lit_od.runtime.vnni import lacks_vnni
 from lit_od.scoring.image_likes import ImageLike, expanded, sources_of
 from lit_od.scoring.regions import Region, carried, find_regions
-from lit_od.types import Images, Scores, Stats
+from lit_od.scoring.result import Result, ResultMaps
+from lit_od.types import Images, Scores
 
 WITHOUT_VNNI = (
     "the graph has int8 weights of 8 bits, and this processor has no VNNI: it computes them without saturation "
@@ -33,58 +34,6 @@ WITHOUT_VNNI = (
 
 NOT_FINITE = "the backbone gives NaN or infinity for this image"
 """Error of a readable image with non-finite outputs."""
-
-
-ResultMaps: TypeAlias = NDArray[np.float32] | tuple[NDArray[np.float32], ...]
-"""Maps of n images: (n, h, w), or with tiles n of (h, w)."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Result:
-    """Scores, p-values and decisions for n images, in input order.
-
-    Attributes:
-        name: Path or name of each, length n.
-        score: Outlier scores, (n,) float64, higher is more outlying; NaN where the image could not be read.
-        p_value: Conformal p-values in (0, 1], (n,); NaN where the image could not be read.
-        is_outlier: True where the score is above the threshold, (n,); False where there is no score.
-        error: Reason why an image could not be read; None where it could, length n.
-        maps: Maps in the prepared geometry, (n, h, w); NaN where there is no score. With tiles a tuple of n maps, each
-            (h, w) at the image's own resolution, (0, 0) where it could not be read. None where no maps were asked for,
-            or the detector has none.
-        regions: Regions of each image above the threshold for pixels, in the image's own pixels, the largest peak
-            first, length n; none where there is no score. None where there are no maps.
-        statistics: `image_statistics` of each, (n, 3); NaN where the image could not be read. None where they were not
-            computed.
-    """
-
-    name: Sequence[str]
-    score: Scores
-    p_value: NDArray[np.float64]
-    is_outlier: NDArray[np.bool_]
-    error: Sequence[str | None]
-    maps: ResultMaps | None = None
-    regions: Sequence[tuple[Region, ...]] | None = None
-    statistics: Stats | None = None
-
-    def __len__(self) -> int:
-        return len(self.name)
-
-    @classmethod
-    def joined(cls, results: Sequence["Result"]) -> Self:
-        """Return the verdicts of several results, one after the other."""
-        return cls(
-            [name for result in results for name in result.name],
-            np.concatenate([np.empty(0), *(result.score for result in results)]),
-            np.concatenate([np.empty(0), *(result.p_value for result in results)]),
-            np.concatenate([np.empty(0, dtype=bool), *(result.is_outlier for result in results)]),
-            [error for result in results for error in result.error],
-            _joined([result.maps for result in results if result.maps is not None]),
-            [each for result in results for each in result.regions or ()]
-            if any(result.regions is not None for result in results)
-            else None,
-            np.concatenate(found) if (found := [r.statistics for r in results if r.statistics is not None]) else None,
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -219,8 +168,8 @@ class Scorer:
         Yields:
             Results of the next images, in their order.
         """
-        for result, _ in self.stream_outputs(images, batch_size=batch_size, maps=maps, min_area=min_area):
-            yield result
+        outputs = self.stream_outputs(images, batch_size=batch_size, maps=maps, min_area=min_area)
+        yield from map(itemgetter(0), outputs)
 
     def stream_outputs(
         self,
@@ -243,6 +192,7 @@ class Scorer:
         """
         for found in self.extractor.scores(expanded(images), self.detector, maps=maps, batch_size=batch_size):
             yield self._verdicts(found, maps, min_area), found
+            del found  # large with tiles: it must not wait for the next
 
     def _score_prepared(self, images: Images, batch_size: int, maps: bool, min_area: float) -> Result:
         if batch_size < 1:
@@ -276,10 +226,8 @@ class Scorer:
         names = [source.name for source in batch.sources]
         if not maps or not isinstance(self.detector, PixelDetector):
             return self._result(names, scores, errors)
-        geometry: list[Geometry | None] = [None] * len(names)
-        for row, own in zip(batch.rows.tolist(), batch.geometry, strict=True):
-            geometry[row] = own
-        whole = self._whole_maps(found)
+        known = dict(zip(batch.rows.tolist(), batch.geometry, strict=True))
+        geometry, whole = [known.get(row) for row in range(len(names))], self._whole_maps(found)
         return self._result(names, scores, errors, whole, self._regions(whole, geometry, min_area))
 
     def _whole_maps(self, found: Extracted) -> ResultMaps:
@@ -317,13 +265,6 @@ class Scorer:
         if any(errors):
             p_values[np.isnan(scores)] = np.nan
         return Result(names, scores, p_values, self.calibration.is_outlier(scores), errors, maps, regions)
-
-
-def _joined(maps: Sequence[ResultMaps]) -> ResultMaps | None:
-    arrays = [each for each in maps if isinstance(each, np.ndarray)]
-    if len(arrays) < len(maps):
-        return tuple(own for each in maps for own in each)
-    return np.concatenate(arrays) if arrays else None
 
 
 class _Numbered(LazySequence[str]):

@@ -14,7 +14,8 @@ from lit_od.detectors import PixelDetector
 from lit_od.scoring.colour_scale import STEPS, TOP
 from lit_od.scoring.drawing import OPAQUE, OUTLINE, in_colour
 from lit_od.scoring.maps import HeatMaps
-from lit_od.scoring.scorer import Result, Scorer
+from lit_od.scoring.result import Result
+from lit_od.scoring.scorer import Scorer
 from lit_od.serving.tensors import Column
 from lit_od.types import Images
 

@@ -13,7 +13,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from lit_od.images.sources import Source
-from lit_od.scoring.rows import COLUMNS, VALUES
+from lit_od.scoring.result import COLUMNS, VALUES
 from lit_od.serving.intake import require_plain
 from lit_od.serving.limits import Limits, Refused
 from lit_od.serving.map_answers import REGIONS

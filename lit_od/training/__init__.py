@@ -11,6 +11,7 @@ from lit_od.training.export.backbone_graph import export_backbone
 from lit_od.training.frozen import FrozenBackbone
 from lit_od.training.loop.train import train
 from lit_od.training.pipeline import export_bundle, fit
+from lit_od.training.segmenter import LitSegmenter
 
 __all__ = [
     "FrozenBackbone",
@@ -18,6 +19,7 @@ __all__ = [
     "LitAutoencoder",
     "LitClassifier",
     "LitDOC",
+    "LitSegmenter",
     "export_backbone",
     "export_bundle",
     "fit",

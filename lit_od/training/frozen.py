@@ -79,8 +79,8 @@ class FrozenBackbone(LightningModule):
         """Build the network, cut it after the last of the layers, and load its weights.
 
         Args:
-            network: A timm model; `torchvision:NAME`; or the import path of an nn.Module; or class_path, one of
-                these or timm.create_model, with init_args.
+            network: A timm model; `lit_od:NAME`, a backbone that ships with the package; `torchvision:NAME`; or the
+                import path of an nn.Module; or class_path, one of these or timm.create_model, with init_args.
             layers: Names as in the network's `named_modules()`; several are laid side by side.
             output: "features" pools each layer over its places. "patches" brings feature maps, and the tokens of
                 transformers but class and register tokens, to one grid.

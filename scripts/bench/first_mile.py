@@ -1,6 +1,6 @@
 """Print what `lit-od fit folder` says of ten folders as people have them.
 
-    python scripts/bench/first_mile.py DATA [--names 1000000]
+    python scripts/bench/first_mile.py DATA [--names 1000000] [--only NAME ...]
 
 DATA holds cats_dogs/ and defects/. Each folder is made anew in a temporary folder and fitted; printed are the lines on
 standard error and output, the exit status and the seconds. The million names are empty files, of which the first is
@@ -83,10 +83,7 @@ def masks_by_ending(data: Path, out: Path) -> None:
     """Copy the same with masks that have the stems of their images."""
     masks_among_images(data, out)
     for mask in list(out.glob("*_mask.png")):
-        image = out / mask.name.replace("_mask", "")
-        with Image.open(image) as pixels:
-            pixels.convert("RGB").save(image.with_suffix(".jpg"))
-        mask.replace(image)
+        mask.replace(out / mask.name.replace("_mask", ""))
 
 
 def one_image(data: Path, out: Path) -> None:
@@ -144,11 +141,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--names", type=int, default=1_000_000)
+    parser.add_argument("--only", nargs="+", default=[*FOLDERS], help="folders, by the names that are printed")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         os.chdir(temporary)
-        for name, make in FOLDERS.items():
-            make(args.data.resolve(), Path("photos"))
+        for name in args.only:
+            FOLDERS[name](args.data.resolve(), Path("photos"))
             show(name)
             path = Path("photos")
             path.unlink() if path.is_symlink() else shutil.rmtree(path)

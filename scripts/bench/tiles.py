@@ -233,7 +233,7 @@ def _clocks() -> NDArray[np.float64]:
 
 
 def _of_tiles(scorer: Scorer, source: ImageFile) -> NDArray[np.float64]:
-    """Return the seconds that the tiles of an image take alone, by clock and processor."""
+    """Return the seconds of an image's tiles alone, by clock and processor."""
     frame, extractor, detector = Frame(source, scorer.preparation), scorer.extractor, scorer.detector
     pixels = frame.pixels()
     tiles = [ImageArray(pixels[each.rows, each.columns].copy(), "") for each in frame.places]

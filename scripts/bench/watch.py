@@ -1,15 +1,15 @@
-"""Put `lit-od watch` to the proof: kills, streams that break off, memory, and speed.
+"""Prove `lit-od watch`: kills, streams that break off, memory, and speed.
 
     python scripts/bench/watch.py restarts BUNDLE [--files 10000] [--kills 20] [--poll SECONDS]
     python scripts/bench/watch.py streams BUNDLE [--seconds 10]
-    python scripts/bench/watch.py memory BUNDLE [--frames 100000] [--maps]
+    python scripts/bench/watch.py memory BUNDLE [--frames 100000] [--live] [--maps]
     python scripts/bench/watch.py speed BUNDLE [--frames 2000] [--size 640x480] [--runs 7] [--threads 2]
 
 restarts: files are written while the watch is killed (SIGKILL) at random moments and started again; at the end each
 has exactly one row, and its score. streams: FFmpeg writes an H.264 file and serves the same by HTTP on this machine,
-whole, and live, broken off and served again. memory: the resident memory of a watch over many tiny frames, live and
-from a file. speed: frames a second of a video file beside decoding alone, medians of interleaved runs. BUNDLE takes
-any image; exported/mnist-digits does. Each prints a JSON line.
+whole, and live, broken off and served again. memory: the resident memory of a watch over many tiny frames, of a
+file or (--live) of a stream. speed: frames a second of a video file beside decoding alone, medians of interleaved
+runs. BUNDLE takes any image; exported/mnist-digits does. Each prints a JSON line.
 """
 
 import argparse
@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--maps", action="store_true")
+    parser.add_argument("--live", action="store_true")
     args = parser.parse_args()
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory() as folder:
@@ -64,6 +65,14 @@ def main() -> None:
 
 
 def started(args: argparse.Namespace, source: object, out: Path, *words: object) -> subprocess.Popen[str]:
+    """Start a watch.
+
+    Args:
+        args: Arguments of the bench.
+        source: The source.
+        out: File of the rows.
+        words: Further arguments.
+    """
     line = ["-m", "lit_od.cli", "watch", args.bundle, source, "--out", out, "--threads", args.threads, *words]
     return subprocess.Popen([sys.executable, *map(str, line)], stderr=subprocess.PIPE, text=True)
 
@@ -77,6 +86,7 @@ def ended(process: subprocess.Popen[str]) -> list[str]:
 
 
 def rows_in(file: Path) -> list[dict[str, str]]:
+    """Read the rows of a CSV file."""
     with file.open(newline="", encoding="utf-8") as lines:
         return list(csv.DictReader(lines, strict=True))
 
@@ -146,14 +156,17 @@ def restarts(args: argparse.Namespace, folder: Path) -> dict[str, object]:
 
 
 def ffmpeg(*words: object) -> list[str]:
+    """Return FFmpeg's command line."""
     return ["ffmpeg", "-loglevel", "error", "-y", *map(str, words)]
 
 
 def picture(size: str, seconds: float) -> list[object]:
+    """Return the words that make FFmpeg draw a moving test picture."""
     return ["-f", "lavfi", "-i", f"testsrc=size={size}:rate=25:duration={seconds}", "-pix_fmt", "yuv420p"]
 
 
 def free_port() -> int:
+    """Return a port that nothing listens to."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         return int(found.getsockname()[1])
 
@@ -217,29 +230,31 @@ def streams(args: argparse.Namespace, folder: Path) -> dict[str, object]:
 
 
 def memory(args: argparse.Namespace, folder: Path) -> dict[str, object]:
-    """Watch the resident memory over many tiny frames, of a file and of a stream that is dropped from."""
+    """Watch the resident memory over many tiny frames."""
     count = args.frames or 100_000
-    film = folder / "film.ts"
-    words = [*picture("64x48", count / 25), "-c:v", "mpeg4", "-q:v", "8", film]
-    subprocess.run(ffmpeg(*words), check=True)
+    words = [*picture("64x48", count / 25), "-c:v", "mpeg4", "-q:v", "8", "-f", "mpegts"]
     maps = ["--maps", folder / "maps", "--outliers-only"] if args.maps else []
-    process = started(args, film, folder / "rows.csv", *maps)
-    seen: list[tuple[int, float]] = []
-    while process.poll() is None:
+    source: object = folder / "film.ts"
+    server = None
+    if args.live:
+        source = f"http://127.0.0.1:{free_port()}/live"
+        server = subprocess.Popen(ffmpeg(*words, "-listen", "1", source))
+        time.sleep(3)
+    else:
+        subprocess.run(ffmpeg(*words, source), check=True)
+    process = started(args, source, folder / "rows.csv", *maps)
+    seen: list[float] = []
+    while (server or process).poll() is None:
         time.sleep(0.5)
         status = Path(f"/proc/{process.pid}/status")
         resident = re.findall(r"VmRSS:\s+(\d+)", status.read_text()) if status.exists() else []
         if resident and (folder / "rows.csv").exists():
-            seen.append(((folder / "rows.csv").stat().st_size, int(resident[0]) / 1024))
-    print(process.communicate()[1].splitlines()[-1])
+            seen.append(int(resident[0]) / 1024)
+    lines = ended(process) if server else process.communicate()[1].splitlines()
     rows = (folder / "rows.csv").read_bytes().count(b"\n") - 1
-    size = (folder / "rows.csv").stat().st_size
-    parts = []
-    for part in range(1, 11):
-        within = [mib for at, mib in seen if (part - 1) / 10 * size <= at <= part / 10 * size]
-        parts.append(round(statistics.median(within)) if within else None)
-    print(f"{rows:,} frames; MiB resident in each tenth: {parts}")
-    return {"frames": rows, "mib": parts}
+    parts = [round(statistics.median(part)) for part in np.array_split(seen[2:], 10) if len(part)]
+    print(f"{lines[-1]}\nMiB resident in each tenth of the time: {parts}")
+    return {"frames": count, "rows": rows, "mib": parts}
 
 
 def speed(args: argparse.Namespace, folder: Path) -> dict[str, object]:
@@ -263,7 +278,7 @@ def speed(args: argparse.Namespace, folder: Path) -> dict[str, object]:
         collections.deque(frames(), maxlen=0)
 
     def watch() -> None:
-        with rows_of(str(folder / f"{next(number)}.csv"), "csv", FRAME_COLUMNS, apart=1) as rows:
+        with rows_of(str(folder / f"{next(number)}.csv"), "csv", FRAME_COLUMNS, frames=True) as rows:
             Watch(scorer, rows, FRAME_COLUMNS).run([frames()], stop, batch_size=8)
             assert rows.count == count
 

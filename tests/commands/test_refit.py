@@ -14,7 +14,10 @@ from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.calibration.p_values import Calibration
 from lit_od.images.augment import Augment
 from lit_od.images.find_local import find
+from lit_od.images.find_remote import find_with_urls
+from lit_od.images.normal_folders import find_all_normal
 from lit_od.images.split import fit_and_calibration
+from tests.support.categories import mvtec
 from tests.support.images import ASSETS
 
 Command = Callable[..., Any]
@@ -236,3 +239,26 @@ def test_an_image_cannot_fit_and_calibrate(
         assert status == 2
         assert f"{message}: name each image once" in err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_category_gives_its_normal_images_and_other_folders_must_look_normal(
+    own_bundle: Path, tmp_path: Path, command: Command
+) -> None:
+    pill = mvtec(tmp_path / "pill")
+    status, out, err = command("refit", own_bundle, pill, "--out", tmp_path / "new", "--calibration.rule", "mean_std")
+    assert (status, err) == (0, "")
+    assert "on 12 images" in out or "on 10 images" in out
+    (pill / "train").rename(pill / "normal")  # no layout that is known
+    words = ["refit", own_bundle, pill, "--out", tmp_path / "all", "--calibration.rule", "mean_std"]
+    status, out, err = command(*words)
+    assert (status, out) == (2, "")
+    assert "pill holds images that are hardly normal: 13 in test/, 8 in ground_truth/. Name the folder" in err
+    assert not (tmp_path / "all").exists()
+    assert command(*words, "--take-all").status == 0
+    assert command("accept", own_bundle, pill / "test").status == 2
+
+
+def test_a_cluster_takes_of_a_category_what_one_process_takes(tmp_path: Path) -> None:
+    pill = mvtec(tmp_path / "pill")
+    found = find_with_urls([pill], local=find_all_normal)
+    assert [each.name for each in found] == [each.name for each in find([pill / "train" / "good"])]

@@ -52,7 +52,7 @@ def test_a_recipe_names_it_ensemble_and_its_members_decide_what_it_reads() -> No
     over = [{"kind": "knn", "over": "patches"}, {"kind": "padim"}]
     assert DetectorSpec.parse({"kind": "ensemble", "members": over}).reads() == "patches"
     with pytest.raises(
-        ConfigError, match="a member over patches must be one of padim, patchcore, patch_rows, got 'knn'"
+        ConfigError, match="a member over patches must be one of padim, patchcore, patch_rows, patch_channel, got 'knn'"
     ):
         DetectorSpec.parse({"kind": "ensemble", "members": [MEMBERS[2], {"kind": "padim"}]}).check()
 
@@ -72,7 +72,7 @@ def test_classes_reach_the_members() -> None:
 
 
 @given(cuts=st.lists(st.integers(0, ROWS), max_size=5))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_any_split_and_merge_give_the_same(cuts: list[int]) -> None:
     rows, queries = features(ROWS), features(9, seed=1)
     edges = list(pairwise([0, *sorted(cuts), ROWS]))

@@ -46,6 +46,7 @@ TREES: list[dict[str, Any]] = [
     {"kind": "knn", "over": "patches", "k": 2, "aggregate": "top_share", "share": 0.1},
     {"kind": "mahalanobis", "over": "patches", "size": [8, 8]},
     {"kind": "gmm", "over": "patches"},
+    {"kind": "patch_channel", "channel": 2, "size": [12, 15]},
     {"kind": "ensemble", "size": [12, 15], "members": [{"kind": "padim"}, {"kind": "patchcore", "coreset": 50}]},
     {
         "kind": "ensemble",
@@ -60,7 +61,7 @@ TREES: list[dict[str, Any]] = [
         "kind": "ensemble",
         "size": [12, 15],
         "mask": MASK,
-        "members": [{"kind": "padim"}, {"kind": "patchcore", "coreset": 50}, {"kind": "gmm", "over": "patches"}],
+        "members": [{"kind": "padim"}, {"kind": "patch_channel"}, {"kind": "gmm", "over": "patches"}],
     },
 ]
 
@@ -110,7 +111,7 @@ def test_scores_are_aggregates_of_maps_and_survive_a_round_trip(tree: dict[str, 
 
 @every_kind
 @given(cuts=st.lists(st.integers(0, IMAGES), max_size=3))
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 def test_shards_that_travel_merge_to_the_same_detector(tree: dict[str, Any], cuts: list[int]) -> None:
     spec, rows, queries = DetectorSpec.parse(tree), patches(IMAGES), patches(8, seed=1)
     after: Accumulator | None = None

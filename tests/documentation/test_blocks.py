@@ -1,6 +1,5 @@
 """The blocks of README.md and of the guide run as they stand, in a temporary folder."""
 
-import argparse
 import re
 import shutil
 import sys
@@ -12,6 +11,7 @@ from sybil.document import PythonDocStringDocument
 from sybil.parsers.rest import DocTestParser
 
 from lit_od import cli
+from lit_od.errors import ConfigError
 from tests.support.documents import ROOT, blocks, check_lines, make_programs, run_lines
 from tests.support.once import made_once
 
@@ -95,7 +95,7 @@ def test_a_block_that_fails_is_seen(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", ["lit-od score bundle --no-such-option x", "lit-od score bundle"])
 def test_a_command_that_would_be_refused_is_seen(line: str) -> None:
-    with pytest.raises((argparse.ArgumentError, SystemExit)):
+    with pytest.raises(ConfigError):
         check_lines(line)
 
 
@@ -103,3 +103,15 @@ def test_commands_of_prose_exist() -> None:
     text = "".join((ROOT / document).read_text(encoding="utf-8") for document in DOCUMENTS)
     named = set(re.findall(r"`lit-od ([a-z]+)", text))
     assert named <= {*cli.COMMANDS}
+
+
+def test_scripts_that_are_named_exist() -> None:
+    text = "".join((ROOT / document).read_text(encoding="utf-8") for document in (*DOCUMENTS, "CONTRIBUTING.md"))
+    named = set(re.findall(r"(?<![\w/])(?:scripts|runners)/[\w./-]*\w", text))
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_links_within_the_checkout_lead_somewhere(name: str) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text(encoding="utf-8"))
+    assert [link for link in links if not (ROOT / link).exists()] == []

@@ -10,6 +10,7 @@ import pytest
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import Bundle
 from lit_od.bundle.model_card import model_card
+from lit_od.calibration.method import Folds
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.errors import ConfigError
@@ -71,6 +72,34 @@ def test_all_views_of_an_image_are_in_one_fold(small_graph: bytes, digits: list[
         assert bundle.manifest.calibration.folds == 12
         assert bundle.manifest.detector.images == bundle.manifest.calibration.images == 12
         np.testing.assert_allclose(bundle.detector.score(rows), spec.fit(rows).score(rows), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("detector", [{"kind": "patchcore", "coreset": None}, {"kind": "padim", "components": 2}])
+def test_one_image_is_scored_by_its_other_views(
+    digits: list[Source], tmp_path: Path, detector: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    graph, images = patches_graph(), digits[:1]
+    bundle = made(tmp_path / "out", graph, FitImages(images, images, method="cross", augment=VIEWS), detector)
+    outputs = outputs_of(graph, Views.of(images, VIEWS, seed=5))
+    spec = DetectorSpec.parse(detector).with_map_size(28, 28)
+    np.testing.assert_allclose(bundle.calibration.as_scored(), spec.fit(outputs[1:]).score(outputs[:1]), rtol=1e-4)
+    np.testing.assert_allclose(bundle.detector.score(outputs), spec.fit(outputs).score(outputs), rtol=1e-4, atol=1e-4)
+    assert "1 normal image supports no rate of false positives" in caplog.text
+    read = Bundle.read(tmp_path / "out")
+    card = model_card(read.manifest, read.calibration)
+    assert (read.manifest.calibration.folds, read.calibration.folds) == (1, Folds(1, read.detector.falls_with_rows))
+    assert "1 image, scored by its own other views" in card
+    assert "false-positive rate unknown" in card
+    assert "| rate | 1 image supports no rate of false positives |" in card
+
+
+def test_two_images_are_left_out_in_turn(small_graph: bytes, digits: list[Source], tmp_path: Path) -> None:
+    images = digits[:2]
+    bundle = made(tmp_path / "out", small_graph, FitImages(images, images, method="cross"), {"kind": "knn", "k": 1})
+    one, other = outputs_of(small_graph, images)
+    distance = float(np.linalg.norm(one - other))
+    np.testing.assert_allclose(bundle.calibration.as_scored(), [distance, distance], rtol=1e-4)
+    assert bundle.manifest.calibration.folds == 2
 
 
 def test_an_ensembles_scales_come_from_images_none_of_whose_views_fit() -> None:

@@ -159,8 +159,20 @@ def test_frames_that_nobody_takes_are_dropped_and_counted(
 def test_a_file_on_a_web_server_waits_and_ends(film: Path) -> None:
     with sent([film.read_bytes()], length=True) as url, live(url, every=Every(2), most=2) as video:
         found = [frame.number for some in video.arrivals(GO_ON) for frame in some]
-    assert found == list(range(0, 30, 2))
+        assert found == list(range(0, 30, 2))
+    with sent([film.read_bytes()], length=True) as url, live(url, every=Every(seconds=1)) as by_seconds:
+        assert [frame.number for some in by_seconds.arrivals(GO_ON) for frame in some] == [0, 10, 20]
     assert (video.dropped, video.breaks, video.ends) == (0, 0, True)
+
+
+def test_a_file_on_a_web_server_that_breaks_off_is_not_begun_anew(stream: bytes) -> None:
+    with (
+        sent([stream], length=True, missing=10_000) as url,
+        live(url, most=100) as video,
+        pytest.raises(DataError, match=r"broke off: .*, after \d+ frames"),
+    ):
+        list(video.arrivals(GO_ON))
+    assert 25 < video.decoded.frames <= 30
 
 
 def test_a_camera_is_opened_by_its_kind() -> None:

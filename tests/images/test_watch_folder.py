@@ -28,7 +28,7 @@ class Watched:
         self.arrivals = self.watch.arrivals(self.stop)
         self.names: list[str] = []
 
-    def look(self, seconds: float = 2.0, until: int = 1) -> list[str]:
+    def look(self, seconds: float = 10.0, until: int = 1) -> list[str]:
         """Names of the files that arrive, until there are enough or the time is over."""
         found: list[str] = []
         end = time.monotonic() + seconds
@@ -37,6 +37,11 @@ class Watched:
                 self.done.add((file.key, file.version))
                 found.append(file.name)
         return found
+
+    def look_for(self, *names: Path) -> None:
+        """See that these files arrive, and no other."""
+        assert self.look(10, len(names)) == [str(name) for name in names]
+        assert self.look(3 * SETTLE) == []
 
 
 @pytest.fixture(params=["polled", "noticed"])
@@ -53,15 +58,15 @@ def watched(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Watched]
 
 def test_each_file_arrives_once_and_again_when_it_is_replaced(watched: Watched, tmp_path: Path) -> None:
     (tmp_path / "old.png").write_bytes(b"old")
-    assert watched.look() == [str(tmp_path / "old.png")]
+    watched.look_for(tmp_path / "old.png")
     (tmp_path / "new.png").write_bytes(b"new")
     (tmp_path / "notes.txt").write_bytes(b"no image")
     (tmp_path / ".hidden.png").write_bytes(b"hidden")
     (tmp_path / ".hidden").mkdir()
     (tmp_path / ".hidden" / "in.png").write_bytes(b"hidden")
-    assert watched.look(until=9, seconds=0.6) == [str(tmp_path / "new.png")]
+    watched.look_for(tmp_path / "new.png")
     (tmp_path / "old.png").write_bytes(b"replaced")
-    assert watched.look(until=9, seconds=0.6) == [str(tmp_path / "old.png")]
+    watched.look_for(tmp_path / "old.png")
 
 
 def test_files_that_are_moved_in_arrive_with_their_folder(watched: Watched, tmp_path: Path) -> None:
@@ -70,24 +75,18 @@ def test_files_that_are_moved_in_arrive_with_their_folder(watched: Watched, tmp_
     (outside / "b" / "1.png").write_bytes(b"1")
     assert watched.look(seconds=0.2) == []
     outside.rename(tmp_path / "a")
-    assert watched.look() == [str(tmp_path / "a" / "b" / "1.png")]
+    watched.look_for(tmp_path / "a" / "b" / "1.png")
 
 
 def test_a_file_that_grows_arrives_when_it_has_ended(watched: Watched, tmp_path: Path) -> None:
-    def write() -> None:
-        with (tmp_path / "slow.png").open("wb") as file:
-            for _ in range(10):
-                file.write(b"more")
-                file.flush()
-                time.sleep(SETTLE / 3)
-
-    next(watched.arrivals)
-    writer = threading.Thread(target=write)
-    writer.start()
-    assert watched.look(seconds=5) == [str(tmp_path / "slow.png")]
-    writer.join(0.5)
-    assert not writer.is_alive()
-    assert next(iter(watched.done))[1][0] == 40
+    with (tmp_path / "slow.png").open("wb") as file:
+        for _ in range(4):
+            time.sleep(SETTLE)
+            file.write(b"more")
+            file.flush()
+            assert next(watched.arrivals) == []
+    watched.look_for(tmp_path / "slow.png")
+    assert next(iter(watched.done))[1][0] == 16
 
 
 def test_files_arrive_in_the_order_in_which_they_were_changed(tmp_path: Path) -> None:
@@ -121,14 +120,14 @@ def test_a_folder_that_goes_away_is_told_once_and_looked_at_again(
     folder.mkdir()
     watched = Watched(folder, 0.01)
     (folder / "a.png").touch()
-    assert watched.look() == [str(folder / "a.png")]
+    watched.look_for(folder / "a.png")
     shutil.move(folder, tmp_path / "away")
     assert watched.look(seconds=0.1) == []
     assert len(caplog.messages) == 1
     assert "No such file" in caplog.text
     shutil.move(tmp_path / "away", folder)
     (folder / "b.png").touch()
-    assert watched.look(until=9, seconds=0.4) == [str(folder / "b.png")]
+    watched.look_for(folder / "b.png")
 
 
 @pytest.mark.skipif(find_spec("watchfiles") is None, reason="watchfiles is not installed")

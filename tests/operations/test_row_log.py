@@ -151,6 +151,17 @@ def test_the_state_of_a_stream_does_not_grow(tmp_path: Path) -> None:
     assert len(written(file, "jsonl")) == 20
 
 
+def test_frames_are_known_to_the_next_process_and_take_no_memory_in_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    with rows_of(str(file), "csv", COLUMNS, frames=True) as log:
+        log.write([row("film#0")])
+        log.write([row("film#1")])
+        assert not log.known("film#0", (10, 0))
+    with rows_of(str(file), "csv", COLUMNS, frames=True) as log:
+        assert log.known("film#0", (10, 0))
+        assert log.known("film#1", (10, 0))
+
+
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_files_that_are_not_ours_are_refused_and_stay(tmp_path: Path, form: str) -> None:
     file = tmp_path / "rows"

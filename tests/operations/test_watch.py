@@ -22,7 +22,7 @@ from lit_od.operations.deliveries import Deliveries
 from lit_od.operations.moves import Moves
 from lit_od.operations.row_log import PrintedRows
 from lit_od.operations.watch import FRAME_COLUMNS, Arrival, Watch
-from lit_od.scoring.rows import COLUMNS
+from lit_od.scoring.result import COLUMNS
 
 
 @pytest.fixture

@@ -4,14 +4,13 @@ Fences in `bash` and `python` are run, in one folder and one namespace a documen
 run here, which are checked for syntax, and their commands against the parsers of `lit-od`; `yaml` must be YAML.
 """
 
-import argparse
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 import yaml
@@ -19,6 +18,8 @@ from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
 from lit_od import cli
+from lit_od.commands._catalogue import load_command, parser_of
+from lit_od.recipes.load import read
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,11 +81,8 @@ def check_lines(block: str) -> None:
 
 def check_command(words: list[str]) -> None:
     """Parse a command of `lit-od` without running it."""
-    assert words[0] in cli.COMMANDS, words
-    parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
-    import_module(f"lit_od.commands.{words[0]}").add_arguments(parser)
     plain, _ = cli.split_overrides(words[1:])
-    parser.parse_args(plain)
+    parser_of(words[0], load_command(words[0])).parse_args(plain)
 
 
 def check_python(block: str, name: str) -> None:
@@ -93,5 +91,10 @@ def check_python(block: str, name: str) -> None:
 
 
 def check_yaml(block: str) -> None:
-    """Read a block as a part of a recipe."""
-    assert isinstance(yaml.safe_load(block), dict)
+    """Read a block: a whole recipe as recipes are read, a part of one as YAML."""
+    found = yaml.safe_load(block)
+    if "name" in found:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"{found['name']}.yaml"
+            file.write_text(block, encoding="utf-8")
+            read(str(file), [])

@@ -37,6 +37,7 @@ from lit_od.detectors import (
     PCAResidual,
     Reconstruction,
 )
+from lit_od.detectors.patch_channel import PatchChannel
 from lit_od.detectors.patch_rows import PatchRows
 from lit_od.errors import BundleError, DataError, LitODError
 from lit_od.images.preparation import Preparation
@@ -109,6 +110,7 @@ def detectors() -> dict[str, Detector]:
         "padim": PaDiM.fit(patches, size=[SIDE, SIDE]),
         "patchcore": PatchCore.fit(patches, coreset=12, whiten=True, reweight=True),
         "gmm over patches": PatchRows.fit(patches, member={"kind": "gmm"}, aggregate="top_share", smooth=1.0),
+        "patch channel": PatchChannel.fit(patches, channel=1),
         "ensemble": Ensemble.fit(patches, members=[{"kind": "padim"}, {"kind": "patchcore", "coreset": 12}]),
         "feature ensemble": FeatureEnsemble.fit(rows, members=[{"kind": "gmm"}, {"kind": "knn", "k": 3}]),
     }

@@ -32,12 +32,13 @@ def write_video(file: Path | io.BytesIO, count: int, *, codec: str = "mpeg4", fo
 
 
 @contextmanager
-def sent(answers: Sequence[bytes | None], *, length: bool = False) -> Iterator[str]:
+def sent(answers: Sequence[bytes | None], *, length: bool = False, missing: int = 0) -> Iterator[str]:
     """Serve a body for each request, None for one that is refused; the last one for all that follow.
 
     Args:
         answers: The bodies.
         length: Whether the client is told their length, as of a file; else it looks like an endless stream.
+        missing: Bytes that are told and never come.
     """
     left = list(answers)
 
@@ -46,7 +47,7 @@ def sent(answers: Sequence[bytes | None], *, length: bool = False) -> Iterator[s
             body = left.pop(0) if len(left) > 1 else left[0]
             self.send_response(503 if body is None else 200)
             if length and body is not None:
-                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Content-Length", str(len(body) + missing))
             self.end_headers()
             if body is not None:
                 self.wfile.write(body)

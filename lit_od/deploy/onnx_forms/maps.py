@@ -15,6 +15,7 @@ from lit_od.detectors.ensemble import Ensemble
 from lit_od.detectors.map_options import enlargement, places_averaged
 from lit_od.detectors.map_region import MapRegion
 from lit_od.detectors.patch_bank import NEIGHBOURS, PatchCore
+from lit_od.detectors.patch_channel import PatchChannel
 from lit_od.detectors.patch_gaussian import PaDiM
 from lit_od.detectors.patch_maps import PatchDetector
 from lit_od.detectors.patch_rows import PatchRows
@@ -145,6 +146,18 @@ def patch_rows(graph: GraphBuilder, detector: PatchRows, patches: str) -> str:
         return _single(graph, add_form(graph, detector.member, graph.reshape(image, -1, detector.grid[2])))
 
     return _image_by_image(graph, patches, detector, cells)
+
+
+def patch_channel(graph: GraphBuilder, detector: PatchChannel, patches: str) -> str:
+    """Add a channel of each patch, float32, (n, gh, gw).
+
+    Args:
+        graph: The graph.
+        detector: The fitted detector.
+        patches: Name of the patches, float32, (n, gh, gw, d).
+    """
+    number = detector.settings.channel % detector.grid[2]
+    return graph.op("Gather", patches, graph.constant(number, np.int64), axis=3)
 
 
 def ensemble(graph: GraphBuilder, detector: Ensemble, patches: str) -> str:

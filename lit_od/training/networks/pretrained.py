@@ -11,8 +11,10 @@ from typing import Any
 from lightning import LightningModule
 from torch import Tensor, nn
 
+from lit_od.backbone.packaged import PACKAGED_BACKBONE
 from lit_od.errors import ConfigError
 from lit_od.import_paths import accepted, check_accepted, code_of, imported, network_and_arguments, require_trusted
+from lit_od.training.networks.packaged import load_packaged
 from lit_od.training.networks.trial import output_of_zeros, shape_or_type
 from lit_od.training.quiet_logging import quiet_logging
 
@@ -56,9 +58,10 @@ def whole_network(
     """Build the network that a recipe names, its classifier included.
 
     Args:
-        network: A timm model; `torchvision:NAME`, a classifier of torchvision's; or the import path of an
-            nn.Module, `package.module:Class`, which is called with those of channels and image_size that
-            it takes, and gets pixels in [-1, 1]. Or one of these as class_path, with further init_args.
+        network: A timm model; `lit_od:NAME`, a backbone that ships with the package; `torchvision:NAME`, a classifier
+            of torchvision's; or the import path of an nn.Module, `package.module:Class`, which is called with those of
+            channels and image_size that it takes, and gets pixels in [-1, 1]. Or one of these as class_path, with
+            further init_args.
         channels: Channels of the images; timm's and torchvision's networks always take three.
         image_size: (height, width).
         pretrained: Take the published weights, which may have to be downloaded; else they are random.
@@ -85,7 +88,7 @@ def is_import_path(name: str) -> bool:
     Tags of timm's models have dots too.
     """
     if ":" in name:
-        return not name.startswith(HUBS)
+        return not name.startswith((*HUBS, PACKAGED_BACKBONE))
     if "." not in name:
         return False
     import timm  # over a second to import, which the small CNN does not need
@@ -161,7 +164,7 @@ def create_timm(
     """Create a timm model.
 
     Args:
-        name: Name of the model.
+        name: Name of the model; `lit_od:NAME` takes the weights that ship with the package.
         pretrained: Take timm's published weights.
         image_size: Height and width, for models of one fixed size.
         options: Further options of timm.create_model: for instance those that the recipe gives.
@@ -172,6 +175,10 @@ def create_timm(
     """
     import timm  # over a second to import, which the small CNN does not need
 
+    if name.startswith(PACKAGED_BACKBONE):
+        plain = name.removeprefix(PACKAGED_BACKBONE)
+        body = create_timm(plain, pretrained=False, image_size=image_size, options=options, others=others)
+        return load_packaged(body, name)
     if not name.startswith(HUBS) and not timm.is_model(name):
         near = get_close_matches(name, [*others, *timm.list_models()], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -188,7 +195,7 @@ def _fixed_size(name: str, image_size: tuple[int, int]) -> dict[str, Any]:
     import timm  # as above
 
     try:
-        settings = timm.get_pretrained_cfg(name)
+        settings = timm.get_pretrained_cfg(name.removeprefix(PACKAGED_BACKBONE))
     except RuntimeError as error:  # its tag, after the dot
         known = ", ".join(timm.list_pretrained(name.partition(".")[0])) or "none"
         raise ConfigError(f"no network {name!r}: {error} Of timm's there are {known}") from error

@@ -58,6 +58,7 @@ TREES: list[dict[str, Any]] = [
     {"kind": "patchcore", "coreset": 100, "k": 3, "reweight": True, "aggregate": "top_share", "share": 0.07},
     {"kind": "knn", "over": "patches", "k": 2, "aggregate": "top_share", "share": 0.1},
     {"kind": "gmm", "over": "patches"},
+    {"kind": "patch_channel", "channel": -2, "size": [12, 15]},
     {"kind": "ensemble", "size": [12, 15], "members": [{"kind": "padim"}, {"kind": "patchcore", "coreset": 50}]},
     {"kind": "padim", "components": 4, "size": [12, 15], "smooth": 1.0, "mask": MASK},
     {"kind": "patchcore", "coreset": 60, "whiten": True, "reweight": True, "size": [12, 15], "mask": MASK},
