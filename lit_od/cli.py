@@ -4,56 +4,17 @@ Each command is a module of `lit_od.commands`. Only the command that is called i
 without waiting for training.
 """
 
-import argparse
 import contextlib
 import os
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
 
-from lit_od.commands._status import DONE, INTERRUPTED, REFUSED, Command
+from lit_od.commands._catalogue import COMMANDS, GROUPS, load_command, parser_of
+from lit_od.commands._status import DONE, INTERRUPTED, REFUSED
 from lit_od.errors import ConfigError, LitODError, LitODWarning
 from lit_od.formats.text import printable
-
-COMMANDS = {
-    "demo": "the quick tour on images that ship with the package",
-    "fit": "the whole job: train, export, fit, calibrate, prove, write a bundle",
-    "train": "only the training: a run folder with the best checkpoint",
-    "export": "a bundle from a checkpoint",
-    "score": "score images: a row an image",
-    "classify": "the bundle whose p-value is largest, one bundle a class",
-    "evaluate": "how well a bundle tells inliers from outliers",
-    "report": "the same with pictures and galleries, on a page that opens in a browser",
-    "compare": "where two bundles differ on the same images",
-    "benchmark": "recipes against data sets of defects, in one table",
-    "threshold": "show or set a bundle's threshold",
-    "refit": "new statistics from new normal images, same backbone",
-    "compile": "one ONNX file of a bundle, for any runtime",
-    "accept": "false alarms become normal images",
-    "history": "what was changed in a bundle, when, on which images",
-    "rollback": "an earlier state of a bundle, to the byte",
-    "quantize": "the backbone in int8, the rest fitted anew on it",
-    "monitor": "a drift alarm on the scores of rows, with a bound on false alarms",
-    "check": "read every image once: a clean list, and the refused with reasons",
-    "verify": "check a bundle's files and score its golden images again",
-    "inspect": "what a bundle is",
-    "bench": "how fast a bundle scores here, beside the bare graph",
-    "serve": "a local page and an HTTP interface",
-    "recipes": "the shipped recipes",
-    "reproduce": "run a published experiment from end to end",
-}
-"""Every command with its line of help."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line with exit status 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise ConfigError instead of printing usage."""
-        raise ConfigError(f"{message}. See {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,16 +84,12 @@ def _run(words: list[str], *, debug: bool) -> int:
         print(__version__)
         return DONE
     name = words[0]
-    if name not in COMMANDS:
-        raise ConfigError(f"no command {name!r}: wanted one of {', '.join(COMMANDS)}")
+    command = load_command(name)
     from PIL import Image
 
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # our own limit says it
     warnings.formatwarning = _one_line
-    command: Command = import_module(f"lit_od.commands.{name}")
-    parser = _Parser(prog=f"lit-od {name}", description=command.__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    command.add_arguments(parser)
+    parser = parser_of(name, command)
     plain, overrides = split_overrides(words[1:])
     try:
         args = parser.parse_args(plain)
@@ -173,7 +130,9 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _help() -> str:
     width = max(len(name) for name in COMMANDS)
-    lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
+    lines: list[str] = []
+    for group, commands in GROUPS.items():
+        lines += [f"{group}:", *(f"  {name:{width}}  {text}" for name, text in commands.items()), ""]
     return "\n".join(
         [
             "usage: lit-od COMMAND [arguments]",
@@ -181,7 +140,6 @@ def _help() -> str:
             "Detect outlier images: train with Lightning, export to ONNX, score anywhere without torch.",
             "",
             *lines,
-            "",
             "lit-od COMMAND --help tells more; --debug shows the trace of an error.",
             "Exit status: 0 done, 1 some images could not be read (or verify found a difference), 2 refused,",
             "3 monitor raised its alarm.",

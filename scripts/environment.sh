@@ -1,4 +1,4 @@
-# Sourced by scripts/demo and scripts/test: makes or reuses .venv, from any folder.
+# Sourced by scripts/demo, scripts/docs and scripts/test: makes or reuses .venv, from any folder.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -84,9 +84,20 @@ ensure_environment() {
     wanted=$(cksum <pyproject.toml)
     if [ "$(cat .venv/lit-od-installed 2>/dev/null)" != "$wanted" ]; then
         say "Installing lit-od with everything that trains and tests (several minutes the first time)"
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[train,cpu,serve,ray,dev]'
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[train,cpu,serve,ray,video,dev]'
         echo "$wanted" >.venv/lit-od-installed
     else
         say "Using .venv as it is"
+    fi
+}
+
+# What builds the documentation comes on top of the same environment, and is noted beside.
+ensure_documentation_tools() {
+    local wanted
+    wanted=$(cksum <pyproject.toml)
+    if [ "$(cat .venv/lit-od-docs-installed 2>/dev/null)" != "$wanted" ]; then
+        say "Installing what builds the documentation"
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+        echo "$wanted" >.venv/lit-od-docs-installed
     fi
 }

@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -58,6 +59,7 @@ def test_help_lists_every_command(words: list[str], command: Command) -> None:
     for name, text in cli.COMMANDS.items():
         assert f"{name} " in came.out
         assert text in came.out
+    assert re.findall(r"^(\w+):$", came.out, re.MULTILINE) == ["make", "use", "judge", "operate", "look"]
 
 
 @pytest.mark.parametrize("word", ["-V", "--version", "version"])
@@ -73,8 +75,16 @@ def test_version(word: str, command: Command) -> None:
     [
         (["magic"], f"lit-od: no command 'magic': wanted one of {', '.join(cli.COMMANDS)}"),
         (["score"], "lit-od: the following arguments are required: BUNDLE, PATH. See lit-od score --help"),
-        (["score", "b", "p", "--magic"], "lit-od: unrecognized arguments: --magic. See lit-od score --help"),
-        (["score", "b", "p", "--thr", "2"], "lit-od: unrecognized arguments: --thr 2. See lit-od score --help"),
+        (["scroe", "b", "p"], "lit-od: no command 'scroe': did you mean score?"),
+        (["score", "b", "p", "--wand"], "lit-od: unrecognized arguments: --wand. See lit-od score --help"),
+        (
+            ["score", "b", "p", "--thr", "2"],
+            "lit-od: unrecognized arguments: --thr 2: did you mean --threads? See lit-od score --help",
+        ),
+        (["fit", "foldr", "--out", "x"], "or a shipped recipe: did you mean folder?"),
+        (["recipes", "foldr"], "lit-od: no shipped recipe 'foldr': did you mean folder?"),
+        (["fit", "folder", "--out", "x", "--data.roto", "y"], "unknown key `roto` - at `data`: did you mean root?"),
+        (["fit", "folder", "--out", "x", "--detectr.k", "3"], "unknown key `detectr`: did you mean detector?"),
         (
             ["score", "b", "p", "--threads", "0"],
             "lit-od: argument --threads: must be a whole number of at least 1, got '0'",

@@ -53,6 +53,10 @@ HOMES = {
     "ray": "cluster/",
     "starlette": "serving/",
     "uvicorn": "serving/",
+    "prometheus_client": "serving/",
+    "python_multipart": "serving/",
+    "av": "images/camera.py",
+    "watchfiles": "images/watch_folder.py",
 }
 """The only file or folder that imports a runtime."""
 

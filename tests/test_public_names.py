@@ -57,6 +57,10 @@ COMMANDS = {
     """,
     "compare": "A B PATH --inliers --label --outliers --json --out --threads --provider",
     "monitor": "BUNDLE ROWS --follow --burn-in --calibration --every --level --standing --seed --json --out",
+    "watch": """
+        BUNDLE SOURCE --out --format --every --maps --move --exec --post --outliers-only --settle --poll --batch-size
+        --threads --provider
+    """,
     "quantize": "BUNDLE PATH --out --labels --seed --outliers --target --force --threads --provider",
     "check": "PATH --out --threads",
     "verify": "BUNDLE --threads --provider",

@@ -1,14 +1,17 @@
 """Golden images: a few encoded image files with their expected pixels and scores.
 
 They are real images of the calibration part, written as other sizes, modes and formats than the
-backbone's, so that `verify` proves decoding, preparation, graph and detector on the present machine.
+backbone's, so that `verify` proves decoding, preparation, graph and detector on the present machine. With tiles each is
+a single tile, of which all pixels count.
 """
 
 import io
 import math
 from collections.abc import Callable, Sequence
 
+import msgspec
 import numpy as np
+from msgspec import UNSET
 from PIL import Image
 
 from lit_od.backbone.model import Backbone
@@ -38,9 +41,10 @@ def make(sources: Sequence[Source], preparation: Preparation, backbone: Backbone
     Returns:
         `file.0` ... (bytes as uint8), `pixels` (n, h, w, c), `outputs` (n, ...) and `scores` (n,).
     """
-    encoders = _encoders(preparation.white)
+    encoders = _encoders(preparation)
     chosen = [sources[row] for row in np.linspace(0, len(sources) - 1, len(encoders)).astype(int)]
     files = [encode(_small(each.decode(), preparation)) for each, encode in zip(chosen, encoders, strict=True)]
+    preparation = _alone(preparation)
     pixels = np.stack([prepare(open_image(file), preparation) for file in files])
     outputs = backbone(pixels)
     arrays: Arrays = {f"{_FILE}{row}": np.frombuffer(file, dtype=np.uint8) for row, file in enumerate(files)}
@@ -83,6 +87,7 @@ def pixel_differences(golden: Arrays, preparation: Preparation, allowed: Toleran
         allowed: Largest differences that are not reported.
     """
     pixels, found = golden["pixels"], []
+    preparation = _alone(preparation)
     for row, file in enumerate(golden_files(golden)):
         try:
             off = int(np.abs(prepare(open_image(file), preparation).astype(int) - pixels[row]).max())
@@ -92,6 +97,13 @@ def pixel_differences(golden: Arrays, preparation: Preparation, allowed: Toleran
         if off > allowed.pixels:
             found.append(f"golden image {row}: pixels differ by {off} of 255, allowed {allowed.pixels}")
     return found
+
+
+def _alone(preparation: Preparation) -> Preparation:
+    """Return the preparation of a golden image: with tiles that of one tile."""
+    if not preparation.has_tiles:
+        return preparation
+    return msgspec.structs.replace(preparation, overlap=UNSET, mask=UNSET, mask_colour=UNSET)
 
 
 def golden_files(golden: Arrays) -> list[bytes]:
@@ -112,8 +124,15 @@ def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _small(image: Image.Image, preparation: Preparation) -> Image.Image:
-    """Convert an image to 8 bits and shrink it, but not below the crop's size."""
+    """Convert an image to 8 bits, and shrink it or cut a tile out of it.
+
+    It is not shrunk below the crop's size.
+    """
     image = eight_bits(image, preparation.white)
+    if preparation.has_tiles:
+        (height, width), (left, top) = preparation.size, (image.width // 2, image.height // 2)
+        left, top = min(left, image.width - width), min(top, image.height - height)
+        return image.crop((left, top, left + width, top + height))
     height, width = preparation.crop or (1, 1)
     side = max(MAX_SIDE, 2 * max(*preparation.size, height, width))
     scale = max(side / max(image.size), width / image.width, height / image.height)
@@ -159,12 +178,13 @@ def _turned_jpeg(image: Image.Image) -> bytes:
     return _saved(image.convert("RGB").transpose(Image.Transpose.ROTATE_90), "JPEG", exif)
 
 
-def _encoders(white: int) -> tuple[Callable[[Image.Image], bytes], ...]:
-    """Return the encoders of images, for a preparation's white."""
+def _encoders(preparation: Preparation) -> tuple[Callable[[Image.Image], bytes], ...]:
+    """Return the encoders of images; those of tiles keep their size."""
+    white, same_size = preparation.white, preparation.has_tiles
     return (
         lambda image: _saved(image.convert("RGB"), "PNG"),
         lambda image: _saved(image.convert("RGB"), "JPEG"),
-        _larger_png,
+        *(() if same_size else (_larger_png,)),
         _palette_png,
         _alpha_png,
         lambda image: _sixteen_bit_png(image, white),

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from lit_od.errors import BundleError
 from lit_od.formats.text import one_line, unique_keys
+from lit_od.images.augment import Augment
 from lit_od.images.preparation import MAX_PIXELS, Preparation
 from lit_od.types import Output, WeightBits
 
@@ -85,12 +86,13 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class DetectorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The detector: its kind or import path, its options, and the number of images.
 
-    The images are those that it was fitted on.
+    The images are those that it was fitted on; `augment` stands where views of them did.
     """
 
     kind: Annotated[str, Meta(max_length=256)]
     options: dict[str, Any]
     images: _Count
+    augment: Augment | msgspec.UnsetType = msgspec.UNSET  # unset, it is not written
 
 
 class CalibrationEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -100,7 +102,7 @@ class CalibrationEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     pixels in [0, 1]) that 99 % of the calibration inliers' pixels do not exceed; of patches it is the threshold for
     images where their score is the peak of the map, else what the same rule takes from the peaks. `method` and `folds`
     stand where each inlier was scored by a detector that was fitted without its fold; as many folds as images leave
-    each out by itself.
+    each out by itself, and one is that of a single image, scored by a detector fitted on its other views.
     """
 
     threshold: float
@@ -108,7 +110,7 @@ class CalibrationEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     images: _Count
     pixel_threshold: float | None = None
     method: Literal["cross"] | msgspec.UnsetType = msgspec.UNSET  # unset, it is not written
-    folds: Annotated[int, Meta(ge=2)] | msgspec.UnsetType = msgspec.UNSET
+    folds: Annotated[int, Meta(ge=1)] | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         if isinstance(self.method, str) != isinstance(self.folds, int):

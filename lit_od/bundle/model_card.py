@@ -5,6 +5,8 @@
 
 from typing import Any
 
+import msgspec
+
 from lit_od.bundle.manifest import Manifest
 from lit_od.calibration.method import TYPICAL
 from lit_od.calibration.p_values import Calibration
@@ -55,12 +57,16 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
         crop = f"centre crop of {preparation.crop_fraction:.0%}, then "
     counted = counted_pixels(preparation)
     region = "" if counted is None else f", of which {counted.mean():.0%} are in the region of interest and count"
-    options = {key: value for key, value in manifest.detector.options.items() if key != "mask"}
+    options = {key: value for key, value in manifest.detector.options.items() if key not in ("mask", "views")}
     depth = f", 16-bit grey of {preparation.bits} bits" if isinstance(preparation.bits, int) else ""
     rule = {key: value for key, value in calibration.rule.items() if key != "rule"}
     size = f"{preparation.size[0]}x{preparation.size[1]}"
+    shown = f"{crop}{size} {preparation.mode}, {preparation.resize}"
+    if preparation.has_tiles:
+        shown = f"whole, in tiles of {size} {preparation.mode} that share {preparation.overlap} pixels"
+        region = "" if preparation.region is None else ", of which those in the region of interest count"
     facts = [
-        ("images", f"{crop}{size} {preparation.mode}, {preparation.resize}{depth}{region}"),
+        ("images", f"{shown}{depth}{region}"),
         (
             "backbone",
             f"{_shape(model.input_shape)} uint8 to {model.output} {_shape(model.output_shape)}"
@@ -69,7 +75,8 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
         ),
         (
             "detector",
-            f"{_value(manifest.detector.kind)}{_options(options)}, fitted on {manifest.detector.images:,} images",
+            f"{_value(manifest.detector.kind)}{_options(options)}, fitted on {manifest.detector.images:,} images"
+            f"{_views(manifest)}",
         ),
         (
             "threshold",
@@ -108,6 +115,8 @@ def model_facts(manifest: Manifest, calibration: Calibration) -> list[tuple[str,
 
 def false_positives(calibration: Calibration) -> str:
     """Describe the threshold's false-positive rate, with its 95 % interval."""
+    if calibration.folds is not None and calibration.folds.count == 1:
+        return "false-positive rate unknown"
     low, high = calibration.fpr_interval()
     chosen = calibration.rule["rule"] == "max_f1"
     caution = "; max_f1 chose it by these inliers too, so expect more" if chosen else ""
@@ -120,6 +129,8 @@ def method(calibration: Calibration) -> str:
     if calibration.folds is None:
         return "held out"
     folds = calibration.folds.count
+    if folds == 1:
+        return "1 image, scored by its own other views"
     return "cross, each left out" if folds == calibration.scores.size else f"cross in {folds} folds"
 
 
@@ -127,6 +138,8 @@ def supported_rate(calibration: Calibration) -> str:
     """Describe a calibration's rates of false positives: promised, proven, typical."""
     count, promised = calibration.scores.size, calibration.promised()
     least = f"{count:,} calibration inliers support {1 / (count + 1):.2%} at the least"
+    if calibration.folds is not None and calibration.folds.count == 1:
+        return "1 image supports no rate of false positives"
     if promised is None:
         return f"{least}; rule {_value(calibration.rule['rule'])} promises none"
     if calibration.folds is None:
@@ -142,6 +155,16 @@ def since_accepted(manifest: Manifest) -> str:
     accepted = manifest.provenance.data.get("accepted")
     outdated = isinstance(accepted, dict) and accepted.get("rate_holds") is False
     return " before images were accepted, and not guaranteed since (lit-od refit)" if outdated else ""
+
+
+def _views(manifest: Manifest) -> str:
+    """Say in how many views images fitted the detector, where they did."""
+    augment = manifest.detector.augment
+    if isinstance(augment, msgspec.UnsetType):
+        return ""
+    changes = {key: value for key, value in msgspec.to_builtins(augment).items() if key != "views"}
+    plain = msgspec.to_builtins(type(augment)())
+    return f" in {augment.count} views each{_options({k: v for k, v in changes.items() if v != plain[k]})}"
 
 
 def _shape(shape: list[int | None]) -> str:

@@ -43,6 +43,9 @@ MODEL = "model.onnx"
 METADATA, GOLDEN_METADATA, MASK_METADATA = "lit_od", "lit_od_golden", "lit_od_mask"
 """Keys of the manifest, of the golden images and of the mask in the file's metadata."""
 
+CALIBRATION_METADATA = "lit_od_calibration"
+"""Key of the calibration scores in the metadata of a file for tiles, whose verdict on an image is its reader's."""
+
 TOLERANCE = 1e-5
 """Largest difference of scores between a model file and its bundle: max |a - b| / max |a| over the golden images."""
 
@@ -161,19 +164,25 @@ def entries(parts: Parts) -> dict[str, FileEntry]:
     return {name: FileEntry.of(data) for name, data in {NODES: b"".join(parts.nodes), **named}.items()}
 
 
-def metadata(manifest: Manifest, golden: bytes, parts: Mapping[str, FileEntry]) -> dict[str, str]:
+def metadata(
+    manifest: Manifest, golden: bytes, parts: Mapping[str, FileEntry], calibration: Calibration
+) -> dict[str, str]:
     """Return the metadata of a model file.
 
     Args:
         manifest: The bundle's manifest.
         golden: The golden images' arrays, encoded.
         parts: Entries of the file's parts, in place of the bundle's files.
+        calibration: The calibration.
     """
     encoded = manifests.encode(msgspec.structs.replace(manifest, files=dict(parts)))
     text = json.dumps(json.loads(encoded), separators=(",", ":"))
     region = manifest.preparation.region
     mask = {} if region is None else {MASK_METADATA: base64.b64encode(region[0]).decode()}
-    return {METADATA: text, GOLDEN_METADATA: base64.b64encode(golden).decode(), **mask}
+    found = {METADATA: text, GOLDEN_METADATA: base64.b64encode(golden).decode(), **mask}
+    if manifest.preparation.has_tiles:
+        found[CALIBRATION_METADATA] = base64.b64encode(calibration.scores.astype("<f8").tobytes()).decode()
+    return found
 
 
 def with_threshold(bundle: Bundle, calibration: Calibration) -> Bundle:
@@ -201,7 +210,7 @@ def with_threshold(bundle: Bundle, calibration: Calibration) -> Bundle:
         pixel_threshold=values.get(PIXELS, entry.pixel_threshold),
     )
     manifest = msgspec.structs.replace(bundle.manifest, calibration=entry)
-    whole = changed.encoded(metadata(manifest, bundle.files[GOLDEN], entries(changed)))
+    whole = changed.encoded(metadata(manifest, bundle.files[GOLDEN], entries(changed), calibration))
     try:
         with atomic_file(bundle.path) as file:
             file.write_bytes(whole)

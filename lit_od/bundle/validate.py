@@ -101,6 +101,8 @@ def check_detector(detector: Detector, manifest: Manifest) -> None:
     output, sides = manifest.model.output, manifest.model.output_shape[1:]
     if detector.reads != output:
         raise DataError(f"{detector.kind} reads {detector.reads}, the backbone gives {output}")
+    if manifest.preparation.has_tiles and output != "patches":
+        raise DataError(f"the preparation has tiles, whose maps {detector.kind} over {output} cannot join")
     wanted = list(detector.input_shape)
     if wanted != sides:
         raise DataError(f"{detector.kind} reads {output} of shape {_shown([None, *wanted])}, the backbone gives "

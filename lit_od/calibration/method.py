@@ -28,7 +28,8 @@ class Folds:
     """Folds of a cross calibration.
 
     Attributes:
-        count: Number of folds; as many as images leaves each one out by itself.
+        count: Number of folds; as many as images leaves each one out by itself. One fold is that of a single image,
+            which was scored by a detector fitted on its other views.
         bounded: True where further images lower every score, so that what is proven of the folds' detectors holds for
             the one that is fitted on all images too.
     """
@@ -49,7 +50,7 @@ class Folds:
         Returns:
             None where nothing is proven.
         """
-        if not self.bounded:
+        if not self.bounded or self.count < 2:
             return None
         k, smallest = self.count, images // self.count
         return min(1.0, 2 * rate + min(2 * (1 - 1 / k) / (smallest + 1), (1 - k / images) / (k + 1)))
@@ -130,16 +131,22 @@ def asked_rate(rule: Mapping[str, Any]) -> float | None:
     return None
 
 
-def shortfall(rule: Mapping[str, Any], inliers: int) -> str | None:
+def shortfall(rule: Mapping[str, Any], inliers: int, folds: Folds | None = None) -> str | None:
     """Describe a rule that asks for a lower rate than its inliers support.
 
     Args:
         rule: `rule` and its options.
         inliers: Number of calibration inliers, n; the least rate is 1 / (n + 1).
+        folds: Folds of a cross calibration; None where the inliers were held out.
 
     Returns:
         None where they support it.
     """
+    if folds is not None and folds.count == 1:
+        return (
+            "1 normal image supports no rate of false positives: the threshold is near its own score by its other "
+            "views, which other normal images may exceed. Refit with more, or set it by hand (lit-od threshold)"
+        )
     rate = asked_rate(rule)
     if rate is None or inliers >= (needed := inliers_needed(rate)):
         return None

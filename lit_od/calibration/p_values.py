@@ -38,6 +38,11 @@ class Calibration:
         folds: Folds of a cross calibration; None where the inliers were held out.
         peaks: Peaks of the calibration inliers' maps, ascending, shape (n,), where an image's score is another
             aggregate; None elsewhere.
+
+    Example:
+        >>> calibration = Calibration.from_inliers(np.arange(19.0), {"rule": "fpr", "rate": 0.05})
+        >>> calibration.p_values(np.array([9.0, 30.0])).tolist(), calibration.is_outlier(np.array([9.0, 30.0])).tolist()
+        ([0.55, 0.05], [False, True])
     """
 
     scores: Scores

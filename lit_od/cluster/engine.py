@@ -137,7 +137,7 @@ class RayEngine:
         return self._rows(OutputWorker, (), images, "running the backbone")
 
     def maps(self, detector: PixelDetector, images: Sequence[Source]) -> Iterator[Maps]:
-        """Yield the maps of images, an item's at a time."""
+        """Yield results of `keep_of_maps`, an item's at a time."""
         for answer in self._answers(ScoreWorker, (*_sent(detector), True), images, "mapping"):
             yield safetensors.load(answer)["rows"]
 

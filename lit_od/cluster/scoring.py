@@ -15,7 +15,8 @@ from lit_od.cluster.ray_pool import Pool
 from lit_od.cluster.work_items import decode, items
 from lit_od.formats.onnx_parts import take_apart
 from lit_od.images.sources import Source
-from lit_od.scoring.scorer import Result, Scorer
+from lit_od.scoring.result import Result
+from lit_od.scoring.scorer import Scorer
 
 
 class _Verdicts(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ as a whole; their names must be Unicode; and one unreadable image ends the job, 
 import os
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import islice
 from pathlib import Path
@@ -21,12 +21,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.backbone.extractor import BATCH_SIZE
+from lit_od.errors import ConfigError
 from lit_od.fitting.shards import shard
+from lit_od.images.augment import Augment
 from lit_od.images.find_remote import ImageList
 from lit_od.images.object_store import StoredImage
 from lit_od.images.parquet import PackedImage, RowGroup
-from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, LazySequence, OpenImage, Source, Unreadable
+from lit_od.images.sources import (
+    EncodedImage,
+    ImageArray,
+    ImageFile,
+    LazySequence,
+    OpenImage,
+    Source,
+    Tile,
+    Unreadable,
+    View,
+)
 from lit_od.images.split import Subset
+from lit_od.images.views import Views
 from lit_od.runtime.threads import threads_of_a_generator
 
 ITEMS_A_WORKER = 64
@@ -84,20 +97,38 @@ class _Broken(msgspec.Struct, frozen=True, tag="broken"):
 _Place = _File | _Url | _Rows | _Pixels | _Bytes | _Broken
 
 
-class Item(msgspec.Struct, frozen=True):
-    """A run of consecutive images.
+class _Views(msgspec.Struct, frozen=True):
+    """The views that an item takes of its images.
+
+    Attributes:
+        augment: Changes that make the views.
+        seed: Seed of the changes.
+        image: Number of the first image of the item.
+        skipped: Views of the first image that belong to the item before.
+    """
+
+    augment: Augment
+    seed: int
+    image: int
+    skipped: int
+
+
+class Item(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A run of consecutive images, or of their views.
 
     Attributes:
         first: Number of the first among all.
-        count: Number of images.
-        places: Files, URLs, rows or pixels from which a worker reads them.
-        labels: Their class numbers as int64, or nothing.
+        count: Number of images, or of views.
+        places: Files, URLs, rows or pixels from which a worker reads the images.
+        labels: Class numbers as int64, or nothing.
+        views: The views; None for the images alone.
     """
 
     first: int
     count: int
     places: list[_Place]
     labels: bytes = b""
+    views: _Views | None = None
 
     def sources(self) -> Sequence[Source]:
         """Return the images.
@@ -115,7 +146,11 @@ class _Run(LazySequence[Source]):
         return self._item.count
 
     def __iter__(self) -> Iterator[Source]:
-        return _fetched(source for place in self._item.places for source in _sources(place))
+        images = _fetched(source for place in self._item.places for source in _sources(place))
+        views = self._item.views
+        if views is None:
+            return images
+        return islice(_views_of(images, views), views.skipped, views.skipped + self._item.count)
 
     def at(self, row: int) -> Source:
         return next(islice(self, row, None))
@@ -135,7 +170,12 @@ def items(sources: Sequence[Source], *, workers: int, labels: np.ndarray | None 
     start = 0
     for stop in _ends(sources, item_count(workers)):
         numbers = b"" if labels is None else np.ascontiguousarray(labels[start:stop], np.int64)
-        item = Item(start, stop - start, list(_places(sources, range(start, stop))), bytes(numbers))
+        images, rows, views = sources, range(start, stop), None
+        if isinstance(sources, Views):
+            each = sources.augment.count
+            images, rows = sources.images, range(sources.rows[start] // each, sources.rows[stop - 1] // each + 1)
+            views = _Views(sources.augment, sources.seed, sources.first + rows.start, sources.rows[start] % each)
+        item = Item(start, stop - start, list(_places(images, rows)), bytes(numbers), views)
         yield msgspec.msgpack.encode(item)
         start = stop
 
@@ -226,8 +266,10 @@ def _place(source: Source) -> _Place:
             return _Bytes(source.data, name)
         case Unreadable():
             return _Broken(name, source.cause)
-        case OpenImage():
-            raise TypeError("an image that is open in this process cannot be sent to another")
+        case Tile():
+            raise ConfigError("tiles are fitted on by this machine alone: leave out --engine ray")
+        case OpenImage() | View():
+            raise TypeError("an image that is open in this process, or a view alone, cannot be sent to another")
 
 
 def _absolute(url: str) -> str:
@@ -250,6 +292,12 @@ def _sources(place: _Place) -> Iterator[Source]:
             yield EncodedImage(data, os.fsdecode(name))
         case _Broken(name, cause):
             yield Unreadable(os.fsdecode(name), cause)
+
+
+def _views_of(images: Iterable[Source], views: _Views) -> Iterator[Source]:
+    """Yield the views of images that are read in order, each image once."""
+    for number, image in enumerate(images, start=views.image):
+        yield from Views.of([image], views.augment, seed=views.seed, first=number)
 
 
 def _fetched(sources: Iterator[Source]) -> Iterator[Source]:

@@ -1,6 +1,7 @@
 """Arguments that commands share."""
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -54,6 +55,16 @@ def row_form(args: argparse.Namespace, *, forms: Sequence[str] = ("csv", "jsonl"
     """
     ending = Path(args.out or "").suffix.lower().removeprefix(".")
     return args.format or (ending if ending in forms else "csv")
+
+
+def add_json_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the form of what a command prints as a table."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def print_json(tree: object) -> None:
+    """Print what --json asks for."""
+    print(json.dumps(tree, indent=2))
 
 
 def add_batch_argument(parser: argparse.ArgumentParser) -> None:
@@ -188,12 +199,22 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of every command that takes a recipe."""
     parser.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name or a YAML file")
     add_trust_argument(parser)
+    add_take_all_argument(parser)
     parser.add_argument("--seed", metavar="N", type=int, help="seed of every split, draw and weight")
     parser.add_argument(
         "--early-stopping",
         "--early_stopping",
         metavar="EPOCHS",
         help="epochs without a better validation loss after which a training stops; null never stops",
+    )
+
+
+def add_take_all_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the flag of every command that takes normal images alone."""
+    parser.add_argument(
+        "--take-all",
+        action="store_true",
+        help="take all images of a folder, also those below test/ or defect/, and what looks like masks",
     )
 
 
@@ -210,7 +231,11 @@ def add_label_argument(parser: argparse.ArgumentParser) -> None:
 
 def read_recipe(args: argparse.Namespace, overrides: list[str]) -> Recipe:
     """Read the recipe with the command line's overrides."""
-    options = {"seed": args.seed, "early_stopping": args.early_stopping}
+    options = {
+        "seed": args.seed,
+        "early_stopping": args.early_stopping,
+        "data.take_all": "true" if args.take_all else None,
+    }
     return read(args.recipe, [*overrides, *(f"--{key}={value}" for key, value in options.items() if value is not None)])
 
 

@@ -7,15 +7,20 @@ than the accepted ones, or the rate is no longer guaranteed until lit-od refit. 
 only what brings its score to the threshold. Gaussians need the sums that fit --keep-accumulator keeps, or with
 --normal PATH the images that they were fitted on. An image that was accepted before changes nothing. lit-od rollback
 undoes it.
+
+  lit-od accept BUNDLE false-alarm.png --note 'dust on the lens'
+  lit-od accept BUNDLE false-alarms/ --dry-run --on photos/    what would it change?
 """
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 
 from lit_od.commands._arguments import (
     add_note_argument,
     add_session_arguments,
+    add_take_all_argument,
     no_overrides,
     read_bundle_folder,
     session_options,
@@ -25,6 +30,7 @@ from lit_od.errors import ConfigError
 from lit_od.fitting.engine import LocalEngine
 from lit_od.formats.text import printable
 from lit_od.images.find_local import find
+from lit_od.images.normal_folders import find_all_normal, require_normal
 from lit_od.images.sources import Source
 from lit_od.operations.feedback import Feedback, FeedbackImages, accept
 from lit_od.scoring.scorer import Scorer
@@ -41,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(f"--{name}", metavar="PATH", action="extend", nargs="+", default=[], help=text)
     parser.add_argument("--dry-run", action="store_true", help="show what would change, and write nothing")
+    add_take_all_argument(parser)
     add_note_argument(parser)
     add_session_arguments(parser)
 
@@ -57,7 +64,10 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     bundle = read_bundle_folder(args.bundle, args)
     engine = LocalEngine(Scorer.of(bundle, **session_options(args)).extractor)
     images = FeedbackImages(
-        accepted=find(args.paths), calibration=_found(args.calibration), normal=_found(args.normal), on=_found(args.on)
+        accepted=_normal(args, args.paths),
+        calibration=_normal(args, args.calibration),
+        normal=_normal(args, args.normal),
+        on=find(args.on) if args.on else [],
     )
     found = accept(bundle, engine, images, dry_run=args.dry_run, note=args.note)
     for line in _lines(found, images, dry_run=args.dry_run):
@@ -65,8 +75,10 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     return DONE
 
 
-def _found(paths: list[str]) -> list[Source]:
-    return list(find(paths)) if paths else []
+def _normal(args: argparse.Namespace, paths: list[str]) -> list[Source]:
+    images = find_all_normal(paths)
+    require_normal(images, map(Path, paths), take_all=args.take_all)
+    return images
 
 
 def _lines(found: Feedback, images: FeedbackImages, *, dry_run: bool) -> list[str]:

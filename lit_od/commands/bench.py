@@ -2,10 +2,12 @@
 
 Cold start, latency, throughput and peak memory. Prepared images are random; the images of the golden set are decoded
 for the figures that include decoding.
+
+  lit-od bench BUNDLE
+  lit-od bench BUNDLE --threads 1 --json
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -18,8 +20,10 @@ import numpy as np
 from lit_od.bundle.folder import Bundle, golden_arrays
 from lit_od.commands._arguments import (
     add_batch_argument,
+    add_json_argument,
     add_session_arguments,
     no_overrides,
+    print_json,
     read_bundle,
     session_options,
 )
@@ -46,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument("--runs", metavar="N", type=int, default=9, help="runs of each figure, interleaved (9)")
-    parser.add_argument("--json", action="store_true", help="print one JSON line instead of the table")
+    add_json_argument(parser)
     add_batch_argument(parser)
     add_session_arguments(parser)
 
@@ -57,7 +61,10 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     bundle = read_bundle(args.bundle, args)
     scorer = Scorer.of(bundle, **session_options(args))
     figures = measure(bundle, scorer, batch_size=args.batch_size, runs=max(1, args.runs))
-    print(json.dumps(figures) if args.json else _table(figures))
+    if args.json:
+        print_json(figures)
+    else:
+        print(_table(figures))
     return DONE
 
 

@@ -6,15 +6,19 @@ recipes: --data.prepare.size '[256, 256]'.
 
 --out DIR keeps each bundle with its figures, and the table as benchmark.md, benchmark.csv and benchmark.json. What is
 there already, of the same recipe, images and version, is not run again.
+
+  lit-od benchmark mvtec/ --recipe defects --out table
+  lit-od benchmark mvtec/pill --recipe defects --recipe folder --data.prepare.size '[256, 256]'
 """
 
 import argparse
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
 from lit_od.bundle.folder import Bundle
-from lit_od.commands._arguments import add_session_arguments, extra, say_imported, session_options
+from lit_od.commands._arguments import add_json_argument, add_session_arguments, extra, say_imported, session_options
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.from_recipe import fit_onnx
@@ -41,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="DIR", help="keep bundles, figures and the table there, and take up what is there"
     )
+    add_json_argument(parser)
     add_session_arguments(parser)
 
 
@@ -88,8 +93,12 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         for table, kept in benchmark(Path(args.root), recipes, out, fit=fit, load=load):
             row = table.rows[-1]
             done = row.error or f"image AUROC {100 * row.figures['auroc'][0]:.2f}{', taken up' if kept else ''}"
-            print(printable(f"{row.recipe} on {row.category}: {done}"), flush=True)
-    print(printable(f"\n{table.markdown()}", keep="\n"), end="")
-    if args.out:
-        print(f"\n{out}: benchmark.md, benchmark.csv, benchmark.json")
+            told = sys.stderr if args.json else sys.stdout
+            print(printable(f"{row.recipe} on {row.category}: {done}"), file=told, flush=True)
+    if args.json:
+        print(table.to_json(), end="")
+    else:
+        print(printable(f"\n{table.markdown()}", keep="\n"), end="")
+        if args.out:
+            print(f"\n{out}: benchmark.md, benchmark.csv, benchmark.json")
     return INCOMPLETE if any(row.error for row in table.rows) else DONE

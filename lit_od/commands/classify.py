@@ -7,6 +7,9 @@ takes. Columns: path, class, p_value (the class'), one p_value.NAME for each cla
 p-values the class wins whose score lies lowest among its bundle's own calibration scores, in standard
 deviations from their mean; if these are equal too, the one that is named first. The least p-value of n
 calibration images is 1 / (n + 1): a --level that a bundle cannot go below is refused; 0 calls nothing none.
+
+  lit-od classify photos/ --bundle cats --bundle dogs
+  lit-od classify photos/ --bundle cat=cats --bundle dog=dogs --level 0.01 --out classes.csv
 """
 
 import argparse

@@ -22,7 +22,14 @@ import numpy as np
 from tqdm import tqdm
 
 from lit_od.bundle.folder import Bundle
-from lit_od.commands._arguments import add_session_arguments, extra, no_overrides, read_bundle, session_options
+from lit_od.commands._arguments import (
+    add_json_argument,
+    add_session_arguments,
+    extra,
+    no_overrides,
+    read_bundle,
+    session_options,
+)
 from lit_od.commands._evaluation_sets import add_named_set_arguments, chosen_sets
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import ConfigError
@@ -31,8 +38,9 @@ from lit_od.formats.atomic import atomic_file, require_writable
 from lit_od.formats.text import printable
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
+from lit_od.scoring.result import Result
 from lit_od.scoring.rows import output, row_writer
-from lit_od.scoring.scorer import Result, Scorer
+from lit_od.scoring.scorer import Scorer
 
 PAGES = (".html", ".htm")
 
@@ -43,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("second", metavar="B", help="folder of another one")
     parser.add_argument("paths", metavar="PATH", nargs="*", help="images of which nothing is known")
     add_named_set_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    add_json_argument(parser)
     parser.add_argument("--out", metavar="DIR|FILE.html", help="write all of it into a folder, or the page alone")
     add_session_arguments(parser)
 

@@ -3,11 +3,12 @@
 The file takes prepared images and gives scores, p-values, verdicts and, where the detector has them, maps. It is
 written once it scores the bundle's golden images as the bundle does. lit-od score, verify, inspect, threshold, serve
 and bench take it in the place of a bundle. One with a region of interest needs a file that resizes: the mask is laid
-on frames before.
+on frames before. One with tiles gives a file that takes tiles of one size; who reads it cuts images and joins maps, as
+lit-od score and runners/python do.
 
-    lit-od compile BUNDLE --out model.onnx
-    lit-od threshold model.onnx --value 12.5
-    lit-od compile BUNDLE --out model.onnx --golden golden
+  lit-od compile BUNDLE --out model.onnx
+  lit-od threshold model.onnx --value 12.5
+  lit-od compile BUNDLE --out model.onnx --golden golden
 
 --golden writes images with what the file must give for them, to prove it in other runtimes.
 """

@@ -1,6 +1,9 @@
 """Take a quick tour, offline: train on digits, then score digits and garments.
 
 It trains on packaged digits 0 to 7, then scores digits 8 and 9 and garments without torch.
+
+  lit-od demo
+  lit-od demo --out tour --seed 1
 """
 
 import argparse

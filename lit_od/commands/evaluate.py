@@ -9,22 +9,33 @@ has maps in one pass: --data.root CATEGORY in the layout of MVTec AD, LOCO, AD 2
 
 Without --inliers and --outliers, the sets of the bundle's own recipe. PATHs as in lit-od score, and
 torchvision's sets: mnist:test:8,9, fashion-mnist:test, cifar10:all (under --data.root or LIT_OD_DATA).
+
+  lit-od evaluate BUNDLE --inliers good/ --outliers scratch=scratches/ --outliers dent=dents/
+  lit-od evaluate BUNDLE --data.root mvtec/pill --out figures
 """
 
 import argparse
 import json
 import math
+import sys
 from pathlib import Path
 
 import msgspec
 
 from lit_od.bundle.folder import Bundle, rewrite
-from lit_od.commands._arguments import add_session_arguments, extra, read_bundle, session_options
+from lit_od.commands._arguments import (
+    add_json_argument,
+    add_session_arguments,
+    extra,
+    print_json,
+    read_bundle,
+    session_options,
+)
 from lit_od.commands._evaluation_sets import AGAINST, add_set_arguments, chosen_sets
 from lit_od.commands._status import DONE
 from lit_od.evaluation.defects import DefectEvaluation, evaluate_defects
 from lit_od.evaluation.evaluate import Evaluation, evaluate
-from lit_od.evaluation.image_sets import score_set
+from lit_od.evaluation.image_sets import score_set, tell_of_seen
 from lit_od.formats.atomic import require_writable
 from lit_od.formats.text import printable
 from lit_od.scoring.scorer import Scorer
@@ -37,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--record", action="store_true", help="write the figures into the bundle, where its card and inspect show them"
     )
+    add_json_argument(parser)
     add_session_arguments(parser)
 
 
@@ -49,6 +61,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     bundle = read_bundle(args.bundle, args)
     scorer = Scorer.of(bundle, **session_options(args))
     images = chosen_sets(args, overrides, bundle)
+    tell_of_seen(bundle, overrides, images)
     found: Evaluation | DefectEvaluation
     if images.layout is not None:
         found = evaluate_defects(scorer, images)
@@ -58,7 +71,10 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         inliers, *names = scores
         outliers = {name: scores[name] for name in names}
         found = of_images = evaluate(scores[inliers], outliers, threshold=bundle.calibration.threshold)
-    print(printable(found.table(), keep="\n"))
+    if args.json:
+        print_json(found.to_json())
+    else:
+        print(printable(found.table(), keep="\n"))
     if args.out:
         out = Path(args.out)
         out.mkdir(parents=True, exist_ok=True)
@@ -66,10 +82,10 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         (out / "table.txt").write_text(found.table() + "\n", encoding="utf-8", errors="surrogateescape")
         figure = plots.score_histograms(scores, bundle.calibration.threshold)
         plots.save(figure, out / "histogram.png")
-        print(f"{out}: metrics.json, table.txt, histogram.png")
+        print(f"{out}: metrics.json, table.txt, histogram.png", file=sys.stderr if args.json else sys.stdout)
     if args.record:
         _record(bundle, of_images)
-        print(f"{args.bundle}: figures recorded")
+        print(f"{args.bundle}: figures recorded", file=sys.stderr if args.json else sys.stdout)
     return DONE
 
 

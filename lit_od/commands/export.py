@@ -3,6 +3,9 @@
 Nothing is trained. The checkpoint holds the recipe that it was trained by; --detector KIND and overrides change it:
 --detector.shrinkage 0.1, --calibration.rule mean_std, --data.root DIR ...
 Several processes, started by torchrun or srun, share the work; the bundle does not depend on how many they are.
+
+  lit-od export runs/mine/best.ckpt --out BUNDLE
+  lit-od export runs/mine/best.ckpt --detector knn --detector.k 3 --out BUNDLE
 """
 
 import argparse

@@ -3,6 +3,8 @@
 RECIPE is a shipped recipe's bare name (lit-od recipes) or a YAML file. `folder` needs no more than a
 folder of normal images, and no torch: lit-od fit folder --data.root NORMAL_IMAGES --out BUNDLE.
 --data.mask FILE names a region of interest: an image in the geometry of the images, white where they count.
+--data.tile N scans large images at their own resolution in tiles of N pixels a side; neighbours have the share
+--data.overlap F of it in common.
 Overrides change single keys: --data.root DIR, --trainer.max_epochs 3, --detector.kind mahalanobis,
 --calibration.q 99.5 ...
 
@@ -12,6 +14,10 @@ rate of the rule. --calibration.method split holds them out.
 
 Several processes, started by torchrun, by srun or by --trainer.devices N, share the work; the bundle does not depend on
 how many they are, but for the training, where N processes take steps of N times as many images.
+
+  lit-od fit folder --data.root NORMAL_IMAGES --out BUNDLE
+  lit-od fit defects --data.root mvtec/pill --out BUNDLE
+  lit-od fit mine.yaml --trainer.max_epochs 3 --detector.kind knn --out BUNDLE
 """
 
 import argparse

@@ -1,6 +1,9 @@
 """Print a bundle's model card or manifest.
 
 The card lists images, backbone, detector, threshold, calibration and provenance.
+
+  lit-od inspect BUNDLE
+  lit-od inspect BUNDLE --json
 """
 
 import argparse

@@ -40,6 +40,7 @@ import numpy as np
 from lit_od.bundle.folder import Bundle
 from lit_od.bundle.manifest import detector_hash
 from lit_od.commands._arguments import (
+    add_json_argument,
     add_session_arguments,
     extra,
     no_overrides,
@@ -71,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--level", metavar="P", type=float, default=LEVEL, help=f"bound on false alarms ({LEVEL:g})")
     parser.add_argument("--standing", metavar="N", type=float, help="standing watch: mean rows to a false alarm")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the draws that part equal scores (0)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    add_json_argument(parser)
     parser.add_argument("--out", metavar="FILE", help="write the course as a picture there")
     add_session_arguments(parser)
 

@@ -10,6 +10,9 @@ ones with --outliers. If the 95 % interval of the change of AUROC reaches below 
 
 Weights have 7 bits, with which every processor computes the same sums. With --target vnni they have 8: closer to
 float, and as fast where processors have VNNI. Int8 needs the package onnx: pip install "lit-od[quantize,cpu]".
+
+  lit-od quantize BUNDLE NORMAL_IMAGES --out SMALL
+  lit-od quantize BUNDLE NORMAL_IMAGES --out SMALL --outliers scratch=scratches/ --target vnni
 """
 
 import argparse
@@ -27,6 +30,7 @@ from lit_od.deploy.int8_fitting import Int8Fitting
 from lit_od.deploy.int8_report import Int8Report
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.images.find_local import find
+from lit_od.images.normal_folders import find_all_normal
 from lit_od.runtime.onnx_session import onnx_quantization
 
 
@@ -60,7 +64,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     require_labels(DetectorSpec(entry.kind, entry.options, args.trust), args.labels)
     new = quantize(
         bundle,
-        new_inliers(args, find),
+        new_inliers(args, find_all_normal),
         Path(args.out),
         seed=args.seed,
         options=Int8Fitting(

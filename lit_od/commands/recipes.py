@@ -1,16 +1,22 @@
-"""List the shipped recipes, or print one to start another from it."""
+"""List the shipped recipes, or print one to start another from it.
+
+lit-od recipes
+lit-od recipes mnist-digits > mine.yaml
+"""
 
 import argparse
 
-from lit_od.commands._arguments import no_overrides
+from lit_od.commands._arguments import add_json_argument, no_overrides, print_json
 from lit_od.commands._status import DONE
 from lit_od.errors import ConfigError
+from lit_od.formats.text import did_you_mean
 from lit_od.recipes.load import read_tree, shipped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("name", metavar="NAME", nargs="?", help="the recipe to print")
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
@@ -22,11 +28,18 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides(overrides)
     known = shipped()
     if args.name is None:
-        width = max(len(name) for name in known)
-        for name in known:
-            print(f"{name:{width}}  {read_tree(name).get('description', '')}")
+        texts = {name: str(read_tree(name).get("description", "")) for name in known}
+        width = max(map(len, texts))
+        if args.json:
+            print_json(texts)
+        else:
+            print("\n".join(f"{name:{width}}  {text}" for name, text in texts.items()))
         return DONE
     if args.name not in known:
-        raise ConfigError(f"no shipped recipe {args.name!r}: there are {', '.join(known)}")
-    print(known[args.name].read_text(encoding="utf-8"), end="")
+        hint = did_you_mean(args.name, known) or f": there are {', '.join(known)}"
+        raise ConfigError(f"no shipped recipe {args.name!r}{hint}")
+    if args.json:
+        print_json(read_tree(args.name))
+    else:
+        print(known[args.name].read_text(encoding="utf-8"), end="")
     return DONE

@@ -4,11 +4,15 @@ The images are split into a part that fits (80 %) and one that calibrates (20 %)
 few for the rule's rate, or with --calibration.method cross, all of them fit, and calibrate as scored by detectors that
 were fitted without them. The bundle's threshold rule is applied anew (max_f1 with --outliers) and its golden images are
 renewed. Options of the detector and of the calibration: --detector.k 5, --calibration.rule percentile --calibration.q
-99.5 ... Another rule begins with its own defaults, the bundle's own rule keeps its options.
+99.5 ... Another rule begins with its own defaults, the bundle's own rule keeps its options. Views of the images fit as
+they did, or as --data.augment.turns true, --data.augment.views 4 ... say; --data.augment null takes the images alone.
 
 Where --out names BUNDLE itself, its history goes on: lit-od history and rollback.
 
 --engine ray runs the graph on a Ray cluster and merges its workers' statistics; PATHs as in lit-od score.
+
+  lit-od refit BUNDLE images/ --out NEW
+  lit-od refit BUNDLE images/ --detector knn --detector.k 3 --out NEW
 """
 
 import argparse
@@ -16,8 +20,11 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
@@ -44,11 +51,14 @@ from lit_od.errors import ConfigError
 from lit_od.fitting.engine import Engine
 from lit_od.fitting.fit import FitImages, GraphFile, Origin, fit_bundle
 from lit_od.fitting.process_group import open_engine
+from lit_od.images.augment import Augment
 from lit_od.images.find_local import find
 from lit_od.images.find_remote import find_with_urls, require_listed_once, require_parts_apart
 from lit_od.images.identity import require_apart, require_once
+from lit_od.images.normal_folders import find_all_normal
 from lit_od.images.sources import Source
 from lit_od.images.split import fit_and_calibration_parts, held_out_images
+from lit_od.recipes.load import read_augment
 from lit_od.recipes.overrides import apply, parse_overrides
 
 
@@ -73,18 +83,21 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     require_engine(args, "address", "workers")
     started = time.perf_counter()
     bundle = read_bundle_folder(args.bundle, args)
-    spec, wanted = _options(bundle, args, overrides)
+    spec, wanted, augment = _options(bundle, args, overrides)
     spec.check()  # options and installed packages, before any image is read
     if spec.kind != bundle.detector.kind:
         say_imported(args, spec.kind)
     require_labels(spec, args.labels, ", or --detector.class_conditional false")
-    find_images = find_with_urls if args.engine == "ray" else find
-    images = _divided(new_inliers(args, find_images), args, wanted)
-    images = replace(images, outliers=find_images(wanted.outliers) if wanted.outliers else [])
+    cluster = args.engine == "ray"
+    inliers = new_inliers(args, partial(find_with_urls, local=find_all_normal) if cluster else find_all_normal)
+    images = _divided(inliers, args, wanted)
+    find_outliers = find_with_urls if cluster else find
+    outliers = find_outliers(wanted.outliers) if wanted.outliers else []
+    images = replace(images, outliers=outliers, augment=augment)
     model, old = bundle.files[BACKBONE], bundle.manifest
     with ExitStack() as stack:
         engine: Engine
-        if args.engine == "ray":
+        if cluster:
             pool = stack.enter_context(open_cluster(args))
             # this process runs a few golden images: the GPUs are the workers'
             backbone = Backbone.load(model, threads=args.threads, providers=["cpu"])
@@ -122,16 +135,25 @@ def _divided(images: Sequence[Source], args: argparse.Namespace, wanted: Calibra
     return FitImages(fit, calibration)
 
 
-def _options(bundle: Bundle, args: argparse.Namespace, overrides: list[str]) -> tuple[DetectorSpec, CalibrationOptions]:
-    """Return the detector and the options of calibration that arguments name."""
+def _options(
+    bundle: Bundle, args: argparse.Namespace, overrides: list[str]
+) -> tuple[DetectorSpec, CalibrationOptions, Augment | None]:
+    """Return detector, options of calibration and views that arguments name."""
     entry, kind = bundle.manifest.detector, args.detector
+    options = {key: value for key, value in entry.options.items() if key != "views"}
     tree: dict[str, Any] = {
-        "detector": {"kind": entry.kind, **entry.options} if kind is None else {"kind": kind},
+        "detector": {"kind": entry.kind, **options} if kind is None else {"kind": kind},
         "calibration": {key: value for key, value in bundle.calibration.rule.items() if key != "outliers"},  # a number
+        "data": {"augment": msgspec.to_builtins(entry.augment) if isinstance(entry.augment, Augment) else None},
     }
     for path, _ in parse_overrides(overrides):
         part, _, key = path.partition(".")
-        if part not in tree or not key or path == "detector.kind":
+        if (
+            part not in tree
+            or not key
+            or path == "detector.kind"
+            or (part == "data" and key.split(".")[0] != "augment")
+        ):
             no_overrides([f"--{path}"])
     apply(tree, overrides)
     rule = tree["calibration"]
@@ -139,4 +161,5 @@ def _options(bundle: Bundle, args: argparse.Namespace, overrides: list[str]) -> 
         raise ConfigError("the bundle's threshold was set by hand and cannot be applied anew: give --calibration.rule")
     if args.outliers:
         rule["outliers"] = args.outliers
-    return DetectorSpec.parse(tree["detector"], trust=args.trust), CalibrationOptions.parse(rule)
+    augment = read_augment(tree["data"]["augment"])
+    return DetectorSpec.parse(tree["detector"], trust=args.trust), CalibrationOptions.parse(rule), augment

@@ -14,16 +14,28 @@ them. vgg16-gmm, one-class and doc-sneakers take overrides of their recipe, as f
 instance, by --model.init_args.checkpoint_path FILE. With all, such an override begins with the experiment:
 --vgg16-gmm.model.init_args.checkpoint_path FILE; and what came to its end in --out before is not run again.
 A smoke run (--quick) is kept in another folder, runs/NAME-quick; in one folder neither replaces the other.
+
+  lit-od reproduce mnist-digits --data.root DATA
+  lit-od reproduce all --quick --data.root DATA
 """
 
 import argparse
+import dataclasses
 import sys
 import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lit_od.commands._arguments import add_trust_argument, extra, no_overrides, positive, say_imported
+from lit_od.commands._arguments import (
+    add_json_argument,
+    add_trust_argument,
+    extra,
+    no_overrides,
+    positive,
+    print_json,
+    say_imported,
+)
 from lit_od.commands._status import DONE, INCOMPLETE
 from lit_od.errors import ConfigError, LitODError
 from lit_od.experiments import summary_table as together
@@ -56,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="folder for bundles, tables and pictures (runs/NAME, runs/RECIPE)")
     parser.add_argument("--seeds", metavar="N", type=int, nargs="+", default=[0, 1, 2], help="a run each (0 1 2)")
     parser.add_argument("--quick", action="store_true", help="a smoke run whose figures prove nothing")
+    add_json_argument(parser)
     parser.add_argument("--threads", metavar="N", type=positive, help="threads of decoding and ONNX Runtime")
     parser.add_argument("--recipe", metavar="NAME", help="one-class: a shipped recipe or a YAML file")
     parser.add_argument(
@@ -88,8 +101,11 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     report, _ = _carried_out(args.name, options)
     if args.trust:
         say_imported(args, report.figures["recipe"]["detector"]["kind"])
-    print(report.text)
-    print(f"{options.out}: report.txt, report.json")
+    if args.json:
+        print_json(report.figures)
+    else:
+        print(report.text)
+        print(f"{options.out}: report.txt, report.json")
     return DONE
 
 
@@ -120,7 +136,10 @@ def _run_all(args: argparse.Namespace, overrides: list[str]) -> int:
         finished.append(ended)
     text = together.table_of(finished)
     together.keep(text, out / "table.md")
-    print(f"{text}\n{out}: table.md, and a folder for each experiment")
+    if args.json:
+        print_json([dataclasses.asdict(each) for each in finished])
+    else:
+        print(f"{text}\n{out}: table.md, and a folder for each experiment")
     return INCOMPLETE if refused else DONE
 
 

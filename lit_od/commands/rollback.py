@@ -2,6 +2,9 @@
 
 Without N it is the state before the present one. The history goes on, so that a rollback can be undone: rollback
 BUNDLE N with a later N. lit-od history numbers the states.
+
+  lit-od rollback BUNDLE
+  lit-od rollback BUNDLE 0 --note 'as it was made'
 """
 
 import argparse

@@ -1,8 +1,9 @@
 """Score images with a bundle: a row an image, in the order of the input.
 
 A PATH is an image; a folder, searched through; a .txt list or a .csv with a `path` column; an .npz
-(`file.npz` or `file.npz:ARRAY`); or -, a list on standard input. Columns: path, score (higher is more
-outlying), p_value (small is outlying), is_outlier (score above the threshold), error.
+(`file.npz` or `file.npz:ARRAY`); a .parquet table with the columns bytes or image, and path; or -, a list on
+standard input. Columns: path, score (higher is more outlying), p_value (small is outlying), is_outlier (score above
+the threshold), error.
 
 --maps DIR draws what makes each image an outlier: a picture an image, the map's values beside it (.npy,
 float32), and maps.csv that says which is whose. Coloured are the scores of patches or an autoencoder's errors,
@@ -15,8 +16,10 @@ FILE writes the boxes of what stands out, in the image's own pixels.
 digits of the SHA-256 of the detector's file: what lit-od monitor reads beside the score.
 
 --engine ray scores on a Ray cluster, or on all cores of this machine. A PATH may then be a URL of an object
-store too (s3://BUCKET/PREFIX, gs://..., file://...), or a Parquet file with the columns bytes or image, and path.
-A worker that dies costs time and no row.
+store too (s3://BUCKET/PREFIX, gs://..., file://...). A worker that dies costs time and no row.
+
+  lit-od score BUNDLE photos/ --out scores.csv
+  lit-od score BUNDLE a.png b.png --maps heat/ --regions where.jsonl
 """
 
 import argparse
@@ -52,8 +55,9 @@ from lit_od.images.find_local import find
 from lit_od.images.statistics import STATISTICS, image_statistics
 from lit_od.scoring.map_folder import map_folder
 from lit_od.scoring.maps import HeatMaps
+from lit_od.scoring.result import Result
 from lit_od.scoring.rows import regions_to, rows_to
-from lit_od.scoring.scorer import Result, Scorer
+from lit_od.scoring.scorer import Scorer
 
 FORMS = ("csv", "jsonl", "parquet")
 """Forms of rows."""

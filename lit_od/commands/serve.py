@@ -1,32 +1,41 @@
 """Serve bundles: a page to drop images on, and an HTTP interface for programs.
 
-Both are at the address that is printed, by default for this machine alone. The interface is the Open
-Inference Protocol, version 2, with binary tensors: POST /v2/models/NAME/infer takes `images`, UINT8
-(n, h, w, c), or `encoded`, BYTES (n), image files (base64 where they are in the JSON), and gives score,
-p_value, is_outlier and error; clients written for it work unchanged. By name it also gives `map`, a picture; and,
-where the detector has maps, `regions`, JSON with box, area, peak and place in the image's own pixels, and `raw`, the
-map's values, FP32 in binary form. NAME is the bundle's folder, or what stands before it: NAME=BUNDLE.
+Both are at the address that is printed, by default for this machine alone:
 
-There is no password and no encryption: anybody who reaches the address may ask. --host 0.0.0.0 opens it to the
+  curl --data-binary @image.jpg http://127.0.0.1:8000/score      one image, its row as JSON
+  curl -F file=@a.jpg -F file=@b.jpg http://127.0.0.1:8000/score  several, a list of rows
+
+Of several bundles, /score?model=NAME names one. NAME is the bundle's folder, or what stands before it: NAME=BUNDLE.
+/docs and /openapi.json describe all addresses, /metrics is for Prometheus, /health/ready is 200 once the bundles are
+loaded. POST /v2/models/NAME/infer is the Open Inference Protocol, version 2, with binary tensors: it takes `images`,
+UINT8 (n, h, w, c), or `encoded`, BYTES (n), image files (base64 where they are in the JSON), and gives score, p_value,
+is_outlier and error; clients written for it work unchanged. By name it also gives `map`, a picture; and, where the
+detector has maps, `regions`, JSON with box, area, peak and place in the image's own pixels, and `raw`, the map's
+values, FP32 in binary form.
+
+A bundle that is replaced on disk is taken up within seconds, once its files and golden images are checked; a bad one
+is refused, and the old one goes on answering. SIGTERM or Ctrl-C lets requests finish.
+
+There is no encryption, and no password unless --token-file names a file with a token, which requests then must carry
+(Authorization: Bearer TOKEN), but for health, /docs and the page itself. --host 0.0.0.0 opens the address to the
 network; --allow-host names the server where it is asked under a name other than localhost.
 
 --normal PATH... shows the normal images that a picture resembles most, by the distance of their features,
 or of their pixels where a bundle's graph gives no features.
+
+  lit-od serve BUNDLE
+  lit-od serve pills=BUNDLE --port 9000 --normal good/
 """
 
 import argparse
-import contextlib
-import signal
-import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
+from lit_od.bundle.model_file import open_bundle
 from lit_od.commands._arguments import (
     add_session_arguments,
     named_folder,
     no_overrides,
     positive,
-    read_bundle,
     session_options,
 )
 from lit_od.commands._status import DONE
@@ -34,6 +43,10 @@ from lit_od.errors import ConfigError, missing_extra
 from lit_od.images.preparation import MAX_PIXELS
 from lit_od.runtime.threads import thread_count
 from lit_od.serving.limits import MIB, MILLION, Limits
+from lit_od.serving.log import FORMS, TEXT, Log
+
+PACKAGES = ("starlette", "uvicorn", "prometheus_client", "python_multipart")
+"""Packages of the extra `serve`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-time", metavar="SECONDS", type=positive, help="time to wait and score a request (300)")
     parser.add_argument("--queue", metavar="N", type=positive, help="requests that may wait; others get 503 (256)")
     parser.add_argument("--patience", metavar="SECONDS", type=positive, help="time of a client that sends slowly (15)")
+    parser.add_argument("--token-file", metavar="FILE", help="file with the token that requests must carry")
+    parser.add_argument("--log", choices=FORMS, default=TEXT, help="lines on standard error; json has one a request")
     add_session_arguments(parser)
 
 
@@ -59,31 +74,50 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         from lit_od.serving import server
         from lit_od.serving.app import application
     except ImportError as error:
-        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
+        if (error.name or "").partition(".")[0] not in PACKAGES:
             raise
-        missing_extra("a web server (Starlette and uvicorn)", "serve,cpu")
+        missing_extra("a web server (Starlette, uvicorn, prometheus-client, python-multipart)", "serve,cpu")
+    from lit_od.serving.access import Token
+    from lit_od.serving.metrics import Metrics
     from lit_od.serving.models import Model
     from lit_od.serving.normal_images import NormalImages
+    from lit_od.serving.reload import Reloader
+    from lit_od.serving.shelf import Shelf
     from lit_od.serving.work_queue import WorkQueue
 
-    limits = _limits(args)
-    bundles = {name: read_bundle(path, args) for name, path in named(args.bundles).items()}
-    listener = server.listen(args.host, args.port)  # before the long work
-    with listener:
-        with _ended_by_ctrl_c():
-            normal = NormalImages.read(args.normal) if args.normal else None
-            models = {
-                name: Model.load(name, bundle, normal=normal, **session_options(args))
-                for name, bundle in bundles.items()
-            }
-        queue = WorkQueue(workers=thread_count(args.threads), capacity=limits.queue)
-        app = application(models, queue, limits=limits, normal=normal, hosts=[args.host, *args.allow_host])
+    limits, log = _limits(args), Log(args.log)
+    paths = named(args.bundles)
+    token = Token.read(args.token_file) if args.token_file else None
+
+    def load(name: str, path: str, normal: NormalImages | None) -> Model:
+        bundle = open_bundle(path, trust=args.trust)
+        if bundle.detector.kind in args.trust:
+            log.say("imported", f"{bundle.detector.kind} is imported, which --trust allows")
+        return Model.load(name, bundle, normal=normal, **session_options(args))
+
+    shelf, metrics = Shelf(), Metrics(log)
+    reloader = Reloader(shelf, paths, load, metrics=metrics, log=log)
+    with server.listen(args.host, args.port) as listener:
         where = server.address(listener)
+        queue = WorkQueue(workers=thread_count(args.threads), capacity=limits.queue, scored=metrics.scored)
+
+        def begin() -> None:
+            log.note("loading", f"loading {', '.join(paths)}", {"address": where})
+            reloader.begin(NormalImages.read(args.normal) if args.normal else None)
 
         def ready() -> None:
-            print(f"lit-od: serving {', '.join(models)} at {where} (Ctrl-C stops)", file=sys.stderr, flush=True)
+            reloader.watch()
+            fields = {"models": list(paths), "address": where}
+            log.say("serving", f"serving {', '.join(paths)} at {where} (Ctrl-C stops)", fields)
 
-        server.serve(app, listener, limits=limits, ready=ready, close=queue.close)
+        def close() -> None:
+            reloader.close()
+            queue.close()
+
+        hosts = [args.host, *args.allow_host]
+        app = application(shelf, queue, limits=limits, metrics=metrics, log=log, hosts=hosts, token=token)
+        running = server.Server(app, limits=limits, ready=ready, load=begin, log=log, refused=metrics.refused)
+        server.serve(running, listener, close=close)
     return DONE
 
 
@@ -105,23 +139,6 @@ def named(bundles: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"{found[name]} and {path} are both named {name}: give one another, as NAME={path}")
         found[name] = path
     return found
-
-
-@contextlib.contextmanager
-def _ended_by_ctrl_c() -> Iterator[None]:
-    """Have Ctrl-C end the process at once during the block.
-
-    Python's own handler would wait for a decoder or a graph, which may never end. Nothing is left to put in order.
-    """
-    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not ours or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _limits(args: argparse.Namespace) -> Limits:

@@ -4,11 +4,15 @@ Model and detector stay unchanged; lit-od rollback undoes it. Without --value or
 the share of the calibration inliers that each threshold flags, the interval of the false-positive rate that this
 promises on new inliers and, with --outliers, the share of the outliers that it finds. Rule max_f1 takes its threshold
 from the calibration inliers and --outliers.
+
+  lit-od threshold BUNDLE                          rates against thresholds
+  lit-od threshold BUNDLE --rule fpr --rate 0.01    flag at most 1 in 100 normal images, in expectation
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,10 +26,12 @@ from lit_od.calibration.method import shortfall
 from lit_od.calibration.p_values import Calibration
 from lit_od.calibration.rules import RULES, inliers_needed, require_applicable
 from lit_od.commands._arguments import (
+    add_json_argument,
     add_note_argument,
     add_outliers_argument,
     add_session_arguments,
     no_overrides,
+    print_json,
     read_bundle,
     session_options,
 )
@@ -53,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--q", type=float, help="percentile: the percentile (99)")
     parser.add_argument("--rate", type=float, help="fpr: share of inliers flagged, in expectation and at most (0.01)")
     add_outliers_argument(parser)
+    add_json_argument(parser)
     add_note_argument(parser)
     add_session_arguments(parser)
 
@@ -75,19 +82,26 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         raise ConfigError(f"--{next(iter(options))} needs --rule")
     else:
         outliers = _scores(bundle, find(args.outliers), args) if args.outliers else None
-        print(rates(bundle.calibration, outliers) + (f"\nrates: those{since}" if since else ""))
+        if args.json:
+            rows, _ = rate_rows(bundle.calibration, outliers)
+            print_json({"calibration_inliers": bundle.calibration.scores.size, "thresholds": rows})
+        else:
+            print(rates(bundle.calibration, outliers) + (f"\nrates: those{since}" if since else ""))
         return DONE
     sources = find(args.outliers) if args.outliers else []
     images = {"outliers": fingerprint(sources)} if sources else {}
     require_applicable(rule, inliers=bundle.calibration.scores.size, outliers=len(sources))
     calibration = bundle.calibration.with_rule(rule, outliers=_scores(bundle, sources, args) if sources else None)
     _write(bundle, calibration, Change(command="threshold", images=images, note=args.note))
+    if args.json:
+        print_json({"threshold": calibration.threshold, "before": bundle.calibration.threshold, "rule": rule})
+        return DONE
     print(
         f"{args.bundle}: threshold {bundle.calibration.threshold:.6g} -> {calibration.threshold:.6g}, "
         f"{calibration.flagged_share():.2%} of {calibration.scores.size:,} calibration inliers above, "
         f"{false_positives(calibration)}\n{method(calibration)}; {supported_rate(calibration)}{since}"
     )
-    if line := shortfall(calibration.rule, calibration.scores.size):
+    if line := shortfall(calibration.rule, calibration.scores.size, calibration.folds):
         print(f"lit-od: {line}", file=sys.stderr)
     return DONE
 
@@ -124,14 +138,16 @@ def _pixel_threshold(bundle: Bundle, calibration: Calibration) -> float | None:
     return bundle.manifest.calibration.pixel_threshold
 
 
-def rates(calibration: Calibration, outliers: Scores | None = None) -> str:
-    """Format a table of thresholds with the rates of images above each.
-
-    It has the share of inliers, the interval of that rate and the share of outliers.
+def rate_rows(calibration: Calibration, outliers: Scores | None = None) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return thresholds with the rates of images above each, and notes.
 
     Args:
         calibration: Calibration scores and the rule in force.
-        outliers: Scores of labelled outliers, shape (m,); None leaves their column out.
+        outliers: Scores of labelled outliers, shape (m,); None leaves their share out.
+
+    Returns:
+        Rows by threshold, ascending: `name`, `threshold`, `flagged`, the share of inliers, `low` and `high`, the
+        interval of that rate, and `found`, the share of outliers. The notes are for the text.
     """
     scores = calibration.scores
     rows = [(f"percentile {q:g}", float(np.percentile(scores, q))) for q in PERCENTILES]
@@ -153,15 +169,24 @@ def rates(calibration: Calibration, outliers: Scores | None = None) -> str:
         except DataError as error:
             notes.append(f"max_f1: {error}")
     rows.append((f"in force ({calibration.rule['rule']})", calibration.threshold))
-    header = f"{'':24}{'threshold':>14}{'flagged':>10}{'95 % interval':>20}"
-    lines = [header if outliers is None else f"{header}{'found':>10}"]
+    table = []
     for name, threshold in sorted(rows, key=lambda pair: pair[1]):
         low, high = calibration.fpr_interval(threshold)
-        found = "" if outliers is None else f"{np.mean(outliers > threshold):>10.2%}"
-        lines.append(
-            f"{name:24}{threshold:>14.6g}{calibration.flagged_share(threshold):>10.2%}"
-            f"{f'{low:.2%} to {high:.2%}':>20}{found}"
-        )
+        row: dict[str, Any] = {"name": name, "threshold": threshold, "flagged": calibration.flagged_share(threshold)}
+        found = {} if outliers is None else {"found": float(np.mean(outliers > threshold))}
+        table.append({**row, "low": low, "high": high, **found})
+    return table, notes
+
+
+def rates(calibration: Calibration, outliers: Scores | None = None) -> str:
+    """Format the table and the notes of `rate_rows`."""
+    table, notes = rate_rows(calibration, outliers)
+    header = f"{'':24}{'threshold':>14}{'flagged':>10}{'95 % interval':>20}"
+    lines = [f"{header}{'found':>10}" if "found" in table[0] else header]
+    for row in table:
+        found = f"{row['found']:>10.2%}" if "found" in row else ""
+        interval = f"{row['low']:.2%} to {row['high']:.2%}"
+        lines.append(f"{row['name']:24}{row['threshold']:>14.6g}{row['flagged']:>10.2%}{interval:>20}{found}")
     return "\n".join([*lines, *notes])
 
 

@@ -10,6 +10,9 @@ multiplies it by their number or its root. --trainer.accumulate_grad_batches N, 
 
 A run that was stopped, by Ctrl-C, by SIGTERM, by a crash or by a scheduler, goes on where its last epoch ended, by
 the same command with --resume: it ends with the weights of a run that was never stopped.
+
+  lit-od train mnist-digits --data.root DATA --out runs/mine
+  lit-od train mine.yaml --trainer.devices 4 --out runs/mine --resume
 """
 
 import argparse

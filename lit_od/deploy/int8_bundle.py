@@ -64,7 +64,7 @@ def quantize(
         Path(out),
         open_engine(bundle.files[BACKBONE], old.preparation, **engine),
         GraphFile.of(bundle),
-        FitImages(fit, calibration, validation, outliers),
+        FitImages(fit, calibration, validation, outliers, augment=old.detector.augment or None),
         DetectorSpec(old.detector.kind, old.detector.options, (old.detector.kind,)),  # it is at hand, so it is trusted
         rule,
         Origin(

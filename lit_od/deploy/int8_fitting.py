@@ -93,6 +93,8 @@ class Int8Fitting:
                 f"int8 is judged by validation images: wanted at least {LEAST_VALIDATION}, got "
                 f"{len(images.validation)}. Pass more images, or give data.split.validation a larger share"
             )
+        if engine.extractor.preparation.has_tiles:
+            raise ConfigError("int8 is chosen and judged by whole images: leave data.tile or int8 out")
         bundles.require_replaceable(out)
         extractor, bits = engine.extractor, self.weight_bits
         choice = choose_int8(
@@ -116,7 +118,8 @@ class Int8Fitting:
         self, engine: Engine, in_int8: Fitted, made: Bundle, choice: Int8Choice, images: FitImages, spec: DetectorSpec
     ) -> Int8Report:
         seed = made.manifest.provenance.seed or 0
-        in_float = Fitted(engine, fit_detector(engine, spec, images.fit)[0])
+        in_views = spec.with_views(images.views_each)
+        in_float = Fitted(engine, fit_detector(engine, in_views, images.fitting(seed))[0])
         gate = compare(in_float, in_int8, images.validation, self.against, seed=seed)
         flagged = made.calibration.is_outlier(gate.normal[1])
         return Int8Report(

@@ -80,6 +80,8 @@ def compile_bundle(bundle: Bundle, out: Path, *, resize: bool = False) -> bytes:
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise ConfigError(f"the model file cannot be {out}: wanted a file in a folder that exists")
     require_outside(out)
+    if bundle.manifest.preparation.has_tiles:
+        _require_tiles(bundle, resize=resize)
     if resize and not bundle.manifest.preparation.resizes_in_graph:
         bundle = _resized_in_graph(bundle)
     data = model_file(bundle)
@@ -90,6 +92,16 @@ def compile_bundle(bundle: Bundle, out: Path, *, resize: bool = False) -> bytes:
     except OSError as error:
         raise ConfigError(f"cannot write the model file {out}: {error.strerror or error}") from error
     return data
+
+
+def _require_tiles(bundle: Bundle, *, resize: bool) -> None:
+    """Raise ConfigError unless the tiles of a bundle can be scored by one graph."""
+    if resize:
+        raise ConfigError("the file takes tiles, which nothing resizes: leave --resize out")
+    if bundle.manifest.preparation.region is not None:
+        raise ConfigError(
+            "a region of interest differs from tile to tile, and one graph knows one: score by the bundle"
+        )
 
 
 def model_file(bundle: Bundle) -> bytes:
@@ -116,7 +128,7 @@ def model_file(bundle: Bundle) -> bytes:
     tensors = [*first.initializers, *part.initializers, *graph.initializers]
     header = header_of(backbone, ir_version=min(IR_VERSION, versions_of(backbone).ir))
     parts = take_apart(onnx_writer.model(nodes, [image], ports, initializers=tensors, header=header))
-    data = parts.encoded(metadata(manifest, encoded_golden(golden_arrays(bundle)), entries(parts)))
+    data = parts.encoded(metadata(manifest, encoded_golden(golden_arrays(bundle)), entries(parts), bundle.calibration))
     if len(data) > MAX_BYTES:
         raise ConfigError(
             f"the model file would have {len(data):,} bytes, and ONNX holds {MAX_BYTES:,}: take a smaller coreset or "

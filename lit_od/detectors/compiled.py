@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from lit_od.detectors.base import Accumulator, Detector, PixelDetector
+from lit_od.detectors.map_options import Cells, MapOptions
 from lit_od.errors import ConfigError, DataError
 from lit_od.types import Arrays, Maps, Outputs, Scores
 
@@ -81,6 +82,25 @@ class CompiledMaps(CompiledScores, PixelDetector):
     def score_is_peak(self) -> bool:
         """True if an image's score is the largest value of its map."""
         return self.fitted_options.get("aggregate") == "max"
+
+    @property
+    def map_options(self) -> MapOptions:
+        """Size and aggregate of maps, which are smoothed already."""
+        known = {name: self.fitted_options[name] for name in ("aggregate", "share") if name in self.fitted_options}
+        return MapOptions(**known, size=list(self.size))
+
+    @property
+    def least_map_value(self) -> float:
+        """Least value of a map."""
+        return 0.0
+
+    def cells_of_tiles(self, outputs: Outputs, /) -> Cells:
+        """Return the maps of tiles, (n, h, w), each pixel of which is a cell.
+
+        Raises:
+            DataError: If a score is not finite.
+        """
+        return np.asarray(self.score_map(outputs)[1], np.float32)
 
     def score_map(self, outputs: Outputs, /) -> tuple[Scores, Maps]:
         """Return scores (n,), and maps (n, h, w), float32.

@@ -34,10 +34,16 @@ class EnsembleOptions(MapOptions, MemberOptions):
     )
     weights: list[float] | None = None
     seed: int = 0
+    views: int = 1
 
     def __post_init__(self) -> None:
         MapOptions.__post_init__(self)
         self.check()
+
+    @property
+    def knows_place(self) -> bool:
+        """True if a member does."""
+        return any(settings.knows_place for _, settings in self.of_members())
 
     def shared(self) -> dict[str, Any]:
         """Return the part of the map that counts, which every member has."""

@@ -25,6 +25,8 @@ class MemberOptions:
         members: Kind and options of each member, as a recipe has them; two members at least.
         weights: Weight of each member; None weighs all the same.
         seed: Of the choice of images that set the scales.
+        views: Consecutive rows that are views of one image: all fit the members, or the first sets the scales. A bundle
+            takes them from `data.augment`.
     """
 
     __slots__ = ()
@@ -36,6 +38,7 @@ class MemberOptions:
     members: list[dict[str, Any]]
     weights: list[float] | None
     seed: int
+    views: int
 
     def check(self) -> None:
         """Raise ConfigError unless members, weights and seed are valid."""
@@ -43,6 +46,7 @@ class MemberOptions:
             raise ConfigError(f"members must be two detectors or more, each with its kind, got {self.members!r}")
         self.of_members()
         integer("seed", self.seed, least=0, most=2**32 - 1)
+        integer("views", self.views, least=1)
         if self.weights is not None:
             if not isinstance(self.weights, list) or len(self.weights) != len(self.members):
                 raise ConfigError(f"weights must be {len(self.members)} numbers, one a member, got {self.weights!r}")
@@ -98,7 +102,7 @@ class MemberSum(Detector):
     @classmethod
     def start(cls, settings: MemberOptions, first_row: int = 0) -> EnsembleAccumulator:
         """Return an empty accumulator of the first pass, for checked options."""
-        row = fitted_before(first_row, settings.seed)
+        row = fitted_before(first_row, settings.seed, settings.views)
         started = [kind.start(each, row) for kind, each in settings.of_members()]
         return EnsembleAccumulator(cls, settings, first_row, list(started))
 
@@ -114,7 +118,7 @@ class MemberSum(Detector):
             DataError: If the first pass has seen no image.
         """
         assert isinstance(after, EnsembleAccumulator)
-        row = fitted_before(first_row, after.settings.seed)
+        row = fitted_before(first_row, after.settings.seed, after.settings.views)
         started = [
             kind.start_second(gathered, row) if kind.passes == 2 else None
             for (kind, _), gathered in zip(after.settings.of_members(), after.gathered, strict=True)

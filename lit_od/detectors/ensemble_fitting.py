@@ -73,16 +73,17 @@ class EnsembleAccumulator:
         if not len(outputs):
             return
         rows = np.arange(len(outputs)) + self.first_row + self.seen
-        held = is_held(rows, self.settings.seed)
+        held = is_held(rows // self.settings.views, self.settings.seed)
+        scaling = held & (rows % self.settings.views == 0)
         self.seen += len(outputs)
         for gathered in self.gathered:
             if gathered is not None:
                 gathered.update(outputs[~held], None if labels is None else labels[~held])
         if self.first is None:
-            counted = outputs[held]
+            counted = outputs[scaling]
             if self.settings.reads == "patches":
                 counted = counted_patches(counted, self.settings)
-            self._hold(counted.astype(np.float32), row_ranks(self.settings.seed, rows[held].astype(np.uint64)))
+            self._hold(counted.astype(np.float32), row_ranks(self.settings.seed, rows[scaling].astype(np.uint64)))
 
     def _hold(self, outputs: NDArray[np.float32], ranks: NDArray[np.uint64]) -> None:
         if not len(outputs):
@@ -161,7 +162,8 @@ class EnsembleAccumulator:
         if held is None:
             raise DataError(
                 f"an ensemble needs at least {GROUP} images, one in {GROUP} of which sets the members' scales, "
-                f"got {self.seen}. Pass more images."
+                f"got {self.seen // self.settings.views}. Pass more images, "
+                "or fit one member alone, as recipe defects-few does."
             )
         members = [(second or first).finish() for second, first in zip(self.gathered, self.first.gathered, strict=True)]
         shifts, scales = np.zeros(len(members)), np.zeros(len(members))

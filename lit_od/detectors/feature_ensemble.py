@@ -24,6 +24,7 @@ class FeatureEnsembleOptions(MemberOptions):
     members: list[dict[str, Any]] = field(default_factory=lambda: [{"kind": "mahalanobis"}, {"kind": "knn"}])
     weights: list[float] | None = None
     seed: int = 0
+    views: int = 1
 
     def __post_init__(self) -> None:
         self.check()

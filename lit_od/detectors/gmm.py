@@ -153,7 +153,7 @@ class GMM(Detector):
     def require_installed(cls, settings: GMMOptions) -> None:
         """Raise MissingExtra if several components are asked for without scikit-learn."""
         if settings.components > 1 and find_spec("sklearn") is None:
-            missing_extra("scikit-learn", "train,cpu")
+            missing_extra("scikit-learn", "evaluate,cpu")
 
     @classmethod
     def start(cls, settings: GMMOptions, first_row: int = 0) -> "GMMAccumulator":
@@ -333,7 +333,7 @@ def _several(settings: GMMOptions, rows: Stats) -> tuple[Stats, Stats, Stats]:
     try:
         from sklearn.mixture import GaussianMixture
     except ImportError:
-        missing_extra("scikit-learn", "train,cpu")
+        missing_extra("scikit-learn", "evaluate,cpu")
     mixture = GaussianMixture(
         settings.components, covariance_type=settings.covariance, reg_covar=FLOOR, random_state=settings.seed
     )

@@ -20,10 +20,18 @@ def is_held(rows: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
     return held
 
 
-def fitted_before(row: int, seed: int) -> int:
-    """Return the number of images before this one that fit the members."""
-    group = row - row % GROUP
-    return group - group // GROUP + int((~is_held(np.arange(group, row), seed)).sum())
+def fitted_before(row: int, seed: int, views: int = 1) -> int:
+    """Return the number of rows before this one that fit the members.
+
+    Args:
+        row: Number of the row.
+        seed: Seed of the choice.
+        views: Consecutive rows that are views of one image.
+    """
+    image, view = divmod(row, views)
+    group = image - image % GROUP
+    images = group - group // GROUP + int((~is_held(np.arange(group, image), seed)).sum())
+    return images * views + (0 if is_held(np.array([image]), seed)[0] else view)
 
 
 def scale_of(member: Detector, scores: Stats, *, images: int) -> tuple[float, float]:

@@ -41,6 +41,11 @@ class KNN(BankDetector):
     """Mean distance to the k nearest rows of the bank, or the distance to the k-th.
 
     In units of the features, or 1 - cosine.
+
+    Example:
+        >>> rows = np.float32([[0, 0], [0, 1], [0, 2]])
+        >>> KNN.fit(rows, k=2).score(np.float32([[0, 1], [4, 1]])).round(3).tolist()
+        [0.5, 4.062]
     """
 
     kind: ClassVar[str] = "knn"

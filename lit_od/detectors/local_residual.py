@@ -48,6 +48,11 @@ class LocalResidual(BankDetector):
 
     The penalty keeps the hull, which is endless, near its points. In comparison with the distance to the
     rows themselves, what lies between and beside the inliers counts less than what leaves their surface.
+
+    Example:
+        >>> line = np.stack([np.linspace(0, 1, 50), np.zeros(50)], 1).astype(np.float32)
+        >>> LocalResidual.fit(line, k=5).score(np.float32([[0.505, 0], [0.505, 2]])).round(2).tolist()
+        [0.0, 2.0]
     """
 
     kind: ClassVar[str] = "local_residual"

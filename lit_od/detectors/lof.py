@@ -43,6 +43,11 @@ class LOF(BankDetector):
     Attributes:
         k_distances: d_k of each row of the bank among the others, shape (m,).
         densities: lrd of each row of the bank among the others, shape (m,).
+
+    Example:
+        >>> rows = np.random.default_rng(0).normal(size=(500, 2)).astype(np.float32)
+        >>> LOF.fit(rows, k=20).score(np.float32([[0, 0], [6, 6]])).round(1).tolist()
+        [1.0, 8.4]
     """
 
     kind: ClassVar[str] = "lof"

@@ -56,6 +56,11 @@ class Mahalanobis(Detector):
         classes: Class labels, ascending, shape (classes,); empty without classes.
         background_mean: m0, shape (d,); None unless relative.
         background_whitener: W0, lower triangular, shape (d, d); None unless relative.
+
+    Example:
+        >>> rows = np.random.default_rng(0).normal(size=(1000, 2)).astype(np.float32)
+        >>> Mahalanobis.fit(rows).score(np.float32([[0, 0], [3, 4]])).round(1).tolist()
+        [0.0, 5.0]
     """
 
     kind: ClassVar[str] = "mahalanobis"

@@ -19,7 +19,12 @@ def pack(pixels: NDArray[np.bool_]) -> str:
     return base64.b64encode(zlib.compress(np.packbits(pixels).tobytes(), 9)).decode()
 
 
-@lru_cache(maxsize=16)
+def require_packed(mask: object) -> None:
+    """Raise ConfigError unless an option `mask` is text or None."""
+    if mask is not None and type(mask) is not str:
+        raise ConfigError(f"mask must be packed pixels: a bundle makes it itself, got {mask!r}")
+
+
 def unpack(text: str, height: int, width: int) -> NDArray[np.bool_]:
     """Read the pixels that count, shape (height, width).
 
@@ -31,6 +36,12 @@ def unpack(text: str, height: int, width: int) -> NDArray[np.bool_]:
     Raises:
         ConfigError: If the text is none of `pack` for this size, or no pixel counts.
     """
+    require_packed(text)
+    return _unpacked(text, height, width)
+
+
+@lru_cache(maxsize=16)
+def _unpacked(text: str, height: int, width: int) -> NDArray[np.bool_]:
     wanted = -(-height * width // 8)
     try:
         reader = zlib.decompressobj()

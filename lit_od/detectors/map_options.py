@@ -71,6 +71,14 @@ class MapOptions:
         if self.mask is not None:
             unpack(self.mask, sides[0], sides[1])
 
+    @property
+    def knows_place(self) -> bool:
+        """True if a cell is compared with those at its place in other images.
+
+        Tiles do not keep the place.
+        """
+        return False
+
 
 def enlarged(cells: Cells, settings: MapOptions) -> NDArray[np.float32]:
     """Enlarge grids of scores to maps, bilinearly, and smooth them.

@@ -101,17 +101,31 @@ def counted_cells(settings: MapOptions, rows: int, columns: int) -> int:
 
 @lru_cache(maxsize=16)
 def _region(mask: str, size: tuple[int, int], smooth: float, rows: int, columns: int) -> MapRegion:
-    height, width = size
-    pixels = unpack(mask, height, width)
+    found = region_of_pixels(unpack(mask, *size), smooth, rows, columns)
+    if found is None:
+        raise DataError(
+            f"the mask leaves no cell of the grid of {rows} x {columns}: none has its centre in it. Take a larger "
+            "region or a finer grid"
+        )
+    return found
+
+
+def region_of_pixels(pixels: NDArray[np.bool_], smooth: float, rows: int, columns: int) -> MapRegion | None:
+    """Return the part of a grid that counts; None if no cell does.
+
+    Args:
+        pixels: True for pixels of the map that count, (h, w).
+        smooth: Standard deviation of the map's Gaussian, in pixels.
+        rows: Height of the grid.
+        columns: Width of the grid.
+    """
+    height, width = pixels.shape
     down, across = (
         (2 * np.arange(cells) + 1) * side // (2 * cells) for cells, side in ((rows, height), (columns, width))
     )
     counted = pixels[down][:, across]
     if not counted.any():
-        raise DataError(
-            f"the mask leaves no cell of the grid of {rows} x {columns}: none has its centre in it. Take a larger "
-            "region or a finer grid"
-        )
+        return None
     plain = MapOptions(size=[height, width], smooth=smooth)
     weights = enlarged(counted[None].astype(np.float32), plain)[0]
     near = weights > LEAST_WEIGHT

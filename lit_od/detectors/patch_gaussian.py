@@ -158,7 +158,7 @@ class ChannelAccumulator:
             if counted_cells(self.settings, height, width) > MOST_POSITIONS:
                 raise DataError(
                     f"padim keeps a covariance for each position, at most {MOST_POSITIONS:,}; got a grid of "
-                    f"{height} x {width}. Take a coarser grid, or patchcore"
+                    f"{height} x {width}. Take a coarser grid, smaller tiles, or patchcore"
                 )
             self.grid, self._moments = (height, width, channels), Moments(channels)
         self._moments.update(counted_patches(patches, self.settings).reshape(-1, self.grid[2]))

@@ -103,6 +103,11 @@ class PatchDetector(PixelDetector):
         return (self.input_shape[0], self.input_shape[1]) if region is None else (1, len(region.cells))
 
     @property
+    def map_options(self) -> MapOptions:
+        """Size, smoothing and aggregate of maps."""
+        return self.settings
+
+    @property
     def least_map_value(self) -> float:
         """Value of a map's pixels that are left out."""
         return least_value(is_distance=self.is_distance)
@@ -116,6 +121,14 @@ class PatchDetector(PixelDetector):
         Raises:
             DataError: On a wrong shape, or values that are not finite.
         """
+
+    def cells_of_tiles(self, patches: Outputs, /) -> Cells:
+        """Return the scores of all cells of tiles, (n, gh, gw), for (n, gh, gw, d).
+
+        Raises:
+            DataError: On a wrong shape, or values that are not finite.
+        """
+        return self.cells(check_patches(patches, self.input_shape))
 
     def candidates(self, patches: Outputs, /) -> Candidates:
         """Return the patches that banks may take of one image's counting cells.

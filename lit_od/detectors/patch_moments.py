@@ -35,6 +35,8 @@ class PaDiMOptions(MapOptions):
         shrinkage: "ledoit-wolf" shrinks each covariance towards a multiple of the identity instead of the ridge.
         precision: Of the inverse covariance factors, on disk.
         seed: Of the choice of channels.
+        positions: Cells that have a Gaussian each: those of an "image", or of a "tile" (of an image without tiles). One
+            for a cell of every tile knows no place in the image.
     """
 
     components: int = 100
@@ -43,9 +45,11 @@ class PaDiMOptions(MapOptions):
     shrinkage: Literal["ledoit-wolf"] | None = None
     precision: Literal["fp32", "fp16"] = "fp32"
     seed: int = 0
+    positions: Literal["image", "tile"] = "image"
 
     def __post_init__(self) -> None:
         MapOptions.__post_init__(self)
+        one_of("positions", self.positions, ("image", "tile"))
         integer("components", self.components, least=1)
         one_of("reduction", self.reduction, ("pca", "random"))
         number("ridge", self.ridge, above=0, most=1e6)
@@ -53,6 +57,11 @@ class PaDiMOptions(MapOptions):
             one_of("shrinkage", self.shrinkage, ("ledoit-wolf",))
         one_of("precision", self.precision, ("fp32", "fp16"))
         integer("seed", self.seed, least=0, most=2**32 - 1)
+
+    @property
+    def knows_place(self) -> bool:
+        """True for a Gaussian a position of the image."""
+        return self.positions == "image"
 
 
 class PositionSums:

@@ -51,6 +51,12 @@ class PCAResidual(Detector):
         scale: Their standard deviations, 1 for constant features, shape (d,).
         components: C, orthonormal rows, largest variance first, shape (k, d).
         noise: sigma, shape (1,).
+
+    Example:
+        >>> rows = np.random.default_rng(0).normal(size=(500, 1)) * [1, 2, 3] + [[0, 0, 1], [0, 0, -1]] * 250
+        >>> detector = PCAResidual.fit(rows.astype(np.float32), components=1)
+        >>> bool(np.diff(detector.score(np.float32([[1, 2, 3], [1, -2, 3]])))[0] > 1)
+        True
     """
 
     kind: ClassVar[str] = "pca_residual"

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from lit_od.checks import number, one_of
 from lit_od.detectors.base import PixelDetector, row_blocks
-from lit_od.detectors.map_mask import unpack
+from lit_od.detectors.map_mask import require_packed, unpack
 from lit_od.detectors.options import read_options, same_options
 from lit_od.detectors.state import check_names, take
-from lit_od.errors import ConfigError, DataError
+from lit_od.errors import DataError
 from lit_od.types import Arrays, Labels, Maps, Output, Outputs, Scores
 
 Metric: TypeAlias = Literal["mse", "rmse"]
@@ -35,8 +35,7 @@ class ReconstructionOptions:
     def __post_init__(self) -> None:
         one_of("metric", self.metric, ("mse", "rmse"))
         number("outlier_perc", self.outlier_perc, above=0, most=100)
-        if self.mask is not None and type(self.mask) is not str:
-            raise ConfigError(f"mask must be packed pixels: a bundle makes it itself, got {self.mask!r}")
+        require_packed(self.mask)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +49,12 @@ class Reconstruction(PixelDetector):
     Attributes:
         settings: The options it was fitted with.
         shape: Height, width and channels of the errors.
+
+    Example:
+        >>> errors = np.zeros((2, 8, 8, 1), dtype=np.float32)
+        >>> errors[1, :2, :2] = 0.5
+        >>> Reconstruction.fit(errors[:1], outlier_perc=10).score(errors).round(3).tolist()
+        [0.0, 0.286]
     """
 
     kind: ClassVar[str] = "reconstruction"

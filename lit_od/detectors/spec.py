@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from lit_od.detectors.base import Accumulator, Detector
 from lit_od.detectors.feature_ensemble import ensemble_kind
 from lit_od.detectors.map_mask import pack, unpack
+from lit_od.detectors.map_options import MapOptions
 from lit_od.detectors.options import read_options
+from lit_od.detectors.patch_moments import MOST_POSITIONS
 from lit_od.detectors.patch_rows import named_detector
 from lit_od.detectors.registry import DETECTORS, accumulator, detector_from_state, find
 from lit_od.errors import ConfigError
@@ -104,6 +106,42 @@ class DetectorSpec:
         if not masks:
             raise ConfigError(f"detector {self.kind} leaves out no part of an image: take data.mask out")
         return replace(self, options={**self.options, "mask": pack(pixels)})
+
+    def with_views(self, views: int) -> Self:
+        """Return the detector fitted on so many consecutive views of each image.
+
+        It is unchanged where it holds out no images.
+
+        Args:
+            views: Views of an image, 1 or more.
+
+        Raises:
+            ConfigError: If its options name another number.
+        """
+        holds_out = any(field.name == "views" for field in fields(find(self.kind, self.trust).options_type))
+        if not holds_out or self.options.get("views", 1) == views:
+            return self
+        if "views" in self.options:
+            raise ConfigError("detector.views is taken from data.augment: leave it out")
+        return replace(self, options={**self.options, "views": views})
+
+    def require_tiles(self) -> None:
+        """Check that the detector can be fitted on the tiles of images.
+
+        Raises:
+            ConfigError: If it reads no patches, or compares the same places of images.
+        """
+        settings = self._settings()
+        if self.reads() != "patches" or not isinstance(settings, MapOptions):
+            raise ConfigError(
+                f"data.tile joins maps of patches, and {self.kind} over {self.reads()} has none: leave it out, "
+                "or give the backbone output: patches, and choose patchcore"
+            )
+        if settings.knows_place:
+            raise ConfigError(
+                f"padim keeps a Gaussian for each position of an image, at most {MOST_POSITIONS:,}, too few for tiles: "
+                "give it positions: tile, one for a cell of every tile, which knows no place; or choose patchcore"
+            )
 
     def check(self) -> None:
         """Check kind, options and installed packages, before any image is read.

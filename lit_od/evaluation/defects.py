@@ -21,7 +21,6 @@ from lit_od.formats.text import one_line
 from lit_od.images.ground_truth import GroundTruth
 from lit_od.images.preparation import Preparation, counted_pixels
 from lit_od.images.sources import Source
-from lit_od.runtime.threads import limited
 from lit_od.scoring.scorer import Scorer
 from lit_od.types import Scores
 
@@ -64,7 +63,7 @@ class DefectEvaluation:
 
     Attributes:
         name: Layout and name of the category.
-        size: Height and width at which maps and masks are compared.
+        size: Height and width at which maps and masks are compared; None with tiles, at those of the images.
         scores: Scores by image, of normal images first, then by kind.
         images: The usual figures of their sets of scores.
         kinds: Figures by kind of defect.
@@ -74,7 +73,7 @@ class DefectEvaluation:
     """
 
     name: str
-    size: tuple[int, int]
+    size: tuple[int, int] | None
     scores: dict[str, Scores]
     images: Evaluation
     kinds: dict[str, DefectFigures]
@@ -102,10 +101,12 @@ class DefectEvaluation:
             )
         ]
         if self.together.pixels is not None:
-            high, wide = self.size
+            shown = "images' own size"
+            if self.size is not None:
+                shown = f"prepared size, {self.size[0]}x{self.size[1]}, masks resized to nearest pixels"
             tables.append(
                 (
-                    f"Pixel figures at the prepared size, {high}x{wide}, masks resized to nearest pixels",
+                    f"Pixel figures at the {shown}",
                     ["defects", "regions", *map(title, self.together.pixels.figures)],
                     [
                         [name, f"{each.pixels.regions:,}", *map(percent, each.pixels.figures.values())]
@@ -158,7 +159,8 @@ def evaluate_defects(
     sets = [images.inliers, *images.outliers]
     mapped, notes = _mapped(scorer, images)
     height, width = images.inliers.preparation.size
-    binned = sum(len(each.sources) for each in sets) * height * width > EXACT_PIXELS
+    tiles = images.inliers.preparation.has_tiles  # of large images, whose sizes are not known before
+    binned = tiles or sum(len(each.sources) for each in sets) * height * width > EXACT_PIXELS
     scores: dict[str, Scores] = {}
     counts: dict[str, list[PixelCounts]] = {}
     for each in sets:
@@ -184,7 +186,7 @@ def evaluate_defects(
     threshold = scorer.calibration.threshold
     return DefectEvaluation(
         name=images.layout or "defects",
-        size=(height, width),
+        size=None if tiles else (height, width),
         scores=scores,
         images=evaluate(measure.inliers, outliers, threshold=threshold, seed=seed, resamples=resamples, level=level),
         kinds=kinds,
@@ -266,26 +268,27 @@ def _counted(
     """
     scores, counts, empty = [np.empty(0)], [], []
     extractor = replace(scorer.extractor, preparation=images.preparation)
-    task, counted = one_line(images.name, most=40), counted_pixels(images.preparation)
+    task = one_line(images.name, most=40)
     with tqdm(total=len(images.sources), desc=task, unit="img", disable=None, leave=False) as bar:
-        for found in extractor.outputs(images.sources):
+        for found in extractor.scores(images.sources, detector, maps=True):
             found.require_sound()
-            with limited(extractor.threads):
-                batch, maps = detector.score_map(found.outputs)
-            if maps.shape[1:] != images.preparation.size:
+            maps = np.empty((0, 0, 0), np.float32) if found.maps is None else found.maps
+            preparation = images.preparation.for_image(found.batch.geometry[0].upright)
+            counted = counted_pixels(preparation)
+            if maps.shape[1:] != preparation.size:
                 raise DataError(
                     f"the detector's maps are {maps.shape[1]}x{maps.shape[2]}, wanted the prepared size "
-                    f"{images.preparation.size[0]}x{images.preparation.size[1]}"
+                    f"{preparation.size[0]}x{preparation.size[1]}"
                 )
-            scores.append(batch)
-            for source, scored in zip(found.batch.sources, maps.astype(np.float32), strict=True):
-                regions = None if truth is None else _regions(source, images.preparation, truth, counted)
+            scores.append(found.scores)
+            for source, scored in zip(found.batch.sources, maps.astype(np.float32, copy=False), strict=True):
+                regions = None if truth is None else _regions(source, preparation, truth, counted)
                 if truth is not None and regions is None:
                     empty.append(source)
                 else:
                     scored = scored if counted is None else scored[counted]
                     counts.append(PixelCounts.of(scored, regions, binned=binned))
-            bar.update(len(batch))
+            bar.update(len(found.scores))
     if empty:
         _LOG.warning(
             "lit-od: %s masks of defective images are empty, the first is that of %s: their pixels are left out",

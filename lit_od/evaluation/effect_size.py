@@ -70,7 +70,7 @@ def difference(first: SampleMoments, second: SampleMoments) -> Difference:
     try:
         from scipy.stats import ttest_ind_from_stats
     except ImportError:
-        missing_extra("scipy", "train,cpu")
+        missing_extra("scipy", "evaluate,cpu")
     pooled = math.sqrt((first.sd**2 + second.sd**2) / 2)
     if pooled == 0:
         raise DataError("two sets without any spread cannot be compared: all scores of each are equal")

@@ -14,7 +14,7 @@ from lit_od.fitting.engine import LocalEngine
 from lit_od.formats.text import one_line
 from lit_od.images.find_local import find, only_inliers
 from lit_od.images.ground_truth import GroundTruth, has_defect, match_masks
-from lit_od.images.identity import fingerprint, require_apart
+from lit_od.images.identity import fingerprint, require_apart, tell_copies
 from lit_od.images.layouts import GOOD, read_category, require_masks, require_no_categories
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import SetOpener, Source
@@ -101,7 +101,7 @@ def sets_of_recipe(recipe: Recipe, preparation: Preparation, *, sets: OpenSets, 
     elif recipe.backbone is not None:
         inliers = ImageSet("inliers", found_tests(recipe.data, sets(data_root(recipe.data.root))), preparation)
     else:
-        parts = find_parts(recipe.data, seed=recipe.seed, sets=sets(data_root(recipe.data.root)))
+        parts = find_parts(recipe.data, seed=recipe.seed, sets=sets(data_root(recipe.data.root)), tell=False)
         inliers = ImageSet("inliers", parts.test, preparation)
         if recipe.data.test is None and of is not None and not _calibrated(of, _parts_of(of, recipe, parts)[1]):
             raise DataError(
@@ -124,18 +124,40 @@ def fitted_images(bundle: Bundle, overrides: Sequence[str], *, sets: OpenSets) -
     Returns:
         None if the recipe does not name them, or they are missing or were changed.
     """
+    found = _images_of(bundle, overrides, sets)
+    return ImageSet(FITTED, found[0], bundle.manifest.preparation) if found else None
+
+
+def tell_of_seen(bundle: Bundle, overrides: Sequence[str], images: ImageSets) -> None:
+    """Log a line about images to evaluate on that made the bundle.
+
+    Those are found where the recipe names files that are still there; sets by name are not looked for.
+
+    Args:
+        bundle: The bundle.
+        overrides: Overrides of its recipe, such as `--data.root=DIR`.
+        images: The sets to evaluate on.
+    """
+    fit, calibration = _images_of(bundle, overrides, lambda root: lambda name: None) or ([], [])
+    for own, use in ((fit, "fit"), ([] if _method_of(bundle) == "cross" else calibration, "calibration")):
+        for each in (images.inliers, *images.outliers):
+            tell_copies(own, each.sources, f"{use} image and image to evaluate on ({one_line(each.name, most=40)})")
+
+
+def _images_of(bundle: Bundle, overrides: Sequence[str], sets: OpenSets) -> tuple[list[Source], list[Source]] | None:
+    """Find the images that made a bundle; None as for `fitted_images`."""
     try:
         recipe = override(recipe_of(bundle), overrides)
         opener = sets(data_root(recipe.data.root))
         if recipe.backbone is None:
-            parts = find_parts(recipe.data, seed=recipe.seed, sets=opener)
+            parts = find_parts(recipe.data, seed=recipe.seed, sets=opener, tell=False)
             fit, calibration = _parts_of(bundle, recipe, parts)
         else:
-            images = inliers_to_fit(recipe.data, seed=recipe.seed, sets=opener)
+            images = inliers_to_fit(recipe.data, seed=recipe.seed, sets=opener, tell=False)
             fit, calibration = divided(images, recipe.data, seed=recipe.seed, method=_method_of(bundle))
     except LitODError:
         return None
-    return ImageSet(FITTED, fit, bundle.manifest.preparation) if _calibrated(bundle, calibration) else None
+    return (fit, calibration) if _calibrated(bundle, calibration) else None
 
 
 def _method_of(bundle: Bundle) -> Method:

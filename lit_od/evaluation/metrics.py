@@ -37,6 +37,11 @@ def auroc(inlier_scores: Scores, outlier_scores: Scores) -> float:
 
     Raises:
         DataError: If either set is empty, or holds NaN or infinity.
+
+    Example:
+        >>> import numpy as np
+        >>> auroc(np.array([1.0, 2.0, 3.0]), np.array([2.5, 4.0]))
+        0.8333333333333334
     """
     tally = Tally.of(inlier_scores, outlier_scores)
     return float(auroc_of(Curve.of(tally.inliers, tally.outliers)))

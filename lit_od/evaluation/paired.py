@@ -17,7 +17,7 @@ from lit_od.errors import DataError
 from lit_od.evaluation.evaluate import columns
 from lit_od.evaluation.intervals import Comparison, delong_test
 from lit_od.formats.text import unicode_text
-from lit_od.scoring.scorer import Result
+from lit_od.scoring.result import Result
 from lit_od.types import Scores, Stats
 
 SHOWN = 20

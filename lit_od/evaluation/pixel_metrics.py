@@ -68,6 +68,12 @@ def aupro(maps: Maps, masks: NDArray[Any], limit: float = 0.3) -> float:
         ConfigError: If `limit` is not in (0, 1].
         DataError: If shapes differ, a score is not finite, or no pixel is defective or none is not.
         MissingExtra: If scipy is not installed.
+
+    Example:
+        >>> masks = np.zeros((1, 8, 8), dtype=bool)
+        >>> masks[0, 2:4, 2:4] = True
+        >>> aupro(masks.astype(np.float32), masks)
+        1.0
     """
     if not 0 < limit <= 1:
         raise ConfigError(f"limit must lie in (0, 1], got {limit:g}")

@@ -1,7 +1,9 @@
 """Cross calibration: each image is scored by a detector fitted without it.
 
 The backbone runs once over all images. Its outputs, in memory or in a temporary file, fit the detector of each fold and
-the one of all images; everything that is learnt is learnt anew in each fold. Of several processes the leading one does
+the one of all images; everything that is learnt is learnt anew in each fold. Where images fit in several views, all
+views of an image are in one fold, and its score is that of the image itself. A single image is scored by a detector
+fitted on its other views, which says nothing of other images. Of several processes the leading one does
 this, and hands the results to the others.
 """
 
@@ -20,9 +22,9 @@ from lit_od.calibration.method import Folds
 from lit_od.detectors.base import Detector, PixelDetector
 from lit_od.detectors.spec import DetectorSpec, Rows
 from lit_od.errors import DataError
-from lit_od.fitting.engine import Engine
+from lit_od.fitting.engine import Engine, fit_detector, keep_of_maps
 from lit_od.fitting.partial_state import PartialState
-from lit_od.fitting.pixels import keep_of_maps, pixel_rows
+from lit_od.fitting.pixels import maps_for_pixels, pixel_rows
 from lit_od.formats import safetensors_file as safetensors
 from lit_od.images.sources import Source, class_numbers
 from lit_od.runtime.threads import limited, thread_count, threads_of_a_generator
@@ -63,41 +65,65 @@ class Fit:
     folds: Folds | None = None
 
 
-def cross_fit(engine: Engine, spec: DetectorSpec, images: Sequence[Source], *, seed: int) -> Fit:
+def cross_fit(engine: Engine, spec: DetectorSpec, images: Sequence[Source], *, seed: int, views: int = 1) -> Fit:
     """Fit a detector on all images, and score each by one fitted without it.
 
     Args:
         engine: The processes that do the work.
         spec: The detector.
-        images: Inliers; labelled where the detector needs classes.
+        images: Inliers, or their views image by image, itself first; labelled where the detector needs classes.
         seed: Seed of the folds.
+        views: Views of each image.
 
     Raises:
         ConfigError: If an option is invalid.
         DataError: If the images do not suffice, one of them is unfit, or a class has one image.
     """
+    if engine.extractor.preparation.has_tiles:
+        return _of_tiles(engine, spec, images, seed=seed)
     labels = class_numbers(images) if spec.needs_labels else None
     threads = thread_count(engine.extractor.threads)
-    rows = folds_of(len(images), fold_count(spec, len(images)), seed=seed, labels=labels)
+    count, leaves_out = len(images) // views, spec.leaves_out and views == 1
+    of_images = None if labels is None else labels[::views]
+    alone = count == 1 and views > 1
+    rows = [np.array([0])] if alone else folds_of(count, fold_count(spec, count), seed=seed, labels=of_images)
     with (
         all_outputs(engine, images) as outputs,
         threads_of_a_generator(_at_once(threads, outputs), "fold") as pool,
     ):
-        gathered, folds = None, Scoring(spec, outputs, labels, math.prod(engine.extractor.preparation.shape[:2]))
+        gathered = None
+        folds = Scoring(spec, outputs, labels, math.prod(engine.extractor.preparation.shape[:2]), views)
         parts: Iterator[_Part] = iter(())
         if engine.leads:
-            if not spec.leaves_out:
+            if not leaves_out:
                 parts = pool.map(folds.score, rows)
             with limited(max(1, threads // 4)):  # as an engine gathers
                 gathered = PartialState(spec.kind, spec.gathered(outputs, labels), 0, len(images))
         detector = engine.finish(spec, gathered)
         left_out: Arrays = {}
         if engine.leads:
-            left_out = _left_out(detector, outputs, threads) if spec.leaves_out else _joined(parts, rows)
+            left_out = _left_out(detector, outputs, threads) if leaves_out else _joined(parts, rows)
         left_out = safetensors.load(engine.share(safetensors.save(left_out)))
-    count = len(images) if spec.leaves_out else len(rows)
-    bound = Folds(count, bounded=detector.falls_with_rows)
+    bound = Folds(count if leaves_out else len(rows), bounded=detector.falls_with_rows)
     return Fit(detector, gathered, left_out["scores"], left_out.get("pixels"), bound)
+
+
+def _of_tiles(engine: Engine, spec: DetectorSpec, images: Sequence[Source], *, seed: int) -> Fit:
+    """Fit on the tiles of all images, and score each by a detector fitted without it.
+
+    The backbone runs anew for every fold: its outputs for tiles are too large to be kept.
+    """
+    rows, scores, kept = folds_of(len(images), min(PATCH_FOLDS, len(images)), seed=seed), np.empty(len(images)), []
+    for fold in rows:
+        without = sorted(set(range(len(images))) - set(fold.tolist()))
+        detector, _ = fit_detector(engine, spec, [images[row] for row in without])
+        held = [images[row] for row in fold]
+        scores[fold] = engine.score(detector, held, task="calibrating")
+        pixels = maps_for_pixels(engine, detector, held)
+        kept += [] if pixels is None else [pixels]
+    detector, gathered = fit_detector(engine, spec, images)
+    bound = Folds(len(rows), bounded=detector.falls_with_rows)
+    return Fit(detector, gathered, scores, np.concatenate(kept) if kept else None, bound)
 
 
 def fold_count(spec: DetectorSpec, images: int) -> int:
@@ -121,10 +147,12 @@ def folds_of(images: int, count: int, *, seed: int, labels: Labels | None = None
         Row numbers of each fold, ascending.
 
     Raises:
-        DataError: If there are fewer than 3 images, or a class has one.
+        DataError: If there are fewer than 2 images, or a class has one.
     """
-    if images < 3:
-        raise DataError(f"wanted at least 3 normal images, got {images}")
+    if images < 2:
+        raise DataError(
+            "1 normal image leaves none to calibrate: pass more images, or let it fit in several views (data.augment)"
+        )
     order = np.random.default_rng([seed, images]).permutation(images)
     if labels is not None:
         names, sizes = np.unique(labels, return_counts=True)
@@ -187,15 +215,17 @@ class Scoring:
 
     Attributes:
         spec: The detector.
-        outputs: Outputs of all images, shape (n, ...).
+        outputs: Outputs of all images, or of their views image by image, shape (n, ...).
         labels: Class numbers, shape (n,); None where the detector needs no classes.
         pixels: Number of pixels of a prepared image.
+        views: Views of each image, itself first.
     """
 
     spec: DetectorSpec
     outputs: Outputs
     labels: Labels | None
     pixels: int
+    views: int = 1
 
     def score(self, fold: Rows) -> _Part:
         """Score the images of a fold, on one thread.
@@ -203,18 +233,22 @@ class Scoring:
         Raises:
             DataError: If the other images do not suffice.
         """
-        count = len(self.outputs)
+        count, of_fold = len(self.outputs) // self.views, self.outputs[fold * self.views]
         with limited(1):
             others = np.setdiff1d(np.arange(count), fold, assume_unique=True)
+            rows = (others[:, None] * self.views + np.arange(self.views)).ravel()
+            if count == 1:
+                rows = np.arange(1, self.views)
             try:
-                fitted = self.spec.fit(self.outputs, self.labels, rows=others)
+                fitted = self.spec.fit(self.outputs, self.labels, rows=rows)
             except DataError as error:  # it counts the rows of the fold, which nobody gave
-                raise DataError(f"cross calibration fits on {len(others):,} of {count:,} images: {error}") from None
+                fitting = f"{len(rows)} views of 1 image" if count == 1 else f"{len(others):,} of {count:,} images"
+                raise DataError(f"cross calibration fits on {fitting}: {error}") from None
             wanted = pixel_rows(fitted, count, pixels=self.pixels)
             if wanted is None:
-                return fitted.score(self.outputs[fold]), None
+                return fitted.score(of_fold), None
             assert isinstance(fitted, PixelDetector)
-            scores, maps = fitted.score_map(self.outputs[fold])
+            scores, maps = fitted.score_map(of_fold)
             return scores, keep_of_maps(fitted, maps[np.isin(fold, wanted)])
 
 

@@ -16,7 +16,7 @@ from lit_od.backbone.extractor import Extractor
 from lit_od.detectors.base import Detector, PixelDetector
 from lit_od.detectors.spec import DetectorSpec
 from lit_od.fitting.partial_state import PartialState
-from lit_od.images.sources import Source, class_numbers
+from lit_od.images.sources import Source, class_numbers, tiled
 from lit_od.runtime.threads import limited, thread_count
 from lit_od.types import Labels, Maps, Outputs, Scores
 
@@ -75,7 +75,7 @@ class Engine(Protocol):
         ...
 
     def maps(self, detector: PixelDetector, images: Sequence[Source]) -> Iterator[Maps]:
-        """Yield the maps of images in batches, in order; none unless this process leads."""
+        """Yield results of `keep_of_maps` in order; none unless this process leads."""
         ...
 
     def score(self, detector: Detector, images: Sequence[Source], *, task: str) -> Scores:
@@ -99,6 +99,8 @@ class Engine(Protocol):
 def fit_detector(engine: Engine, spec: DetectorSpec, images: Sequence[Source]) -> tuple[Detector, PartialState | None]:
     """Fit a detector, in as many passes as it needs.
 
+    With tiles it is fitted on those of all images.
+
     Args:
         engine: The processes that do the work.
         spec: The detector.
@@ -111,6 +113,7 @@ def fit_detector(engine: Engine, spec: DetectorSpec, images: Sequence[Source]) -
         ConfigError: If an option is invalid.
         DataError: If the images do not suffice, or one of them is unfit.
     """
+    images = tiled(images, engine.extractor.preparation)
     gathered = engine.gather(spec, images)
     for _ in range(1, spec.passes):
         first = engine.share(gathered.to_bytes() if gathered is not None else b"")
@@ -121,6 +124,11 @@ def fit_detector(engine: Engine, spec: DetectorSpec, images: Sequence[Source]) -
 def first_pass(spec: DetectorSpec, state: bytes | None) -> PartialState | None:
     """Rebuild the state of a detector's first pass; None where this is the first."""
     return None if state is None else PartialState.from_bytes(state, trust=spec.trust)
+
+
+def keep_of_maps(detector: PixelDetector, maps: Maps) -> Maps:
+    """Reduce maps (m, h, w) of patches to peaks (m,); keep those of errors."""
+    return maps.max(axis=(1, 2)) if detector.reads == "patches" else maps
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,12 +219,11 @@ class LocalEngine:
         return np.concatenate(found[1:]) if len(found) > 1 else found[0]
 
     def maps(self, detector: PixelDetector, images: Sequence[Source]) -> Iterator[Maps]:
-        """Yield the maps of images batch by batch."""
-        for each in self.extractor.outputs(images):
+        """Yield results of `keep_of_maps` batch by batch."""
+        for each in self.extractor.scores(images, detector, maps=True):
             each.require_sound()
-            with limited(self.extractor.threads):
-                maps = detector.score_map(each.outputs)[1]
-            yield maps
+            if each.maps is not None:
+                yield keep_of_maps(detector, each.maps)
 
     def score(self, detector: Detector, images: Sequence[Source], *, task: str) -> Scores:
         """Score images.
@@ -231,7 +238,7 @@ class LocalEngine:
         """
         scores = [np.empty(0)]
         with self._progress(images, task) as bar:
-            for each in self.extractor.scores(images, detector.score):
+            for each in self.extractor.scores(images, detector):
                 each.require_sound()
                 scores.append(each.scores)
                 bar.update(len(scores[-1]))

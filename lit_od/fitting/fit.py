@@ -40,11 +40,13 @@ from lit_od.fitting.engine import Engine, fit_detector
 from lit_od.fitting.partial_state import PartialState
 from lit_od.fitting.pixels import maps_for_pixels, threshold_for_pixels, with_peaks
 from lit_od.formats import safetensors_file as safetensors
+from lit_od.images.augment import Augment
 from lit_od.images.batching import load
 from lit_od.images.identity import fingerprint
 from lit_od.images.preparation import counted_pixels
-from lit_od.images.sources import Source
+from lit_od.images.sources import Source, tiled
 from lit_od.images.split import evenly
+from lit_od.images.views import Views, require_views
 from lit_od.runtime.onnx_session import run_unoptimised
 from lit_od.runtime.threads import limited
 from lit_od.types import Arrays, WeightBits
@@ -118,6 +120,8 @@ class FitImages:
             provenance's metrics.
         outliers: Labelled outliers, for rule max_f1 alone.
         method: With cross all images of `fit` calibrate too, each scored by a detector that was fitted without it.
+        augment: Changes that make the views of each image that fit the detector; None fits on the images alone. Images
+            of no other part are changed.
     """
 
     fit: Sequence[Source]
@@ -125,6 +129,16 @@ class FitImages:
     validation: Sequence[Source] = ()
     outliers: Sequence[Source] = ()
     method: Method = "split"
+    augment: Augment | None = None
+
+    @property
+    def views_each(self) -> int:
+        """Number of views of an image that fit the detector."""
+        return 1 if self.augment is None else self.augment.count
+
+    def fitting(self, seed: int) -> Sequence[Source]:
+        """Return the images that fit the detector, or their views, image by image."""
+        return self.fit if self.augment is None else Views.of(self.fit, self.augment, seed=seed)
 
     def used(self) -> dict[str, Sequence[Source]]:
         """Return the parts that decide scores and threshold, by name."""
@@ -164,12 +178,14 @@ def fit_bundle(
     if engine.leads:
         bundles.require_replaceable(out)
     preparation = engine.extractor.preparation
-    spec = spec.with_map_size(*preparation.size).with_mask(counted_pixels(preparation))
+    spec = spec.with_map_size(*preparation.size).with_mask(counted_pixels(preparation)).with_views(images.views_each)
+    if preparation.has_tiles:
+        spec.require_tiles()
     if not images.calibration:
         raise DataError("no calibration images: give split.calibration a larger share, or pass more images")
     # before the work, not after it
     require_applicable(rule, inliers=len(images.calibration), outliers=len(images.outliers))
-    _require_usable(engine, spec, images.calibration)
+    _require_usable(engine, spec, images)
     fitted = _fitted(engine, spec, images, seed=origin.seed or 0)
     detector, gathered = fitted.detector, fitted.gathered
     cost = _bank_cost(engine, detector, gathered, images)
@@ -182,7 +198,7 @@ def fit_bundle(
     for_pixels = threshold_for_pixels(detector, calibration, fitted.pixels)
     if not engine.leads:
         return _received(out, engine, detector)
-    if line := shortfall(calibration.rule, calibration.scores.size):
+    if line := shortfall(calibration.rule, calibration.scores.size, calibration.folds):
         _LOG.warning("lit-od: %s", line)
     extractor = engine.extractor
     golden = make(images.calibration, extractor.preparation, extractor.backbone, detector)
@@ -201,7 +217,12 @@ def fit_bundle(
             opset=graph.opset,
             weight_bits=graph.weight_bits or msgspec.UNSET,
         ),
-        detector=DetectorEntry(kind=spec.kind, options=detector.options(), images=len(images.fit)),
+        detector=DetectorEntry(
+            kind=spec.kind,
+            options=detector.options(),
+            images=len(images.fit),
+            augment=msgspec.UNSET if images.augment is None else images.augment,
+        ),
         calibration=CalibrationEntry(
             threshold=calibration.threshold,
             rule=calibration.rule,
@@ -239,21 +260,29 @@ def fit_bundle(
 def _fitted(engine: Engine, spec: DetectorSpec, images: FitImages, *, seed: int) -> Fit:
     """Fit the detector, and score the calibration inliers."""
     if images.method == "cross":
-        return cross_fit(engine, spec, images.fit, seed=seed)
-    detector, gathered = fit_detector(engine, spec, images.fit)
+        return cross_fit(engine, spec, images.fitting(seed), seed=seed, views=images.views_each)
+    detector, gathered = fit_detector(engine, spec, images.fitting(seed))
     scores = engine.score(detector, images.calibration, task="calibrating")
     return Fit(detector, gathered, scores, maps_for_pixels(engine, detector, images.calibration))
 
 
-def _require_usable(engine: Engine, spec: DetectorSpec, images: Sequence[Source]) -> None:
-    """Raise ConfigError or BackboneError unless the detector can use the graph."""
+def _require_usable(engine: Engine, spec: DetectorSpec, images: FitImages) -> None:
+    """Raise unless the detector can use the graph, and the images have their views.
+
+    ConfigError or BackboneError says why.
+    """
     extractor = engine.extractor
     gives, reads = extractor.backbone.output, spec.reads()
     if gives != reads:
         fitting = ", ".join(sorted(name for name, each in DETECTORS.items() if each.reads == gives))
         raise ConfigError(f"the graph gives {gives}, and detector {spec.kind} reads {reads}: choose {fitting}")
+    if images.augment is not None:
+        require_views(images.augment, extractor.preparation)
+        if reads == "errors":
+            raise ConfigError(f"detector {spec.kind} learns nothing from images: leave data.augment out")
     if engine.leads:
-        shown = load(evenly(images, min(IMAGES, len(images))), extractor.preparation, threads=extractor.threads)
+        chosen = tiled(evenly(images.calibration, min(IMAGES, len(images.calibration))), extractor.preparation)
+        shown = load(evenly(chosen, min(IMAGES, len(chosen))), extractor.preparation, threads=extractor.threads)
         require_independent(extractor.backbone, shown)
 
 
@@ -280,7 +309,7 @@ def _bank_cost(engine: Engine, detector: Detector, gathered: PartialState | None
     """
     if not isinstance(detector, BankDetector) or not images.validation:
         return {}
-    if detector.settings.method_of() == "sample" or len(detector.bank.rows) == len(images.fit):
+    if detector.settings.method_of() == "sample" or len(detector.bank.rows) == len(images.fit) * images.views_each:
         return {}
     outputs = engine.outputs(images.validation)
     if gathered is None or not isinstance(gathered.gathered, BankAccumulator):

@@ -75,7 +75,7 @@ def fit_onnx(
         out,
         open_engine(model, preparation, **options),
         GraphFile(model, opset),
-        FitImages(fit, calibration, validation, outliers, method),
+        FitImages(fit, calibration, validation, outliers, method, recipe.data.augment),
         spec,
         wanted.rule,
         Origin(name=out.name, recipe=portable_tree(recipe), seed=recipe.seed, keep_sums=recipe.keep_accumulator),
@@ -91,7 +91,7 @@ def onnx_backbone(recipe: Recipe) -> tuple[bytes, int | None]:
         BackboneError: If the file is no backbone and cannot be wrapped as the recipe says.
         ConfigError: If there is no such file, or the recipe does not fit it.
     """
-    backbone, shape = recipe.backbone, recipe.data.prepare.shape
+    backbone, shape = recipe.backbone, recipe.data.preparation().shape
     if not isinstance(backbone, OnnxBackbone):
         return read_features(str(backbone), None, None, shape)
     if backbone.output != "patches":

@@ -39,13 +39,8 @@ def pixel_rows(detector: Detector, images: int, *, pixels: int) -> NDArray[np.in
     return np.array(evenly(range(images), max(1, PIXELS // pixels)))
 
 
-def keep_of_maps(detector: PixelDetector, maps: Maps) -> Maps:
-    """Reduce maps (m, h, w) of patches to peaks (m,); keep those of errors."""
-    return maps.max(axis=(1, 2)) if detector.reads == "patches" else maps
-
-
 def maps_for_pixels(engine: Engine, detector: Detector, images: Sequence[Source]) -> Maps | None:
-    """Return results of `keep_of_maps` for calibration inliers that were held out.
+    """Return what is kept of the maps of calibration inliers that were held out.
 
     Args:
         engine: The processes that score.
@@ -58,7 +53,7 @@ def maps_for_pixels(engine: Engine, detector: Detector, images: Sequence[Source]
     rows = pixel_rows(detector, len(images), pixels=math.prod(engine.extractor.preparation.size))
     if rows is None or not isinstance(detector, PixelDetector):
         return None
-    kept = [keep_of_maps(detector, maps) for maps in engine.maps(detector, [images[row] for row in rows])]
+    kept = list(engine.maps(detector, [images[row] for row in rows]))
     return np.concatenate(kept) if kept else None
 
 
@@ -68,7 +63,7 @@ def with_peaks(calibration: Calibration, detector: Detector, kept: Maps | None) 
     Args:
         calibration: The calibration of scores.
         detector: The fitted detector.
-        kept: Results of `keep_of_maps` for the images of `pixel_rows`; None where there are none.
+        kept: Results of `engine.keep_of_maps` for the images of `pixel_rows`; None where there are none.
     """
     if kept is None or detector.reads != "patches":
         return calibration
@@ -84,7 +79,7 @@ def threshold_for_pixels(detector: Detector, calibration: Calibration, kept: Map
     Args:
         detector: The fitted detector.
         calibration: The calibration of scores, with peaks where there are some.
-        kept: Results of `keep_of_maps` for the images of `pixel_rows`; None where there are none.
+        kept: Results of `engine.keep_of_maps` for the images of `pixel_rows`; None where there are none.
     """
     if isinstance(detector, PixelDetector) and detector.score_is_peak:
         return calibration.threshold

@@ -124,7 +124,7 @@ class GroupEngine:
         return all_gather(self.local.outputs(self._own(images)), self.group)
 
     def maps(self, detector: PixelDetector, images: Sequence[Source]) -> Iterator[Maps]:
-        """Yield the maps of images in order, a shard at a time; none except on rank 0."""
+        """Yield results of `keep_of_maps` by shard, in order; none except on rank 0."""
         maps = list(self.local.maps(detector, self._own(images)))
         packed = safetensors.save({"maps": np.concatenate(maps)} if maps else {})
         for part in self.group.gather(packed):

@@ -30,14 +30,15 @@ def prepared_region(
         ConfigError: If the mask cannot be read, leaves nothing, or goes with no such preparation.
         DataError: If an image cannot be read, or has other proportions than the mask.
     """
+    prepare = data.preparation()
     if data.mask is None:
-        return data.prepare
+        return prepare
     png, rows = read_mask(Path(data.mask)), own_shard(len(images), group)
-    colour = (0,) * data.prepare.channels
-    masked(data.prepare, png, colour)  # before the pass, not after it
-    own = colour_sums(images[rows.start : rows.stop], png, data.prepare, threads=own_threads(threads, group))
+    colour = (0,) * prepare.channels
+    masked(prepare, png, colour)  # before the pass, not after it
+    own = colour_sums(images[rows.start : rows.stop], png, prepare, threads=own_threads(threads, group))
     whole = np.zeros_like(own)
     for part in group.gather(own.tobytes()):
         whole += np.frombuffer(part, np.int64)
     sums = np.frombuffer(group.broadcast(whole.tobytes()), np.int64)
-    return masked(data.prepare, png, mean_colour(sums))
+    return masked(prepare, png, mean_colour(sums))

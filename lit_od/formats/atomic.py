@@ -113,7 +113,7 @@ def atomic_folder(target: Path, *, replaceable: Callable[[Path], None]) -> Itera
             _exchange(fresh, target)
         else:
             fresh.rename(target)
-        _flush_folder(target.parent)
+        flush_folder(target.parent)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         if lock is not None:
@@ -266,7 +266,7 @@ def _flush(folder: Path) -> None:
     for file in folder.rglob("*"):
         if file.is_file():
             _flush_file(file)
-    _flush_folder(folder)
+    flush_folder(folder)
 
 
 def _flush_file(file: Path) -> None:
@@ -274,7 +274,8 @@ def _flush_file(file: Path) -> None:
         os.fsync(handle.fileno())
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder outlive a loss of power, where the system can."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

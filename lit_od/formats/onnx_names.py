@@ -1,4 +1,4 @@
-"""Put a prefix before the names of an ONNX graph's tensors.
+"""Put a prefix before the names of an ONNX graph's tensors and nodes.
 
 Nodes can then be added to it, whatever names it has.
 """
@@ -8,20 +8,20 @@ from lit_od.formats.onnx_writer import field
 from lit_od.formats.protobuf import BYTES, Wire
 
 _NAMED: dict[str, dict[int, str]] = {
-    "node": {1: "name", 2: "name", 5: "attribute"},
+    "node": {1: "name", 2: "name", 3: "name", 5: "attribute"},
     "attribute": {6: "graph", 11: "graph"},
     "graph": {1: "node", 5: "tensor", 11: "port", 12: "port"},
     "tensor": {8: "name"},
     "port": {1: "name"},
 }
-"""The fields that hold names of tensors, or messages with such fields."""
+"""The fields that hold names of tensors and nodes, or messages with such fields."""
 
 _DROPPED = (13, 14)
 """Fields of an inner graph that say what runtimes infer anyway: shapes of tensors and notes on quantisation."""
 
 
 def prefixed(part: CutGraph, prefix: str) -> CutGraph:
-    """Return a part of a graph with a prefix before all names of tensors.
+    """Return a part of a graph with a prefix before all names of tensors and nodes.
 
     Those of inner graphs get it too.
     """

@@ -1,6 +1,6 @@
 """Format lines of text: rows of CSV tables and messages."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 FOREIGN_BYTES = "".join(map(chr, range(0xDC80, 0xDD00)))
@@ -16,12 +16,30 @@ def csv_row(fields: Sequence[str]) -> str:
     return ",".join(quoted) + "\n"
 
 
+def csv_cell(value: object) -> str:
+    """Return a value as a cell of CSV: None is empty, truth is in small letters."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def csv_path(name: str) -> str:
     """Return a path as a cell that no spreadsheet takes for a formula.
 
     A name that begins with = + - or @ gets "./" before it, which names the same file. Labels and errors stay.
     """
     return f"./{name}" if name.startswith(("=", "+", "-", "@")) else name
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of a message that names the known word nearest to a wrong one.
+
+    Empty where none is near.
+    """
+    from difflib import get_close_matches  # only for messages
+
+    close = get_close_matches(word, list(known), n=1, cutoff=0.65)
+    return f": did you mean {close[0]}?" if close else ""
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from lit_od.errors import ConfigError, DataError, ImageError
 from lit_od.images.geometry import Geometry
+from lit_od.images.parquet import fetched
 from lit_od.images.preparation import Preparation
-from lit_od.images.sources import Source
+from lit_od.images.sources import Frame, Source
 from lit_od.runtime.threads import thread_count, threads_of_a_generator
 from lit_od.types import Images
 
@@ -23,7 +24,15 @@ GRAPH_BATCH = 16
 BATCHES_AHEAD = 3
 """Batches held at once: one in use, one ready, one being prepared."""
 
-_MENDS = {"a crop of": ", or crop less", "values above": ", or give more data.prepare.bits"}
+FRAMES_AHEAD = 2
+"""Large images held at once: one in use, one being decoded."""
+
+_MENDS = {
+    "a crop of": ", or crop less",
+    "tiles of": ", or take smaller tiles",
+    "values above": ", or give more data.prepare.bits",
+    "a turned view": ", or crop all images: data.prepare.crop_fraction 1",
+}
 """Other mends, by the first words of errors that a preparation raises and `lit-od check` does not find."""
 
 _ELSE = " (lit-od check lists such files)"
@@ -66,6 +75,7 @@ def batches(
     batch_size: int,
     threads: int | None = None,
     compute: Callable[[Images], Computed] | None = None,
+    part: int = GRAPH_BATCH,
 ) -> Iterator[Batch]:
     """Prepare sources batch by batch on threads, in their order, a few batches ahead.
 
@@ -74,8 +84,9 @@ def batches(
         preparation: The preparation of every image.
         batch_size: Images a batch.
         threads: Decoding threads. None takes one a core.
-        compute: Called with the pixels of a part of the batch, at most GRAPH_BATCH images, on the thread that has
-            prepared them; returns arrays with a row an image.
+        compute: Called with the pixels of a part of the batch on the thread that has prepared them; returns arrays with
+            a row an image.
+        part: Most images of such a part.
 
     Raises:
         ConfigError: If batch_size or threads is less than 1.
@@ -87,10 +98,11 @@ def batches(
     with threads_of_a_generator(workers, "lit_od-decode") as pool:
         waiting: deque[tuple[list[Source], Images, list[Future[_Part]]]] = deque()
         while True:
-            while len(waiting) < BATCHES_AHEAD and (chunk := list(islice(stream, batch_size))):
+            # rows of a table are fetched here, in their order: a row group is read from its beginning
+            while len(waiting) < BATCHES_AHEAD and (chunk := [fetched(each) for each in islice(stream, batch_size)]):
                 pixels = np.empty((len(chunk), *preparation.shape), dtype=np.uint8)
                 # small tasks share evenly; the size of graph batches must not depend on the number of threads
-                step = max(1, -(-len(chunk) // (2 * workers))) if compute is None else GRAPH_BATCH
+                step = max(1, -(-len(chunk) // (2 * workers))) if compute is None else part
                 tasks = [
                     pool.submit(_fill, pixels, chunk, range(start, min(start + step, len(chunk))), preparation, compute)
                     for start in range(0, len(chunk), step)
@@ -99,6 +111,35 @@ def batches(
             if not waiting:
                 return
             yield _gather(*waiting.popleft())
+
+
+def frames(sources: Iterable[Source], preparation: Preparation) -> Iterator[tuple[Source, Frame | ImageError]]:
+    """Decode large images in their order, one ahead of the consumer.
+
+    Args:
+        sources: Images; taken lazily.
+        preparation: The preparation of every image, which has tiles.
+
+    Yields:
+        Each source, and its frame or the reason why there is none.
+    """
+    stream = iter(sources)
+    with threads_of_a_generator(1, "lit_od-decode") as pool:
+        waiting: deque[tuple[Source, Future[Frame | ImageError]]] = deque()
+        while True:
+            while len(waiting) < FRAMES_AHEAD and (source := next(stream, None)) is not None:
+                waiting.append((source, pool.submit(_frame, source, preparation)))
+            if not waiting:
+                return
+            source, decoded = waiting.popleft()
+            yield source, decoded.result()
+
+
+def _frame(source: Source, preparation: Preparation) -> Frame | ImageError:
+    try:
+        return Frame(source, preparation)
+    except ImageError as error:
+        return ImageError(str(error))  # as in _fill
 
 
 def load(sources: Iterable[Source], preparation: Preparation, *, threads: int | None = None) -> Images:

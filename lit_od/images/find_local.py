@@ -3,12 +3,10 @@
 import codecs
 import csv
 import io
-import logging
 import os
 import re
 import sys
 import zipfile
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,50 +15,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_od.errors import DataError
-from lit_od.formats.text import one_line
-from lit_od.images import heif
-from lit_od.images.sources import ImageArray, ImageFile, SetOpener, Source, Unreadable
-from lit_od.runtime.processes import is_first
+from lit_od.images.folder_search import PARQUET, endings, search_folder
+from lit_od.images.parquet import row_groups
+from lit_od.images.sources import ImageArray, ImageFile, SetOpener, Source
 from lit_od.types import Images
 
-EXTENSIONS = frozenset(
-    (
-        ".apng .avif .bmp .dib .gif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm "
-        ".tga .tif .tiff .webp"
-    ).split()
-)
-"""Endings, in any case, of the files that are found in a folder. A file that is named itself may have any ending."""
 
-NOT_READ = frozenset(
-    (
-        ".arw .avifs .cr2 .cr3 .crw .dcm .dds .dng .dpx .emf .eps .exr .fit .fits .hdr .icns .ico .jls .jxl .jxr .mrw "
-        ".ndpi .nef .nrw .orf .pam .pcx .pef .pfm .psb .psd .qoi .raf .ras .raw .rgb .rgba .rw2 .sgi .sr2 .srf .srw "
-        ".svg .svgz .svs .wbmp .wdp .wmf .x3f .xbm .xcf .xpm"
-    ).split()
-)
-"""Endings of images in formats that are not read, which a folder's search reports."""
-
-_LOG = logging.getLogger(__name__)
-"""Logger that Python prints to standard error where nothing else is set up."""
-
-
-def endings() -> frozenset[str]:
-    """Return the endings, in lower case, of the files that are found in a folder."""
-    return EXTENSIONS | heif.ENDINGS if heif.is_readable() else EXTENSIONS
-
-
-def find(paths: Iterable[str | Path], *, root: Path | None = None, sets: SetOpener | None = None) -> list[Source]:
+def find(
+    paths: Iterable[str | Path], *, root: Path | None = None, sets: SetOpener | None = None, tell: bool = False
+) -> list[Source]:
     """Find the images that PATHs name, in the given order, folders sorted by name.
 
     Args:
         paths: Each an image file; a folder, searched through (hidden files and folders are left out;
             the first folder below it is an image's label); a `.txt` list, a path a line, `#` comments;
             a `.csv` with a `path` and perhaps a `label` column; an `.npz`, as `file.npz`,
-            `file.npz:ARRAY` or `file.npz:ARRAY:CLASSES`; an `.npy`; `-` for a list on standard input.
-            Lists are UTF-8 or UTF-16, their paths are relative to the list.
+            `file.npz:ARRAY` or `file.npz:ARRAY:CLASSES`; an `.npy`; a `.parquet` table, or a folder of such;
+            `-` for a list on standard input. Lists are UTF-8 or UTF-16, their paths are relative to the list.
         root: Folder that relative PATHs start from. None is the working folder.
         sets: Opens further sets by name, such as `mnist:test:8,9`, where no file or folder has that name. None knows
             no sets.
+        tell: Log which folders were read, and how many files of which endings were left out.
 
     Returns:
         At least one image.
@@ -68,10 +43,11 @@ def find(paths: Iterable[str | Path], *, root: Path | None = None, sets: SetOpen
     Raises:
         DataError: If a PATH is empty or does not exist (a missing image becomes an error when it is read), a list or an
             array cannot be read, or nothing was found.
+        MissingExtra: If a table is named and PyArrow is not installed.
     """
     found: list[Source] = []
     for path in paths:
-        images = _find_one(str(path), root, sets)
+        images = _find_one(str(path), root, sets, tell=tell)
         if not images:
             raise DataError(f"no image found in {path}. Looked for {' '.join(sorted(endings()))}")
         found += images
@@ -118,7 +94,7 @@ def only_inliers(path: str, images: Sequence[Source], labels: Sequence[str]) -> 
     return images
 
 
-def _find_one(path: str, root: Path | None, sets: SetOpener | None) -> list[Source]:
+def _find_one(path: str, root: Path | None, sets: SetOpener | None, *, tell: bool) -> list[Source]:
     if path == "-":
         if hasattr(sys.stdin, "reconfigure"):
             sys.stdin.reconfigure(errors="surrogateescape")  # names that are not Unicode, as in a list
@@ -131,7 +107,7 @@ def _find_one(path: str, root: Path | None, sets: SetOpener | None) -> list[Sour
     if sets is not None and not is_on_disk(where) and (named := sets(path)) is not None:
         return named
     if where.is_dir():
-        return list(_in_folder(where))
+        return _in_folder(where, tell=tell)
     archive, array, classes = _split_npz(where)
     if archive is not None:
         return _in_npz(archive, array, classes)
@@ -144,6 +120,8 @@ def _find_one(path: str, root: Path | None, sets: SetOpener | None) -> list[Sour
             return list(_in_csv(where))
         case ".npy":
             return _in_npy(where)
+        case ending if ending == PARQUET:
+            return [image for group in row_groups(str(where)) for image in group]
         case _:
             return [ImageFile(where, str(where))]
 
@@ -161,49 +139,19 @@ def is_on_disk(path: Path) -> bool:
         return True
 
 
-def _in_folder(folder: Path) -> Iterator[Source]:
-    """Find images below a folder, sorted; each linked folder is searched once.
+def _in_folder(folder: Path, *, tell: bool) -> list[Source]:
+    """Find images below a folder; without any, the rows of its tables.
 
-    A folder that cannot be listed becomes an unreadable image. A line says how many images of which endings were left
-    out.
+    Raises:
+        DataError: If there is neither.
     """
-    wanted = endings()
-    known_images = NOT_READ | heif.ENDINGS
-    left_out: Counter[str] = Counter()
-    seen: set[str] = set()
-    closed: list[OSError] = []
-    for here, folders, files in os.walk(folder, followlinks=True, onerror=closed.append):
-        real = os.path.realpath(here)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = Path(here).relative_to(folder).parts
-        for name in sorted(files):
-            ending = Path(name).suffix.lower()
-            if name.startswith("."):
-                continue
-            if ending in wanted:
-                path = Path(here, name)
-                yield ImageFile(path, str(path), below[0] if below else None)
-            elif ending in known_images:
-                left_out[ending] += 1
-    for error in closed:
-        yield Unreadable(str(error.filename), f"the folder cannot be listed: {str(error.strerror).lower()}")
-    if left_out and is_first():
-        _say_left_out(folder, left_out)
-
-
-def _say_left_out(folder: Path, left_out: Counter[str]) -> None:
-    """Log the number of images of each ending that were left out."""
-    counts = ", ".join(f"{count:,} {ending}" for ending, count in left_out.most_common())
-    mend = (
-        'Convert them to PNG, or for HEIC run: pip install "lit-od[heif]"'
-        if left_out.keys() & heif.ENDINGS
-        else "Convert them to PNG"
-    )
-    _LOG.warning("lit-od: %s: left out %s, which cannot be read. %s", one_line(folder), counts, mend)
+    found = search_folder(folder)
+    if found.images:
+        (found.say_read if tell else found.say_unread)()
+        return found.images
+    if found.tables:
+        return [image for table in found.tables for group in row_groups(str(table)) for image in group]
+    raise DataError(found.nothing())
 
 
 def _text(file: Path) -> str:

@@ -2,21 +2,20 @@
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from lit_od.errors import DataError, first_line
-from lit_od.images.find_local import endings, find
+from lit_od.images.find_local import find
+from lit_od.images.folder_search import PARQUET, endings
 from lit_od.images.identity import require_places_apart, require_places_once
 from lit_od.images.object_store import StoredImage, arrow, filesystem
 from lit_od.images.parquet import RowGroup, row_groups
 from lit_od.images.sources import LazySequence, Source
 from lit_od.images.split import Subset
-
-PARQUET = ".parquet"
 
 
 class ImageList(LazySequence[Source]):
@@ -46,11 +45,17 @@ class ImageList(LazySequence[Source]):
         return self.ends[number] - len(part) if isinstance(part, RowGroup) else row
 
 
-def find_with_urls(paths: Iterable[str | Path]) -> Sequence[Source]:
+def find_with_urls(
+    paths: Iterable[str | Path], *, local: Callable[[Iterable[str]], Sequence[Source]] = find
+) -> Sequence[Source]:
     """Find the images that PATHs name, in the given order, as `find` and more.
 
     Besides, a PATH may be a URL or a Parquet file. A folder, or a prefix of an object store, holds image files
     or Parquet files, not both.
+
+    Args:
+        paths: The PATHs.
+        local: Finds the images of what is neither a URL nor a table.
 
     Raises:
         DataError: If a PATH does not exist or holds no image.
@@ -66,7 +71,7 @@ def find_with_urls(paths: Iterable[str | Path]) -> Sequence[Source]:
         elif path.lower().endswith(PARQUET) and not Path(path).is_dir():
             parts += row_groups(path)
         else:
-            parts.append(find([path]))
+            parts.append(local([path]))
     images = ImageList(parts)
     if not images:
         raise DataError("no image found: name an image, a folder, a list, an .npz, a URL or a Parquet file")

@@ -1,7 +1,6 @@
 """Identify images: fingerprints of sets, and digests of single images."""
 
 import hashlib
-import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,11 +12,10 @@ from lit_od.errors import DataError, ImageError
 from lit_od.formats.text import one_line
 from lit_od.images.file_contents import contents
 from lit_od.images.object_store import StoredImage
+from lit_od.images.parquet import PackedImage
+from lit_od.images.saying import say_once
 from lit_od.images.sources import EncodedImage, ImageArray, ImageFile, Source
 from lit_od.runtime.processes import is_first
-
-_LOG = logging.getLogger(__name__)
-"""Logger that Python prints to standard error where nothing else is set up."""
 
 _ANY_NAME = "surrogateescape"
 """Encoding error handler by which names that are not Unicode are hashed as their bytes."""
@@ -109,10 +107,19 @@ def require_apart(first: Iterable[Source], second: Iterable[Source], uses: str) 
     """
     one, other = list(first), list(second)
     require_places_apart(one, other, uses)
-    copies = list(_copies(one, other))
-    if copies and is_first():
-        pair = " and ".join(one_line(source.name, most=100) for source in copies[0])
-        _LOG.warning("lit-od: copies of %s serve as both %s: %s", f"{len(copies):,} images", uses, pair)
+    tell_copies(one, other, uses)
+
+
+def tell_copies(first: Sequence[Source], second: Sequence[Source], uses: str) -> None:
+    """Log a line about images of a set whose content is in another set too.
+
+    Args:
+        first: Images of one set.
+        second: Images of the other.
+        uses: Uses of the two sets in the message.
+    """
+    if is_first() and (copies := list(_copies(first, second))):
+        say_once(f"copies of {len(copies):,} images serve as both {uses}: {_names(copies[0])}")
 
 
 def require_once(images: Iterable[Source]) -> None:
@@ -130,9 +137,12 @@ def require_once(images: Iterable[Source]) -> None:
         if sizes[size := _size(source)] > 1 and size is not None and (digest := _digest(source)) is not None:
             first = known.setdefault(digest, source)
             copies += [(first, source)] if first is not source else []
-    if copies and is_first():
-        pair = " and ".join(one_line(source.name, most=100) for source in copies[0])
-        _LOG.warning("lit-od: copies of %s fit the detector that scores them: %s", f"{len(copies):,} images", pair)
+    if copies:
+        say_once(f"copies of {len(copies):,} images fit the detector that scores them: {_names(copies[0])}")
+
+
+def _names(pair: Iterable[Source]) -> str:
+    return " and ".join(one_line(source.name, most=100) for source in pair)
 
 
 def require_places_once(images: Iterable[Source]) -> None:
@@ -172,7 +182,7 @@ def _place(source: Source) -> str | None:
             return source.url
         case ImageFile():
             return os.path.realpath(source.path)
-        case ImageArray() if "#" in source.name:
+        case ImageArray() | PackedImage() if "#" in source.name:
             archive, _, row = source.name.rpartition("#")
             return f"{os.path.realpath(archive)}#{row}"
         case _:
@@ -192,7 +202,8 @@ def _copies(first: Sequence[Source], second: Sequence[Source]) -> Iterator[tuple
 def _size(source: Source) -> object:
     if isinstance(source, ImageArray):
         return source.pixels.shape
-    return size_or_pixels(source) or None
+    size = size_or_pixels(source)
+    return None if size in (b"", b"0") else size
 
 
 def _digest(source: Source) -> bytes | None:

@@ -12,7 +12,6 @@ Images of other folders, such as validation/good, are left alone; private test s
 
 import csv
 import io
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +21,8 @@ from lit_od.errors import DataError
 from lit_od.formats.text import one_line
 from lit_od.images.find_local import find
 from lit_od.images.ground_truth import GroundTruth, match_masks, read_saturations
+from lit_od.images.saying import say_once
 from lit_od.images.sources import ImageFile, Source
-from lit_od.runtime.processes import is_first
 
 GOOD = "good"
 """Name of the folders of normal images."""
@@ -36,9 +35,6 @@ SATURATIONS = "defects_config.json"
 
 PRIVATE = ("test_private", "test_private_mixed")
 """Test sets of MVTec AD 2 without truth."""
-
-_LOG = logging.getLogger(__name__)
-"""Logger that Python prints to standard error where nothing else is set up."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,11 +115,12 @@ def categories_below(root: Path) -> list[Path]:
     return sorted(found)
 
 
-def normal_images(folder: Path) -> list[Source] | None:
-    """Return the normal images to fit of a category, and log a line about them.
+def normal_images(folder: Path, *, tell: bool = True) -> list[Source] | None:
+    """Return the normal images to fit of a category; log a line about them.
 
     Args:
         folder: A folder that is to be searched for normal images.
+        tell: Log the line.
 
     Returns:
         None if the folder is in no known layout.
@@ -137,13 +134,10 @@ def normal_images(folder: Path) -> list[Source] | None:
         return None
     if not category.train:
         raise DataError(f"{folder} is in the layout of {category.layout}, and {category.source} holds no image")
-    if is_first():
-        _LOG.warning(
-            "lit-od: %s is in the layout of %s: %s images of %s are taken, and no other",
-            one_line(folder),
-            category.layout,
-            f"{len(category.train):,}",
-            category.source,
+    if tell:
+        say_once(
+            f"{one_line(folder)} is in the layout of {category.layout}: {len(category.train):,} images of "
+            f"{category.source} are taken, and no other"
         )
     return list(category.train)
 

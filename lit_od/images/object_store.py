@@ -71,5 +71,5 @@ def arrow() -> Any:
         import pyarrow.fs
         import pyarrow.parquet  # both or neither
     except ModuleNotFoundError:
-        missing_extra("PyArrow", "ray,cpu")
+        missing_extra("PyArrow", "parquet,cpu")
     return pyarrow.fs

@@ -84,6 +84,11 @@ class PackedImage(EncodedImage):
             raise ImageError(f"row group {self.group} cannot be read: {first_line(error)}") from error
 
 
+def fetched(image: Source) -> Source:
+    """Return a row of a table with its bytes; any other image unchanged."""
+    return image.fetched() if isinstance(image, PackedImage) else image
+
+
 @dataclass(frozen=True, slots=True)
 class RowGroup(LazySequence[Source]):
     """The images of one row group of a Parquet file."""

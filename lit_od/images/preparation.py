@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from lit_od.errors import ConfigError, DataError, ImageError
+from lit_od.errors import ConfigError, ImageError
 from lit_od.images import heif
 from lit_od.images.bit_depth import eight_bits, require_sixteen_bits
-from lit_od.images.colour import in_mode
+from lit_od.images.colour import from_array, in_mode
 from lit_od.images.corrections import (
     BIG_ENDIAN_BIGTIFF,
     after_decoding,
@@ -63,7 +63,7 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Conversion of images to the backbone's size and colours.
 
     Attributes:
-        size: Height and width that the backbone takes, in pixels.
+        size: Height and width that the backbone takes, in pixels; with `overlap` those of a tile.
         mode: "grey" (c = 1) or "rgb" (c = 3).
         resize: Pillow's filter, antialiased when it shrinks; or "graph" and "graph-bicubic", the same filters
             by ONNX Runtime: a model file then takes images of any size. Boxes of a crop are whole pixels.
@@ -77,6 +77,8 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         mask_colour: Value of each channel, 0 to 255, where the region of interest leaves pixels out. `data.mask` of a
             recipe sets it, and the mask. Unset, as in manifests without a region, all pixels count.
         mask: The region of interest as a PNG file of one bit a pixel. Manifests leave it out: it is a bundle's file.
+        overlap: Pixels that neighbouring tiles share: images are cut into tiles at their own resolution. Unset, each is
+            resized as a whole.
     """
 
     size: tuple[int, int]
@@ -88,6 +90,7 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     bits: int | msgspec.UnsetType | None = msgspec.UNSET
     mask_colour: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
     mask: bytes | msgspec.UnsetType = msgspec.UNSET
+    overlap: int | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         for name, pair in (("size", self.size), ("crop", self.crop)):
@@ -103,6 +106,13 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise ConfigError(f"bits must lie in 9..15, or be null for all 16, got {self.bits}")
         if self.mask_colour is not msgspec.UNSET:
             self._check_region(self.mask_colour)
+        if self.overlap is not msgspec.UNSET:
+            if not 0 < self.overlap < min(self.size):
+                raise ConfigError(
+                    f"overlap must be less than the {min(self.size)} pixels of a tile, got {self.overlap}"
+                )
+            if self.crops or self.resizes_in_graph:
+                raise ConfigError("tiles are of whole images, not resized: leave crop, crop_fraction and resize out")
 
     def _check_region(self, colour: tuple[int, ...]) -> None:
         if len(colour) != self.channels or not all(0 <= value <= 255 for value in colour):
@@ -134,8 +144,8 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     @property
     def takes_as_is(self) -> bool:
-        """Return True if arrays of this shape are neither cropped nor masked."""
-        return not self.crops and self.region is None
+        """Return True if arrays of this shape are not cropped, masked or tiled."""
+        return not self.crops and self.region is None and not self.has_tiles
 
     @property
     def resizes_in_graph(self) -> bool:
@@ -146,6 +156,15 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def shape(self) -> tuple[int, int, int]:
         """Return the shape of a prepared image, (h, w, c)."""
         return (*self.size, self.channels)
+
+    @property
+    def has_tiles(self) -> bool:
+        """Return True if images are cut into tiles."""
+        return self.overlap is not msgspec.UNSET
+
+    def for_image(self, size: tuple[int, int]) -> "Preparation":
+        """Return the preparation of a whole upright image; tiles leave its size."""
+        return msgspec.structs.replace(self, size=size, overlap=msgspec.UNSET) if self.has_tiles else self
 
 
 def open_image(file: Path | bytes, *, most: int = MAX_PIXELS) -> Image.Image:
@@ -242,14 +261,19 @@ def frame(image: Image.Image, preparation: Preparation) -> Images:
 
 def prepare_mask(mask: NDArray[np.bool_], preparation: Preparation) -> NDArray[np.bool_]:
     """Crop and resize a mask (h, w) as its image, by the nearest pixel."""
-    image = Image.fromarray(mask.astype(np.uint8))
+    image, preparation = Image.fromarray(mask.astype(np.uint8)), preparation.for_image((mask.shape[0], mask.shape[1]))
     grey = msgspec.structs.replace(preparation, mode="grey", mask=msgspec.UNSET, mask_colour=msgspec.UNSET)
     return _fitted(image, grey, Image.Resampling.NEAREST)[..., 0] > 0
 
 
 def counted_pixels(preparation: Preparation) -> NDArray[np.bool_] | None:
-    """Return the pixels of a prepared image that count, (h, w); None if all do."""
-    return None if preparation.region is None else prepare_mask(decode_mask(preparation.region[0]), preparation)
+    """Return the pixels of a prepared image that count, (h, w); None if all do.
+
+    With tiles it is None too: they depend on the image, see `for_image`.
+    """
+    if preparation.region is None or preparation.has_tiles:
+        return None
+    return prepare_mask(decode_mask(preparation.region[0]), preparation)
 
 
 def _fitted(image: Image.Image, preparation: Preparation, resampling: Image.Resampling | None = None) -> Images:
@@ -264,21 +288,6 @@ def _fitted(image: Image.Image, preparation: Preparation, resampling: Image.Resa
         resampling = _RESAMPLING[preparation.resize] if resampling is None else resampling  # NEAREST is 0
         image = image.resize(size, resampling, box=box)
     return np.asarray(image, dtype=np.uint8).reshape(preparation.shape)
-
-
-def from_array(pixels: NDArray[np.uint8]) -> Image.Image:
-    """Make an image from pixels of shape (h, w) or (h, w, 1 | 3 | 4), uint8.
-
-    Raises:
-        DataError: If the array has another shape or type.
-    """
-    if pixels.dtype != np.uint8:
-        raise DataError(f"an image array must be uint8 (0 to 255), got {pixels.dtype}")
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[..., 0]
-    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))) or pixels.size == 0:
-        raise DataError(f"an image array must have shape (h, w) or (h, w, 1 | 3 | 4), got {pixels.shape}")
-    return Image.fromarray(np.ascontiguousarray(pixels))
 
 
 def _converted(image: Image.Image, preparation: Preparation) -> Image.Image:

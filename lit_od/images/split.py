@@ -99,6 +99,11 @@ def fit_and_calibration_parts(
     if seed < 0:
         raise ConfigError(f"seed must be at least 0, got {seed}")
     held_out = held_out_images(len(sources), share=share)
+    if not held_out:
+        raise DataError(
+            f"wanted at least 3 normal images (two fit, one calibrates), got {len(sources)}: pass more images, or give "
+            "calibration.method cross"
+        )
     calibrates = np.zeros(len(sources), dtype=bool)
     calibrates[np.random.default_rng(seed).permutation(len(sources))[:held_out]] = True
     return Subset(sources, np.flatnonzero(~calibrates)), Subset(sources, np.flatnonzero(calibrates))
@@ -107,19 +112,18 @@ def fit_and_calibration_parts(
 def held_out_images(images: int, *, share: float = CALIBRATION_SHARE) -> int:
     """Return the number of images that a share holds out.
 
+    It is 0 of fewer than 3 images, two of which fit.
+
     Args:
         images: Number of all images.
         share: Share of them, in (0, 1).
 
     Raises:
         ConfigError: If the share is outside (0, 1).
-        DataError: If there are fewer than 3 images.
     """
     if not 0 < share < 1:
         raise ConfigError(f"the calibration share must lie in (0, 1), got {share:g}")
-    if images < 3:
-        raise DataError(f"wanted at least 3 normal images (two fit, one calibrates), got {images}")
-    return min(max(1, round(share * images)), images - 2)
+    return max(0, min(max(1, round(share * images)), images - 2))
 
 
 def fit_validation_calibration(sources: Sequence[T], *, seed: int) -> tuple[Subset[T], Subset[T], Subset[T]]:

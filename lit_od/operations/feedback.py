@@ -23,8 +23,9 @@ from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.engine import LocalEngine
 from lit_od.fitting.pixels import maps_for_pixels, threshold_for_pixels, with_peaks
 from lit_od.images.identity import content_digest, fingerprint, require_apart
-from lit_od.images.sources import Source
+from lit_od.images.sources import Source, tiled
 from lit_od.images.split import CALIBRATION_SHARE, fit_and_calibration
+from lit_od.images.views import Views
 from lit_od.runtime.threads import limited
 from lit_od.types import Outputs, Scores
 
@@ -110,7 +111,8 @@ def accept(
     made = detector
     if new:
         with limited(engine.extractor.threads):
-            made = detector.accept(lambda: _outputs(engine, new), sums, limit=old.threshold)
+            views = _views(bundle, new, first=bundle.manifest.detector.images)
+            made = detector.accept(lambda: _outputs(engine, views), sums, limit=old.threshold)
     calibration = old
     if images.calibration:
         scores = engine.score(made, images.calibration, task="calibrating")
@@ -192,10 +194,24 @@ def _entry(bundle: Bundle) -> dict[str, Any]:
 
 
 def _outputs(engine: LocalEngine, images: Sequence[Source]) -> Iterator[Outputs]:
-    """Yield the outputs of images batch by batch."""
-    for found in engine.extractor.outputs(images):
+    """Yield the outputs of images, or of their tiles, batch by batch."""
+    for found in engine.extractor.outputs(tiled(images, engine.extractor.preparation)):
         found.require_sound()
         yield found.outputs
+
+
+def _views(bundle: Bundle, images: Sequence[Source], *, first: int = 0) -> Sequence[Source]:
+    """Return the views of images in which they fit a bundle's detector.
+
+    Args:
+        bundle: The bundle.
+        images: Normal images.
+        first: Number of the first among all that fit.
+    """
+    entry = bundle.manifest.detector
+    if isinstance(entry.augment, msgspec.UnsetType):
+        return images
+    return Views.of(images, entry.augment, seed=bundle.manifest.provenance.seed or 0, first=first)
 
 
 def _sums(
@@ -220,7 +236,7 @@ def _sums(
             "--normal PATH, or fit with --keep-accumulator"
         )
     fitted, again, same = _fitted_part(bundle, normal)
-    for outputs in _outputs(engine, [*fitted, *again]):
+    for outputs in _outputs(engine, _views(bundle, [*fitted, *again])):
         sums.update(outputs)
     return sums, None if same else fitted
 

@@ -1,7 +1,7 @@
 """Read recipes: YAML and overrides to a checked recipe."""
 
+import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,14 @@ import msgspec
 
 from lit_od.errors import ConfigError
 from lit_od.formats.strict_yaml import YAMLError, parse
-from lit_od.recipes.overrides import apply
+from lit_od.formats.text import did_you_mean
+from lit_od.images.augment import Augment
+from lit_od.recipes.overrides import apply, keys_of
 from lit_od.recipes.roots import PACKAGED_DATA
 from lit_od.recipes.schema import Recipe
 
-OF_REGION = frozenset({"mask", "mask_colour"})
-"""Keys of a preparation that come from `data.mask` and the images."""
+OF_DATA = {"mask": "data.mask", "mask_colour": "data.mask", "overlap": "data.overlap"}
+"""Keys of a preparation that come from other keys, by those."""
 
 
 def shipped() -> dict[str, Path]:
@@ -96,9 +98,8 @@ def without_training(recipe: Recipe, reason: str) -> Recipe:
     Raises:
         ConfigError: If the recipe has options that only a training uses.
     """
-    for key, options in (("trainer", recipe.trainer.keys() - {"devices"}), ("data.augment", recipe.data.augment)):
-        if options:
-            raise ConfigError(f"{key} goes with training, and {reason}: leave it out")
+    if recipe.trainer.keys() - {"devices"}:
+        raise ConfigError(f"trainer goes with training, and {reason}: leave it out")
     return msgspec.structs.replace(recipe, trainer={})
 
 
@@ -111,8 +112,7 @@ def read_tree(name: str | Path) -> dict[str, Any]:
     known = shipped()
     file = known.get(str(name), Path(name))
     if not file.is_file():
-        close = get_close_matches(str(name), known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else f"; shipped are {', '.join(known)}"
+        hint = did_you_mean(str(name), known) or f"; shipped are {', '.join(known)}"
         raise ConfigError(f"no recipe {str(name)!r}: wanted a YAML file or a shipped recipe{hint}")
     try:
         tree = parse(file.read_text(encoding="utf-8"))
@@ -135,12 +135,31 @@ def from_tree(tree: dict[str, Any], name: str) -> Recipe:
     """
     try:
         recipe = msgspec.convert(tree, Recipe, strict=True)
-        if not OF_REGION.isdisjoint(tree["data"]["prepare"]):
-            raise ConfigError(f"recipe {name}: data.prepare has no mask of its own: name the file in data.mask")
+        for key in OF_DATA.keys() & tree["data"]["prepare"].keys():
+            raise ConfigError(f"recipe {name}: data.prepare takes no {key}, which comes from {OF_DATA[key]}: give that")
         return recipe
     except msgspec.ValidationError as error:
-        message = str(error).replace("`$.", "`").replace("Object contains unknown field", "unknown key")
-        raise ConfigError(f"recipe {name}: {message}") from None
+        raise ConfigError(f"recipe {name}: {_text(error)}") from None
+
+
+def read_augment(tree: Any) -> Augment | None:
+    """Read a recipe's `data.augment` from plain values.
+
+    Raises:
+        ConfigError: If a key or value is invalid.
+    """
+    try:
+        return msgspec.convert(tree, Augment | None, strict=True)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"data.augment: {_text(error, 'data.augment')}") from None
+
+
+def _text(error: msgspec.ValidationError, within: str = "") -> str:
+    """Return an error's text, with the key that was perhaps meant."""
+    text = str(error)
+    unknown = re.fullmatch(r"Object contains unknown field `(.*?)`(?: - at `\$\.?(.*)`)?", text)
+    hint = did_you_mean(unknown[1], keys_of(".".join(filter(None, (within, unknown[2]))))) if unknown else ""
+    return text.replace("`$.", "`").replace("Object contains unknown field", "unknown key") + hint
 
 
 def to_tree(recipe: Recipe) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from lit_od.calibration.method import Method
 from lit_od.errors import ConfigError, DataError
 from lit_od.images.find_local import find, of_classes, only_inliers
 from lit_od.images.identity import require_apart, require_once
-from lit_od.images.layouts import normal_images
+from lit_od.images.normal_folders import find_normal, require_normal
 from lit_od.images.sources import SetOpener, Source
 from lit_od.images.split import fit_and_calibration
 from lit_od.recipes.roots import VARIABLE, data_root
@@ -19,7 +20,7 @@ NAMED_SETS = ("cifar10", "fashion-mnist", "mnist")
 """Sets that only torchvision reads."""
 
 
-def inliers_to_fit(config: DataConfig, *, seed: int, sets: SetOpener | None = None) -> list[Source]:
+def inliers_to_fit(config: DataConfig, *, seed: int, sets: SetOpener | None = None, tell: bool = True) -> list[Source]:
     """Find the images of a recipe over an ONNX file that fit and calibrate.
 
     The choice of images under `limit` is a function of the seed and of the number of images. Classes play no part in
@@ -29,20 +30,25 @@ def inliers_to_fit(config: DataConfig, *, seed: int, sets: SetOpener | None = No
         config: The recipe's `data`.
         seed: Seed of the choice.
         sets: Opens torchvision's sets by name, if the caller may import torch.
+        tell: Log what was read and left out.
 
     Returns:
         The images in the order found.
 
     Raises:
         ConfigError: If an option is invalid.
-        DataError: If images are missing.
+        DataError: If images are missing, or some look like no normal ones.
     """
     if config.split.test:
         raise ConfigError(
             "data.split.test goes with a `model`: over an ONNX backbone, keep images for evaluation apart and name "
             "them in data.test or evaluation.inliers"
         )
-    return _drawn(_of_chosen_classes(config.train, config, sets, to_fit=True), config.limit, seed)
+    place, root = _place(config.train, config, sets)
+    sources = find_normal(place, root=root, sets=sets, tell=tell)
+    inliers = _of_chosen_classes(config.train, sources, config)
+    require_normal(inliers, [data_root(config.root) / config.train], take_all=config.take_all)
+    return _drawn(inliers, config.limit, seed)
 
 
 def divided(
@@ -86,12 +92,11 @@ def found_tests(config: DataConfig, sets: SetOpener | None = None) -> list[Sourc
         raise ConfigError(
             "the recipe names no test images: give --data.test PATH, or --inliers and --outliers NAME=PATH"
         )
-    return _of_chosen_classes(config.test, config, sets)
+    return _of_chosen_classes(config.test, found_images([config.test], config, sets), config)
 
 
-def _of_chosen_classes(path: str, config: DataConfig, sets: SetOpener | None, *, to_fit: bool = False) -> list[Source]:
-    """Find the images of a PATH, without the classes that are held out or not used."""
-    sources = found_images([path], config, sets, to_fit=to_fit)
+def _of_chosen_classes(path: str, sources: list[Source], config: DataConfig) -> list[Source]:
+    """Return the images of a PATH, without the classes that are held out or not used."""
     held_out = {id(source) for source in of_classes(sources, config.outlier_classes)}
     chosen: Sequence[Source] = sources
     if config.classes is not None or not config.outlier_classes:
@@ -102,35 +107,43 @@ def _of_chosen_classes(path: str, config: DataConfig, sets: SetOpener | None, *,
     return inliers
 
 
-def found_images(
-    paths: Sequence[str], config: DataConfig, sets: SetOpener | None, *, to_fit: bool = False
-) -> list[Source]:
+def found_images(paths: Sequence[str], config: DataConfig, sets: SetOpener | None) -> list[Source]:
     """Find the images that a recipe's PATHs name below its data root.
 
     Args:
         paths: PATHs as in the recipe.
         config: The recipe's `data`.
         sets: Opens torchvision's sets by name; None refuses them.
-        to_fit: Of a category of defects, such as one in MVTec AD's layout, take the normal training images alone.
 
     Raises:
         ConfigError: If no folder is given, or a set by name is refused.
         DataError: If images are missing.
     """
+    return [
+        each
+        for path in paths
+        for place, root in [_place(path, config, sets)]
+        for each in find([place], root=root, sets=sets)
+    ]
+
+
+def _place(path: str, config: DataConfig, sets: SetOpener | None) -> tuple[str | Path, Path | None]:
+    """Return a recipe's PATH, and the folder that it starts from.
+
+    Raises:
+        ConfigError: If no folder is given, or a set by name is refused.
+    """
     root = data_root(config.root)
-    found: list[Source] = []
-    for path in paths:
-        if path in ("", ".") and not config.root and not os.environ.get(VARIABLE):
+    if path in ("", "."):
+        if not config.root and not os.environ.get(VARIABLE):
             raise ConfigError(f"which folder of images? Give --data.root FOLDER, or set {VARIABLE}")
-        name = path.partition(":")[0]
-        if sets is None and name in NAMED_SETS and not (root / path).exists():
-            raise ConfigError(
-                f"{path}: torchvision's sets are read only for a recipe with a `model`, which may import torch: name "
-                "a folder, a list or an .npz"
-            )
-        normal = normal_images(root / path) if to_fit else None
-        found += normal or (find([root]) if path in ("", ".") else find([path], root=root, sets=sets))
-    return found
+        return root, None
+    if sets is None and path.partition(":")[0] in NAMED_SETS and not (root / path).exists():
+        raise ConfigError(
+            f"{path}: torchvision's sets are read only for a recipe with a `model`, which may import torch: name "
+            "a folder, a list or an .npz"
+        )
+    return path, root
 
 
 def _drawn(sources: list[Source], limit: int | None, seed: int) -> list[Source]:

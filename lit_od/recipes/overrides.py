@@ -71,10 +71,19 @@ def _value(path: str, text: str) -> Any:
     return value
 
 
+def keys_of(path: str) -> list[str]:
+    """Return the keys below a recipe's key; none where the schema is silent.
+
+    The empty path is the recipe.
+    """
+    structs = [each for each in _kinds(path) if _is_struct(each)]
+    return [key for struct in structs for key in get_type_hints(struct)]
+
+
 def _kinds(path: str) -> tuple[Any, ...]:
     """Return the types of a recipe's key; empty where the schema is silent."""
     kind: Any = Recipe
-    for key in path.split("."):
+    for key in filter(None, path.split(".")):
         if get_origin(kind) is dict:
             kind = get_args(kind)[1]
         else:

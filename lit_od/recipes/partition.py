@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from lit_od.calibration.method import Method
 from lit_od.errors import ConfigError, DataError
 from lit_od.images.find_local import find
-from lit_od.images.layouts import normal_images
+from lit_od.images.identity import tell_copies
+from lit_od.images.normal_folders import find_normal, require_normal
+from lit_od.images.parquet import fetched
 from lit_od.images.sources import ImageFile, SetOpener, Source
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import DataConfig, Recipe, Split
@@ -47,23 +49,30 @@ class Parts:
     class_names: list[str]
 
 
-def find_parts(config: DataConfig, *, seed: int, sets: SetOpener | None = None) -> Parts:
+def find_parts(config: DataConfig, *, seed: int, sets: SetOpener | None = None, tell: bool = True) -> Parts:
     """Find the images of a recipe that trains, and divide them.
 
     Args:
         config: The recipe's `data`.
         seed: Seed of the division.
         sets: Opens torchvision's sets by name, if the caller may import torch.
+        tell: Log what was read and left out.
 
     Raises:
         ConfigError: If the shares are invalid.
-        DataError: If images or classes are missing, or a class has too few images.
+        DataError: If images or classes are missing, a class has too few images, or some look like no normal ones.
     """
     root = data_root(config.root)
     tests = find([config.test], root=root, sets=sets) if config.test else None
-    images = normal_images(root / config.train) or find([config.train], root=root, sets=sets)
+    images = [fetched(each) for each in find_normal(config.train, root=root, sets=sets, tell=tell)]  # in their order
     _require_full_classes(root / config.train, images, config)
-    return divide(images, tests, config, seed=seed)
+    parts = divide(images, tests, config, seed=seed)
+    inliers = parts.train + parts.validation + parts.calibration
+    require_normal(inliers, [root / config.train], take_all=config.take_all)
+    if tell:
+        tell_copies(parts.train + parts.validation, parts.calibration, "training and calibration image")
+        tell_copies(inliers, parts.test, "training and test image")
+    return parts
 
 
 def _require_full_classes(folder: Path, images: Sequence[Source], config: DataConfig) -> None:

@@ -12,29 +12,12 @@ from lit_od.backbone.patches import PatchGrid
 from lit_od.backbone.pixel_input import Numbers, PixelInput
 from lit_od.checks import check_seed
 from lit_od.errors import ConfigError
+from lit_od.images.augment import Augment
 from lit_od.images.preparation import Preparation
+from lit_od.images.tiles import overlap_of
 
-
-class Augment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Random changes of training images, drawn anew for each image.
-
-    The options mean what those of Keras' ImageDataGenerator mean.
-
-    Attributes:
-        rotation: Largest angle, degrees, either way.
-        shift: Largest shift, as a share of height and of width, either way.
-        zoom: Height and width are each scaled by a factor in [1 - zoom, 1 + zoom].
-        shear: Largest shear angle, degrees, either way.
-        brightness: Range of the factor that multiplies the pixels (0 to 255, clipped).
-        flip: True mirrors half of the images left to right.
-    """
-
-    rotation: float = 0.0
-    shift: float = 0.0
-    zoom: float = 0.0
-    shear: float = 0.0
-    brightness: tuple[float, float] = (1.0, 1.0)
-    flip: bool = False
+LARGEST_TILE = 4096
+"""Longest side of a tile, in pixels."""
 
 
 class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -78,15 +61,20 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     Attributes:
         train: PATH of the inliers, relative to root.
         prepare: Preparation of every image.
+        take_all: Take all images of `train`, also those in folders for tests or defects, and what looks like masks.
         root: Data root. None takes LIT_OD_DATA, else the working folder; "lit_od:assets" the packaged images.
         mask: Region of interest: an image file, from the working folder, in the geometry of the images, in which white
             counts. What it leaves out is neither fitted nor scored. None counts all pixels.
+        tile: Side of square tiles, in pixels, by which large images are scanned at their own resolution, in place of
+            `prepare.size`. None resizes each image as a whole.
+        overlap: Share of a tile's side that neighbouring tiles have in common, at least 64 pixels; None: a quarter.
         test: PATH of inliers that are kept for evaluation; None leaves it to `split.test`.
         outlier_classes: Labels held out of training, validation and calibration.
         classes: Labels to use, all others left out; None uses all.
         split: Shares set aside from `train`.
         batch_size: Images a training step and process.
-        augment: Changes of training images; None changes nothing.
+        augment: Changes of training images, drawn anew at each step; of a recipe that trains nothing, the views of each
+            image that fit the detector. Images that calibrate are never changed. None changes nothing.
         limit: Images of `train` to use at most, drawn by seed; None uses all.
         memory: Prepared images are kept in memory up to this size, in MiB.
         reference: Images of other classes, for a model that learns from those too; prepared and augmented alike.
@@ -94,8 +82,11 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     train: str
     prepare: Preparation
+    take_all: bool = False
     root: str | None = None
     mask: str | None = None
+    tile: int | None = None
+    overlap: float | None = None
     test: str | None = None
     outlier_classes: list[str] = []
     classes: list[str] | None = None
@@ -105,6 +96,24 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     limit: int | None = None
     memory: int = 4096
     reference: Reference | None = None
+
+    def __post_init__(self) -> None:
+        if self.tile is None and self.overlap is not None:
+            raise ConfigError("data.overlap is that of tiles: give data.tile too")
+        self.preparation()
+
+    def preparation(self) -> Preparation:
+        """Return the preparation of every image, with tiles where there are any.
+
+        Raises:
+            ConfigError: If tiles or their overlap are out of range, or the preparation takes none.
+        """
+        if self.tile is None:
+            return self.prepare
+        if not 1 <= self.tile <= LARGEST_TILE:
+            raise ConfigError(f"data.tile must be pixels in 1..{LARGEST_TILE}, got {self.tile}")
+        overlap = overlap_of(self.tile, self.overlap)
+        return msgspec.structs.replace(self.prepare, size=(self.tile, self.tile), overlap=overlap)
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -286,6 +295,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ConfigError(
                 "data.reference is for training, and this recipe's backbone is an ONNX file: leave it out"
             )
+        if self.model is not None and self.data.tile is not None:
+            raise ConfigError("data.tile goes with an ONNX backbone, and this recipe has a `model`: leave it out")
         if self.model is None and self.export.patches is not None:
             raise ConfigError(
                 "export.patches is for a training, and this recipe's backbone is an ONNX file: write backbone: {file: "

@@ -15,7 +15,8 @@ from lit_od.calibration.p_values import Calibration
 from lit_od.calibration.rules import inliers_needed
 from lit_od.errors import ConfigError
 from lit_od.images.sources import Source
-from lit_od.scoring.scorer import Result, Scorer
+from lit_od.scoring.result import Result
+from lit_od.scoring.scorer import Scorer
 from lit_od.types import Scores, Stats
 
 NONE = "none"

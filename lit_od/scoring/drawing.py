@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lit_od.scoring.colour_scale import AT_THRESHOLD, ColourScale, colours
 from lit_od.types import Images, Stats
+
+T = TypeVar("T", bound=np.generic)
 
 GAP = 2
 """White pixels between the parts of a picture."""
@@ -39,6 +42,35 @@ def overlay(images: Images, heats: Stats) -> Images:
     cover = (OPAQUE * np.minimum(heats / AT_THRESHOLD, 1.0))[..., None]  # (n, h, w, 1)
     mixed: NDArray[np.float64] = (1 - cover) * in_colour(images) + cover * colours(heats)
     return np.rint(mixed).astype(np.uint8)
+
+
+def reduction(size: tuple[int, ...], most: int) -> int:
+    """Return the factor that reduces a size to at most so many pixels a side."""
+    return -(-max(size) // most)
+
+
+def reduced(pixels: Images, factor: int) -> Images:
+    """Reduce pictures (n, h, w, c) by a factor, to the means of squares."""
+    if factor == 1:
+        return pixels
+    return np.stack(
+        [
+            np.asarray(Image.fromarray(each[..., 0] if each.shape[-1] == 1 else each).reduce(factor)).reshape(
+                -(-each.shape[0] // factor), -(-each.shape[1] // factor), each.shape[2]
+            )
+            for each in pixels
+        ]
+    )
+
+
+def reduced_maps(maps: NDArray[T], factor: int) -> NDArray[T]:
+    """Reduce maps or masks (n, h, w) by a factor, to the largest values of squares."""
+    if factor == 1:
+        return maps
+    count, height, width = maps.shape
+    padded = np.pad(maps, ((0, 0), (0, -height % factor), (0, -width % factor)), mode="edge")
+    found: NDArray[T] = padded.reshape(count, -(-height // factor), factor, -1, factor).max(axis=(2, 4))
+    return found
 
 
 def in_colour(images: Images) -> Images:

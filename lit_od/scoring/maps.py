@@ -27,11 +27,24 @@ from lit_od.images.batching import GRAPH_BATCH
 from lit_od.images.preparation import counted_pixels
 from lit_od.runtime.threads import limited
 from lit_od.scoring.colour_scale import ColourScale
-from lit_od.scoring.drawing import colour_bar, enlarged, in_colour, outlined, overlay, side_by_side
+from lit_od.scoring.drawing import (
+    colour_bar,
+    enlarged,
+    in_colour,
+    outlined,
+    overlay,
+    reduced,
+    reduced_maps,
+    reduction,
+    side_by_side,
+)
 from lit_od.scoring.occlusion import occlusion_maps
 from lit_od.scoring.regions import above
 from lit_od.scoring.scorer import Scorer
 from lit_od.types import Images, Maps, Stats
+
+MOST_SIDE = 2048
+"""Pixels a side of a picture's image; larger ones are reduced."""
 
 
 def heat_maps(scorer: Scorer, images: Images) -> NDArray[np.float32]:
@@ -127,7 +140,7 @@ class HeatMaps:
         return self.scale.heat(heat_maps(self.scorer, images) if maps is None else maps)
 
     def pictures(self, images: Images, maps: Maps | None = None) -> Iterator[MapPicture]:
-        """Draw a picture of each image, lazily.
+        """Draw a picture of each image, lazily, of at most `MOST_SIDE` pixels a side.
 
         Args:
             images: Prepared images, (n, h, w, c) uint8.
@@ -143,12 +156,14 @@ class HeatMaps:
                 yield self._picture(block[row], values, middle)
 
     def _picture(self, image: Images, values: NDArray[np.float32], reconstructed: Images | None) -> MapPicture:
-        one, limit = image[None], self.scorer.pixel_threshold
-        heat = overlay(one, self.scale.heat(values)[None])[0]
+        limit, factor = self.scorer.pixel_threshold, reduction(values.shape, MOST_SIDE)
+        one = reduced(image[None], factor)
+        heat = overlay(one, self.scale.heat(reduced_maps(values[None], factor)))[0]
         outlying = None if limit is None else above(values, limit)
-        parts = [enlarged(in_colour(one)[0]), enlarged(heat) if outlying is None else outlined(heat, outlying)]
+        shown = None if outlying is None else reduced_maps(outlying[None], factor)[0]
+        parts = [enlarged(in_colour(one)[0]), enlarged(heat) if shown is None else outlined(heat, shown)]
         if reconstructed is not None:
-            parts.insert(1, enlarged(in_colour(reconstructed[None])[0]))
+            parts.insert(1, enlarged(in_colour(reduced(reconstructed[None], factor))[0]))
         drawn = side_by_side([*parts, colour_bar(self.scale, len(parts[0]))])
         return MapPicture(values, outlying, Image.fromarray(drawn))
 

@@ -9,22 +9,16 @@ from dataclasses import asdict
 from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 
 from lit_od.errors import ConfigError
 from lit_od.formats.atomic import atomic_file
-from lit_od.formats.text import csv_path, csv_row, printable, unicode_text
+from lit_od.formats.text import csv_cell, csv_path, csv_row, printable, unicode_text
 from lit_od.images.object_store import arrow
 from lit_od.images.statistics import STATISTICS
-from lit_od.scoring.scorer import Result
-
-VALUES = ("score", "p_value", "is_outlier")
-"""Columns that an image has unless it cannot be read: arrays of `Result`, with their types in `parquet_rows`."""
-
-COLUMNS = ("path", *VALUES, "error")
-"""Columns of the rows, from left to right."""
+from lit_od.scoring.result import COLUMNS, Result, arrow_columns
 
 DETECTOR = "detector"
 """Column that stands, with `STATISTICS`, behind the others where rows carry statistics: `detector_hash`."""
@@ -67,19 +61,13 @@ def parquet_rows(file: Path, *, detector: str | None = None) -> Iterator[Callabl
     with atomic_file(file) as partial, parquet.ParquetWriter(partial, schema) as out:
 
         def flush() -> None:
-            broken = np.array([error is not None for result in waiting for error in result.error], dtype=bool)
-            columns = [
-                _strings([name for result in waiting for name in result.name]),
-                *(
-                    pa.array(np.concatenate([getattr(result, part) for result in waiting]), mask=broken)
-                    for part in VALUES
-                ),
-                _strings([error for result in waiting for error in result.error]),
-            ]
+            result = Result.joined(waiting)
+            columns = arrow_columns(result)
             if detector is not None:
-                found = np.concatenate([result.statistics for result in waiting if result.statistics is not None])
-                columns += [pa.array(each, mask=np.isnan(each)) for each in found.T]
-                columns.append(pa.array([detector] * len(broken)))
+                assert result.statistics is not None
+                found = zip(STATISTICS, result.statistics.T, strict=True)
+                columns |= {name: pa.array(each, mask=np.isnan(each)) for name, each in found}
+                columns[DETECTOR] = pa.array([detector] * len(result))
             out.write_table(pa.table(columns, schema=schema))
             waiting.clear()
 
@@ -91,17 +79,6 @@ def parquet_rows(file: Path, *, detector: str | None = None) -> Iterator[Callabl
         yield write
         if waiting:
             flush()
-
-
-def _strings(texts: list[str] | list[str | None]) -> Any:
-    """Make an Arrow array of texts, each of which may be None or invalid Unicode."""
-    import pyarrow as pa
-
-    try:
-        return pa.array(texts, pa.string())
-    except UnicodeEncodeError:
-        known = [None if text is None else unicode_text(text) for text in texts]
-        return pa.array(known, pa.string())
 
 
 @contextmanager
@@ -156,15 +133,14 @@ def _writer(out: TextIO, form: str, detector: str | None) -> Callable[[Result], 
     put = row_writer(out, form, COLUMNS if detector is None else (*COLUMNS, *STATISTICS, DETECTOR))
 
     def write(result: Result) -> None:
-        values = zip(*(getattr(result, part).tolist() for part in VALUES), strict=True)
         more: Iterable[Sequence[object]] = repeat(())
         if detector is not None:
             assert result.statistics is not None
             more = (
                 (*(None if math.isnan(each) else each for each in row), detector) for row in result.statistics.tolist()
             )
-        for name, found, error, also in zip(result.name, values, result.error, more, strict=False):
-            put((name, *([None] * len(VALUES) if error else found), error, *also))
+        for row, also in zip(result.row_values(), more, strict=False):
+            put((*row, *also))
         out.flush()  # the rows of whole batches outlive a killed process
 
     return write
@@ -220,15 +196,9 @@ def row_writer(out: TextIO, form: str, columns: Sequence[str]) -> Callable[[Sequ
             known = (unicode_text(value) if isinstance(value, str) else value for value in values)
             out.write(json.dumps(dict(zip(columns, known, strict=True))) + "\n")
         else:
-            cells = [_cell(value) for value in values]
+            cells = [csv_cell(value) for value in values]
             if place is not None:
                 cells[place] = csv_path(cells[place])
             out.write(shown(csv_row(cells)))
 
     return write
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -3,14 +3,12 @@
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lit_od.backbone.extractor import BATCH_SIZE, Compute, Extracted, Extractor, finite_rows
+from lit_od.backbone.extractor import BATCH_SIZE, Extracted, Extractor, compute_of, finite_rows
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import Bundle
 from lit_od.bundle.model_file import open_bundle, open_graph
@@ -24,7 +22,8 @@ from lit_od.runtime.threads import limited
 from lit_od.runtime.vnni import lacks_vnni
 from lit_od.scoring.image_likes import ImageLike, expanded, sources_of
 from lit_od.scoring.regions import Region, carried, find_regions
-from lit_od.types import Images, Maps, Outputs, Scores, Stats
+from lit_od.scoring.result import Result, ResultMaps
+from lit_od.types import Images, Scores
 
 WITHOUT_VNNI = (
     "the graph has int8 weights of 8 bits, and this processor has no VNNI: it computes them without saturation "
@@ -34,53 +33,6 @@ WITHOUT_VNNI = (
 
 NOT_FINITE = "the backbone gives NaN or infinity for this image"
 """Error of a readable image with non-finite outputs."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Result:
-    """Scores, p-values and decisions for n images, in input order.
-
-    Attributes:
-        name: Path or name of each, length n.
-        score: Outlier scores, (n,) float64, higher is more outlying; NaN where the image could not be read.
-        p_value: Conformal p-values in (0, 1], (n,); NaN where the image could not be read.
-        is_outlier: True where the score is above the threshold, (n,); False where there is no score.
-        error: Reason why an image could not be read; None where it could, length n.
-        maps: Maps in the prepared geometry, (n, h, w); NaN where there is no score. None where no maps were asked for,
-            or the detector has none.
-        regions: Regions of each image above the threshold for pixels, in the image's own pixels, the largest peak
-            first, length n; none where there is no score. None where there are no maps.
-        statistics: `image_statistics` of each, (n, 3); NaN where the image could not be read. None where they were not
-            computed.
-    """
-
-    name: Sequence[str]
-    score: Scores
-    p_value: NDArray[np.float64]
-    is_outlier: NDArray[np.bool_]
-    error: Sequence[str | None]
-    maps: NDArray[np.float32] | None = None
-    regions: Sequence[tuple[Region, ...]] | None = None
-    statistics: Stats | None = None
-
-    def __len__(self) -> int:
-        return len(self.name)
-
-    @classmethod
-    def joined(cls, results: Sequence["Result"]) -> Self:
-        """Return the verdicts of several results, one after the other."""
-        return cls(
-            [name for result in results for name in result.name],
-            np.concatenate([np.empty(0), *(result.score for result in results)]),
-            np.concatenate([np.empty(0), *(result.p_value for result in results)]),
-            np.concatenate([np.empty(0, dtype=bool), *(result.is_outlier for result in results)]),
-            [error for result in results for error in result.error],
-            np.concatenate(maps) if (maps := [result.maps for result in results if result.maps is not None]) else None,
-            [each for result in results for each in result.regions or ()]
-            if any(result.regions is not None for result in results)
-            else None,
-            np.concatenate(found) if (found := [r.statistics for r in results if r.statistics is not None]) else None,
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,7 +160,7 @@ class Scorer:
         Args:
             images: A PATH (an image, a folder, a list, an .npz: see `lit_od.images.find_local.find`), or any number
                 of PATHs and sources.
-            batch_size: Images a result.
+            batch_size: Images a result; one with tiles.
             maps: As `score`.
             min_area: As `score`.
 
@@ -237,22 +189,15 @@ class Scorer:
         Yields:
             Result, and the batch with the outputs that it comes from.
         """
-        for found in self.extractor.computed(expanded(images), self._compute(maps), batch_size=batch_size):
+        for found in self.extractor.scores(expanded(images), self.detector, maps=maps, batch_size=batch_size):
             yield self._verdicts(found, maps, min_area), found
-
-    def _compute(self, maps: bool) -> Compute:
-        """Return the function from outputs to scores, and to maps if they are wanted."""
-        detector = self.detector
-        if maps and isinstance(detector, PixelDetector):
-            return partial(_scores_and_maps, detector)
-        return lambda outputs: (detector.score(outputs),)
 
     def _score_prepared(self, images: Images, batch_size: int, maps: bool, min_area: float) -> Result:
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         if not len(images):  # a graph need not know what to do with no image
             return self._result([], np.empty(0), [])
-        compute, parts = self._compute(maps), []
+        compute, parts = compute_of(self.detector, maps=maps), []
         for start in range(0, len(images), batch_size):
             outputs = self.backbone(images[start : start + batch_size])
             with limited(self.threads):
@@ -279,24 +224,32 @@ class Scorer:
         names = [source.name for source in batch.sources]
         if not maps or not isinstance(self.detector, PixelDetector):
             return self._result(names, scores, errors)
-        sides = self.preparation.size if found.maps is None else found.maps.shape[1:]
-        whole = np.full((len(names), *sides), np.nan, np.float32)
         geometry: list[Geometry | None] = [None] * len(names)
-        if found.maps is not None:
-            whole[batch.rows] = found.maps
-            for row, own in zip(batch.rows.tolist(), batch.geometry, strict=True):
-                geometry[row] = own
+        for row, own in zip(batch.rows.tolist(), batch.geometry, strict=True):
+            geometry[row] = own
+        whole = self._whole_maps(found)
         return self._result(names, scores, errors, whole, self._regions(whole, geometry, min_area))
 
+    def _whole_maps(self, found: Extracted) -> ResultMaps:
+        """Return the maps of all images of a batch, those that could not be read too."""
+        if self.preparation.has_tiles:  # the batch is one image then
+            return (np.empty((0, 0), np.float32),) if found.maps is None else tuple(np.asarray(found.maps, np.float32))
+        sides = self.preparation.size if found.maps is None else found.maps.shape[1:]
+        whole = np.full((len(found.batch.sources), *sides), np.nan, np.float32)
+        if found.maps is not None:
+            whole[found.batch.rows] = found.maps
+        return whole
+
     def _regions(
-        self, maps: Maps, geometry: Sequence[Geometry | None], min_area: float
+        self, maps: ResultMaps, geometry: Sequence[Geometry | None], min_area: float
     ) -> list[tuple[Region, ...]] | None:
         """Return the regions of each image; None without a threshold for pixels."""
         if self.pixel_threshold is None:
             return None
         found = []
         for one, own in zip(maps, geometry, strict=True):
-            regions = [] if own is None else carried(find_regions(one, self.pixel_threshold), own, self.preparation)
+            within = [] if own is None else find_regions(one, self.pixel_threshold)
+            regions = carried(within, own, self.preparation.for_image(own.upright)) if own is not None else []
             found.append(tuple(each for each in regions if each.area >= min_area))
         return found
 
@@ -305,18 +258,13 @@ class Scorer:
         names: Sequence[str],
         scores: Scores,
         errors: Sequence[str | None],
-        maps: NDArray[np.float32] | None = None,
+        maps: ResultMaps | None = None,
         regions: Sequence[tuple[Region, ...]] | None = None,
     ) -> Result:
         p_values = self.calibration.p_values(scores)
         if any(errors):
             p_values[np.isnan(scores)] = np.nan
         return Result(names, scores, p_values, self.calibration.is_outlier(scores), errors, maps, regions)
-
-
-def _scores_and_maps(detector: PixelDetector, outputs: Outputs) -> tuple[Scores, NDArray[np.float32]]:
-    scores, maps = detector.score_map(outputs)
-    return scores, maps.astype(np.float32, copy=False)
 
 
 class _Numbered(LazySequence[str]):

@@ -64,10 +64,11 @@ class SimilarImages:
         places: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
         rows: list[Features] = []
         first = 0
+        small = preparation.for_image((SIDE, SIDE))  # large images are not held whole
         stream: Iterable[tuple[Batch, Features | None]] = (
             ((each.batch, each.outputs) for each in replace(scorer.extractor, preparation=preparation).outputs(sources))
             if by_features
-            else zip(batches(sources, preparation, batch_size=BATCH_SIZE, threads=scorer.threads), repeat(None))
+            else zip(batches(sources, small, batch_size=BATCH_SIZE, threads=scorer.threads), repeat(None))
         )
         for batch, found in stream:
             if readable:

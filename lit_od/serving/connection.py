@@ -32,6 +32,10 @@ class Connection(H11Protocol):
     _left = 0
     _slack = 0.0
 
+    @staticmethod
+    def refused(status: int) -> None:
+        """Take note of an answer the application does not see; the server replaces it."""
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Start to wait for the first head, or refuse a surplus connection."""
         super().connection_made(transport)
@@ -39,6 +43,7 @@ class Connection(H11Protocol):
         if len(self.connections) > self.limits.connections:
             self.connections.discard(self)
             transport.set_protocol(SurplusConnection(transport, self.limits))
+            self.refused(HTTPStatus.SERVICE_UNAVAILABLE)
             return
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
@@ -117,6 +122,7 @@ class Connection(H11Protocol):
             self._unread = self.loop.call_later(more, self._answer_is_unread)
 
     def _answer(self, status: HTTPStatus, message: str) -> None:
+        self.refused(status)
         self.transport.write(_refusal(status, message))
         self.transport.close()
 

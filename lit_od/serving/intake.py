@@ -23,6 +23,11 @@ def require_type(request: Request) -> None:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind and kind not in TYPES:
         raise Refused(415, f"content type {kind[:100]} is not taken: send {' or '.join(TYPES)}")
+    require_plain(request)
+
+
+def require_plain(request: Request) -> None:
+    """Raise Refused if the body is compressed."""
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding != "identity":
         raise Refused(415, f"content encoding {coding[:100]} is not taken: send the body as it is")

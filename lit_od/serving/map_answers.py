@@ -14,7 +14,8 @@ from lit_od.detectors import PixelDetector
 from lit_od.scoring.colour_scale import STEPS, TOP
 from lit_od.scoring.drawing import OPAQUE, OUTLINE, in_colour
 from lit_od.scoring.maps import HeatMaps
-from lit_od.scoring.scorer import Result, Scorer
+from lit_od.scoring.result import Result
+from lit_od.scoring.scorer import Scorer
 from lit_od.serving.tensors import Column
 from lit_od.types import Images
 
@@ -41,7 +42,8 @@ def map_outputs(scorer: Scorer) -> dict[str, tuple[str, list[int]]]:
     """List type and shape of a model's outputs of maps; -1 is the number of images."""
     found = {MAP: ("BYTES", [-1])}
     if has_maps(scorer):
-        found |= {RAW: ("FP32", [-1, *scorer.preparation.size]), REGIONS: ("BYTES", [-1]), PREPARED: ("BYTES", [-1])}
+        sides = [-1, -1] if scorer.preparation.has_tiles else list(scorer.preparation.size)
+        found |= {RAW: ("FP32", [-1, *sides]), REGIONS: ("BYTES", [-1]), PREPARED: ("BYTES", [-1])}
     return found
 
 
@@ -64,7 +66,7 @@ def map_answers(maps: HeatMaps, wanted: frozenset[str], result: Result, found: E
         shown = dict(zip(batch.rows.tolist(), map(_png, _below(maps, batch.images)), strict=True))
         answers[PREPARED] = _spread(shown, len(result))
     if RAW in wanted and result.maps is not None:
-        answers[RAW] = result.maps
+        answers[RAW] = np.stack(result.maps) if isinstance(result.maps, tuple) else result.maps
     if REGIONS in wanted and result.regions is not None:
         known = zip(result.regions, result.error, strict=True)
         answers[REGIONS] = [json.dumps(None if error else [asdict(each) for each in own]) for own, error in known]

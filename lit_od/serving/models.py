@@ -16,6 +16,7 @@ from lit_od.runtime.onnx_session import PROVIDERS
 from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.scorer import Scorer
 from lit_od.scoring.similar_images import SimilarImages
+from lit_od.serving.limits import Refused
 from lit_od.serving.map_answers import LARGE, MAPPED, has_maps, map_answers, map_card, map_outputs
 from lit_od.serving.normal_images import NEAREST, NormalImages, similar_images
 from lit_od.serving.protocol import PLAIN, VERSION
@@ -36,11 +37,18 @@ def part(answers: Answers, rows: slice) -> Answers:
 
 
 def joined(parts: Sequence[Answers]) -> Answers:
-    """Join the outputs of a request's pieces."""
+    """Join the outputs of a request's pieces.
+
+    Raises:
+        Refused: If they hold maps of different sizes.
+    """
     whole: Answers = {}
     for name, first in parts[0].items():
         if isinstance(first, np.ndarray):
-            whole[name] = np.concatenate([np.asarray(each[name]) for each in parts])
+            columns = [np.asarray(each[name]) for each in parts]
+            if len({column.shape[1:] for column in columns}) > 1:
+                raise Refused(400, f"the output {name} of images of different sizes is no tensor: send each by itself")
+            whole[name] = np.concatenate(columns)
         else:
             elements: list[Any] = [element for each in parts for element in each[name]]
             whole[name] = elements
@@ -147,6 +155,7 @@ class Model:
             "calibration_images": manifest.calibration.images,
             "size": list(manifest.preparation.size),
             "mode": manifest.preparation.mode,
+            "tiles": manifest.preparation.has_tiles,
             "outputs": list(self.outputs),
             "least": float(self.bundle.calibration.scores[0]),
             "maps": map_card(self.maps()) if has_maps(self.whole) else None,
@@ -161,6 +170,8 @@ class Model:
             alone: True if all cores are free for it.
         """
         scorer = self.whole if alone else self.single
+        if len(sources) > 1 and scorer.preparation.has_tiles:
+            return joined([self.answer([source], wanted, alone=alone) for source in sources])
         ((result, found),) = scorer.stream_outputs(sources, batch_size=GRAPH_BATCH, maps=bool(MAPPED & wanted))
         batch, outputs, sound = found.batch, found.outputs, np.flatnonzero(found.finite)
         answers: Answers = {
@@ -182,5 +193,7 @@ class Model:
         distances = np.full((len(batch.sources), NEAREST), np.nan)
         if self.nearest is not None and len(sound):
             places = batch.rows[sound]
-            rows[places], distances[places] = self.nearest.nearest(batch.images[sound], outputs[sound], NEAREST)
+            rows[places], distances[places] = self.nearest.nearest(
+                batch.images[sound], outputs[sound] if len(outputs) else outputs, NEAREST
+            )
         return rows, distances

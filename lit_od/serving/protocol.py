@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from lit_od.images.sources import Source, Unreadable
+from lit_od.images.sources import Source
 from lit_od.serving import tensors
 from lit_od.serving.limits import Refused
-from lit_od.serving.sent_images import DecodingRoom, SentArray, SentImage
+from lit_od.serving.sent_images import DecodingRoom, SentArray, sent_file
 from lit_od.serving.tensors import Column
 
 VERSION = "1"
@@ -39,8 +39,6 @@ MOST_OBJECTS = 1000
 
 MOST_SHAPE = 1000
 """Characters of a shape's text: decoded, a list of numbers is several times as large."""
-
-_POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 
 
 class _Parameters(msgspec.Struct, frozen=True, gc=False):
@@ -201,7 +199,7 @@ def _sources(
         raise Refused(400, f"encoded must be BYTES (n), got {tensor.datatype[:40]} {shape[:9]}")
     tensors.require_shape("encoded", shape, most=most)
     return [
-        _encoded(file, f"encoded[{row}]", pixels, decoding)
+        sent_file(file, f"encoded[{row}]", pixels=pixels, decoding=decoding)
         for row, file in enumerate(tensors.files("encoded", shape[0], data))
     ]
 
@@ -229,9 +227,3 @@ def _data(tensor: _Input, binary: memoryview) -> memoryview | msgspec.Raw:
     if len(binary) != (size or 0):
         raise Refused(400, f"{tensor.name} announces {str(size or 0)[:40]} binary bytes, {len(binary)} follow the JSON")
     return binary if tensor.data is msgspec.UNSET else tensor.data
-
-
-def _encoded(file: bytes, name: str, pixels: int, decoding: DecodingRoom) -> Source:
-    if file.startswith(_POSTSCRIPT):  # Pillow would run Ghostscript on it
-        return Unreadable(name, "PostScript is not taken")
-    return SentImage(file, name, pixels=pixels, decoding=decoding)

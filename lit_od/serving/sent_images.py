@@ -11,8 +11,10 @@ from PIL import Image
 from lit_od.images.geometry import Geometry
 from lit_od.images.memory import MOST_BYTES_A_PIXEL, bytes_needed
 from lit_od.images.preparation import FORMATS, MAX_PIXELS, Preparation, open_image
-from lit_od.images.sources import EncodedImage, ImageArray
+from lit_od.images.sources import EncodedImage, ImageArray, Source, Unreadable
 from lit_od.types import Images
+
+_POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 
 
 class DecodingRoom:
@@ -102,3 +104,17 @@ def decoding_bytes(data: bytes) -> int:
             return bytes_needed(image)
     except Exception:  # Pillow's decoders raise whatever a broken file makes them raise
         return 0
+
+
+def sent_file(data: bytes, name: str, *, pixels: int, decoding: DecodingRoom) -> Source:
+    """Make the source of an image file from a client.
+
+    Args:
+        data: The file.
+        name: Its name, for the client.
+        pixels: Largest number of pixels; a file with more becomes an error when it is decoded.
+        decoding: Room that it takes while it is decoded.
+    """
+    if data.startswith(_POSTSCRIPT):  # Pillow would run Ghostscript on it
+        return Unreadable(name, "PostScript is not taken")
+    return SentImage(data, name, pixels=pixels, decoding=decoding)

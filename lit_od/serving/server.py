@@ -4,7 +4,6 @@ import asyncio
 import errno
 import os
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp
 from lit_od.errors import ConfigError
 from lit_od.serving.connection import Connection
 from lit_od.serving.limits import Limits
+from lit_od.serving.log import Log
 
 BACKLOG = 1024
 """Connections that the system accepts ahead of the server."""
@@ -43,20 +43,42 @@ class Server(uvicorn.Server):
 
     A first signal lets requests finish, a second one does not wait for them. A thread that a decoder or a graph still
     holds after the grace period cannot be ended; the process is, which the log says.
+
+    A signal while `load` still runs ends the process at once: there is nothing to finish, and a graph that is being
+    loaded may never come to its end.
+
+    Attributes:
+        failure: Error that `load` has raised; the server stops then.
     """
 
+    failure: BaseException | None = None
     _watchdog: threading.Timer | None = None
     _last_line = -SILENCE
+    _loading = True
 
-    def __init__(self, app: ASGIApp, *, limits: Limits, ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        limits: Limits,
+        ready: Callable[[], None],
+        load: Callable[[], None] | None = None,
+        log: Log | None = None,
+        refused: Callable[[int], None] | None = None,
+    ) -> None:
         """Configure uvicorn.
 
         Args:
             app: The application.
             limits: Limits of connections and of time.
-            ready: Called once the server can be reached.
+            ready: Called on a thread once the server can be reached and all is loaded.
+            load: Called on that thread before. None loads nothing.
+            log: The log. None writes text.
+            refused: Told the status of each answer to a connection without a request. None tells nobody.
         """
-        limited = type("Limited", (Connection,), {"limits": limits})
+        limited = type(
+            "Limited", (Connection,), {"limits": limits, "refused": staticmethod(refused or Connection.refused)}
+        )
         super().__init__(
             uvicorn.Config(
                 app,
@@ -76,21 +98,36 @@ class Server(uvicorn.Server):
             )
         )
         self._limits = limits
-        self._ready = ready
+        self._load, self._ready, self._log = load, ready, log or Log()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and call `ready`."""
+        """Start, and begin to load."""
         asyncio.get_running_loop().set_exception_handler(self._failed)
         await super().startup(sockets)
         for listener in sockets or ():
             listener.listen(BACKLOG)  # asyncio has set it to the number that it accepts at once
-        self._ready()
+        threading.Thread(target=self._loaded, name="lit_od-load", daemon=True).start()
+
+    def _loaded(self) -> None:
+        """Load, then call `ready`; stop the server if that fails."""
+        try:
+            if self._load is not None:
+                self._load()
+            self._loading = False
+            self._ready()
+        except BaseException as error:
+            self.failure = error
+            self._loading = False
+            self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop on a signal.
 
         Uvicorn's own handler raises the signal again at the end, and the process would seem killed.
         """
+        if self._loading:
+            os._exit(128 + sig)
+        self._log.note("stopping", "stopping", {"signal": sig})
         self.force_exit = self.should_exit
         self.should_exit = True
         self._end_within(0 if self.force_exit else self._limits.grace + self._limits.drain)
@@ -102,7 +139,7 @@ class Server(uvicorn.Server):
 
     def _end_within(self, seconds: float) -> None:
         self.ended()
-        self._watchdog = threading.Timer(seconds + LAST_ANSWERS, _end)
+        self._watchdog = threading.Timer(seconds + LAST_ANSWERS, self._end)
         self._watchdog.daemon = True
         self._watchdog.start()
 
@@ -113,7 +150,13 @@ class Server(uvicorn.Server):
             loop.default_exception_handler(context)
         elif loop.time() >= self._last_line + SILENCE:
             self._last_line = loop.time()
-            _say(f"no further connection can be taken: {error.strerror}. Raise the limit (ulimit -n)")
+            line = f"no further connection can be taken: {error.strerror}. Raise the limit (ulimit -n)"
+            self._log.say("exhausted", line, level="error")
+
+    def _end(self) -> None:
+        line = "stopped, though a decoder or a graph had not come to its end"
+        self._log.say("stopped", line, level="warning")
+        os._exit(0)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -137,31 +180,22 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def serve(
-    app: ASGIApp, listener: socket.socket, *, limits: Limits, ready: Callable[[], None], close: Callable[[], None]
-) -> None:
-    """Serve an application until a signal stops it.
+def serve(server: Server, listener: socket.socket, *, close: Callable[[], None]) -> None:
+    """Serve until a signal stops it.
 
     Args:
-        app: The application.
+        server: The server.
         listener: A listening socket, which is closed at the end.
-        limits: Limits of connections and of time.
-        ready: Called once the server can be reached.
-        close: Called once it cannot any more, to wait for the threads that score.
+        close: Called once it cannot be reached any more, to wait for the threads that score.
+
+    Raises:
+        BaseException: What loading has raised.
     """
-    server = Server(app, limits=limits, ready=ready)
     with closing(listener):
         try:
             server.run([listener])
         finally:
             close()
             server.ended()
-
-
-def _end() -> None:
-    _say("stopped, though a decoder or a graph had not come to its end")
-    os._exit(0)
-
-
-def _say(line: str) -> None:
-    print(f"lit-od: {line}", file=sys.stderr, flush=True)  # noqa: T201
+    if server.failure is not None:
+        raise server.failure

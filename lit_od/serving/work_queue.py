@@ -8,7 +8,7 @@ model are scored together. A piece without competitors runs on all cores, to be 
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -40,12 +40,18 @@ class Piece:
 class WorkQueue:
     """A queue of pieces of requests, and its workers.
 
-    Attributes:
+    Args:
+        workers: Number of workers.
         capacity: Number of requests that may wait or be scored at a time.
+        scored: Told of all answers, on the worker's thread. None tells nobody.
+
+    Attributes:
+        capacity: As given.
     """
 
-    def __init__(self, *, workers: int, capacity: int) -> None:
+    def __init__(self, *, workers: int, capacity: int, scored: Callable[[Model, Answers], None] | None = None) -> None:
         self.capacity = capacity
+        self._scored = scored
         self._stopper = Stopper()
         self._pool = ThreadPoolExecutor(
             workers, thread_name_prefix="lit_od-serve", initializer=stop_with, initargs=(self._stopper,)
@@ -80,6 +86,11 @@ class WorkQueue:
             self._pool.submit(self._work)
         return [piece.answers for piece in pieces]
 
+    @property
+    def requests(self) -> int:
+        """Return the number of requests that wait or are being scored."""
+        return self._requests
+
     def done(self) -> None:
         """Count a request as answered or given up."""
         with self._lock:
@@ -100,7 +111,7 @@ class WorkQueue:
             alone = self._busy == 1 and not self._waiting
         try:
             if taken:
-                _score(taken, alone=alone)
+                _score(taken, self._scored, alone=alone)
         finally:
             with self._lock:
                 self._busy -= 1
@@ -137,10 +148,12 @@ def _fits(piece: Piece, taken: Sequence[Piece]) -> bool:
     return piece.model is taken[0].model and piece.wanted == taken[0].wanted and len(piece.sources) <= room
 
 
-def _score(pieces: Sequence[Piece], *, alone: bool) -> None:
+def _score(pieces: Sequence[Piece], scored: Callable[[Model, Answers], None] | None, *, alone: bool) -> None:
     try:
         sources = [source for piece in pieces for source in piece.sources]
         answers = pieces[0].model.answer(sources, pieces[0].wanted, alone=alone)
+        if scored is not None:
+            scored(pieces[0].model, answers)
     except BaseException as error:  # any error must reach the waiting requests
         for piece in pieces:
             piece.answers.set_exception(error)

@@ -180,6 +180,7 @@ class _Trained:
         if self.recipe.export.precision == "int8":
             calibration = calibration.only_split(JUDGED)
         method: Method = "split"
+        augment = self.recipe.data.augment if is_frozen(self.module) else None
         if is_frozen(self.module):
             method = calibration.method_for(len(self.data.sources("calibration")))
             fit, validation, calibrating = frozen_parts(self.data.parts, self.recipe, method)
@@ -190,7 +191,7 @@ class _Trained:
             raise DataError("no calibration images: give data.split.calibration a share above 0")
         root, outliers = self.data.root, calibration.outliers
         found = find(outliers, root=root, sets=open_set(root)) if outliers else []
-        return FitImages(fit, calibrating, validation, found, method)
+        return FitImages(fit, calibrating, validation, found, method, augment)
 
 
 def _write_bundle(out: Path, trained: _Trained, **options: Unpack[EngineOptions]) -> Bundle:

@@ -46,6 +46,7 @@ const char *read_preparation(const char *manifest, preparation *found) {
     const char *size = value_of(manifest, "size"), *crop = value_of(manifest, "crop");
     const char *fraction = value_of(manifest, "crop_fraction"), *resize = value_of(manifest, "resize");
     const char *mode = value_of(manifest, "mode"), *grey = value_of(manifest, "grey");
+    if (value_of(manifest, "overlap")) return "tiles, which runners/python takes";
     if (!size || sscanf(size, "[%d,%d]", &made.height, &made.width) != 2) return "size";
     if (!says(mode, "\"grey\"") && !says(mode, "\"rgb\"")) return "mode";
     made.in_graph = says(resize, "\"graph\"") || says(resize, "\"graph-bicubic\"");

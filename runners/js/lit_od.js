@@ -19,6 +19,7 @@ export function readModel(file) {
   }
   if (!manifest || !graph) throw new Error("is no model file that lit-od compiled");
   const threshold = double(graph, "threshold");
+  if (manifest.preparation?.overlap) throw new Error("it takes tiles of images, which runners/python cuts");
   if (!Array.isArray(manifest.preparation?.size) || threshold === null) throw new Error("its manifest is of another lit-od");
   return {manifest, preparation: manifest.preparation, threshold, pixelThreshold: double(graph, "pixel_threshold")};
 }

@@ -1,6 +1,7 @@
 """Score images with a model file of lit-od, by ONNX Runtime and Pillow; README.md says more."""
 
 import argparse
+import base64
 import csv
 import json
 import math
@@ -25,7 +26,7 @@ def prepare(image, want):
     if (image.mode, want["mode"], want["grey"]) == ("RGB", "grey", "luminosity"):
         image = Image.fromarray(np.rint(np.asarray(image) @ np.float32([0.21, 0.72, 0.07])).astype(np.uint8))
     image = image.convert("L" if want["mode"] == "grey" else "RGB")
-    if want["resize"].startswith("graph"):  # the model crops and resizes
+    if want["resize"].startswith("graph") or "overlap" in want:  # the model crops and resizes; tiles are not resized
         return image
     (height, width), left, top, right, bottom = want["size"], 0, 0, *image.size
     if want["crop"]:
@@ -42,6 +43,39 @@ def prepare(image, want):
     return image.resize(
         (width, height), Image.Resampling[want["resize"].upper()], (left - x, top - y, right - x, bottom - y)
     )
+
+
+def tiles(length, side, overlap):
+    """Return the first pixels of tiles along one side of an image, and the weights of their maps."""
+    if length < side:
+        raise ValueError(f"its side of {length} pixels is less than that of a tile, {side}")
+    step, margin = side - overlap, min(16, overlap // 4)
+    starts = np.minimum(np.arange(1 - (side - length) // step) * step, length - side)
+    rising = np.clip((np.arange(side) + 0.5 - margin) / (overlap - 2 * margin), 0, 1)
+    weights, total = np.ones((len(starts), side)), np.zeros(length)
+    weights[1:] *= rising
+    weights[:-1] *= rising[::-1]
+    for start, each in zip(starts, weights, strict=True):
+        total[start : start + side] += each
+    return [(start, each / total[start : start + side]) for start, each in zip(starts, weights, strict=True)]
+
+
+def score_tiles(run, pixels, manifest, calibration):
+    """Score an image tile by tile: its map is joined of theirs, and its score is that of its map."""
+    (height, width), overlap = manifest["preparation"]["size"], manifest["preparation"]["overlap"]
+    joined = np.zeros(pixels.shape[:2], np.float32)
+    for top, down in tiles(pixels.shape[0], height, overlap):
+        for left, across in tiles(pixels.shape[1], width, overlap):
+            place = slice(top, top + height), slice(left, left + width)
+            joined[place] += run(pixels[place])["map"][0] * np.float32(down[:, None] * across)
+    options, flat = manifest["detector"]["options"], joined.ravel()
+    count = 1
+    if options["aggregate"] == "top_share":
+        count = max(1, math.ceil(round(flat.size * options["share"], 9)))
+    score = np.partition(flat, flat.size - count)[flat.size - count :].mean(dtype=np.float64)
+    p_value = (1 + np.count_nonzero(calibration >= score)) / (1 + len(calibration))
+    outlying = not score <= manifest["calibration"]["threshold"]
+    return {"score": [score], "p_value": [p_value], "is_outlier": [np.bool_(outlying)], "map": joined}
 
 
 def fits(shape, wanted):
@@ -62,7 +96,9 @@ def main():
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # errors are raised
         session = onnxruntime.InferenceSession(args.model, options, providers=["CPUExecutionProvider"])
-        want = json.loads(session.get_modelmeta().custom_metadata_map.get("lit_od", "null"))
+        metadata = session.get_modelmeta().custom_metadata_map
+        want = json.loads(metadata.get("lit_od", "null"))
+        calibration = np.frombuffer(base64.b64decode(metadata.get("lit_od_calibration", "")), "<f8")
     except Exception as error:
         return refuse(f"{args.model}: {error}")
     if want is None:
@@ -72,6 +108,12 @@ def main():
         return refuse("--maps: this model gives no maps")
     if args.maps and len({Path(file).name for file in args.images}) < len(args.images):
         return refuse("--maps: two images have the same name: score them apart")
+
+    def run(pixels):
+        if pixels.dtype != np.uint8 or not fits(pixels.shape, shape):
+            raise ValueError(f"wanted uint8 {tuple(shape)} (h, w, c), got {pixels.dtype} {pixels.shape}")
+        return dict(zip(names, session.run(None, {"image": pixels[None]}), strict=True))
+
     rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow(("path", "score", "p_value", "is_outlier"))
     for file in args.images:
@@ -79,9 +121,10 @@ def main():
             image = ImageOps.exif_transpose(Image.open(file))
             pixels = np.asarray(image if args.prepared else prepare(image, want["preparation"]))
             pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-            if pixels.dtype != np.uint8 or not fits(pixels.shape, shape):
-                raise ValueError(f"wanted uint8 {tuple(shape)} (h, w, c), got {pixels.dtype} {pixels.shape}")
-            found = dict(zip(names, session.run(None, {"image": pixels[None]}), strict=True))
+            if "overlap" in want["preparation"] and not args.prepared:
+                found = score_tiles(run, pixels, want, calibration)
+            else:
+                found = run(pixels)
             if args.maps:
                 found["map"].tofile(args.maps / f"{Path(file).name}.f32")
         except Exception as error:

@@ -29,7 +29,7 @@ from lit_od.cluster.ray_pool import Pool
 from lit_od.cluster.scoring import score_images
 from lit_od.images.find_local import find
 from lit_od.images.sources import ImageFile
-from lit_od.scoring.scorer import Result
+from lit_od.scoring.result import Result
 
 PROBE = 640
 SLICE = 10.0

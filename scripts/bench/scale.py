@@ -34,8 +34,8 @@ from lit_od.images.parquet import RowGroup
 from lit_od.images.sources import ImageFile, Source
 from lit_od.images.split import fit_and_calibration_parts
 from lit_od.runtime.threads import limited
+from lit_od.scoring.result import Result
 from lit_od.scoring.rows import rows_to
-from lit_od.scoring.scorer import Result
 
 T = TypeVar("T")
 

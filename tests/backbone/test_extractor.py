@@ -1,6 +1,7 @@
 """Images through a backbone: the same outputs on the way of many images and on that of few."""
 
 import threading
+from typing import cast
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from threadpoolctl import threadpool_info
 from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import BACKBONE, Bundle
+from lit_od.detectors.base import Detector
 from lit_od.errors import BackboneError, DataError
 from lit_od.images.batching import GRAPH_BATCH
 from lit_od.images.preparation import Preparation
@@ -57,15 +59,16 @@ def test_scores_are_those_of_the_readable_images(backbone: Backbone, count: int)
     before = {each["filepath"]: each["num_threads"] for each in threadpool_info()}
     inside: list[tuple[str, int]] = []
 
-    def score(outputs: Features) -> Scores:
-        inside.append((threading.current_thread().name, max(each["num_threads"] for each in threadpool_info())))
-        return outputs.sum(axis=1, dtype=np.float64)
+    class Sum:
+        def score(self, outputs: Features) -> Scores:
+            inside.append((threading.current_thread().name, max(each["num_threads"] for each in threadpool_info())))
+            return outputs.sum(axis=1, dtype=np.float64)
 
     images = pixels(count)
     sources: list[Source] = [ImageArray(image, f"#{row}") for row, image in enumerate(images)]
     sources[1] = Unreadable("#1", "cause")
     extractor = Extractor(backbone, GREY, 2)
-    came = list(extractor.scores(sources, score, batch_size=2 * GRAPH_BATCH))
+    came = list(extractor.scores(sources, cast(Detector, Sum()), batch_size=2 * GRAPH_BATCH))
     for each in came:
         assert len(each.batch.rows) == len(each.outputs) == len(each.finite)
         np.testing.assert_array_equal(each.scores, each.outputs.sum(axis=1, dtype=np.float64))

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import NodeProto, helper
 
 from lit_od.backbone.independence import relative_gap, require_independent
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import Bundle
 from lit_od.errors import BackboneError, ConfigError
 from lit_od.fitting.fit import Origin
+from lit_od.formats.onnx_writer import node
 from lit_od.images.sources import Source
 from tests.support.bundles import make_bundle
 from tests.support.graphs import centred_graph, features_graph, graph_of, model_bytes
@@ -22,13 +22,13 @@ REFUSED = "output for an image must not depend on the other images of its batch"
 IMAGES = np.random.default_rng(1).integers(90, 160, (4, 28, 28, 1), dtype=np.uint8)
 
 
-def dependent_graph(nodes: list[NodeProto]) -> bytes:
+def dependent_graph(nodes: list[bytes]) -> bytes:
     """Return a backbone for 28x28 grey images: 49 sums of pixels, as `flat`, go through the nodes to `features`."""
     first = [
-        helper.make_node("Cast", ["images"], ["floats"], to=1),
-        helper.make_node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
-        helper.make_node("AveragePool", ["planes"], ["pooled"], kernel_shape=[4, 4], strides=[4, 4]),
-        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        node("Cast", ["images"], ["floats"], to=1),
+        node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
+        node("AveragePool", ["planes"], ["pooled"], kernel_shape=[4, 4], strides=[4, 4]),
+        node("Flatten", ["pooled"], ["flat"]),
     ]
     constants: dict[str, Any] = {
         "scale": np.ones(49, np.float32),
@@ -39,7 +39,7 @@ def dependent_graph(nodes: list[NodeProto]) -> bytes:
 
 
 TRAINING = [
-    helper.make_node(
+    node(
         "BatchNormalization",
         ["flat", "scale", "shift", "shift", "scale"],
         ["features", "new_mean", "new_variance"],
@@ -47,9 +47,9 @@ TRAINING = [
     )
 ]
 DYNAMIC = [
-    helper.make_node("MatMul", ["flat", "weights"], ["sums"]),
-    helper.make_node("DynamicQuantizeLinear", ["sums"], ["levels", "step", "zero"]),
-    helper.make_node("DequantizeLinear", ["levels", "step", "zero"], ["features"]),
+    node("MatMul", ["flat", "weights"], ["sums"]),
+    node("DynamicQuantizeLinear", ["sums"], ["levels", "step", "zero"]),
+    node("DequantizeLinear", ["levels", "step", "zero"], ["features"]),
 ]
 
 

@@ -89,7 +89,7 @@ def test_one_of_several_outputs_is_chosen_by_name_and_inner_tensors_too() -> Non
 
 
 def test_half_graphs() -> None:
-    model = float_graph(kind=TensorProto.FLOAT16)
+    model = float_graph(kind=np.float16)
     numbers = np.moveaxis((IMAGES.astype(np.float32) / 255).astype(np.float16), 3, 1)
     got = wrapped(model, PixelInput("nchw"))
     assert got.dtype == np.float16

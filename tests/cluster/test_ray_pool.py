@@ -22,7 +22,8 @@ from lit_od.cluster.scoring import score_images
 from lit_od.cluster.work_items import items
 from lit_od.errors import ConfigError, LitODError
 from lit_od.images.sources import Source
-from lit_od.scoring.scorer import Result, Scorer
+from lit_od.scoring.result import Result
+from lit_od.scoring.scorer import Scorer
 from tests.support.images import ASSETS
 
 if find_spec("ray") is None:

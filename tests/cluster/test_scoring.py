@@ -12,7 +12,8 @@ from lit_od.cluster.scoring import VerdictWorker, decoded
 from lit_od.cluster.work_items import items
 from lit_od.deploy.one_file import compile_bundle
 from lit_od.images.sources import Source
-from lit_od.scoring.scorer import Result, Scorer
+from lit_od.scoring.result import Result
+from lit_od.scoring.scorer import Scorer
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["bundle", "model file"])

@@ -10,9 +10,13 @@ import pytest
 from lit_od.backbone.extractor import BATCH_SIZE
 from lit_od.cluster.work_items import _sources, decode, items
 from lit_od.images import parquet as packed
+from lit_od.images.augment import Augment
+from lit_od.images.batching import load
 from lit_od.images.find_remote import ImageList, find_with_urls
 from lit_od.images.sources import ImageArray, ImageFile, Source, Unreadable
 from lit_od.images.split import fit_and_calibration_parts
+from lit_od.images.views import Views
+from tests.support.images import GREY
 from tests.support.tables import travelled, write_table
 
 
@@ -84,3 +88,16 @@ def test_a_run_of_images_counts_and_can_be_asked(digits: list[Source]) -> None:
     assert len(run) == 40
     assert run[3].name == digits[3].name
     assert [source.name for source in run[5:7]] == [source.name for source in digits[5:7]]
+
+
+def test_views_travel_as_their_images_and_a_few_numbers(digits: list[Source]) -> None:
+    """Items end where batches do, within the views of an image, and each image is sent once an item."""
+    views = Views.of(digits[:100], Augment(turns=True, shift=0.1, views=3), seed=4)[7:290]
+    work = [decode(item) for item in items(views, workers=2)]
+    assert len(work) > 2
+    assert all(len(item.places) <= -(-item.count // 3) + 1 for item in work)
+    came = [source for item in work for source in item.sources()]
+    assert [source.name for source in came] == [source.name for source in views]
+    np.testing.assert_array_equal(load(came, GREY), load(views, GREY))
+    with pytest.raises(TypeError, match="a view alone, cannot be sent"):
+        list(items([views[1]], workers=1))

@@ -1,4 +1,6 @@
 import csv
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -62,3 +64,47 @@ def test_names_are_no_commands_of_the_terminal_and_no_formulas(
     assert "\x1b" not in told
     with Path("lists/refused.csv").open(newline="", encoding="utf-8") as table:
         assert [row["path"] for row in csv.DictReader(table)] == ["./=cmd.png", "a\x1b[2J\x9b.png"]
+
+
+def test_duplicates_are_told_listed_and_counted_by_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("train/a", 0), ("train/b", 1), ("test/c", 2), ("test/d", 3)):
+        image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8), np.uint8)).resize((64, 64))
+        Path(name).parent.mkdir(exist_ok=True)
+        image.save(f"{name}.png")
+    shutil.copy("train/b.png", "test/=b.png")
+    Image.open("train/a.png").transpose(Image.Transpose.ROTATE_90).save("test/a.bmp")
+    assert main(["check", "train", "test", "--duplicates", "--out", "lists"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line for line in told if "a.bmp" not in line] == [
+        "6 images can be read, 0 cannot",
+        "6 compared: 1 have the pixels of an earlier one, 1 look like one",
+        "  2 of test are in train",
+        "train/a.png",
+        "train/b.png",
+        "  exact  test/=b.png  (0.00)",
+        "lists: clean.csv, refused.csv, duplicates.csv",
+    ]
+    assert told[4].startswith("  near  test/a.bmp  (0.")
+    with Path("lists/duplicates.csv").open(newline="") as table:
+        rows = [(row["group"], row["path"], row["set"], row["kind"]) for row in csv.DictReader(table)]
+    assert rows == [
+        ("1", "train/a.png", "train", "first"),
+        ("1", "test/a.bmp", "test", "near"),
+        ("2", "train/b.png", "train", "first"),
+        ("2", "test/=b.png", "test", "exact"),
+    ]
+    assert main(["check", "train", "test", "--duplicates", "--json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert (tree["readable"], tree["refused"]) == (6, [])
+    assert tree["between"] == [{"sets": ["train", "test"], "images": 2}]
+    assert [row["path"] for row in tree["duplicates"]] == [path for _, path, _, _ in rows]
+
+
+def test_the_distance_goes_with_duplicates(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["check", str(folder), "--distance", "2"]) == 2
+    assert "--distance goes with --duplicates" in capsys.readouterr().err
+    assert main(["check", str(folder), "--duplicates", "--distance", "-1"]) == 2
+    assert "--distance" in capsys.readouterr().err

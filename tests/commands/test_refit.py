@@ -5,14 +5,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from lit_od import Scorer
 from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.calibration.p_values import Calibration
+from lit_od.images.augment import Augment
 from lit_od.images.find_local import find
+from lit_od.images.find_remote import find_with_urls
+from lit_od.images.normal_folders import find_all_normal
 from lit_od.images.split import fit_and_calibration
+from tests.support.categories import mvtec
 from tests.support.images import ASSETS
 
 Command = Callable[..., Any]
@@ -85,9 +90,23 @@ def test_a_bundle_by_max_f1_asks_for_outliers_again(own_bundle: Path, tmp_path: 
     assert Bundle.read(out).calibration.rule == {"rule": "mean_std", "n": 2}
 
 
+def test_views_fit_as_before_unless_they_are_named(own_bundle: Path, tmp_path: Path, command: Command) -> None:
+    images, detector = f"{INLIERS.rpartition(':')[0]}:0", ["--detector", "knn", "--detector.coreset", "50"]
+    words = ["--data.augment.flip", "true", "--data.augment.shift", "0.1", "--data.augment.views", "3"]
+    assert command("refit", own_bundle, images, "--out", tmp_path / "a", *detector, *words).status == 0
+    wanted = Augment(flip=True, shift=0.1, views=3)
+    assert Bundle.read(tmp_path / "a").manifest.detector.augment == wanted
+    assert command("refit", tmp_path / "a", images, "--out", tmp_path / "b").status == 0
+    assert Bundle.read(tmp_path / "b").manifest.detector.augment == wanted
+    assert command("refit", tmp_path / "a", images, "--out", tmp_path / "c", "--data.augment", "null").status == 0
+    assert Bundle.read(tmp_path / "c").manifest.detector.augment is msgspec.UNSET
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--data.augment.flips", "true"], "data.augment: unknown key `flips`"),
+        (["--data.augment.shift", "2"], "augment.shift must lie in [0, 1), got 2"),
         (
             ["--detector.class_conditional", "true"],
             "class-conditional and needs the images' classes: give class folders",
@@ -122,7 +141,7 @@ def test_several_components_need_scikit_learn(
     monkeypatch.setitem(sys.modules, "sklearn", None)
     status, _, err = command("refit", own_bundle, tmp_path / "absent", *words, 2)
     assert status == 2
-    assert err == ('lit-od: this needs scikit-learn, which is not installed. Run: pip install "lit-od[train,cpu]"\n')
+    assert err == ('lit-od: this needs scikit-learn, which is not installed. Run: pip install "lit-od[evaluate,cpu]"\n')
     status, _, err = command("refit", own_bundle, tmp_path / "absent", *words, 1)
     assert "does not exist" in err  # one component is fitted without it
     monkeypatch.undo()
@@ -174,7 +193,7 @@ def test_few_images_fit_and_calibrate_all(
     new = tmp_path / "new"
     status, out, _ = command("refit", own_bundle, digit_files, "--out", new, "--detector", "knn")
     assert status == 0
-    assert caplog.messages == [
+    assert caplog.messages[-1:] == [
         "lit-od: percentile 99 asks for a false-positive rate of 1 %, which takes 99 calibration inliers: 40 support "
         "2.44 % at the least"
     ]
@@ -220,3 +239,26 @@ def test_an_image_cannot_fit_and_calibrate(
         assert status == 2
         assert f"{message}: name each image once" in err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_category_gives_its_normal_images_and_other_folders_must_look_normal(
+    own_bundle: Path, tmp_path: Path, command: Command
+) -> None:
+    pill = mvtec(tmp_path / "pill")
+    status, out, err = command("refit", own_bundle, pill, "--out", tmp_path / "new", "--calibration.rule", "mean_std")
+    assert (status, err) == (0, "")
+    assert "on 12 images" in out or "on 10 images" in out
+    (pill / "train").rename(pill / "normal")  # no layout that is known
+    words = ["refit", own_bundle, pill, "--out", tmp_path / "all", "--calibration.rule", "mean_std"]
+    status, out, err = command(*words)
+    assert (status, out) == (2, "")
+    assert "pill holds images that are hardly normal: 13 in test/, 8 in ground_truth/. Name the folder" in err
+    assert not (tmp_path / "all").exists()
+    assert command(*words, "--take-all").status == 0
+    assert command("accept", own_bundle, pill / "test").status == 2
+
+
+def test_a_cluster_takes_of_a_category_what_one_process_takes(tmp_path: Path) -> None:
+    pill = mvtec(tmp_path / "pill")
+    found = find_with_urls([pill], local=find_all_normal)
+    assert [each.name for each in found] == [each.name for each in find([pill / "train" / "good"])]

@@ -1,5 +1,6 @@
 """`lit-od serve`: says where it is, stops when told to, refuses in one line."""
 
+import http.client
 import json
 import re
 import shutil
@@ -10,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +20,6 @@ import pytest
 
 from lit_od.bundle.folder import Bundle
 from lit_od.commands._status import REFUSED
-from lit_od.errors import ConfigError
 
 Command = Callable[..., Any]
 
@@ -104,7 +104,7 @@ def test_names(command: Command, made_bundle: Bundle, tmp_path: Path) -> None:
         assert "serving a=b at" in line
 
 
-@pytest.mark.parametrize("package", ["starlette", "uvicorn"])
+@pytest.mark.parametrize("package", ["starlette", "uvicorn", "prometheus_client", "python_multipart"])
 def test_without_the_extra(
     command: Command, made_bundle: Bundle, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,27 +118,42 @@ def test_without_the_extra(
     monkeypatch.setitem(sys.modules, package, None)
     told = command("serve", made_bundle.path)
     assert told.status == REFUSED
-    assert told.err.startswith("lit-od: this needs a web server (Starlette and uvicorn), which is not installed. ")
+    assert told.err.startswith("lit-od: this needs a web server (Starlette, uvicorn, prometheus-client, python-mul")
     assert told.err.endswith('Run: pip install "lit-od[serve,cpu]"\n')
 
 
-def test_ctrl_c_ends_the_loading_of_a_graph_that_never_ends(
-    command: Command, made_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Python's own handler would wait for it."""
-    during: list[Any] = []
+LOADING = """
+import sys, threading
+from lit_od.cli import main
+from lit_od.serving.models import Model
 
-    def load(*given: Any, **options: Any) -> None:
-        during.append(signal.getsignal(signal.SIGINT))
-        raise ConfigError("no model")
+Model.load = lambda *given, **options: threading.Event().wait()  # as a graph that never ends
+sys.exit(main(["serve", *sys.argv[1:], "--port", "0", "--log", "json"]))
+"""
 
-    monkeypatch.setattr("lit_od.serving.models.Model.load", load)
-    before = signal.getsignal(signal.SIGINT)
-    for handler in (signal.default_int_handler, signal.SIG_IGN):  # whoever ignores it goes on to do so
-        signal.signal(signal.SIGINT, handler)
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_while_it_loads_it_lives_is_not_ready_and_ends_at_once(made_bundle: Bundle, sign: signal.Signals) -> None:
+    words = [sys.executable, "-c", LOADING, str(made_bundle.path)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         try:
-            assert command("serve", made_bundle.path, "--port", "0").status == REFUSED
-            assert signal.getsignal(signal.SIGINT) is handler
+            assert process.stderr is not None
+            told = json.loads(process.stderr.readline())
+            assert told["event"] == "loading"
+            place = urlsplit(told["address"])
+            found = {}
+            paths = ("/health/live", "/health/ready", "/v2/health/ready", "/v2/models/digits", "/models", "/docs")
+            with closing(http.client.HTTPConnection(str(place.hostname), place.port, timeout=20)) as connection:
+                for path in paths:
+                    connection.request("GET", path)
+                    answer = connection.getresponse()
+                    answer.read()
+                    found[path] = answer.status
+            assert found == {
+                "/health/live": 200, "/health/ready": 503, "/v2/health/ready": 503, "/v2/models/digits": 503,
+                "/models": 503, "/docs": 200,
+            }  # fmt: skip
+            process.send_signal(sign)
+            assert process.wait(10) == 128 + sign
         finally:
-            signal.signal(signal.SIGINT, before)
-    assert during == [signal.SIG_DFL, signal.SIG_IGN]
+            process.kill()

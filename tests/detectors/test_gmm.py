@@ -73,7 +73,7 @@ def test_scoring_needs_no_scikit_learn(inliers, queries, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_sklearn)
     assert np.isfinite(GMM.from_state(detector.options(), detector.state()).score(queries)).all()
     assert np.isfinite(GMM.fit(inliers).score(queries)).all()
-    with pytest.raises(MissingExtra, match=r"needs scikit-learn, .*pip install \"lit-od\[train,cpu\]\""):
+    with pytest.raises(MissingExtra, match=r"needs scikit-learn, .*pip install \"lit-od\[evaluate,cpu\]\""):
         GMM.fit(inliers, components=2)
 
 

@@ -297,11 +297,12 @@ def test_a_bank_that_does_not_suit_is_refused(inliers):
 def test_int8_rows_lie_within_half_a_step(inliers) -> None:
     whole, coarse = KNN.fit(inliers, k=1), KNN.fit(inliers, k=1, precision="int8")
     state = coarse.state()
-    assert (state["bank"].dtype, state["steps"].shape) == (np.int8, (inliers.shape[1],))
-    assert np.abs(state["bank"]).max() == 127
-    np.testing.assert_array_equal(coarse.bank.rows, state["bank"].astype(np.float32) * state["steps"])
-    assert (np.abs(coarse.bank.rows - whole.bank.rows) <= 0.5001 * state["steps"]).all()
-    room = np.linalg.norm(state["steps"]) / 2
+    assert (state["bank"].dtype, state["steps"].shape) == (np.int8, (len(inliers),))
+    assert (np.abs(state["bank"].astype(int)).max(axis=1) == 127).all()
+    steps = state["steps"][:, None]
+    np.testing.assert_array_equal(coarse.bank.rows, state["bank"].astype(np.float32) * steps)
+    assert (np.abs(coarse.bank.rows - whole.bank.rows) <= 0.5001 * steps).all()
+    room = steps.max() / 2 * np.sqrt(inliers.shape[1])
     assert np.abs(coarse.score(inliers[:50] + 0.1) - whole.score(inliers[:50] + 0.1)).max() <= 1.001 * room
     again = KNN.from_state(coarse.options(), state)
     np.testing.assert_array_equal(again.bank.rows, coarse.bank.rows)
@@ -309,9 +310,13 @@ def test_int8_rows_lie_within_half_a_step(inliers) -> None:
         KNN.from_state(coarse.options(), state | {"steps": np.zeros_like(state["steps"])})
 
 
-def test_an_int8_bank_takes_no_row_beyond_its_steps(inliers) -> None:
-    coarse = KNN.fit(inliers, k=1, precision="int8")
-    taken = coarse.accept(lambda: [inliers.mean(axis=0, keepdims=True)], limit=0.0)
-    assert len(taken.bank.rows) == len(inliers) + 1
-    with pytest.raises(DataError, match="reach beyond the int8 bank's own"):
-        coarse.accept(lambda: [inliers[:3] * np.float32(100)], limit=0.0)
+@pytest.mark.parametrize("scale", [1, 100])
+def test_an_int8_bank_takes_any_row_and_keeps_its_own(inliers, scale: int) -> None:
+    coarse, new = KNN.fit(inliers, k=1, precision="int8"), inliers[:3] * np.float32(scale) + np.float32(1)
+    taken = coarse.accept(lambda: [new], limit=0.0)
+    np.testing.assert_array_equal(taken.bank.rows[: len(inliers)], coarse.bank.rows)
+    assert (taken.score(inliers + 1) <= coarse.score(inliers + 1)).all()
+    room = taken.bank.steps[-3:].max() / 2 * np.sqrt(inliers.shape[1])
+    assert taken.score(new).max() <= 1.001 * room
+    again = KNN.from_state(taken.options(), taken.state())
+    np.testing.assert_array_equal(again.bank.rows, taken.bank.rows)

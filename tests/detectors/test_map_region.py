@@ -121,10 +121,15 @@ def test_a_mask_without_a_cell_or_a_size_is_refused() -> None:
         MapOptions(size=list(SIZE), mask=pack(np.zeros(SIZE, bool)))
 
 
-@pytest.mark.parametrize("text", ["", "%%%", pack(PIXELS)[:-8], pack(np.ones((40, 40), bool)), 7, "é"])
+@pytest.mark.parametrize("text", ["", "%%%", pack(PIXELS)[:-8], pack(np.ones((40, 40), bool)), "é"])
 def test_text_that_is_no_mask_is_refused(text: Any) -> None:
     with pytest.raises(ConfigError, match="mask must be the packed pixels of a map of 12 x 15"):
         MapOptions(size=list(SIZE), mask=text)
+
+
+def test_a_mask_that_is_no_text_is_refused() -> None:
+    with pytest.raises(ConfigError, match="mask must be packed pixels: a bundle makes it itself, got 7"):
+        MapOptions(size=list(SIZE), mask=7)  # type: ignore[arg-type]
 
 
 def test_packed_pixels_come_back() -> None:

@@ -283,6 +283,8 @@ def test_the_largest_share_is_averaged() -> None:
             "a member over patches must be one of padim",
         ),
         ({"kind": "ensemble", "weights": [1.0]}, "weights must be 3 numbers"),
+        ({"kind": "padim", "size": [8, 8], "mask": [1]}, "mask must be packed pixels"),
+        ({"kind": "patchcore", "size": [8, 8], "mask": "?"}, "mask must be the packed pixels of a map of 8 x 8"),
     ],
 )
 def test_options_are_strict(tree: dict[str, Any], message: str) -> None:

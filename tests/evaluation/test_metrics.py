@@ -1,10 +1,10 @@
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
-from torch import tensor
-from torchmetrics.functional.classification import binary_auroc
 
 from lit_od.errors import ConfigError, DataError
 from lit_od.evaluation.metrics import (
@@ -83,15 +83,38 @@ def test_no_threshold_beats_the_best_and_the_best_is_what_its_threshold_gives(se
     assert balanced.balanced_accuracy == pytest.approx(max(one.balanced_accuracy for one in every), abs=1e-12)
 
 
+@pytest.fixture
+def doubles() -> Iterator[None]:
+    """torchmetrics divides counts in torch's default type."""
+    import torch
+
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("doubles")
 @given(two_sets())
-@settings(max_examples=50, deadline=None)
-def test_ranks_scaled_to_one_give_torchmetrics_the_same_area(sets):
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_figures_are_those_that_torchmetrics_gives_for_ranks_between_zero_and_one(sets):
+    from torch import tensor
+    from torchmetrics.functional.classification import binary_auroc, binary_average_precision, binary_roc
+
     truth, scores = labelled(*sets)
     ranks = np.unique(scores, return_inverse=True)[1] / (scores.size + 1)
-    assert auroc(*sets) == pytest.approx(float(binary_auroc(tensor(ranks), tensor(truth))), abs=1e-5)
+    assert auroc(*sets) == pytest.approx(float(binary_auroc(tensor(ranks), tensor(truth))), abs=1e-12)
+    for values, labels, positives in ((ranks, truth, "outliers"), (1 - ranks, 1 - truth, "inliers")):
+        expected = float(binary_average_precision(tensor(values), tensor(labels)))
+        assert aupr(*sets, positives=positives) == pytest.approx(expected, abs=1e-12)
+        false, true, _ = (each.numpy() for each in binary_roc(tensor(values), tensor(labels)))
+        expected = false[np.argmax(true >= 0.95)]
+        assert fpr_at_tpr(*sets, positives=positives) == pytest.approx(expected, abs=1e-12)
 
 
 def test_distances_far_above_one_are_told_apart():
+    from torch import tensor
+    from torchmetrics.functional.classification import binary_auroc
+
     inliers, outliers = np.array([20.0, 30.0]), np.array([40.0, 50.0])
     assert auroc(inliers, outliers) == 1.0
     assert auroc(outliers, inliers) == 0.0

@@ -18,6 +18,7 @@ from lit_od.deploy.one_file import compile_bundle
 from lit_od.errors import BackboneError, ConfigError, DataError
 from lit_od.fitting.from_recipe import fit_onnx
 from lit_od.formats.onnx_file import read_graph
+from lit_od.images.augment import Augment
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import ImageArray, SetOpener, Source
 from lit_od.recipes import onnx_images
@@ -72,7 +73,7 @@ def test_classes_and_a_limit():
         ({"split": Split(test=0.1)}, ConfigError, r"data\.split\.test goes with a `model`.*data\.test"),
         ({"split": Split(calibration=0.0)}, ConfigError, r"calibration share must lie in \(0, 1\)"),
         ({"limit": 0}, ConfigError, r"data\.limit must be at least 1, got 0"),
-        ({"limit": 2}, DataError, "wanted at least 3 normal images"),
+        ({"limit": 2}, DataError, r"wanted at least 3 normal images.*or give calibration\.method cross"),
         ({"classes": ["x"]}, DataError, "no image of class 'x'"),
         ({"outlier_classes": ["x"]}, DataError, "no image of class 'x'"),
         ({"classes": ["1"], "outlier_classes": ["1"]}, DataError, "leaves no inlier"),
@@ -122,6 +123,15 @@ def test_few_images_are_cross_fitted_unless_the_recipe_says_otherwise(small_reci
     assert override(crossed, ["--calibration.rule=mean_std"]).calibration == {"rule": "mean_std", "method": "cross"}
 
 
+def test_views_fit_as_the_recipe_says(small_recipe: Recipe, tmp_path: Path):
+    words = ["--data.augment.turns=true", "--data.augment.brightness=[0.9, 1.1]", "--data.augment.views=3"]
+    bundle = fit_onnx(override(small_recipe, words), tmp_path / "bundle", threads=1)
+    augment = bundle.manifest.detector.augment
+    assert augment == Augment(turns=True, brightness=(0.9, 1.1), views=3)
+    assert bundle.manifest.detector.images == bundle.calibration.scores.size == 60
+    assert main(["verify", str(tmp_path / "bundle")]) == 0
+
+
 def test_how_many_processes_fit_leaves_no_trace(small_recipe: Recipe, tmp_path: Path):
     bundle = fit_onnx(override(small_recipe, ["--trainer.devices=2"]), tmp_path / "bundle", threads=1)
     assert bundle.manifest.provenance.recipe["trainer"] == {}  # type: ignore[index]  # it has one
@@ -137,7 +147,11 @@ def test_max_f1_takes_the_recipes_outliers(small_recipe: Recipe, tmp_path: Path)
     ("words", "message"),
     [
         (["--trainer.max_epochs=1"], "trainer goes with training, and over an ONNX backbone nothing is trained"),
-        (["--data.augment.flip=true"], r"data\.augment goes with training"),
+        (["--data.augment.flip=false"], r"data\.augment changes nothing: give flip, turns"),
+        (
+            ["--data.augment.flip=true", "--data.augment.views=3"],
+            r"data\.augment has 2 poses, got views 3, which would",
+        ),
         (["--backbone=gone.onnx"], r"backbone gone\.onnx is no file: wanted an ONNX file, or one of lit_od:tf_effi"),
         (["--backbone=lit_od:lite0"], r"no backbone 'lit_od:lite0'; .*lit_od:tf_efficientnet_lite0"),
         (["--detector.kind=kn"], "unknown detector 'kn'"),
@@ -262,10 +276,12 @@ sys.exit(f"loaded {loaded}" if loaded else status)
 def test_a_folder_of_images_and_nothing_else(digit_files: Path, tmp_path: Path):
     words = ["fit", "folder", "--data.root", str(digit_files), "--out", str(tmp_path / "bundle"), "--threads", "1"]
     done = subprocess.run([sys.executable, "-c", PROBE, *words], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (
-        0,
+    assert done.returncode == 0
+    first, second = done.stderr.splitlines(keepends=True)
+    assert first.startswith(f"lit-od: {digit_files}: read 40 images (40 .png) of 8 folders: ")
+    assert second == (
         "lit-od: percentile 99 asks for a false-positive rate of 1 %, which takes 99 calibration inliers: 40 support "
-        "2.44 % at the least\n",
+        "2.44 % at the least\n"
     )
     assert (
         "calibration: cross, each left out; 40 calibration inliers support 2.44% at the least; promised" in done.stdout

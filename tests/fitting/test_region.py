@@ -176,7 +176,7 @@ def test_damaged_bundles_are_refused(bundle: Path, tmp_path: Path) -> None:
         (["--data.mask", "none.png"], "data.mask none.png: no such file"),
         (["--data.prepare.crop", "[20, 20]"], "a mask and a crop in pixels exclude each other"),
         (["--detector.kind", "reconstruction"], ""),
-        (["--data.prepare.mask_colour", "[1, 2, 3]"], "data.prepare has no mask of its own"),
+        (["--data.prepare.mask_colour", "[1, 2, 3]"], "data.prepare takes no mask_colour"),
     ],
 )
 def test_what_goes_with_no_mask_is_refused(

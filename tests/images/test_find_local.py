@@ -171,7 +171,7 @@ def test_what_does_not_exist_or_holds_nothing_is_refused(tmp_path: Path) -> None
     (tmp_path / "empty.txt").write_text("# nothing\n\n")
     with pytest.raises(DataError, match=r"missing does not exist: wanted an image, a folder, a list"):
         find([tmp_path / "missing"])
-    with pytest.raises(DataError, match=r"no image found in .*empty\. Looked for \.apng"):
+    with pytest.raises(DataError, match=r"no image found in .*empty: it holds no file\. Looked for \.apng"):
         find([tmp_path / "empty"])
     with pytest.raises(DataError, match=r"no image found in .*empty\.txt"):
         find([tmp_path / "empty.txt"])

@@ -11,9 +11,12 @@ import pytest
 from lit_od.cluster.work_items import ITEMS_A_WORKER, decode, items
 from lit_od.errors import DataError
 from lit_od.images import parquet as packed
+from lit_od.images.batching import batches
 from lit_od.images.find_local import find
 from lit_od.images.find_remote import find_with_urls
+from lit_od.images.identity import require_once
 from lit_od.images.sources import EncodedImage, Unreadable
+from tests.support.images import GREY
 from tests.support.tables import arrow, pixels, travelled, write_table
 
 
@@ -58,6 +61,24 @@ def test_parquet_holds_images_in_row_groups(tmp_path: Path, files: list[Path], c
     want = pixels(find(files))
     np.testing.assert_array_equal(pixels(there), want)
     np.testing.assert_array_equal(pixels([found[row] for row in (7, 0, 3)]), want[[7, 0, 3]])
+
+
+def test_tables_are_found_by_their_ending_and_read_in_order(tmp_path: Path, files: list[Path]) -> None:
+    """As a cluster's workers read them."""
+    data = [file.read_bytes() for file in files]
+    names = [file.name for file in files]
+    table = write_table(tmp_path / "tables" / "t.parquet", {"bytes": data, "path": names})
+    found = find([table])
+    assert [source.name for source in found] == [f"{table}#{row}" for row in range(8)]
+    assert find([tmp_path / "tables"]) == find([table])
+    batched = list(batches(found, GREY, batch_size=4, threads=2))
+    assert [source.name for batch in batched for source in batch.sources] == [file.name for file in files]
+    np.testing.assert_array_equal(np.concatenate([batch.images for batch in batched]), pixels(find(files)))
+    require_once(found)
+    with pytest.raises(DataError, match=r"t\.parquet#0 is named twice"):
+        require_once([*found, *find([tmp_path / "tables"])])
+    (tmp_path / "tables" / "a.png").write_bytes(data[0])
+    assert [Path(source.name).name for source in find([tmp_path / "tables"])] == ["a.png"]
 
 
 def test_rows_without_names_and_rows_that_hold_nothing(

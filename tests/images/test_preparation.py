@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_od.errors import ConfigError, DataError, ImageError
-from lit_od.images.find_local import EXTENSIONS
-from lit_od.images.preparation import FORMATS, Preparation, from_array, open_image, prepare
+from lit_od.images.colour import from_array
+from lit_od.images.folder_search import EXTENSIONS
+from lit_od.images.preparation import FORMATS, Preparation, open_image, prepare
 from lit_od.images.sources import Source
 from tests.support.image_files import tiff
 from tests.support.images import encoded

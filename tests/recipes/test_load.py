@@ -182,7 +182,7 @@ def test_a_merged_key_may_be_overridden(tmp_path: Path) -> None:
 
 def test_a_name_that_is_almost_one(recipes: dict[str, Path]) -> None:
     name = next(iter(recipes))
-    with pytest.raises(ConfigError, match=rf"no recipe '{name}s': .*; did you mean {name}\?"):
+    with pytest.raises(ConfigError, match=rf"no recipe '{name}s': .*: did you mean {name}\?"):
         read_tree(f"{name}s")
     with pytest.raises(ConfigError, match=rf"no recipe 'zzzzzz': .*; shipped are .*{name}"):
         read_tree("zzzzzz")

@@ -147,3 +147,16 @@ def test_a_folder_of_categories_is_refused(tmp_path):
             DataError, match="is a folder of categories, and each has normal images of its own: name one of nut"
         ):
             found(config, seed=0)
+
+
+def test_copies_that_parts_share_are_told_once(tmp_path, caplog):
+    for number in range(12):
+        categories.save(np.full((4, 4), 7, np.uint8), tmp_path / "images" / f"{number}.png")
+    found = config(root=str(tmp_path), split=Split(validation=0.2, calibration=0.2, test=0.2))
+    for _ in range(2):
+        find_parts(found, seed=0)
+    told = [line.split(": ")[1] for line in caplog.messages]
+    assert told[1:] == [
+        "copies of 2 images serve as both training and calibration image",
+        "copies of 2 images serve as both training and test image",
+    ]

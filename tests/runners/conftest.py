@@ -5,16 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
 
 from lit_od import Bundle, Preparation
 from lit_od.bundle.model_file import read_model
 from lit_od.deploy.golden_set import write_golden_set
 from lit_od.deploy.one_file import compile_bundle
 from lit_od.fitting.fit import Origin
+from lit_od.formats.onnx_writer import node
 from lit_od.images.sources import Source
 from tests.support.bundles import make_bundle, mapped_bundle
-from tests.support.graphs import model_bytes
+from tests.support.graphs import FLOAT, model_bytes
 from tests.support.once import made_once
 from tests.support.runtimes import RUNNERS, build_c, require_node
 
@@ -30,9 +30,9 @@ def projected(out: Path, preparation: Preparation, digits: list[Source]) -> Bund
     shape = preparation.shape
     weights = np.random.default_rng(0).normal(size=(int(np.prod(shape)), 12)).astype(np.float32)
     nodes = [
-        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node("Flatten", ["floats"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "weights"], ["features"]),
+        node("Cast", ["images"], ["floats"], to=FLOAT),
+        node("Flatten", ["floats"], ["flat"]),
+        node("MatMul", ["flat", "weights"], ["features"]),
     ]
     return make_bundle(
         out,

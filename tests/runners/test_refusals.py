@@ -1,7 +1,9 @@
 """Runners refuse files that they cannot use in one clear line, with status 2."""
 
+import json
 from pathlib import Path
 
+import onnx
 import pytest
 from PIL import Image
 
@@ -37,6 +39,17 @@ def test_models(words: list[str], model: Path, image: Path, tmp_path: Path) -> N
     assert "truncated.onnx: " in refused(words, tmp_path / "truncated.onnx", image)
     assert "text.onnx: " in refused(words, tmp_path / "text.onnx", image)
     assert "absent.onnx: " in refused(words, tmp_path / "absent.onnx", image)
+
+
+def test_tiles_are_left_to_the_runner_in_python(words: list[str], model: Path, image: Path, tmp_path: Path) -> None:
+    graph = onnx.load(model)
+    (manifest,) = (each for each in graph.metadata_props if each.key == "lit_od")
+    tree = json.loads(manifest.value)
+    tree["preparation"]["overlap"] = 8
+    manifest.value = json.dumps(tree, separators=(",", ":"))
+    onnx.save(graph, tmp_path / "tiles.onnx")
+    if not any("score.py" in str(word) for word in words):
+        assert "runners/python" in refused(words, tmp_path / "tiles.onnx", image)
 
 
 def test_images(words: list[str], model: Path, image: Path, tmp_path: Path) -> None:

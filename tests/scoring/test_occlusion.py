@@ -5,9 +5,7 @@ from dataclasses import replace
 
 import msgspec
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageFilter
 
 from lit_od import Scorer
@@ -15,8 +13,10 @@ from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.calibration.p_values import Calibration
 from lit_od.detectors import Mahalanobis
+from lit_od.formats.onnx_writer import node
 from lit_od.images.preparation import Preparation
 from lit_od.scoring.occlusion import BLUR, SIDE, WINDOWS, occlusion_maps
+from tests.support.graphs import FLOAT, model_bytes
 
 HEIGHT, WIDTH = 32, 48
 
@@ -24,23 +24,15 @@ HEIGHT, WIDTH = 32, 48
 def cell_means(cell: int = 8, channels: int = 1) -> bytes:
     """A backbone: the means of square cells of the red or grey channel, in rows."""
     count = (HEIGHT // cell) * (WIDTH // cell)
-    graph = helper.make_graph(
-        [
-            helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
-            helper.make_node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
-            helper.make_node("Slice", ["planes", "zero", "one", "one"], ["plane"]),
-            helper.make_node("AveragePool", ["plane"], ["pooled"], kernel_shape=[cell, cell], strides=[cell, cell]),
-            helper.make_node("Flatten", ["pooled"], ["features"]),
-        ],
-        "cells",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", HEIGHT, WIDTH, channels])],
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", count])],
-        [numpy_helper.from_array(np.array([0]), "zero"), numpy_helper.from_array(np.array([1]), "one")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    onnx.checker.check_model(model)
-    data: bytes = model.SerializeToString()
-    return data
+    nodes = [
+        node("Cast", ["images"], ["floats"], to=FLOAT),
+        node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
+        node("Slice", ["planes", "zero", "one", "one"], ["plane"]),
+        node("AveragePool", ["plane"], ["pooled"], kernel_shape=[cell, cell], strides=[cell, cell]),
+        node("Flatten", ["pooled"], ["features"]),
+    ]
+    constants = {"zero": np.array([0]), "one": np.array([1])}
+    return model_bytes(nodes, (HEIGHT, WIDTH, channels), {"features": (count,)}, constants)
 
 
 def scorer(channels: int = 1, threads: int | None = 1) -> Scorer:

@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
 from PIL import Image
 
 from lit_od import Result, Scorer
 from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.errors import BundleError, ConfigError, DataError
 from lit_od.fitting.fit import Origin
+from lit_od.formats.onnx_writer import node
 from lit_od.images.find_local import find
 from lit_od.images.preparation import Preparation, prepare
 from lit_od.images.sources import ImageArray, Source, Unreadable
 from tests.support.bundles import make_bundle
+from tests.support.graphs import FLOAT, model_bytes
 from tests.support.images import GREY
 
 
@@ -269,13 +270,8 @@ def test_threads_may_share_a_scorer(scorer: Scorer, files: list[str], stack: np.
 
 
 def test_a_detector_of_another_output_is_refused(made_bundle: Bundle) -> None:
-    errors = helper.make_graph(
-        [helper.make_node("Cast", ["images"], ["errors"], to=TensorProto.FLOAT)],
-        "errors",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 28, 28, 1])],
-        [helper.make_tensor_value_info("errors", TensorProto.FLOAT, ["n", 28, 28, 1])],
-    )
-    model = helper.make_model(errors, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    errors = [node("Cast", ["images"], ["errors"], to=FLOAT)]
+    model = model_bytes(errors, (28, 28, 1), {"errors": (28, 28, 1)}, {})
     other = Bundle(
         made_bundle.path,
         made_bundle.manifest,
@@ -289,19 +285,13 @@ def test_a_detector_of_another_output_is_refused(made_bundle: Bundle) -> None:
 
 def test_an_image_of_which_the_graph_makes_no_number_is_a_row(tmp_path: Path) -> None:
     """A graph that divides by the mean pixel: a black image gives NaN, the others are scored."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
-            helper.make_node("ReduceMean", ["pixels", "axes"], ["mean"], keepdims=1),
-            helper.make_node("Div", ["pixels", "mean"], ["scaled"]),
-            helper.make_node("Flatten", ["scaled"], ["features"]),
-        ],
-        "divides",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 2, 2, 1])],
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 4])],
-        [helper.make_tensor("axes", TensorProto.INT64, [3], [1, 2, 3])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    nodes = [
+        node("Cast", ["images"], ["pixels"], to=FLOAT),
+        node("ReduceMean", ["pixels", "axes"], ["mean"], keepdims=1),
+        node("Div", ["pixels", "mean"], ["scaled"]),
+        node("Flatten", ["scaled"], ["features"]),
+    ]
+    model = model_bytes(nodes, (2, 2, 1), {"features": (4,)}, {"axes": np.array([1, 2, 3])})
     rng = np.random.default_rng(0)
     images = rng.integers(1, 256, (40, 2, 2, 1), dtype=np.uint8)
     sources = [ImageArray(image, f"#{row}") for row, image in enumerate(images)]

@@ -315,9 +315,9 @@ class Halted(Model):
 def require_requests(site: Site, number: int) -> None:
     """Wait until a server's queue has so many requests."""
     deadline = time.monotonic() + 10
-    while site.queue._requests != number and time.monotonic() < deadline:
+    while site.queue.requests != number and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert site.queue._requests == number
+    assert site.queue.requests == number
 
 
 class Unended(Halted):
@@ -407,7 +407,7 @@ def test_a_request_that_takes_too_long_is_answered_and_what_is_left_of_it_not_sc
                     answer = each.result(20)
                     assert answer.status == 504
                     assert answer.error == "not scored within 0.5 s: send fewer images, or start with --max-time"
-            assert site.queue._requests == 0
+            assert site.queue.requests == 0
         finally:
             Stuck.may.set()
         answer = site.ask(INFER, body, headers=headers)

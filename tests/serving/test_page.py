@@ -294,3 +294,12 @@ def test_the_policy_lets_nothing_foreign_in(site: Site) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert b"http://" not in answer.body
     assert b"https://" not in answer.body
+
+
+def test_while_bundles_are_loaded_the_page_waits(browser: Browser, model: Model) -> None:
+    with running([]) as site:
+        page = browser.page()
+        page.open(site.url)
+        page.wait("by('trouble').textContent === 'The bundles are being loaded.'")
+        site.shelf.fill({model.name: model})
+        page.wait("model && by('trouble').hidden")

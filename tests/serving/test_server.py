@@ -14,7 +14,7 @@ HELD = """
 import os, signal, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 from lit_od.serving.limits import Limits
-from lit_od.serving.server import listen, serve
+from lit_od.serving.server import Server, listen, serve
 
 pool, never = ThreadPoolExecutor(1), threading.Event()
 
@@ -24,7 +24,7 @@ def ready():
 
 pool.submit(never.wait)
 limits = Limits(grace=0, drain=0)
-serve(None, listen("127.0.0.1", 0), limits=limits, ready=ready, close=lambda: pool.shutdown(wait=True))
+serve(Server(None, limits=limits, ready=ready), listen("127.0.0.1", 0), close=lambda: pool.shutdown(wait=True))
 """
 
 

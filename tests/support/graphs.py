@@ -4,54 +4,57 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from numpy.typing import DTypeLike
 
 from lit_od import Preparation
 from lit_od.bundle.folder import Bundle
 from lit_od.fitting.fit import Origin
+from lit_od.formats import onnx_writer
+from lit_od.formats.onnx_writer import ELEMENT_TYPES, Shape, node, port, tensor
 from lit_od.images.sources import Source
 from tests.support.bundles import make_bundle
 from tests.support.images import GREY
 
-Shape = tuple[int | str, ...]
+FLOAT = ELEMENT_TYPES["float32"]
+
+
+def file_of(graph: bytes, opset: int = 20, ir_version: int = 10) -> bytes:
+    """Return the bytes of an ONNX file around an encoded graph."""
+    number, message = onnx_writer.number, onnx_writer.message
+    return number(1, ir_version) + message(8, number(2, opset)) + message(7, graph)
 
 
 def model_bytes(
-    nodes: Sequence[NodeProto], shape: Shape, outputs: Mapping[str, Shape], constants: Mapping[str, np.ndarray]
+    nodes: Sequence[bytes], shape: Shape, outputs: Mapping[str, Shape], constants: Mapping[str, np.ndarray]
 ) -> bytes:
     """Return an ONNX file that reads `images`, uint8.
 
     Args:
-        nodes: The graph's operators, in their order.
+        nodes: The graph's operators, as `onnx_writer.node` encodes them, in their order.
         shape: Shape of an image, (h, w, c); a name is a size that is free.
         outputs: Shape of each output for an image; the outputs are float32.
         constants: Arrays that the nodes name.
     """
-    graph = helper.make_graph(
+    graph = onnx_writer.graph(
         nodes,
-        "made",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", *shape])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *each]) for name, each in outputs.items()],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+        [port("images", np.uint8, ["n", *shape])],
+        [port(name, np.float32, ["n", *each]) for name, each in outputs.items()],
+        initializers=[tensor(name, np.asarray(value)) for name, value in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    onnx.checker.check_model(model)
-    data: bytes = model.SerializeToString()
-    return data
+    return file_of(graph)
 
 
 def features_graph() -> bytes:
     """Return a backbone: 28x28 grey pixels, averaged over 4x4 blocks, to 16 features by fixed random weights."""
     weights = np.random.default_rng(0).normal(size=(49, 16)).astype(np.float32)
     nodes = [
-        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
-        helper.make_node("AveragePool", ["planes"], ["pooled"], kernel_shape=[4, 4], strides=[4, 4]),
-        helper.make_node("Flatten", ["pooled"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "weights"], ["sums"]),
-        helper.make_node("Mul", ["sums", "scale"], ["scaled"]),
-        helper.make_node("Tanh", ["scaled"], ["features"]),
+        node("Cast", ["images"], ["floats"], to=FLOAT),
+        node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
+        node("AveragePool", ["planes"], ["pooled"], kernel_shape=[4, 4], strides=[4, 4]),
+        node("Flatten", ["pooled"], ["flat"]),
+        node("MatMul", ["flat", "weights"], ["sums"]),
+        node("Mul", ["sums", "scale"], ["scaled"]),
+        node("Tanh", ["scaled"], ["features"]),
     ]
     return model_bytes(nodes, (28, 28, 1), {"features": (16,)}, {"weights": weights, "scale": np.float32(1 / 500)})
 
@@ -59,10 +62,10 @@ def features_graph() -> bytes:
 def centred_graph() -> bytes:
     """Return what is no backbone: the pixels of 28x28 grey images less their mean over the batch."""
     nodes = [
-        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node("Flatten", ["floats"], ["flat"]),
-        helper.make_node("ReduceMean", ["flat", "first"], ["mean"], keepdims=1),
-        helper.make_node("Sub", ["flat", "mean"], ["features"]),
+        node("Cast", ["images"], ["floats"], to=FLOAT),
+        node("Flatten", ["floats"], ["flat"]),
+        node("ReduceMean", ["flat", "first"], ["mean"], keepdims=1),
+        node("Sub", ["flat", "mean"], ["features"]),
     ]
     return model_bytes(nodes, (28, 28, 1), {"features": (784,)}, {"first": np.array([0])})
 
@@ -76,11 +79,11 @@ def graph_of(outputs: Sequence[str], shape: Shape = ("h", "w", 1), *, picture: n
         picture: Pixels from 0 to 1, a number or of shape (h, w, c).
     """
     nodes = [
-        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node("Div", ["floats", "white"], ["pixels"]),
-        helper.make_node("Sub", ["pixels", "picture"], ["gaps"]),
-        helper.make_node("Mul", ["gaps", "gaps"], ["errors"]),
-        helper.make_node("Sub", ["pixels", "gaps"], ["reconstruction"]),
+        node("Cast", ["images"], ["floats"], to=FLOAT),
+        node("Div", ["floats", "white"], ["pixels"]),
+        node("Sub", ["pixels", "picture"], ["gaps"]),
+        node("Mul", ["gaps", "gaps"], ["errors"]),
+        node("Sub", ["pixels", "gaps"], ["reconstruction"]),
     ]
     return model_bytes(
         nodes,
@@ -123,10 +126,10 @@ def patches_graph() -> bytes:
     kernels[2, ..., :2], kernels[2, ..., 2:] = 1 / 8, -1 / 8
     kernels[3, :, ::2] = 1 / 8
     nodes = [
-        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
-        helper.make_node("Conv", ["planes", "kernels"], ["cells"], strides=[4, 4]),
-        helper.make_node("Transpose", ["cells"], ["patches"], perm=[0, 2, 3, 1]),
+        node("Cast", ["images"], ["floats"], to=FLOAT),
+        node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
+        node("Conv", ["planes", "kernels"], ["cells"], strides=[4, 4]),
+        node("Transpose", ["cells"], ["patches"], perm=[0, 2, 3, 1]),
     ]
     return model_bytes(nodes, (28, 28, 1), {"patches": (7, 7, 4)}, {"kernels": kernels})
 
@@ -162,7 +165,7 @@ def float_graph(
     layout: str = "nchw",
     outputs: Mapping[str, int] | None = None,
     *,
-    kind: int = TensorProto.FLOAT,
+    kind: DTypeLike = np.float32,
     batch: int | str = "n",
     opset: int = 20,
 ) -> bytes:
@@ -175,33 +178,27 @@ def float_graph(
         batch: First side of the input.
         opset: Operator set.
     """
-    random, number = np.random.default_rng(0), helper.tensor_dtype_to_np_dtype(kind)
+    random = np.random.default_rng(0)
     constants = {
-        "kernels": random.normal(size=(4, 3, 3, 3)).astype(number) / 3,
-        "weights": random.normal(size=(4, 5)).astype(number),
+        "kernels": random.normal(size=(4, 3, 3, 3)).astype(kind) / 3,
+        "weights": random.normal(size=(4, 5)).astype(kind),
     }
     turned = layout == "nhwc"
     first, last = ([0, 3, 1, 2], [0, 2, 3, 1]) if turned else ([0, 1, 2, 3], [0, 1, 2, 3])
     nodes = [
-        helper.make_node("Transpose", ["image"], ["x"], perm=first),
-        helper.make_node("Conv", ["x", "kernels"], ["cells"], strides=[2, 2], pads=[1, 1, 1, 1]),
-        helper.make_node("Tanh", ["cells"], ["features"]),
-        helper.make_node("Transpose", ["features"], ["maps"], perm=last),
-        helper.make_node("GlobalAveragePool", ["features"], ["averaged"]),
-        helper.make_node("Flatten", ["averaged"], ["pooled"]),
-        helper.make_node("MatMul", ["pooled", "weights"], ["logits"]),
+        node("Transpose", ["image"], ["x"], perm=first),
+        node("Conv", ["x", "kernels"], ["cells"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        node("Tanh", ["cells"], ["features"]),
+        node("Transpose", ["features"], ["maps"], perm=last),
+        node("GlobalAveragePool", ["features"], ["averaged"]),
+        node("Flatten", ["averaged"], ["pooled"]),
+        node("MatMul", ["pooled", "weights"], ["logits"]),
     ]
-    shape = [batch, "h", "w", 3] if turned else [batch, 3, "h", "w"]
-    graph = helper.make_graph(
+    shape: Shape = [batch, "h", "w", 3] if turned else [batch, 3, "h", "w"]
+    graph = onnx_writer.graph(
         nodes,
-        "made",
-        [helper.make_tensor_value_info("image", kind, shape)],
-        [
-            helper.make_tensor_value_info(name, kind, [None] * sides)
-            for name, sides in (outputs or {"logits": 2}).items()
-        ],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        [port("image", kind, shape)],
+        [port(name, kind, [None] * sides) for name, sides in (outputs or {"logits": 2}).items()],
+        initializers=[tensor(name, value) for name, value in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    data: bytes = model.SerializeToString()
-    return data
+    return file_of(graph, opset, ir_version=8)

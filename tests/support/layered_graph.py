@@ -1,9 +1,9 @@
 """A small backbone with several layers, for tests of int8."""
 
 import numpy as np
-from onnx import TensorProto, helper
 
-from tests.support.graphs import model_bytes
+from lit_od.formats.onnx_writer import node
+from tests.support.graphs import FLOAT, model_bytes
 
 
 def layered_graph() -> bytes:
@@ -17,15 +17,15 @@ def layered_graph() -> bytes:
     }
     convolution = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
     nodes = [
-        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
-        helper.make_node("Div", ["planes", "white"], ["pixels"]),
-        helper.make_node("Conv", ["pixels", "first"], ["one"], **convolution),
-        helper.make_node("Relu", ["one"], ["rectified"]),
-        helper.make_node("Conv", ["rectified", "second"], ["two"], **convolution),
-        helper.make_node("Relu", ["two"], ["again"]),
-        helper.make_node("GlobalAveragePool", ["again"], ["averaged"]),
-        helper.make_node("Flatten", ["averaged"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "third"], ["features"]),
+        node("Cast", ["images"], ["floats"], to=FLOAT),
+        node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
+        node("Div", ["planes", "white"], ["pixels"]),
+        node("Conv", ["pixels", "first"], ["one"], **convolution),
+        node("Relu", ["one"], ["rectified"]),
+        node("Conv", ["rectified", "second"], ["two"], **convolution),
+        node("Relu", ["two"], ["again"]),
+        node("GlobalAveragePool", ["again"], ["averaged"]),
+        node("Flatten", ["averaged"], ["flat"]),
+        node("MatMul", ["flat", "third"], ["features"]),
     ]
     return model_bytes(nodes, (28, 28, 1), {"features": (16,)}, constants)

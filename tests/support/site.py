@@ -11,11 +11,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lit_od.images.sources import Source
+from lit_od.serving.access import Token
 from lit_od.serving.app import application
 from lit_od.serving.limits import Limits
+from lit_od.serving.log import Log
+from lit_od.serving.metrics import Metrics
 from lit_od.serving.models import Model
 from lit_od.serving.normal_images import NormalImages
 from lit_od.serving.server import Server, address, listen
+from lit_od.serving.shelf import Shelf
 from lit_od.serving.work_queue import WorkQueue
 from tests.support.images import encoded
 
@@ -27,10 +31,14 @@ class Site:
     Attributes:
         url: Its address.
         queue: Its queue.
+        shelf: Its models.
+        metrics: Its metrics.
     """
 
     url: str
     queue: WorkQueue
+    shelf: Shelf
+    metrics: Metrics
 
     @property
     def place(self) -> tuple[str, int]:
@@ -93,19 +101,25 @@ def running(
     limits: Limits | None = None,
     normal: NormalImages | None = None,
     hosts: Sequence[str] = (),
+    token: Token | None = None,
+    log: Log | None = None,
 ) -> Iterator[Site]:
-    """A server on a free port, stopped at the end of the block."""
+    """A server on a free port, stopped at the end of the block; without models it is still loading."""
     limits = limits or Limits(grace=1)
-    queue = WorkQueue(workers=2, capacity=limits.queue)
-    app = application({model.name: model for model in models}, queue, limits=limits, normal=normal, hosts=hosts)
+    shelf, metrics = Shelf(), Metrics(log)
+    for model in models:
+        metrics.serves(model)
+    shelf.fill({model.name: model for model in models}, normal)
+    queue = WorkQueue(workers=2, capacity=limits.queue, scored=metrics.scored)
+    app = application(shelf, queue, limits=limits, metrics=metrics, log=log, hosts=hosts, token=token)
     listener = listen("127.0.0.1", 0)
     where, ready = address(listener), threading.Event()
-    server = Server(app, limits=limits, ready=ready.set)
+    server = Server(app, limits=limits, ready=ready.set, refused=metrics.refused)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:
         assert ready.wait(10)
-        yield Site(where, queue)
+        yield Site(where, queue, shelf, metrics)
     finally:
         server.should_exit = True
         thread.join(20)

@@ -337,7 +337,7 @@ def test_held_out_images_fit_nothing(recipe: Path, tmp_path: Path):
             ["--trainer.max_epochs=3", "--trainer.devices=1"],
             "trainer goes with training, and lit_od.training.FrozenBackbone is frozen",
         ),
-        (["--data.augment", "{flip: true}"], "data.augment goes with training"),
+        (["--data.augment", "{flip: false}"], "data.augment changes nothing: give flip, turns"),
         (["--model.init_args.layer", "[x]"], "model.init_args.layer does not exist; did you mean layers?"),
     ],
 )

@@ -42,8 +42,8 @@ class Bank:
         rows: (x - centre) / scale, of length 1 for the cosine, float32 or float16, shape (m, d).
         centre: Shape (d,); zeros for the cosine of features that are not standardised.
         scale: Shape (d,); ones unless standardised.
-        steps: Of int8 rows the value of one step of each feature, float32, shape (d,); None otherwise. Rows are
-            int8 on disk, and float32 in memory.
+        steps: Value of one step of each int8 row, float32, shape (m, 1); None otherwise. Such rows are int8 on disk,
+            and float32 in memory.
         index: The FAISS index; None for a flat bank.
     """
 
@@ -80,7 +80,7 @@ class Bank:
         if count < len(kept) and settings.method_of() == "k-centre":
             prepared = prepared[greedy_k_centre(prepared, count, settings.seed)]
         steps = _steps(prepared) if settings.precision == "int8" else None
-        return cls._of(settings, _stored(prepared, settings, steps), centre, scale, steps)._indexed()
+        return cls._of(settings, _stored(prepared, settings), centre, scale, steps)._indexed()
 
     def with_rows(self, rows: NDArray[np.float32]) -> Self:
         """Return the bank with further rows behind its own; centre and scale stay.
@@ -102,8 +102,9 @@ class Bank:
                 f"memory_budget={self.settings.memory_budget} holds {fit:,} rows, and {len(self.rows):,} are there: "
                 f"{len(rows):,} more do not fit. Fit anew with lit-od refit, which thins the bank"
             )
-        kept = np.concatenate([self.rows, _stored(rows, self.settings, self.steps)])
-        return self._of(self.settings, kept, self.centre, self.scale, self.steps)._indexed()
+        kept = np.concatenate([self.rows, _stored(rows, self.settings)])
+        steps = None if self.steps is None else np.concatenate([self.steps, _steps(rows)])
+        return self._of(self.settings, kept, self.centre, self.scale, steps)._indexed()
 
     def _indexed(self) -> Self:
         """Return the bank with an index of all rows, where the options want one."""
@@ -203,7 +204,7 @@ class Bank:
 
     def between(self, queries: NDArray[np.float32], row: NDArray[np.float32]) -> Stats:
         """Return distances, (n,), of queries (n, d) to a row (d,) that may be added."""
-        stored = _stored(row, self.settings, self.steps).astype(np.float64)
+        stored = _stored(row, self.settings).astype(np.float64)
         rows = np.repeat(stored[None, None], len(queries), axis=0)  # (n, 1, d)
         return self._measured(queries.astype(np.float64)[:, None], rows)[:, 0]
 
@@ -230,7 +231,7 @@ class Bank:
         """Return the bank, its standardisation and steps, and the index unless flat."""
         arrays: Arrays = {"bank": self.codes(), "centre": self.centre, "scale": self.scale}
         if self.steps is not None:
-            arrays["steps"] = self.steps
+            arrays["steps"] = self.steps[:, 0]
         if not faiss_index.is_flat(self.settings.index):
             arrays["index"] = faiss_index.to_bytes(self.index)
         return arrays
@@ -254,7 +255,7 @@ class Bank:
         """
         rows, steps = take(state, "bank", (None, None), _TYPES[settings.precision], most=REACH), None
         if settings.precision == "int8":
-            steps = take(state, "steps", (rows.shape[1],), np.float32, most=REACH / 128)
+            steps = take(state, "steps", (len(rows),), np.float32, most=REACH / 128)[:, None]
             if not (steps > 0).all():
                 raise DataError("array 'steps' of the state must be positive; fit the detector anew")
             rows = rows * steps
@@ -286,22 +287,20 @@ def _blocks(rows: NDArray[Any]) -> list[NDArray[Any]]:
 
 
 def _steps(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the value of one step of each feature: 127 reach the farthest row."""
-    farthest = np.abs(rows).max(axis=0)
-    return read_only(np.where(farthest > 0, farthest / np.float32(MOST_STEPS), 1).astype(np.float32))
+    """Return the value of one step of each row, (..., 1): 127 reach its farthest."""
+    farthest = np.abs(rows).max(axis=-1, keepdims=True) / np.float32(MOST_STEPS)
+    return read_only(np.where(farthest > 0, farthest, 1).astype(np.float32))
 
 
-def _stored(rows: NDArray[np.float32], settings: BankOptions, steps: NDArray[np.float32] | None = None) -> NDArray[Any]:
+def _stored(rows: NDArray[np.float32], settings: BankOptions) -> NDArray[Any]:
     """Return rows as the bank's precision holds them.
 
     Raises:
-        DataError: If it does not hold them.
+        DataError: If half precision does not hold them.
     """
-    if steps is not None:
-        codes = np.rint(rows / steps)
-        if np.abs(codes).max() > MOST_STEPS:
-            raise DataError("rows reach beyond the int8 bank's own: fit anew with lit-od refit")
-        return np.asarray(codes * steps, np.float32)
+    if settings.precision == "int8":
+        steps = _steps(rows)
+        return np.asarray(np.rint(rows / steps) * steps, np.float32)
     if settings.precision != "fp16":
         return rows
     with np.errstate(over="ignore"):

@@ -42,7 +42,7 @@ class BankOptions:
         metric: "l2", or "cosine": 1 minus the cosine; a row of zeros is at 1 from every other.
         index: "flat" (exhaustive), or any FAISS factory string, such as "HNSW32" or "IVF256,Flat".
         search: The index' search settings, such as {"efSearch": 64} or {"nprobe": 16}.
-        precision: Of the bank's rows: "fp32", "fp16", or "int8" with a step for each feature (on disk; fp32 in memory).
+        precision: Of the bank's rows: "fp32", "fp16", or "int8" with a step for each row (on disk; fp32 in memory).
         standardise: Divide each feature, less its mean, by its standard deviation.
         coreset: Keep this many rows (an integer), or this share of them (a float below 1).
         memory_budget: Keep as many rows as fit, for instance "20MB"; a flat index only.

@@ -47,7 +47,7 @@ def tsne(rows: Rows, *, seed: int = 0) -> Stats:
         from sklearn.decomposition import PCA
         from sklearn.manifold import TSNE
     except ImportError:
-        missing_extra("scikit-learn", "train,cpu")
+        missing_extra("scikit-learn", "evaluate,cpu")
     if len(rows) < LEAST:
         raise DataError(f"t-SNE needs at least {LEAST} images, got {len(rows)}")
     flat = rows.reshape(len(rows), -1).astype(np.float64)

@@ -6,15 +6,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_od.errors import DataError
+from lit_od.errors import DataError, ImageError
 from lit_od.evaluation.image_sets import ImageSet
-from lit_od.images.batching import load
 from lit_od.images.geometry import Box
 from lit_od.images.ground_truth import GroundTruth
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source
 from lit_od.images.split import evenly
-from lit_od.scoring.drawing import outline, overlay
+from lit_od.scoring.drawing import outline, overlay, reduced, reduced_maps, reduction
 from lit_od.scoring.maps import HeatMaps
 from lit_od.scoring.regions import Region, above, find_regions
 from lit_od.scoring.scorer import Scorer
@@ -26,6 +25,9 @@ SHOWN = 12
 
 NEIGHBOURS = 3
 """Nearest normal images shown with each image."""
+
+MOST_SIDE = 1024
+"""Pixels a side of a picture; larger images are reduced."""
 
 SEARCHED = 2000
 """Largest number of normal images that are searched."""
@@ -46,16 +48,19 @@ class ShownRegions:
     outline: NDArray[np.intp]
 
     @classmethod
-    def of(cls, one: Maps, found: Sequence[Region], threshold: float) -> "ShownRegions":
+    def of(cls, one: Maps, found: Sequence[Region], threshold: float, factor: int = 1) -> "ShownRegions":
         """Find the boxes and the outline of an image's regions.
 
         Args:
             one: The image's map, (h, w).
             found: All its regions in its own pixels.
             threshold: Pixels above it belong to regions.
+            factor: The picture is reduced by it.
         """
-        boxes = [region.box for region in find_regions(one, threshold)]
-        return cls(found, boxes, outline(above(one, threshold)))
+        boxes: list[Box] = []
+        for left, top, right, bottom in (region.box for region in find_regions(one, threshold)):
+            boxes.append((left // factor, top // factor, -(-right // factor), -(-bottom // factor)))
+        return cls(found, boxes, outline(reduced_maps(above(one, threshold)[None], factor)[0]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +96,20 @@ class Gallery:
     least: Sequence[Card]
 
 
+def small_picture(source: Source, preparation: Preparation) -> Images:
+    """Return an image's prepared pixels, at most `MOST_SIDE` a side.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    try:
+        pixels = source.prepare(preparation)
+    except ImageError as error:
+        raise DataError(f"{source.name}: {error}. Take it out (lit-od check lists such files)") from None
+    shown: Images = reduced(pixels[None], reduction(pixels.shape[:2], MOST_SIDE))[0]
+    return shown
+
+
 class Normals:
     """Normal images, searched for the nearest to an image."""
 
@@ -123,7 +142,7 @@ class Normals:
             for near, name in zip(ids, names, strict=True)
         ]
         rows = sorted({row for each in kept for row in each})
-        pixels = dict(zip(rows, load([self.sources[row] for row in rows], self.preparation), strict=True))
+        pixels = {row: small_picture(self.sources[row], self.preparation) for row in rows}
         return [[(self.sources[row].name, pixels[row]) for row in each] for each in kept]
 
 
@@ -169,16 +188,18 @@ class Galleries:
         p_values = scorer.calibration.p_values(scores[rows])
         for result, found in scorer.stream_outputs(sources, maps=True):
             found.require_sound()
-            pixels, names = found.batch.images, result.name
+            names, factor = result.name, reduction(found.batch.images.shape[1:3], MOST_SIDE)
+            pixels = reduced(found.batch.images, factor)
+            maps = None if result.maps is None else reduced_maps(np.asarray(result.maps), factor)
             near = [[] for _ in names] if self.normals is None else self.normals.nearest(pixels, found.outputs, names)
-            views = self._views(pixels, result.maps, heated=heated or result.maps is not None)
+            views = self._views(pixels, maps, heated=heated or maps is not None)
             for row, source in enumerate(found.batch.sources):
                 own = {title: pictures[row] for title, pictures in views.items()}
                 if (mask := self._mask(source, images.preparation)) is not None:
                     own["truth"] = mask
                 regions, limit = None, scorer.pixel_threshold
                 if result.maps is not None and result.regions is not None and limit is not None:
-                    regions = ShownRegions.of(result.maps[row], result.regions[row], limit)
+                    regions = ShownRegions.of(result.maps[row], result.regions[row], limit, factor)
                 score, p_value = float(scores[rows[len(cards)]]), float(p_values[len(cards)])
                 cards.append(Card(source.name, score, p_value, pixels[row], near[row], own, regions))
         return cards
@@ -194,4 +215,8 @@ class Galleries:
 
     def _mask(self, source: Source, preparation: Preparation) -> NDArray[np.bool_] | None:
         masks = [] if self.truth is None else self.truth.masks(source, preparation)
-        return np.any([each.pixels for each in masks], axis=0) if masks else None
+        if not masks:
+            return None
+        mask = np.any([each.pixels for each in masks], axis=0)
+        shown: NDArray[np.bool_] = reduced_maps(mask[None], reduction(mask.shape, MOST_SIDE))[0]
+        return shown

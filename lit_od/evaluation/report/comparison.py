@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from lit_od.evaluation.paired import SHOWN, Change, PairedComparison, PairedScores
 from lit_od.evaluation.plots.paired import score_pairs
+from lit_od.evaluation.report.cards import small_picture
 from lit_od.evaluation.report.elements import EXACT, packaged, svg_element, template
-from lit_od.images.batching import load
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source
 from lit_od.types import Images
@@ -38,8 +38,7 @@ def comparison_page(
     ]
 
     def cards(changes: Sequence[Change]) -> list[tuple[Change, Images]]:
-        shown = changes[:SHOWN]
-        return list(zip(shown, load([sources[each.row] for each in shown], preparation), strict=True))
+        return [(each, small_picture(sources[each.row], preparation)) for each in changes[:SHOWN]]
 
     figure = score_pairs(scores.first.score, scores.second.score, scores.sets, thresholds, found.bundles)
     page: str = template("comparison.html").render(

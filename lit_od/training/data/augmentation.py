@@ -4,8 +4,8 @@ A pixel p of the result, relative to the centre of the image in (x, y), comes fr
 
     R(angle) (S(shear) Z(zoom) p + shift),  R = (cos a, -sin a; sin a, cos a),  S = (1, -sin s; 0, cos s)
 
-by bilinear interpolation; places outside take the nearest pixel of the border. The mirror and the
-brightness follow. Values are rounded to uint8, the type that an exported backbone takes.
+by bilinear interpolation; places outside take the nearest pixel of the border. Quarter turns add to the angle. The
+mirror and the brightness follow. Values are rounded to uint8, the type that an exported backbone takes.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_od.errors import ConfigError
-from lit_od.recipes.schema import Augment
+from lit_od.images.augment import Augment
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +37,6 @@ class Draws:
     zoom: Tensor
     brightness: Tensor
     mirrored: Tensor
-
-
-def check_augment(config: Augment) -> None:
-    """Raise ConfigError if a range is invalid."""
-    for name, most in (("rotation", 180.0), ("shift", 1.0), ("zoom", 1.0), ("shear", 90.0)):
-        value = getattr(config, name)
-        if not 0 <= value < most:
-            raise ConfigError(f"augment.{name} must lie in [0, {most:g}), got {value:g}")
-    low, high = config.brightness
-    if not 0 <= low <= high < float("inf"):
-        raise ConfigError(f"augment.brightness must be two factors, 0 <= low <= high, got [{low:g}, {high:g}]")
 
 
 def step_generator(seed: int, epoch: int, step: int, rank: int = 0) -> torch.Generator:
@@ -76,13 +64,14 @@ def draw(count: int, config: Augment, generator: torch.Generator) -> Draws:
     Args:
         count: Number of images.
         config: Ranges of the changes.
-        generator: Random generator on the CPU; 8 numbers an image are drawn from it.
+        generator: Random generator on the CPU; 8 numbers an image are drawn from it, 9 with turns.
     """
     unit = torch.rand(count, 8, generator=generator)
     either_way = 2 * unit - 1  # uniform in [-1, 1)
     low, high = config.brightness
+    turned = 90 * torch.randint(4, (count,), generator=generator) if config.turns else 0
     return Draws(
-        angle=config.rotation * either_way[:, 0],
+        angle=config.rotation * either_way[:, 0] + turned,
         shift=config.shift * either_way[:, 1:3],
         shear=config.shear * either_way[:, 3],
         zoom=1 + config.zoom * either_way[:, 4:6],
@@ -97,7 +86,7 @@ def augment(images: Tensor, config: Augment, generator: torch.Generator) -> Tens
     Args:
         images: Shape (n, h, w, c), uint8, on any device.
         config: Ranges of the changes.
-        generator: Random generator on the CPU; 8 numbers an image are drawn from it.
+        generator: Random generator on the CPU; 8 numbers an image are drawn from it, 9 with turns.
 
     Returns:
         New images of the same shape, type and device.

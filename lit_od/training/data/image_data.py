@@ -16,10 +16,11 @@ from lit_od.images.batching import load
 from lit_od.images.identity import size_or_pixels
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import Source
+from lit_od.images.views import require_square
 from lit_od.recipes.partition import find_parts
 from lit_od.recipes.roots import data_root
 from lit_od.recipes.schema import DataConfig
-from lit_od.training.data.augmentation import augment, check_augment, step_generator
+from lit_od.training.data.augmentation import augment, step_generator
 from lit_od.training.data.loaders import DecodingLoader, MemoryLoader, Sampler
 from lit_od.training.data.samplers import EvaluationBatches, TrainingBatches
 from lit_od.training.data.torchvision_sets import open_set
@@ -100,8 +101,8 @@ class ImageData(LightningDataModule):
             raise ConfigError(f"seed must be at least 0, got {seed}")
         if config.batch_size < 1:
             raise ConfigError(f"data.batch_size must be at least 1, got {config.batch_size}")
-        if config.augment is not None:
-            check_augment(config.augment)
+        if config.augment is not None and config.augment.turns:
+            require_square(config.prepare)
         self.config, self.seed = config, seed
         self.root = data_root(config.root)
         self.parts = find_parts(config, seed=seed, sets=open_set(self.root, download=download))

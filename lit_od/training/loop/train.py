@@ -123,6 +123,10 @@ def train(
         raise ConfigError("the recipe trains nothing: its backbone is an ONNX file. Use lit-od fit")
     if is_frozen(trusted_class(recipe.model.class_path, recipe.model.init_args, trust, key="model.")):
         raise ConfigError(f"the recipe trains nothing: {recipe.model.class_path} is frozen. Use lit-od fit")
+    if recipe.data.augment is not None and recipe.data.augment.views is not None:
+        raise ConfigError(
+            "data.augment.views is for fitting without a training, which draws changes anew at each step: leave it out"
+        )
     if resume is None and process_group().rank == 0:
         _require_free(out)
     arguments = trainer_arguments(recipe.trainer)

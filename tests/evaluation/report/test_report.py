@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import struct
 from base64 import b64decode
 from functools import partial
@@ -16,11 +17,12 @@ import pytest
 from lit_od import cli
 from lit_od.bundle.folder import Bundle
 from lit_od.commands._evaluation_sets import torchvision_sets
-from lit_od.evaluation.image_sets import ImageSet, ImageSets, fitted_images, score_set
+from lit_od.evaluation.image_sets import ImageSet, ImageSets, fitted_images, score_set, tell_of_seen
 from lit_od.evaluation.rates import rates
 from lit_od.evaluation.report import report
 from lit_od.evaluation.report.cards import NEIGHBOURS, SHOWN
 from lit_od.fitting.from_recipe import fit_onnx
+from lit_od.images.find_local import find
 from lit_od.images.identity import fingerprint
 from lit_od.recipes.load import override, read
 from lit_od.scoring.scorer import Scorer
@@ -89,7 +91,7 @@ def test_a_bundle_without_a_recipe_knows_no_images(made_bundle):
     assert fitted_images(made_bundle, [], sets=OFFLINE) is None
 
 
-def test_a_bundle_of_a_folder_knows_the_images_that_fitted_it(digits, tmp_path):
+def test_a_bundle_of_a_folder_knows_the_images_that_fitted_it(digits, tmp_path, caplog):
     images = tmp_path / "images"
     images.mkdir()
     for row, each in enumerate(digits[:20]):
@@ -105,6 +107,16 @@ def test_a_bundle_of_a_folder_knows_the_images_that_fitted_it(digits, tmp_path):
     assert held_out is not None
     assert len(held_out.sources) == 16
     assert fingerprint(held_out.sources) == split.manifest.provenance.data["fit"]
+    (new := tmp_path / "new").mkdir()
+    shutil.copy(found.sources[3].path, new / "a.png")
+    digits[30].decode().save(new / "b.png")
+    caplog.clear()
+    seen = ImageSets(ImageSet("inliers", find([new]), GREY), [ImageSet("worn", found.sources[:2], GREY)])
+    tell_of_seen(bundle, own, seen)
+    assert [line.partition(":")[2].partition(":")[0] for line in caplog.messages] == [
+        " copies of 1 images serve as both fit image and image to evaluate on (inliers)",
+        " copies of 2 images serve as both fit image and image to evaluate on (worn)",
+    ]
     (images / "00.png").unlink()
     assert fitted_images(bundle, own, sets=OFFLINE) is None
 

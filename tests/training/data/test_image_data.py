@@ -182,8 +182,8 @@ def test_what_cannot_be_is_refused(tmp_path):
         digits(seed=-1)
     with pytest.raises(ConfigError, match=r"data\.batch_size must be at least 1, got 0"):
         digits(batch_size=0)
-    with pytest.raises(ConfigError, match=r"augment\.zoom"):
-        digits(augment=Augment(zoom=2))
+    with pytest.raises(ConfigError, match=r"data\.augment\.turns takes square images"):
+        digits(augment=Augment(turns=True), prepare=Preparation(size=(28, 20), mode="grey"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no image found in"):
         in_folders(tmp_path / "empty")
