@@ -3,8 +3,10 @@
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, TypeVar
 
 from lit_od.errors import ConfigError
@@ -36,6 +38,13 @@ def require_trusted(path: str, trust: Collection[str], key: str) -> None:
         raise ConfigError(f"{key}: {path} runs code from outside lit_od when it is imported: add --trust {path}")
 
 
+def import_beside(file: Path) -> None:
+    """Let modules in a recipe's own folder be imported, after all others."""
+    folder = str(file.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
 def trust_option(name: str) -> str:
     """Return a blank and the option by which a command trusts a detector.
 
@@ -50,6 +59,48 @@ def trust_option(name: str) -> str:
 NETWORKS = ("network", "encoder", "decoder")
 """Arguments of modules that may name code: an import path, or a model that a hub gives."""
 
+TIMM = "timm.create_model"
+"""A network's class_path where timm makes it, by the argument model_name."""
+
+
+def class_and_arguments(choice: Any, key: str) -> tuple[str, dict[str, Any]]:
+    """Return the name or import path of a class, and its arguments.
+
+    Args:
+        choice: The name alone, or class_path and init_args, as Lightning's own configurations have them.
+        key: The recipe's key, for messages.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    if isinstance(choice, str):
+        return choice, {}
+    if isinstance(choice, Mapping) and choice.keys() <= {"class_path", "init_args"}:
+        path, arguments = choice.get("class_path"), choice.get("init_args") or {}
+        if isinstance(path, str) and isinstance(arguments, Mapping):
+            return path, dict(arguments)
+    raise ConfigError(f"{key} must be a name, or class_path with init_args, got {choice!r}")
+
+
+def network_and_arguments(choice: Any, key: str) -> tuple[str, dict[str, Any]]:
+    """Return the name of a network, as recipes have it, and its arguments.
+
+    Args:
+        choice: As of `class_and_arguments`; the class_path may be `TIMM`, with timm's own name as model_name.
+        key: The recipe's key, for messages.
+
+    Raises:
+        ConfigError: If it is neither, `TIMM` has no model_name, or a network of lit_od gets another one to import.
+    """
+    name, arguments = class_and_arguments(choice, key)
+    if name == TIMM:
+        name = arguments.pop("model_name", None)
+        if not isinstance(name, str):
+            raise ConfigError(f"{key}: {TIMM} needs model_name among its init_args")
+    if _package(name) == "lit_od" and (nested := arguments.keys() & set(NETWORKS)):
+        raise ConfigError(f"{key}: {name} is given a {min(nested)}, and a network within a network is not followed")
+    return name, arguments
+
 
 def code_of(class_path: str, init_args: Mapping[str, Any]) -> dict[str, str]:
     """Return what a module's class and arguments may import, by key.
@@ -57,8 +108,12 @@ def code_of(class_path: str, init_args: Mapping[str, Any]) -> dict[str, str]:
     Args:
         class_path: Import path of the module.
         init_args: Its arguments.
+
+    Raises:
+        ConfigError: If a network is neither a name nor class_path and init_args.
     """
-    names = {f"init_args.{key}": init_args[key] for key in NETWORKS if isinstance(init_args.get(key), str)}
+    choices = {key: init_args[key] for key in NETWORKS if isinstance(init_args.get(key), str | Mapping)}
+    names = {f"init_args.{key}": network_and_arguments(choice, key)[0] for key, choice in choices.items()}
     return {"class_path": class_path, **names}
 
 
@@ -83,7 +138,9 @@ def named(path: str, key: str) -> Any:
         module = importlib.import_module(module_name)
     except Exception as error:  # importing runs the module's own code
         cause = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{key}: {path} cannot be imported: {cause}. Is its package on PYTHONPATH?") from error
+        raise ConfigError(
+            f"{key}: {path} cannot be imported: {cause}. Is its package on PYTHONPATH, or beside the recipe?"
+        ) from error
     if not hasattr(module, name):
         near = get_close_matches(name, dir(module), n=1)
         raise ConfigError(f"{key}: {module_name} has no {name}{f'; did you mean {near[0]}?' if near else ''}")

@@ -2,8 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -13,12 +14,50 @@ from lit_od.fitting.fit import Origin
 from lit_od.images.find_local import find
 from lit_od.images.sources import Source
 from lit_od.recipes.load import shipped
-from tests.support import sealing
+from tests.support import needs, sealing
 from tests.support.bundles import make_bundle
 from tests.support.commands import Outcome
 from tests.support.graphs import features_graph
 from tests.support.images import ASSETS, GREY
 from tests.support.once import locked
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for package in sorted(needs.OPTIONAL):
+        config.addinivalue_line("markers", f"{package}: needs {package}, found by imports or said by the test")
+
+
+class ModuleWithoutPackages(pytest.Module):
+    """A test module that imports packages which are not installed."""
+
+    def collect(self) -> NoReturn:
+        pytest.skip(f"without {', '.join(needs.missing(needs.packages_of(self.path)))}", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    if needs.missing(needs.packages_of(module_path)):
+        return ModuleWithoutPackages.from_parent(parent, path=module_path)
+    return None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    found = needs.packages_of(item.path)
+    if isinstance(item, pytest.Function):
+        found |= needs.packages_in_functions(item.path).get(item.originalname, frozenset())
+    for package in found:
+        item.add_marker(package)
+    said = frozenset(mark.name for mark in item.iter_markers()) & needs.OPTIONAL
+    if missing := needs.missing(said):
+        item.add_marker(pytest.mark.skip(reason=f"without {', '.join(missing)}"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Skip a test that fails since lit_od imports, when it needs it, what is not installed."""
+    report = yield
+    if report.failed and call.excinfo is not None and (reason := needs.reason_to_skip(call.excinfo.value)):
+        report.outcome, report.longrepr = "skipped", (str(report.fspath), 0, f"Skipped: {reason}")
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -103,6 +142,9 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     def run(*words: object) -> Outcome:
         capsys.readouterr()
         status = cli.main([str(word) for word in words])
-        return Outcome(status, *capsys.readouterr())
+        outcome = Outcome(status, *capsys.readouterr())
+        if package := needs.said_to_be_missing(outcome.err):
+            pytest.skip(f"without {package}")
+        return outcome
 
     return run

@@ -8,6 +8,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 import lit_od
 from lit_od import cli
 
@@ -77,6 +79,10 @@ def light_modules() -> list[str]:
     return modules_outside("training", "experiments", "evaluation")
 
 
+@pytest.mark.jinja2
+@pytest.mark.matplotlib
+@pytest.mark.starlette
+@pytest.mark.uvicorn
 def test_nothing_outside_training_and_experiments_loads_torch() -> None:
     names = modules_outside("training", "experiments")
     assert {"lit_od", "lit_od.evaluation.metrics", "lit_od.evaluation.plots"} <= set(names)
@@ -85,6 +91,8 @@ def test_nothing_outside_training_and_experiments_loads_torch() -> None:
     assert loaded == {name: [] for name in names}
 
 
+@pytest.mark.starlette
+@pytest.mark.uvicorn
 def test_what_a_scorer_may_need_loads_neither_torch_nor_what_draws() -> None:
     names = light_modules()
     assert {"lit_od", "lit_od.scoring.scorer", "lit_od.detectors.mahalanobis", "lit_od.commands.score"} <= set(names)
@@ -92,10 +100,12 @@ def test_what_a_scorer_may_need_loads_neither_torch_nor_what_draws() -> None:
     assert loaded == {name: [] for name in names}
 
 
+@pytest.mark.torch
 def test_the_probe_can_see_torch() -> None:
     assert "torch" in heavy_after_importing("lit_od", "lit_od.training")["lit_od.training"]
 
 
+@pytest.mark.torch
 def test_training_is_imported_without_what_draws_tests_and_names_networks() -> None:
     """As on a machine that lacks them; of what is imported, torchmetrics takes them where they are installed."""
     run = subprocess.run([sys.executable, "-c", WITHOUT, *DRAWING], capture_output=True, text=True, check=False)

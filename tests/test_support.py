@@ -4,6 +4,11 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from lit_od.errors import MissingExtra
+from tests.support import needs
+
 TESTS = Path(__file__).parent
 
 
@@ -40,3 +45,29 @@ def test_every_file_of_support_says_what_it_holds() -> None:
     for file in (TESTS / "support").rglob("*.py"):
         text = file.read_text(encoding="utf-8")
         assert not text.strip() or ast.get_docstring(ast.parse(text)), file
+
+
+def test_the_packages_of_a_test_are_found_by_its_imports() -> None:
+    assert needs.packages_of(TESTS / "conftest.py") == frozenset()
+    assert needs.packages_of(TESTS / "test_flow.py") >= {"torch", "lightning"}  # by way of lit_od.training
+    assert needs.packages_of(TESTS / "backbone" / "test_int8.py") == {"onnx"}
+    metrics = TESTS / "evaluation" / "test_metrics.py"
+    assert needs.packages_of(metrics) == {"sklearn"}
+    found = needs.packages_in_functions(metrics)
+    assert found["test_distances_far_above_one_are_told_apart"] == {"torch", "torchmetrics"}
+    assert found["test_fpr95_says_which_class_is_found"] == frozenset()
+
+
+def test_only_what_is_not_installed_is_a_reason_to_skip(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = 'this needs scikit-learn, which is not installed. Run: pip install "lit-od[evaluate,cpu]"'
+    served = (
+        'this needs a web server (Starlette and uvicorn), which is not installed. Run: pip install "lit-od[serve,cpu]"'
+    )
+    for there in (True, False):
+        monkeypatch.setattr(needs, "is_installed", lambda package, there=there: there)
+        assert needs.said_to_be_missing(f"lit-od: {said}\n") == ("" if there else "sklearn")
+        assert needs.said_to_be_missing(served) == ("" if there else "starlette")
+        assert needs.reason_to_skip(MissingExtra(said)) == ("" if there else "without sklearn")
+        assert needs.reason_to_skip(ModuleNotFoundError(name="torch.nn")) == ("" if there else "without torch.nn")
+        assert needs.reason_to_skip(ModuleNotFoundError(name="lit_od.gone")) == ""
+        assert needs.reason_to_skip(AssertionError("2 == 0")) == ""

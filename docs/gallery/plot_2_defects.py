@@ -8,7 +8,6 @@ Fit the recipe `defects` on photographs of a brick wall, and look at the heat ma
 # %%
 # `scripts/make_samples.py` cuts photographs from one picture and draws defects over some of them. Take your own folder
 # instead.
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -25,20 +24,20 @@ checkout = Path(lit_od.__file__).parents[1]
 sys.path.insert(0, str(checkout / "scripts"))
 from make_samples import make
 
-os.chdir(tempfile.mkdtemp())
-make(Path("wall"), train=60, test=3)
+work = Path(tempfile.mkdtemp())
+make(work / "wall", train=60, test=3)
 
 # %%
 # The same as `lit-od fit defects --data.root wall ...` on a command line. Holding out a part of the images is quicker
 # than the default, where each of them fits and calibrates. The threshold flags one normal image in ten at most.
 options = "--calibration.method split --data.split.calibration 0.4 --calibration.rule fpr --calibration.rate 0.1"
-status = main(f"fit defects --data.root wall --out bundle {options}".split())
+status = main(f"fit defects --data.root {work}/wall --out {work}/bundle {options}".split())
 
 # %%
 # One run of the network gives score, map and regions.
-scorer = Scorer.load("bundle")
+scorer = Scorer.load(work / "bundle")
 kinds = ("good", "scratch", "stain", "object")
-files = [f"wall/test/{kind}/000.png" for kind in kinds]
+files = [work / "wall" / "test" / kind / "000.png" for kind in kinds]
 result = scorer.score(files, maps=True)
 for kind, regions in zip(kinds, result.regions, strict=True):
     print(kind, [region.box for region in regions])

@@ -12,6 +12,7 @@ from lit_od.backbone.extractor import BATCH_SIZE
 from lit_od.bundle.folder import Bundle
 from lit_od.bundle.model_file import MODEL, open_bundle
 from lit_od.errors import ConfigError, missing_extra
+from lit_od.import_paths import import_beside
 from lit_od.recipes.load import read
 from lit_od.recipes.overrides import parse_overrides
 from lit_od.recipes.schema import Recipe
@@ -236,6 +237,8 @@ def read_recipe(args: argparse.Namespace, overrides: list[str]) -> Recipe:
         "early_stopping": args.early_stopping,
         "data.take_all": "true" if args.take_all else None,
     }
+    if args.trust and (file := Path(args.recipe)).is_file():
+        import_beside(file)
     return read(args.recipe, [*overrides, *(f"--{key}={value}" for key, value in options.items() if value is not None)])
 
 

@@ -24,8 +24,8 @@ from lit_od.errors import ConfigError, DataError
 from lit_od.fitting.from_recipe import fit_onnx
 from lit_od.formats.atomic import require_writable
 from lit_od.formats.text import printable
-from lit_od.import_paths import code_of
 from lit_od.recipes.load import read
+from lit_od.recipes.named_code import code_of_training
 from lit_od.recipes.overrides import parse_overrides
 from lit_od.recipes.schema import Recipe
 from lit_od.scoring.scorer import Scorer
@@ -71,8 +71,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         if recipe.backbone is not None:
             bundle = fit_onnx(recipe, out, **session_options(args), trust=args.trust)
         else:
-            if recipe.model is not None:
-                say_imported(args, *code_of(recipe.model.class_path, recipe.model.init_args).values())
+            say_imported(args, *code_of_training(recipe))
             with extra("train,cpu"):
                 from lit_od.training import pipeline
             bundle = pipeline.fit(recipe, out, **session_options(args), trust=args.trust)

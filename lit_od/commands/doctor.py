@@ -23,7 +23,7 @@ from lit_od.formats.text import printable
 from lit_od.images import heif
 from lit_od.runtime.onnx_session import onnx_runtime
 from lit_od.runtime.threads import available_threads
-from lit_od.versions import __version__
+from lit_od.versions import __version__, versions
 
 NEEDED = {
     "cpu": "every command that runs a graph (or gpu in its place)",
@@ -87,6 +87,7 @@ def _found() -> dict[str, Any]:
     """Return versions, processor, threads, providers and extras, for JSON."""
     wanted = _requirements()
     base = {name: number for name, _ in wanted.get("", []) if (number := _version(name))}
+    others = {name: number for name, number in versions().items() if name not in ("python", "lit-od")}
     model, flags = _processor()
     return {
         "lit_od": __version__,
@@ -97,7 +98,7 @@ def _found() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": available_threads(),
         "providers": _providers(),
-        "packages": base,
+        "packages": base | others,
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "executable": sys.executable,
         "heif": heif.is_readable(),

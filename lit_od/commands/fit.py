@@ -41,7 +41,7 @@ from lit_od.commands._status import DONE, written
 from lit_od.deploy.int8_fitting import Int8Fitting
 from lit_od.errors import ConfigError
 from lit_od.fitting.from_recipe import fit_onnx, require_no_run
-from lit_od.import_paths import code_of
+from lit_od.recipes.named_code import code_of_training
 from lit_od.recipes.overrides import parse_overrides
 from lit_od.recipes.schema import Recipe
 from lit_od.runtime.processes import Group, place
@@ -115,7 +115,7 @@ def _fit(recipe: Recipe, args: argparse.Namespace, overrides: Sequence[str], gro
         model = recipe.model
         assert model is not None  # a recipe has one or the other
         if group.rank == 0:
-            say_imported(args, *code_of(model.class_path, model.init_args).values())
+            say_imported(args, *code_of_training(recipe))
         with extra("train,cpu"):
             from lit_od.training.frozen import is_frozen
             from lit_od.training.networks.pretrained import trusted_class

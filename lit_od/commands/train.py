@@ -26,7 +26,7 @@ from lit_od.commands._arguments import add_recipe_arguments, extra, read_recipe,
 from lit_od.commands._launch import command_line, each_process, launch, process_count
 from lit_od.commands._status import DONE
 from lit_od.errors import ConfigError
-from lit_od.import_paths import code_of
+from lit_od.recipes.named_code import code_of_training
 from lit_od.runtime.processes import Group, is_first, place
 
 LAST = "last"
@@ -70,7 +70,7 @@ def _train(args: argparse.Namespace, overrides: list[str], group: Group) -> int:
         raise ConfigError("give --out RUN: a run that is resumed or shared by processes needs its folder's name")
     recipe, out = read_recipe(args, overrides), Path(args.out)
     if group.rank == 0 and recipe.model is not None:
-        say_imported(args, *code_of(recipe.model.class_path, recipe.model.init_args).values())
+        say_imported(args, *code_of_training(recipe))
     with extra("train,cpu"):
         from lit_od.training.loop.train import resumable, train
     resume = resumable(out) if args.resume == LAST else Path(args.resume) if args.resume else None

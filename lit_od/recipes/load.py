@@ -73,7 +73,7 @@ def require_same_training(trained: Recipe, changed: Recipe) -> None:
             )
     if changed.backbone is not None:
         raise ConfigError("a checkpoint is of a recipe with a `model`: name no `backbone`")
-    for name in ("augment", "batch_size", "reference"):
+    for name in ("augment", "batch_size", "reference", "class_path", "init_args"):
         if getattr(trained.data, name) != getattr(changed.data, name):
             raise ConfigError(f"--data.{name} is for a training, and that of the checkpoint is over: leave it out")
     if trained.seed != changed.seed:
@@ -98,8 +98,9 @@ def without_training(recipe: Recipe, reason: str) -> Recipe:
     Raises:
         ConfigError: If the recipe has options that only a training uses.
     """
-    if recipe.trainer.keys() - {"devices"}:
-        raise ConfigError(f"trainer goes with training, and {reason}: leave it out")
+    for key, options in (("trainer", recipe.trainer.keys() - {"devices"}), ("data.class_path", recipe.data.class_path)):
+        if options:
+            raise ConfigError(f"{key} goes with training, and {reason}: leave it out")
     return msgspec.structs.replace(recipe, trainer={})
 
 
@@ -133,6 +134,10 @@ def from_tree(tree: dict[str, Any], name: str) -> Recipe:
     Raises:
         ConfigError: If a key or value is invalid; the message has the key's path.
     """
+    model = tree.get("model")
+    if isinstance(model, dict) and "network" in model and isinstance(model.setdefault("init_args", {}), dict):
+        tree = tree | {"model": model | {"init_args": model["init_args"] | {"network": model["network"]}}}
+        del tree["model"]["network"]
     try:
         recipe = msgspec.convert(tree, Recipe, strict=True)
         for key in OF_DATA.keys() & tree["data"]["prepare"].keys():

@@ -78,6 +78,10 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         limit: Images of `train` to use at most, drawn by seed; None uses all.
         memory: Prepared images are kept in memory up to this size, in MiB.
         reference: Images of other classes, for a model that learns from those too; prepared and augmented alike.
+        class_path: A LightningDataModule of the user's own, whose batches train and validate in place of those of
+            `train`: uint8 images (b, h, w, c) and labels (b,). The images of `train` still fit and calibrate the
+            detector, so let none train that calibrate; an argument `images` gets them, divided, as an ImageData.
+        init_args: Its arguments.
     """
 
     train: str
@@ -96,6 +100,8 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     limit: int | None = None
     memory: int = 4096
     reference: Reference | None = None
+    class_path: str | None = None
+    init_args: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
         if self.tile is None and self.overlap is not None:
@@ -120,6 +126,11 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """The LightningModule: its import path and its arguments.
 
     A class with `frozen = True`, such as lit_od.training.FrozenBackbone, is not trained.
+
+    Attributes:
+        class_path: Import path of the class.
+        init_args: Its arguments. Those that name a network may be a name, or class_path and init_args. In a recipe
+            `network` may also stand beside class_path; it is moved in here when the recipe is read.
     """
 
     class_path: str
@@ -263,7 +274,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         backbone: An ONNX file to use unchanged, from the working folder, or one that ships with the
             package, such as lit_od:tf_efficientnet_lite0; or such a file, what it gives and what it takes;
             excludes `model`.
-        trainer: Arguments of lightning.Trainer.
+        trainer: Arguments of lightning.Trainer; `logger`, `callbacks` and `profiler` are names, or class_path and
+            init_args, or lists of these.
         early_stopping: Epochs without a better validation loss after which training stops; None never stops.
         detector: `kind` and its options.
         calibration: `rule` and its options; `method` is split, or cross, by default whichever the images suffice for.
@@ -295,6 +307,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ConfigError(
                 "data.reference is for training, and this recipe's backbone is an ONNX file: leave it out"
             )
+        if self.data.class_path is None and self.data.init_args:
+            raise ConfigError("data.init_args are those of data.class_path, a LightningDataModule: name it too")
+        if self.model is None and self.data.class_path is not None:
+            raise ConfigError("data.class_path gives batches to a training, and nothing is trained here: leave it out")
         if self.model is not None and self.data.tile is not None:
             raise ConfigError("data.tile goes with an ONNX backbone, and this recipe has a `model`: leave it out")
         if self.model is None and self.export.patches is not None:

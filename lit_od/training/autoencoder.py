@@ -1,7 +1,7 @@
 """An autoencoder of inliers: outliers are images that it cannot reconstruct."""
 
-from collections.abc import Sequence
-from typing import ClassVar, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -39,8 +39,8 @@ class LitAutoencoder(TrainedModule):
         self,
         *,
         architecture: str | None = None,
-        encoder: str | None = None,
-        decoder: str | None = None,
+        encoder: str | Mapping[str, Any] | None = None,
+        decoder: str | Mapping[str, Any] | None = None,
         channels: int = 1,
         image_size: int | Sequence[int] = (128, 128),
         optimizer: Literal["rmsprop", "adam"] = "rmsprop",
@@ -52,7 +52,7 @@ class LitAutoencoder(TrainedModule):
         Args:
             architecture: "dense" or "conv"; None where encoder and decoder are given.
             encoder: Import path of an nn.Module: pixels (n, c, h, w) in [0, 1] to a code.
-            decoder: Import path of an nn.Module: the code back to pixels.
+            decoder: Import path of an nn.Module: the code back to pixels. Both may be class_path with init_args.
             channels: Channels of the images, 1 or 3.
             image_size: Height and width of the images, or the side of square ones.
             optimizer: "rmsprop" (decay 0.9, as in Keras) or "adam".

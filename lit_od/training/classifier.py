@@ -1,6 +1,6 @@
 """A classifier of inliers, trained for its penultimate features."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -31,7 +31,7 @@ class LitClassifier(TrainedModule):
         self,
         *,
         classes: int,
-        network: str = SMALL_CNN,
+        network: str | Mapping[str, Any] = SMALL_CNN,
         channels: int = 1,
         image_size: Sequence[int] = (28, 28),
         pretrained: bool = False,
@@ -51,7 +51,8 @@ class LitClassifier(TrainedModule):
 
         Args:
             classes: Number of classes, at least 2.
-            network: "small-cnn", "deep-cnn", a timm model, or the import path of an nn.Module.
+            network: "small-cnn", "deep-cnn", a timm model, or the import path of an nn.Module; or class_path, one of
+                these or timm.create_model, with init_args: {class_path: small-cnn, init_args: {width: 2}}.
             channels: Channels of the images, 1 or 3.
             image_size: Height and width of the images.
             pretrained: Start from timm's published weights.

@@ -1,7 +1,7 @@
 """Deep one-class features (DOC): twin networks on reference and target images."""
 
-from collections.abc import Sequence
-from typing import Literal, Self, TypeAlias, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self, TypeAlias, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,7 @@ class LitDOC(TrainedModule):
     def __init__(
         self,
         *,
-        network: str,
+        network: str | Mapping[str, Any],
         layer: str,
         reference_classes: int,
         pool: str = "avg",
@@ -72,7 +72,7 @@ class LitDOC(TrainedModule):
         """Build g and h; every argument is saved with the checkpoint.
 
         Args:
-            network: A timm model; `torchvision:NAME`; or the import path of an nn.Module.
+            network: As of `FrozenBackbone`.
             layer: The layer whose pooled output is g's, as in `FrozenBackbone`.
             reference_classes: Number of classes of the reference set, at least 2.
             pool: Pooling of that output.

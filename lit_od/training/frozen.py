@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lit_od.backbone.patches import PatchGrid
 from lit_od.errors import ConfigError
+from lit_od.import_paths import network_and_arguments
 from lit_od.training.networks.channel_axes import channel_axes
 from lit_od.training.networks.feature_network import FeatureNetwork
 from lit_od.training.networks.layer_features import (
@@ -61,7 +62,7 @@ class FrozenBackbone(LightningModule):
     def __init__(
         self,
         *,
-        network: str,
+        network: str | Mapping[str, Any],
         layers: Sequence[str],
         output: Literal["features", "patches"] = "features",
         grid: int | Sequence[int] | None = None,
@@ -79,7 +80,7 @@ class FrozenBackbone(LightningModule):
 
         Args:
             network: A timm model; `lit_od:NAME`, a backbone that ships with the package; `torchvision:NAME`; or the
-                import path of an nn.Module.
+                import path of an nn.Module; or class_path, one of these or timm.create_model, with init_args.
             layers: Names as in the network's `named_modules()`; several are laid side by side.
             output: "features" pools each layer over its places. "patches" brings feature maps, and the tokens of
                 transformers but class and register tokens, to one grid.
@@ -117,14 +118,15 @@ class FrozenBackbone(LightningModule):
         self.output = output
         pooling, size = parse_pools(layers, pool), (int(image_size[0]), int(image_size[1]))
         published = pretrained and checkpoint_path is None
-        if published and is_import_path(network) and not network.startswith("torchvision:"):
+        name, arguments = network_and_arguments(network, "network")
+        if published and is_import_path(name) and not name.startswith("torchvision:"):
             raise ConfigError(
-                f"network {network!r} has no published weights: give checkpoint_path, or pretrained: false where its "
+                f"network {name!r} has no published weights: give checkpoint_path, or pretrained: false where its "
                 "class brings its own"
             )
         whole = whole_network(network, channels=channels, image_size=size, pretrained=published)
         if isinstance(whole.body, FeatureNetwork):
-            raise ConfigError(f"network {network} scales its images itself: name the plain network inside it")
+            raise ConfigError(f"network {name} scales its images itself: name the plain network inside it")
         input_scaling = _scaling(whole) if scaling is None else _read_scaling(scaling, len(whole.mean))
         pixels = torch.zeros(1, len(whole.mean), *size)
         require_layers(whole.body, layers)
@@ -138,7 +140,7 @@ class FrozenBackbone(LightningModule):
                 grid=places,
                 image_size=size,
                 channels=len(whole.mean),
-                name=network,
+                name=name,
                 channels_last=last,
                 channel_axes=axes,
             )
@@ -152,11 +154,11 @@ class FrozenBackbone(LightningModule):
                 channel_axes=axes,
                 unit_length=unit_length,
             )
-            width = feature_count(cut, network, len(whole.mean), size)
+            width = feature_count(cut, name, len(whole.mean), size)
         used = weights_used(cut.eval(), pixels)
         if checkpoint_path is not None:
-            at_size = partial(resample, name=network, image_size=size, options={})
-            own = [name.partition("body.")[2] for name in used]
+            at_size = partial(resample, name=name, image_size=size, options=arguments)
+            own = [each.partition("body.")[2] for each in used]
             load_part(whole.body, checkpoint_path, own, at_size)
         drop_unused(cut, used, pixels)
         for weight in cut.parameters():

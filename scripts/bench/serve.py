@@ -1,4 +1,4 @@
-"""Compare `lit-od serve` over HTTP with the scorer in one process, and its addresses with each other.
+"""Compare `lit-od serve` with the scorer, and its addresses with each other.
 
     python scripts/bench/serve.py BUNDLE [--batch-size 32] [--runs 9] [--threads 2] [--connections 4]
 
@@ -98,7 +98,13 @@ class Run:
 
 
 def infer(tensor: dict[str, object], data: bytes, wanted: np.ndarray) -> Request:
-    """A request of the binary v2 protocol."""
+    """Make a request of the binary v2 protocol.
+
+    Args:
+        tensor: Name, type and shape of the input.
+        data: Its bytes.
+        wanted: Scores that must come back, (n,).
+    """
 
     def check(answer: http.client.HTTPResponse, body: bytes) -> None:
         scores = np.frombuffer(body[int(answer.headers["Inference-Header-Content-Length"]) :], "<f8")
@@ -112,18 +118,24 @@ def infer(tensor: dict[str, object], data: bytes, wanted: np.ndarray) -> Request
 
 
 def tensors(images: np.ndarray, wanted: np.ndarray) -> Request:
-    """A request with prepared images as a binary tensor."""
+    """Make a request with prepared images as a binary tensor."""
     return infer({"name": "images", "datatype": "UINT8", "shape": images.shape}, images.tobytes(), wanted)
 
 
 def encoded(pngs: Sequence[bytes], wanted: np.ndarray) -> Request:
-    """A request of the binary v2 protocol with image files."""
+    """Make a request of the binary v2 protocol with image files."""
     data = b"".join(len(png).to_bytes(4, "little") + png for png in pngs)
     return infer({"name": "encoded", "datatype": "BYTES", "shape": [len(pngs)]}, data, wanted)
 
 
 def upload(pngs: Sequence[bytes], wanted: np.ndarray, *, form: bool) -> Request:
-    """A request to /score."""
+    """Make a request to /score.
+
+    Args:
+        pngs: The files; without a form the first alone is sent.
+        wanted: Scores that must come back, (n,).
+        form: Send them as a form.
+    """
 
     def check(answer: http.client.HTTPResponse, body: bytes) -> None:
         rows = json.loads(body)
@@ -138,7 +150,7 @@ def upload(pngs: Sequence[bytes], wanted: np.ndarray, *, form: bool) -> Request:
 
 
 def files(images: np.ndarray, wanted: np.ndarray) -> dict[str, Request]:
-    """The requests with image files."""
+    """Make the requests with image files, by their names."""
     pngs = [_png(image) for image in images]
     return {
         "one file, POST /score": upload(pngs[:1], wanted[:1], form=False),
@@ -149,7 +161,13 @@ def files(images: np.ndarray, wanted: np.ndarray) -> dict[str, Request]:
 
 
 def asked(place: str, request: Request, connections: int) -> Callable[[], Run]:
-    """Return a function that sends a request over several connections during a run."""
+    """Return a function that sends a request over several connections during a run.
+
+    Args:
+        place: Address of the server.
+        request: The request.
+        connections: Number of connections.
+    """
     host, port = urlsplit(place).hostname, urlsplit(place).port
     clients = [http.client.HTTPConnection(str(host), port) for _ in range(connections)]
 

@@ -53,6 +53,14 @@ def main() -> None:
 
 
 def replace(server: "subprocess.Popen[str]", bundle: Path, times: int, count: int) -> None:
+    """Replace the bundle under load, and print what came of it.
+
+    Args:
+        server: The server.
+        bundle: The bundle that it serves.
+        times: Number of replacements.
+        count: Number of clients.
+    """
     assert server.stderr is not None
     place = urlsplit(re.findall(r"http://\S+/", server.stderr.readline())[0])
     threading.Thread(target=server.stderr.read, daemon=True).start()
@@ -80,7 +88,13 @@ def replace(server: "subprocess.Popen[str]", bundle: Path, times: int, count: in
 
 
 def turned(address: tuple[str, int], bundle: Path, *, bad: bool) -> None:
-    """Replace the bundle, and wait until the server has noticed."""
+    """Replace the bundle, and wait until the server has noticed.
+
+    Args:
+        address: Host and port of the server.
+        bundle: The bundle.
+        bad: Damage it instead, and mend it once it is refused.
+    """
     name = "refused" if bad else "done"
     before = metrics(address)[f"lit_od_bundle_reloads_total {name}"]
     damaged = bundle / "detector.safetensors"
@@ -98,7 +112,16 @@ def turned(address: tuple[str, int], bundle: Path, *, bad: bool) -> None:
 
 
 def ask(address: tuple[str, int], bundle: Path, ended: threading.Event) -> Counter[str]:
-    """Post an image until the end; count the answers by status, or by what is wrong with them."""
+    """Post an image until the end.
+
+    Args:
+        address: Host and port of the server.
+        bundle: The bundle.
+        ended: Set at the end.
+
+    Returns:
+        Numbers of answers by status, or by their fault.
+    """
     shape = Scorer.load(bundle, threads=1).preparation.shape
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     file = io.BytesIO()

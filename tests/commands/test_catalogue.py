@@ -93,12 +93,13 @@ def test_doctor_names_what_is_missing_or_too_old(
         'matplotlib>=3.9; extra == "evaluate"',
         'absent>=1; extra == "serve"',
     ]
+    monkeypatch.setattr(doctor, "versions", lambda: {"python": "3.11.0", "torch": "9.7.1+cpu"})
     versions = {"numpy": "2.4.0", "onnxruntime-gpu": "1.20.1", "torch": "9.7.1+cpu", "matplotlib": "3.9"}
     monkeypatch.setattr(doctor, "requires", lambda name: lines)
     monkeypatch.setattr(doctor, "_version", versions.get)
     assert main(["doctor", "--json"]) == 0
     tree = json.loads(capsys.readouterr().out)
-    assert tree["packages"] == {"numpy": "2.4.0"}
+    assert tree["packages"] == {"numpy": "2.4.0", "torch": "9.7.1+cpu"}
     extras = {name: each["missing"] for name, each in tree["extras"].items()}
     assert extras == {"cpu": [], "train": ["torch <9.9,>=9.8 (has 9.7.1+cpu)"], "evaluate": [], "serve": ["absent"]}
     assert tree["extras"]["train"]["packages"].keys() == {"torch", "matplotlib"}

@@ -210,6 +210,7 @@ def test_accept(killer: Killer, made_bundle: Bundle, target: Path, tmp_path: Pat
     assert Bundle.read(target, whole=True).changes()[0].command == "accept"
 
 
+@pytest.mark.torch
 @shares(3)
 @pytest.mark.parametrize("name", ["export", "fit"])
 def test_what_trains(trainer: tuple[Killer, str], target: Path, tmp_path: Path, name: str, kills: int) -> None:

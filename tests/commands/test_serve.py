@@ -21,6 +21,8 @@ import pytest
 from lit_od.bundle.folder import Bundle
 from lit_od.commands._status import REFUSED
 
+pytestmark = pytest.mark.starlette  # in a process of its own
+
 Command = Callable[..., Any]
 
 

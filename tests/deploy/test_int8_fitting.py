@@ -24,6 +24,8 @@ from tests.support.bundles import make_bundle
 from tests.support.images import ASSETS
 from tests.support.layered_graph import layered_graph
 
+pytestmark = pytest.mark.onnx  # which quantises
+
 Command = Callable[..., Any]
 NORMAL = f"{ASSETS}/digits.npz:train_images:0,1"
 OUTLIERS = f"{ASSETS}/garments.npz"

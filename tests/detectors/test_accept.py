@@ -13,6 +13,8 @@ from lit_od.detectors.patch_rows import PatchRows
 from lit_od.errors import ConfigError, DataError
 from lit_od.types import Outputs
 
+pytest.importorskip("sklearn")  # mixtures are fitted as the tests are found
+
 INF = float("inf")
 
 

@@ -353,6 +353,7 @@ def test_the_variable_names_the_folder_too(
     assert Bundle.read(tmp_path / "b").manifest.detector.images == 40
 
 
+@pytest.mark.matplotlib
 def test_a_bundle_of_class_folders_is_evaluated_by_its_own_recipe(
     small_graph: bytes, digit_files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

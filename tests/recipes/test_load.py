@@ -11,6 +11,7 @@ from lit_od.detectors.registry import accumulator
 from lit_od.errors import ConfigError
 from lit_od.images.preparation import Preparation
 from lit_od.recipes.load import from_tree, override, read, read_tree, shipped, to_tree
+from lit_od.recipes.named_code import code_of_training
 from lit_od.recipes.schema import Recipe
 
 SMALL = """
@@ -206,3 +207,25 @@ def test_another_kind_or_rule_leaves_the_old_options_behind(words: list[str]):
 def test_the_same_kind_keeps_the_options_of_the_recipe():
     recipe = read("demo", ["--detector.kind=mahalanobis", "--detector.shrinkage=0.5"])
     assert recipe.detector == {"kind": "mahalanobis", "class_conditional": True, "shrinkage": 0.5}
+
+
+def test_a_network_beside_the_class_is_an_argument_of_it() -> None:
+    network = {"class_path": "small-cnn", "init_args": {"width": 2}}
+    tree = {"name": "r", "data": {"train": "x", "prepare": {"size": [28, 28]}}}
+    for init_args in ({}, {"init_args": {"l2": 0.5, "network": "deep-cnn"}}):
+        given = tree | {"model": {"class_path": "lit_od.training.LitClassifier", "network": network, **init_args}}
+        recipe = from_tree(given, "r")
+        assert recipe.model is not None
+        assert recipe.model.init_args == init_args.get("init_args", {}) | {"network": network}
+        assert from_tree(to_tree(recipe), "again") == recipe
+        assert given["model"]["network"] == network  # what was given stays
+
+
+def test_code_of_a_training_is_all_that_a_recipe_names() -> None:
+    model = {"class_path": "mine.Module", "network": {"class_path": "mine.Net"}}
+    data = {"train": "x", "prepare": {"size": [28, 28]}, "class_path": "mine.Data"}
+    trainer = {"logger": [{"class_path": "mine.Log"}, "csv"], "callbacks": "mine.Call", "profiler": None}
+    recipe = from_tree({"name": "r", "data": data, "model": model, "trainer": trainer}, "r")
+    assert list(code_of_training(recipe)) == ["mine.Module", "mine.Net", "mine.Data", "mine.Log", "csv", "mine.Call"]
+    with pytest.raises(ConfigError, match=r"data\.class_path gives batches to a training, and nothing is trained here"):
+        from_tree({"name": "r", "data": data, "backbone": "lit_od:tf_efficientnet_lite0"}, "r")

@@ -15,6 +15,9 @@ from wheels import install, missing, requirements  # noqa: E402
 sys.path.pop(0)
 
 
+pytestmark = pytest.mark.torch
+
+
 def check(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the check without a GPU; PYTHON is the interpreter of the tests."""
     environment = {

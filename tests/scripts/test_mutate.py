@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.onnx  # by which bundles are changed
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "mutate.py"
 
 

@@ -1,6 +1,7 @@
 """Models and a running server that the tests share."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from lit_od.bundle.folder import Bundle
 from lit_od.images.sources import Source
 from lit_od.serving.models import Model
 from tests.support.browser import Browser
-from tests.support.site import Site, png, running
+
+if TYPE_CHECKING:
+    from tests.support.site import Site  # which needs a web server
 
 
 @pytest.fixture(scope="session")
@@ -19,8 +22,10 @@ def model(made_bundle: Bundle) -> Model:
 
 
 @pytest.fixture(scope="session")
-def site(model: Model) -> Iterator[Site]:
+def site(model: Model) -> "Iterator[Site]":
     """A server of digits with the usual limits."""
+    from tests.support.site import running
+
     with running([model]) as site:
         yield site
 
@@ -28,6 +33,8 @@ def site(model: Model) -> Iterator[Site]:
 @pytest.fixture(scope="session")
 def pictures(digits: list[Source], garments: list[Source]) -> list[bytes]:
     """Two hundred PNG files, a few of them garments."""
+    from tests.support.site import png
+
     return [png(source) for source in [*digits[1200:1390], *garments[:10]]]
 
 

@@ -1,5 +1,6 @@
 """Modules and networks outside lit_od, timm and torchvision are imported where they are trusted, and nowhere else."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from lit_od.bundle.folder import Bundle
 from lit_od.errors import ConfigError, DataError
 from lit_od.recipes.load import from_tree, read
 from lit_od.recipes.schema import Recipe
@@ -60,12 +62,19 @@ def recipe_of(class_path: str, **init_args: object) -> Recipe:
         ("lit_od.training.LitAutoencoder", {"encoder": "{}:Squeeze"}, "init_args.encoder", "{}:Squeeze"),
         ("lit_od.training.LitAutoencoder", {"decoder": "{}.Stretch"}, "init_args.decoder", "{}.Stretch"),
         ("{}.Mine", {"network": "{}.Squeeze"}, "class_path", "{}.Mine"),
+        (FROZEN, {"network": {"class_path": "{}.Squeeze"}, "layers": ["0"]}, "init_args.network", "{}.Squeeze"),
+        (
+            "lit_od.training.LitAutoencoder",
+            {"encoder": {"class_path": "{}:Squeeze"}},
+            "init_args.encoder",
+            "{}:Squeeze",
+        ),
     ],
 )
 def test_nothing_is_imported_that_is_not_trusted(
-    class_path: str, arguments: dict[str, str | list[str]], key: str, path: str, strange: str, tmp_path: Path
+    class_path: str, arguments: dict[str, Any], key: str, path: str, strange: str, tmp_path: Path
 ) -> None:
-    given = {name: value.format(strange) if isinstance(value, str) else value for name, value in arguments.items()}
+    given = json.loads(json.dumps(arguments).replace("{}.", f"{strange}.").replace("{}:", f"{strange}:"))
     recipe, path = recipe_of(class_path.format(strange), **given), path.format(strange)
     message = rf"model\.{key}: {path} runs code from outside lit_od when it is imported: add --trust {path}$"
     for trust in ([], [strange], ["strange"]):
@@ -82,6 +91,17 @@ def test_a_network_of_a_hub_is_trusted_by_its_name(name: str) -> None:
         with pytest.raises(ConfigError, match=rf"network: {name} is a network that others have published: add --trust"):
             trusted_class(FROZEN, {"network": name}, trust)
     assert trusted_class(FROZEN, {"network": name}, [name]).__name__ == "FrozenBackbone"
+    by_timm = {"class_path": "timm.create_model", "init_args": {"model_name": name}}
+    with pytest.raises(ConfigError, match=rf"network: {name} is a network that others have published: add --trust"):
+        trusted_class(FROZEN, {"network": by_timm}, [])
+
+
+def test_a_network_of_lit_od_imports_no_other_one() -> None:
+    nested = {"class_path": FROZEN, "init_args": {"network": "somewhere:Net", "layers": ["0"]}}
+    with pytest.raises(
+        ConfigError, match=r"network: lit_od\.training\.FrozenBackbone is given a network, and a network"
+    ):
+        trusted_class("lit_od.training.LitClassifier", {"network": nested}, [])
 
 
 @pytest.mark.parametrize(
@@ -126,3 +146,39 @@ def test_a_module_at_hand_is_exported_without_trust(run: TrainingRun, tmp_path: 
     recipe = read_checkpoint(run.checkpoint).recipe
     data = ImageData(recipe.data, seed=recipe.seed)
     assert export_bundle(run.module, data, recipe, tmp_path / "bundle", threads=1).detector.kind == "reconstruction"
+
+
+BESIDE = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, channels, width=4):
+        super().__init__(nn.Conv2d(channels, width, 7, stride=7))
+"""
+
+RECIPE = """
+name: beside
+data: {root: "lit_od:assets", train: "digits.npz:train_images:0,1", prepare: {size: [28, 28], mode: grey}, limit: 60}
+model:
+  class_path: lit_od.training.FrozenBackbone
+  init_args: {layers: ["0"], pretrained: false}
+  network: {class_path: net_beside_recipe.Net, init_args: {width: 6}}
+detector: {kind: knn}
+calibration: {rule: percentile, q: 90}
+"""
+
+
+def test_a_module_beside_the_recipe_is_imported_where_it_is_trusted(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "net_beside_recipe.py").write_text(BESIDE)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    words = ("fit", tmp_path / "recipe.yaml", "--out", tmp_path / "bundle", "--threads", 1)
+    status, _, err = command(*words)
+    assert (status, "add --trust net_beside_recipe.Net" in err) == (2, True)
+    assert "net_beside_recipe" not in sys.modules
+    status, _, err = command(*words, "--trust", "net_beside_recipe.Net")
+    assert (status, "net_beside_recipe.Net is imported, which --trust allows" in err) == (0, True), err
+    assert Bundle.read(tmp_path / "bundle").detector.input_shape == (6,)
+    sys.modules.pop("net_beside_recipe")

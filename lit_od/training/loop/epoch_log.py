@@ -1,6 +1,6 @@
 """The logger of a training: `metrics.csv`, with a row an epoch.
 
-`lit_od.training.loop.train` hands it to the Trainer; another logger goes there, beside it.
+`lit_od.training.loop.train` hands it to the Trainer; the loggers that a recipe names come after it.
 """
 
 import csv
@@ -55,8 +55,11 @@ class EpochLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add figures to their epoch's row and write the file."""
-        figures = {name: float(value) for name, value in metrics.items() if name != "epoch"}
+        """Add figures to their epoch's row and write the file.
+
+        Those of single steps are left out.
+        """
+        figures = {name: float(value) for name, value in metrics.items() if name != "epoch" and name[-5:] != "_step"}
         if "epoch" not in metrics or not figures:
             return
         self.rows.setdefault(int(metrics["epoch"]), {}).update(figures)

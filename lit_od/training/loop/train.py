@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import yaml
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -22,6 +22,7 @@ from lit_od.recipes.load import to_tree
 from lit_od.recipes.schema import Recipe
 from lit_od.training.data.augmentation import augment, step_generator
 from lit_od.training.data.image_data import ImageData, check_trainable
+from lit_od.training.data.own_batches import batches_of
 from lit_od.training.data.trunk_cache import TrunkCache
 from lit_od.training.data.twin_data import data_of
 from lit_od.training.distributed import lost, process_group
@@ -57,11 +58,12 @@ from lit_od.training.loop.trainer import (
     seeded,
     trainer_arguments,
 )
+from lit_od.training.loop.trainer_parts import FOLDER, StepLoss, TrainerParts
 from lit_od.training.networks.pretrained import trusted_class
 from lit_od.training.networks.weights import load_state
 
 BEST, LAST = "best.ckpt", "last.ckpt"
-FILES = frozenset({BEST, LAST, "metrics.csv", "config.yaml", "learning_curves.png", "samples.png"})
+FILES = frozenset({BEST, LAST, "metrics.csv", "config.yaml", "learning_curves.png", "samples.png", FOLDER})
 """Files of a run folder."""
 
 _PEER_GONE = re.compile(
@@ -129,9 +131,11 @@ def train(
         )
     if resume is None and process_group().rank == 0:
         _require_free(out)
-    arguments = trainer_arguments(recipe.trainer)
+    arguments, parts = trainer_arguments(recipe.trainer), TrainerParts.of(recipe.trainer, trust)
     data = data_of(recipe.data, seed=recipe.seed, cache=trunk_cache)
-    check_trainable(data)
+    batches = batches_of(data, trust)
+    if batches is data:
+        check_trainable(data)
     kind, init_args = module_arguments(recipe.model, data, trust)
     with quiet(kind), seeded(recipe.seed):
         log = EpochLog(out / "metrics.csv", resume=resume is not None)
@@ -141,11 +145,12 @@ def train(
         last = RelocatableCheckpoint(out, Path(LAST).stem, enable_version_counter=False, save_on_train_epoch_end=True)
         trainer = make_trainer(
             arguments,
-            callbacks=[*_callbacks(recipe, data, kind, best), provenance, best, last],
-            logger=log,
+            callbacks=[*_callbacks(recipe, data, kind, best), *parts.make_callbacks(), provenance, best, last],
+            logger=[log, *parts.make_loggers(out)],
+            profiler=parts.make_profiler(out),
             default_root_dir=out,
             enable_progress_bar=False,
-            use_distributed_sampler=False,
+            use_distributed_sampler=batches is not data,  # which know their process themselves
         )
         keep_whole(trainer)
         init_args = scaled(init_args, trainer, kind, recipe.trainer.get(SCALING, "none"))
@@ -163,7 +168,8 @@ def train(
                 out.mkdir(parents=True, exist_ok=True)
                 (out / "config.yaml").write_text(yaml.safe_dump(to_tree(recipe), sort_keys=False), encoding="utf-8")
                 _draw_samples(data, out / "samples.png")
-            _fit(trainer, module, data, resume)
+            _log_recipe(trainer, recipe)
+            _fit(trainer, module, batches, resume)
             if trainer.is_global_zero and log.rows:
                 learning_curves(log.rows, out / "learning_curves.png")
         trainer.strategy.barrier()
@@ -210,6 +216,8 @@ def _callbacks(recipe: Recipe, data: ImageData, kind: type[LightningModule], bes
     callbacks: list[Callback] = [SeededEpochs(recipe.seed), FiniteLoss(best), FlushSubnormals(), Progress(), Signals()]
     if data.watched_outliers() and hasattr(kind, "backbone"):
         callbacks.append(OutlierMonitor(data))
+    if recipe.trainer.get("log_every_n_steps"):
+        callbacks.append(StepLoss())
     if recipe.early_stopping is not None:
         # Lightning counts validations, the recipe epochs
         patience = -(-recipe.early_stopping // recipe.trainer.get("check_val_every_n_epoch", 1))
@@ -219,7 +227,13 @@ def _callbacks(recipe: Recipe, data: ImageData, kind: type[LightningModule], bes
     return callbacks
 
 
-def _fit(trainer: Trainer, module: LightningModule, data: ImageData, resume: Path | None) -> None:
+def _log_recipe(trainer: Trainer, recipe: Recipe) -> None:
+    """Give the recipe to the loggers that it names; it is in config.yaml too."""
+    for logger in trainer.loggers[1:]:
+        logger.log_hyperparams(to_tree(recipe))
+
+
+def _fit(trainer: Trainer, module: LightningModule, data: LightningDataModule, resume: Path | None) -> None:
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     except MisconfigurationException as error:

@@ -17,6 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_od.errors import ConfigError
 from lit_od.import_paths import accepted, check_accepted, defaults
+from lit_od.recipes.named_code import PARTS
 from lit_od.recipes.schema import ModelConfig
 from lit_od.runtime.processes import place
 from lit_od.training.data.image_data import ImageData
@@ -34,8 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "log_every_n_steps": 0,  # figures are logged by epoch
 }
 RESERVED = frozenset(
-    "barebones callbacks default_root_dir enable_checkpointing enable_progress_bar fast_dev_run logger"
-    " use_distributed_sampler".split()
+    "barebones default_root_dir enable_checkpointing enable_progress_bar fast_dev_run use_distributed_sampler".split()
 )
 """Arguments of the Trainer that the run itself sets, since its files depend on them."""
 
@@ -72,10 +72,12 @@ _SCALES = {"none": lambda times: 1.0, "sqrt": math.sqrt, "linear": float}
 def trainer_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recipe's `trainer` over the defaults, for Lightning's Trainer.
 
+    Loggers, callbacks and profiler are made by `TrainerParts`.
+
     Raises:
         ConfigError: If the Trainer has no such argument, the run sets it itself, or an option is invalid.
     """
-    arguments = {name: value for name, value in options.items() if name not in (COMPILE, SCALING)}
+    arguments = {name: value for name, value in options.items() if name not in (COMPILE, SCALING, *PARTS)}
     check_accepted(Trainer, arguments, "trainer")
     for name in arguments:
         if name in RESERVED:

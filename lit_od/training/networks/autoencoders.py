@@ -4,12 +4,15 @@ Both published ones are Keras networks, with Keras' initial weights. All are wra
 images in, scaled to [0, 1] inside, so that an exported graph needs no further preprocessing.
 """
 
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lit_od.errors import ConfigError
+from lit_od.import_paths import class_and_arguments
 from lit_od.training.networks.feature_network import glorot
 from lit_od.training.networks.pretrained import own_module
 from lit_od.training.networks.trial import output_of_zeros, shape_or_type
@@ -87,8 +90,8 @@ def build_autoencoder(
     *,
     channels: int,
     image_size: tuple[int, int],
-    encoder: str | None = None,
-    decoder: str | None = None,
+    encoder: str | Mapping[str, Any] | None = None,
+    decoder: str | Mapping[str, Any] | None = None,
 ) -> Autoencoder:
     """Build the autoencoder that a recipe names.
 
@@ -98,8 +101,9 @@ def build_autoencoder(
         channels: 1 or 3.
         image_size: (height, width).
         encoder: Import path of an nn.Module, `package.module:Class`, called with those of channels and
-            image_size that it takes; pixels (n, c, h, w) in [0, 1] to a code of any shape.
-        decoder: Import path of an nn.Module; the code to (n, c, h, w).
+            image_size that it takes; pixels (n, c, h, w) in [0, 1] to a code of any shape; or class_path with
+            init_args.
+        decoder: Likewise; the code to (n, c, h, w).
 
     Raises:
         ConfigError: If there is no such network, or it does not fit the images.
@@ -112,7 +116,8 @@ def build_autoencoder(
         if architecture is not None:
             raise ConfigError(f"architecture {architecture!r} has halves of its own: leave it out, or the pair")
         offered = {"channels": channels, "image_size": image_size}
-        network = Autoencoder(own_module(encoder, offered), own_module(decoder, offered))
+        halves = [class_and_arguments(half, key) for key, half in (("encoder", encoder), ("decoder", decoder))]
+        network = Autoencoder(*(own_module(path, offered, arguments) for path, arguments in halves))
         _require_same_shape(network, channels, image_size)
         return network
     match architecture:

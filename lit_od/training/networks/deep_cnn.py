@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_od.training.networks.feature_network import scaled_widths
+
 WIDTHS = (24, 48, 96)
 """Channels of the stages."""
 
@@ -21,20 +23,24 @@ class DeepCNN(nn.Module):
     maps. `LitClassifier(layers=...)` exports those of several stages, by the names stages.0 to stages.2.
 
     Attributes:
-        num_features: 96.
+        num_features: 96, times the width.
     """
 
-    num_features = WIDTHS[-1]
-
-    def __init__(self, *, channels: int, dropout: float = 0.2) -> None:
+    def __init__(self, *, channels: int, dropout: float = 0.2, width: float = 1.0) -> None:
         """Make the layers for images of any size.
 
         Args:
             channels: Channels of the images.
             dropout: Share of the features that are dropped in training.
+            width: Factor of the channels of all stages.
+
+        Raises:
+            ConfigError: If a stage would have no channel.
         """
         super().__init__()
-        sizes = zip(pairwise((channels, *WIDTHS)), CONVOLUTIONS, strict=True)
+        widths = scaled_widths(WIDTHS, width)
+        self.num_features = widths[-1]
+        sizes = zip(pairwise((channels, *widths)), CONVOLUTIONS, strict=True)
         self.stages = nn.ModuleList(_stage([before, *[after] * count]) for (before, after), count in sizes)
         self.dropout = nn.Dropout(dropout)
         self.to(memory_format=torch.channels_last)  # the order of the images; faster on a CPU

@@ -4,7 +4,7 @@ All are wrapped alike: uint8 images in, features out, normalisation inside, so t
 needs no further preprocessing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -14,7 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_od.errors import ConfigError
-from lit_od.training.networks.pretrained import create_timm, feature_count, is_import_path, own_module, resample
+from lit_od.import_paths import network_and_arguments
+from lit_od.training.networks.pretrained import (
+    create_timm,
+    feature_count,
+    is_import_path,
+    own_module,
+    require_free,
+    resample,
+)
 from lit_od.training.networks.weights import load_weights
 
 SMALL_CNN = "small-cnn"
@@ -75,21 +83,24 @@ class SmallCNN(nn.Module):
     """Three convolutions with average pooling, then 64 sigmoid features.
 
     Attributes:
-        num_features: 64.
+        num_features: 64, times the width.
     """
 
-    num_features = 64
-
-    def __init__(self, *, channels: int, image_size: tuple[int, int], dropout: float = 0.2) -> None:
+    def __init__(self, *, channels: int, image_size: tuple[int, int], dropout: float = 0.2, width: float = 1.0) -> None:
         """Make the layers for images of one size.
 
         Args:
             channels: Channels of the images.
             image_size: (height, width).
             dropout: Share of the inputs of the dense layer that are dropped in training.
+            width: Factor of the channels of the convolutions and of the features.
+
+        Raises:
+            ConfigError: If a layer would have no channel.
         """
         super().__init__()
-        widths = (channels, 32, 64, 128)
+        *convolutions, self.num_features = scaled_widths((32, 64, 128, 64), width)
+        widths = (channels, *convolutions)
         self.convolutions = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths))
         height, width = image_size
         for _ in self.convolutions:
@@ -108,6 +119,19 @@ class SmallCNN(nn.Module):
         return torch.sigmoid(self.dense(self.dropout(pixels.flatten(1))))
 
 
+def scaled_widths(widths: Sequence[int], width: float) -> list[int]:
+    """Return numbers of channels times a factor, rounded.
+
+    Raises:
+        ConfigError: If the factor is no number above 0, or leaves a layer no channel.
+    """
+    number = isinstance(width, int | float) and not isinstance(width, bool) and 0 < width < float("inf")
+    scaled = [round(each * width) for each in widths] if number else [0]
+    if not all(scaled):
+        raise ConfigError(f"width must be a number that leaves {min(widths)} channels at least one, got {width!r}")
+    return scaled
+
+
 def glorot(network: nn.Module) -> None:
     """Set Keras' initial values in all layers.
 
@@ -121,7 +145,7 @@ def glorot(network: nn.Module) -> None:
 
 
 def build_network(
-    name: str,
+    network: str | Mapping[str, Any],
     *,
     channels: int,
     image_size: tuple[int, int],
@@ -132,10 +156,10 @@ def build_network(
     """Build the feature network that a recipe names.
 
     Args:
-        name: "small-cnn"; "deep-cnn"; a timm model; or the import path of an nn.Module,
+        network: "small-cnn"; "deep-cnn"; a timm model; or the import path of an nn.Module,
             `package.module:Class`. That class is called with those of channels, image_size and dropout that it
             takes, and turns pixels (n, c, h, w) in [-1, 1] into features (n, d); a FeatureNetwork is not wrapped
-            again.
+            again. Or one of these as class_path, with further init_args.
         channels: 1 or 3.
         image_size: (height, width).
         pretrained: Take timm's published weights, which may have to be downloaded.
@@ -146,16 +170,18 @@ def build_network(
         ConfigError: If there is no such network, or it does not fit the images.
         DataError: If the weights are not available.
     """
+    name, arguments = network_and_arguments(network, "network")
     mean = std = [0.5] * channels
     if name in SHIPPED or is_import_path(name):
         if pretrained or checkpoint_path is not None:
             raise ConfigError(f"network {name!r} has no published weights: leave out pretrained and checkpoint_path")
         offered = {"channels": channels, "image_size": image_size, "dropout": dropout}
-        body = own_module(SHIPPED.get(name, name), offered)
+        body = own_module(SHIPPED.get(name, name), offered, arguments)
         if isinstance(body, FeatureNetwork):
             return body
     else:
-        options = {"in_chans": channels, "num_classes": 0, "drop_rate": dropout}
+        require_free(arguments, name)
+        options = {"in_chans": channels, "num_classes": 0, "drop_rate": dropout} | arguments
         fetched = pretrained and checkpoint_path is None
         body = create_timm(name, pretrained=fetched, image_size=image_size, options=options, others=[*SHIPPED])
         config: dict[str, Any] = body.pretrained_cfg  # type: ignore[assignment]  # nn.Module's attributes are untyped

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lit_od.backbone.packaged import PACKAGED_BACKBONE
 from lit_od.errors import ConfigError
-from lit_od.import_paths import accepted, code_of, imported, require_trusted
+from lit_od.import_paths import accepted, check_accepted, code_of, imported, network_and_arguments, require_trusted
 from lit_od.training.networks.packaged import load_packaged
 from lit_od.training.networks.trial import output_of_zeros, shape_or_type
 from lit_od.training.quiet_logging import quiet_logging
@@ -27,6 +27,9 @@ TORCHVISION = "torchvision:"
 LOCAL = "local-dir:"
 HUBS = ("hf-hub:", "hf_hub:", LOCAL)
 """Prefixes of the names of models that timm fetches by itself."""
+
+_TAKEN = frozenset("cache_dir checkpoint_path img_size in_chans model_name num_classes scriptable".split())
+"""Arguments of timm's and torchvision's that are not a recipe's."""
 
 HUB_SECONDS = 10
 """Time in seconds in which the hub of weights must answer."""
@@ -49,13 +52,16 @@ class WholeNetwork:
     channels_last: bool = False
 
 
-def whole_network(name: str, *, channels: int, image_size: tuple[int, int], pretrained: bool) -> WholeNetwork:
+def whole_network(
+    network: str | Mapping[str, Any], *, channels: int, image_size: tuple[int, int], pretrained: bool
+) -> WholeNetwork:
     """Build the network that a recipe names, its classifier included.
 
     Args:
-        name: A timm model; `lit_od:NAME`, a backbone that ships with the package; `torchvision:NAME`, a classifier of
-            torchvision's; or the import path of an nn.Module, `package.module:Class`, which is called with those of
-            channels and image_size that it takes, and gets pixels in [-1, 1].
+        network: A timm model; `lit_od:NAME`, a backbone that ships with the package; `torchvision:NAME`, a classifier
+            of torchvision's; or the import path of an nn.Module, `package.module:Class`, which is called with those of
+            channels and image_size that it takes, and gets pixels in [-1, 1]. Or one of these as class_path, with
+            further init_args.
         channels: Channels of the images; timm's and torchvision's networks always take three.
         image_size: (height, width).
         pretrained: Take the published weights, which may have to be downloaded; else they are random.
@@ -63,12 +69,15 @@ def whole_network(name: str, *, channels: int, image_size: tuple[int, int], pret
     Raises:
         ConfigError: If there is no such network, or its weights are not available.
     """
+    name, arguments = network_and_arguments(network, "network")
     if name.startswith(TORCHVISION):
-        return _torchvision(name, pretrained)
+        return _torchvision(name, pretrained, arguments)
     if is_import_path(name):
-        body = own_module(name, {"channels": channels, "image_size": image_size})
+        body = own_module(name, {"channels": channels, "image_size": image_size}, arguments)
         return WholeNetwork(body, [0.5] * channels, [0.5] * channels)
-    body = create_timm(name, pretrained=pretrained, image_size=image_size, options={}, others=[f"{TORCHVISION}NAME"])
+    others = [f"{TORCHVISION}NAME"]
+    require_free(arguments, name)
+    body = create_timm(name, pretrained=pretrained, image_size=image_size, options=arguments, others=others)
     config: dict[str, Any] = body.pretrained_cfg  # type: ignore[assignment]  # nn.Module's attributes are untyped
     return WholeNetwork(body, config["mean"], config["std"], getattr(body, "output_fmt", "NCHW") == "NHWC")
 
@@ -113,20 +122,40 @@ def trusted_class(
     return imported(class_path, LightningModule, f"{key}class_path")
 
 
-def own_module(path: str, offered: Mapping[str, Any]) -> nn.Module:
-    """Make an nn.Module by import path, with those offered arguments that it takes.
+def own_module(path: str, offered: Mapping[str, Any], arguments: Mapping[str, Any]) -> nn.Module:
+    """Make an nn.Module by import path.
+
+    Args:
+        path: The import path.
+        offered: Facts of the images, of which it gets those that it takes.
+        arguments: Arguments that the recipe gives for it.
 
     Raises:
-        ConfigError: If it cannot be imported, or needs other arguments.
+        ConfigError: If it cannot be imported, needs other arguments, or does not take one that is given.
     """
     kind = imported(path, nn.Module, "network")
+    check_accepted(kind, arguments, "network.init_args")
     names, _ = accepted(kind)
     try:
-        return kind(**{key: value for key, value in offered.items() if key in names})
+        return kind(**{key: value for key, value in offered.items() if key in names} | dict(arguments))
     except TypeError as error:
         raise ConfigError(
             f"network {path} cannot be made from {', '.join(offered)}: {error}. Give its other arguments defaults"
         ) from error
+
+
+def require_free(arguments: Mapping[str, Any], name: str) -> None:
+    """Check arguments that a recipe gives for a network of timm or torchvision.
+
+    Raises:
+        ConfigError: If one would fetch or load weights, or the images decide it.
+    """
+    for key in arguments:
+        if key in _TAKEN or key.startswith(("pretrained", "weights")):
+            raise ConfigError(
+                f"network.init_args: {key} of {name} is decided by the images or by the module's own init_args, "
+                "pretrained and checkpoint_path: leave it out"
+            )
 
 
 def create_timm(
@@ -138,7 +167,7 @@ def create_timm(
         name: Name of the model; `lit_od:NAME` takes the weights that ship with the package.
         pretrained: Take timm's published weights.
         image_size: Height and width, for models of one fixed size.
-        options: Further options of timm.create_model.
+        options: Further options of timm.create_model: for instance those that the recipe gives.
         others: Further names that the caller knows, for the refusal of one that does not exist.
 
     Raises:
@@ -225,7 +254,8 @@ def _hub() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _torchvision(name: str, pretrained: bool) -> WholeNetwork:
+def _torchvision(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> WholeNetwork:
+    require_free(arguments, name)
     from torchvision import models  # type: ignore[import-untyped]  # it has no types, and takes a second to import
 
     known = models.list_models(module=models)
@@ -238,7 +268,9 @@ def _torchvision(name: str, pretrained: bool) -> WholeNetwork:
         )
     weights = models.get_model_weights(model).DEFAULT
     transforms = weights.transforms()
-    body = _created(name, pretrained, lambda: models.get_model(model, weights=weights if pretrained else None))
+    body = _created(
+        name, pretrained, lambda: models.get_model(model, weights=weights if pretrained else None, **arguments)
+    )
     return WholeNetwork(body, transforms.mean, transforms.std, isinstance(body, models.SwinTransformer))
 
 

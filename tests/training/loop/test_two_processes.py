@@ -4,9 +4,12 @@ import json
 from dataclasses import asdict
 
 import numpy as np
+import pytest
 
 from lit_od.evaluation.metrics import rates, summary
 from tests.support.job_server import said
+
+pytestmark = pytest.mark.torch
 
 RNG = np.random.default_rng(0)
 SCORES = np.round(RNG.normal(30, 4, size=37), 1) + np.repeat([0, 5], [20, 17])

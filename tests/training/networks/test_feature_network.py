@@ -170,6 +170,53 @@ def test_a_network_that_cannot_be_is_refused_in_one_line(name, message):
     assert "\n" not in str(caught.value)
 
 
+def choice(class_path, **init_args):
+    return {"class_path": class_path, "init_args": init_args}
+
+
+@pytest.mark.parametrize(
+    ("network", "features", "channels"),
+    [
+        (choice("small-cnn", width=0.5), 32, 16),
+        (choice("small-cnn"), 64, 32),
+        (choice("deep-cnn", width=2), 192, 48),
+        (choice("lit_od.training.networks.deep_cnn:DeepCNN", width=0.25, dropout=0), 24, 6),
+    ],
+)
+def test_a_network_gets_the_arguments_that_a_recipe_gives(network, features, channels):
+    made = build_network(network, **SQUARE)
+    assert made.num_features == features
+    first = next(layer for layer in made.modules() if isinstance(layer, nn.Conv2d))
+    assert first.out_channels == channels
+    assert made(torch.from_numpy(images(2))).shape == (2, features)
+
+
+def test_timm_gets_the_arguments_that_a_recipe_gives():
+    for network in (choice("test_resnet", act_layer="silu"), choice("timm.create_model", model_name="test_resnet")):
+        made = build_network(network, channels=1, image_size=(64, 64))
+        wanted = nn.SiLU if "act_layer" in network["init_args"] else nn.ReLU
+        assert any(isinstance(layer, wanted) for layer in made.modules())
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (choice("small-cnn", width=0), "width must be a number that leaves 32 channels at least one, got 0"),
+        (choice("deep-cnn", width=0.01), "width must be a number that leaves 24 channels at least one, got 0.01"),
+        (choice("small-cnn", widht=2), r"network\.init_args\.widht does not exist; did you mean width"),
+        (choice("timm.create_model"), "network: timm.create_model needs model_name among its init_args"),
+        (choice("resnet18", checkpoint_path="x.pt"), "checkpoint_path of resnet18 is decided by .*: leave it out"),
+        (choice("resnet18", pretrained_cfg={}), "pretrained_cfg of resnet18 is decided by"),
+        (choice("resnet18", nothing=1), "network 'resnet18' cannot be made: .*nothing.*Choose another network"),
+        ({"class_path": "small-cnn", "width": 2}, "network must be a name, or class_path with init_args, got"),
+        ({"init_args": {}}, "network must be a name, or class_path with init_args, got"),
+    ],
+)
+def test_arguments_that_a_network_does_not_take_are_refused(network, message):
+    with pytest.raises(ConfigError, match=message):
+        build_network(network, **SQUARE)
+
+
 def test_networks_without_published_weights_say_so():
     with pytest.raises(ConfigError, match="network 'small-cnn' has no published weights: leave out pretrained"):
         build_network("small-cnn", pretrained=True, **SQUARE)
