@@ -157,7 +157,10 @@ class Extractor:
             batch = Batch([source], pixels[None], np.zeros(1, np.intp), {}, [frame.geometry])
             if not finite:
                 score, whole = np.full(1, np.nan), np.full_like(whole, np.nan)
-            yield Extracted(batch, _NOTHING, np.array([finite]), score, whole)
+            extracted = Extracted(batch, _NOTHING, np.array([finite]), score, whole)
+            del frame, pixels, joined, batch, whole  # large: they go with the consumer's
+            yield extracted
+            del extracted
 
     def run(
         self, images: Iterable[Source], compute: Compute | None, *, batch_size: int = BATCH_SIZE
@@ -194,13 +197,24 @@ class Extractor:
 def compute_of(detector: Detector, *, maps: bool) -> Compute:
     """Return the function from outputs to scores, and to maps if wanted."""
     if not maps or not isinstance(detector, PixelDetector):
-        return lambda outputs: (detector.score(outputs),)
+        return lambda outputs: (_sound(detector, detector.score(outputs), len(outputs)),)
 
     def scores_and_maps(outputs: Outputs) -> Computed:
         scores, found = detector.score_map(outputs)
-        return scores, found.astype(np.float32, copy=False)
+        return _sound(detector, scores, len(outputs)), found.astype(np.float32, copy=False)
 
     return scores_and_maps
+
+
+def _sound(detector: Detector, scores: Scores, count: int) -> Scores:
+    """Return scores of `count` images. Raises ConfigError on another type or shape."""
+    got = np.asarray(scores)
+    if got.dtype != np.float64 or got.shape != (count,):
+        raise ConfigError(
+            f"detector: {detector.kind} must return scores as float64 of shape ({count},), got {got.dtype} of shape "
+            f"{got.shape}"
+        )
+    return got
 
 
 def _cells_of(detector: TileDetector) -> Compute:
