@@ -3,9 +3,11 @@
 import http.client
 import json
 import logging
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -180,22 +182,32 @@ def command(text: str) -> Send:
         for row in rows:
             line = json.dumps(row) + "\n"
             try:
-                done = subprocess.run(
+                process = subprocess.Popen(
                     words,
-                    input=line.encode(),
+                    stdin=subprocess.PIPE,
                     stdout=sys.__stderr__ or subprocess.DEVNULL,
-                    timeout=LONGEST,
-                    check=False,
                     start_new_session=True,  # Ctrl-C ends the watch, not the command
                 )
-            except subprocess.TimeoutExpired:
-                raise Refused(f"it took longer than {LONGEST:g} s and was ended") from None
             except OSError as error:
                 raise Refused(_cause(error)) from None
-            if done.returncode:
-                raise Refused(f"exit status {done.returncode}")
+            with process:
+                try:
+                    process.communicate(line.encode(), timeout=LONGEST)
+                except subprocess.TimeoutExpired:
+                    _end(process)
+                    raise Refused(f"it took longer than {LONGEST:g} s and was ended") from None
+            if process.returncode:
+                raise Refused(f"exit status {process.returncode}")
 
     return send
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a command that leads a session, with the programs that it has started."""
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -1,6 +1,7 @@
 """Rows handed on to programs and web servers, by a thread that nobody waits for."""
 
 import json
+import os
 import socket
 import threading
 import time
@@ -174,6 +175,27 @@ def test_a_command_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(deliveries, "LONGEST", 0.1)
     with pytest.raises(Refused, match=r"longer than 0\.1 s"):
         command("sleep 60")(numbered(1))
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="there are no groups of processes")
+def test_what_a_command_has_started_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliveries, "LONGEST", 0.5)
+    with pytest.raises(Refused, match="was ended"):
+        command(f"sh -c 'sleep 60 & echo $! > {tmp_path}/child; wait'")(numbered(1))
+    child = int((tmp_path / "child").read_text())
+    end = time.monotonic() + 10
+    while time.monotonic() < end and _runs(child):
+        time.sleep(0.02)
+    assert not _runs(child)
+
+
+def _runs(process: int) -> bool:
+    """Return True for a process that lives; one that has ended may still wait to be collected."""
+    try:
+        os.kill(process, 0)
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
 
 
 @pytest.mark.parametrize("text", ["", "no-such-program-here x", "sh -c 'open"])
