@@ -99,6 +99,7 @@ def test_version(word: str, command: Command) -> None:
         (["watch", "b", ""], "lit-od: the argument after b is empty: leave it out, or see that its variable is set"),
         (["serve", "b", "--token-file", ""], "lit-od: the argument after --token-file is empty"),
         (["serve", "b", "--token-file="], "lit-od: the value of --token-file= is empty"),
+        (["watch", "b", ".", "--poll", "1e308"], "must be a number of seconds from 0 to 86400, got '1e308'"),
         (["watch", "b", ".", "--out", "a.parquet"], "rows of this command are csv or jsonl"),
         (["score", "/nowhere", "p"], "lit-od: no bundle at /nowhere: there is no such folder"),
         (["verify", "/nowhere"], "lit-od: no bundle at /nowhere: there is no such folder"),

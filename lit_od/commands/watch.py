@@ -71,6 +71,9 @@ from lit_od.scoring.scorer import Scorer
 FRAMES = 8
 """Frames of a batch, and of a stream those that are kept: more would be older and take more memory."""
 
+LONGEST = 24 * 3600
+"""Most seconds of an option: those of a day."""
+
 MOST_PICTURES = 10**8
 """Pictures that file names have room for."""
 
@@ -245,7 +248,7 @@ def _say(words: str) -> None:
 
 
 def _seconds(text: str) -> float:
-    """Parse a number of seconds, which may be 0, from the command line.
+    """Parse a number of seconds, at most those of a day, from the command line.
 
     Raises:
         argparse.ArgumentTypeError: If it is none.
@@ -254,6 +257,6 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds, got {text!r}")
+    if not 0 <= seconds <= LONGEST:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds from 0 to {LONGEST}, got {text!r}")
     return seconds
