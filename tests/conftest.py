@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import NoReturn
 
+import hypothesis
 import pytest
 
 from lit_od import cli
@@ -20,6 +21,9 @@ from tests.support.commands import Outcome
 from tests.support.graphs import features_graph
 from tests.support.images import ASSETS, GREY
 from tests.support.once import locked
+
+hypothesis.settings.register_profile("any-machine", deadline=None)  # a timing is never a test
+hypothesis.settings.load_profile("any-machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -157,7 +157,10 @@ class Extractor:
             batch = Batch([source], pixels[None], np.zeros(1, np.intp), {}, [frame.geometry])
             if not finite:
                 score, whole = np.full(1, np.nan), np.full_like(whole, np.nan)
-            yield Extracted(batch, _NOTHING, np.array([finite]), score, whole)
+            extracted = Extracted(batch, _NOTHING, np.array([finite]), score, whole)
+            del frame, pixels, joined, batch, whole  # large: they go with the consumer's
+            yield extracted
+            del extracted
 
     def run(
         self, images: Iterable[Source], compute: Compute | None, *, batch_size: int = BATCH_SIZE

@@ -95,6 +95,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         total, results = (_on_cluster if args.engine == "ray" else _here)(args, bundle, stack)
         detector = detector_hash(bundle.manifest) if args.statistics else None
         write = stack.enter_context(rows_to(args.out, row_form(args, forms=FORMS), detector=detector))
+        del bundle  # its files, which scoring needs no more
         bar = stack.enter_context(tqdm(total=total, unit="img", disable=None, leave=False))
         for result in results:
             write(result)
@@ -128,6 +129,7 @@ def _here(args: argparse.Namespace, bundle: Bundle, stack: ExitStack) -> tuple[i
             write_regions(result)
             if draw is not None:
                 draw(found)
+            del result, found  # large with tiles: they must not wait for the next
 
     return len(sources), results()
 

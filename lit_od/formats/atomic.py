@@ -198,7 +198,7 @@ def _opened(folder: Path) -> Iterator[int | None]:
         The handle; None where there is no folder, or the system opens none.
     """
     try:
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))  # a named pipe would wait for a writer
     except OSError:
         yield None
         return

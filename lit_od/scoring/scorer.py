@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Self
 
@@ -167,8 +168,8 @@ class Scorer:
         Yields:
             Results of the next images, in their order.
         """
-        for result, _ in self.stream_outputs(images, batch_size=batch_size, maps=maps, min_area=min_area):
-            yield result
+        outputs = self.stream_outputs(images, batch_size=batch_size, maps=maps, min_area=min_area)
+        yield from map(itemgetter(0), outputs)
 
     def stream_outputs(
         self,
@@ -191,6 +192,7 @@ class Scorer:
         """
         for found in self.extractor.scores(expanded(images), self.detector, maps=maps, batch_size=batch_size):
             yield self._verdicts(found, maps, min_area), found
+            del found  # large with tiles: it must not wait for the next
 
     def _score_prepared(self, images: Images, batch_size: int, maps: bool, min_area: float) -> Result:
         if batch_size < 1:
@@ -224,10 +226,8 @@ class Scorer:
         names = [source.name for source in batch.sources]
         if not maps or not isinstance(self.detector, PixelDetector):
             return self._result(names, scores, errors)
-        geometry: list[Geometry | None] = [None] * len(names)
-        for row, own in zip(batch.rows.tolist(), batch.geometry, strict=True):
-            geometry[row] = own
-        whole = self._whole_maps(found)
+        known = dict(zip(batch.rows.tolist(), batch.geometry, strict=True))
+        geometry, whole = [known.get(row) for row in range(len(names))], self._whole_maps(found)
         return self._result(names, scores, errors, whole, self._regions(whole, geometry, min_area))
 
     def _whole_maps(self, found: Extracted) -> ResultMaps:

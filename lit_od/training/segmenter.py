@@ -11,12 +11,15 @@ References:
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self, TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_od.errors import ConfigError, DataError
 from lit_od.images.batching import load
+from lit_od.images.preparation import counted_pixels
+from lit_od.images.roi import nearest
 from lit_od.images.split import evenly
 from lit_od.training.data.augmentation import augment, step_generator
 from lit_od.training.data.image_data import ImageData
@@ -94,7 +97,8 @@ class LitSegmenter(TrainedModule):
 
     The trunk runs each training image once as it is and in some views with defects. Their cells are kept in half
     precision, and every step of the head draws from all of them, whichever images its batch holds. The loss is the
-    binary cross-entropy: the mean over defective cells, over normal ones, and over the hardest normal ones.
+    binary cross-entropy: the mean over defective cells, over normal ones, and over the hardest normal ones. Cells
+    outside the region of interest play no part, and no defect lies there.
 
     Attributes:
         trunk: Images to patches (n, gh, gw, d), frozen.
@@ -164,6 +168,7 @@ class LitSegmenter(TrainedModule):
         self.head = SegmentationHead(self.trunk.num_features, hidden)
         self._normal = self._defective = torch.empty(0)  # cells (m, d), while a training runs
         self._held: dict[int, tuple[Tensor, Tensor]] = {}  # patches and covered shares by validation batch
+        self._region: Tensor | None = None  # pixels that count (h, w)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return patches (b, gh, gw, d + 1) of images (b, h, w, c), uint8."""
@@ -179,6 +184,12 @@ class LitSegmenter(TrainedModule):
         super().train(mode)
         self.trunk.eval()
         return self
+
+    def setup(self, stage: str) -> None:
+        """Take the region of interest from a run's own data."""
+        data = getattr(self.trainer, "datamodule", None)
+        counted = counted_pixels(data.prepare) if isinstance(data, ImageData) else None
+        self._region = None if counted is None else torch.from_numpy(counted)
 
     def on_fit_start(self) -> None:
         """Run the trunk over the training images and keep their cells.
@@ -196,11 +207,12 @@ class LitSegmenter(TrainedModule):
         for view in range(int(self.hparams["views"])):
             for batch in torch.split(images, RUN_AT_ONCE):
                 shown = (batch if changes is None else augment(batch, changes, generator)).to(self.device)
-                if view == 0 or changes is not None:
-                    normal.append(self._patches(shown).flatten(0, 2))
                 changed, masks = self._with_defects(shown, generator)
+                if view == 0 or changes is not None:
+                    patches = self._patches(shown)
+                    normal.append(patches[self._shares(torch.zeros_like(masks), patches) == 0])
                 patches = self._patches(changed)
-                defective.append(patches[covered(masks, patches) >= DEFECTIVE])
+                defective.append(patches[self._shares(masks, patches) >= DEFECTIVE])
         self._normal, self._defective = torch.cat(normal), torch.cat(defective)
         if not len(self._defective):
             raise DataError("no synthetic defect covers a cell of the grid: take a finer grid or more views")
@@ -252,7 +264,7 @@ class LitSegmenter(TrainedModule):
         if held is None:
             changed, masks = self._with_defects(batch[0], torch.Generator().manual_seed(batch_idx))
             patches = self._patches(torch.cat([batch[0], changed]))
-            held = patches, covered(torch.cat([torch.zeros_like(masks), masks]), patches)
+            held = patches, self._shares(torch.cat([torch.zeros_like(masks), masks]), patches)
             if stage == "val" and (batch_idx + 1) * len(batch[0]) <= MOST_IMAGES:
                 self._held[batch_idx] = held
         logits = self.head.logits(held[0].float()).float()
@@ -261,11 +273,23 @@ class LitSegmenter(TrainedModule):
 
     def _with_defects(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return images with defects, and the masks (n, h, w) of all of them."""
-        masks = torch.zeros(images.shape[:3], dtype=torch.bool, device=images.device)
+        masks, normal = torch.zeros(images.shape[:3], dtype=torch.bool, device=images.device), images
         for _ in range(int(self.hparams["defects"])):
             images, changed = synthetic_defects(images, generator)
             masks |= changed
+        if self._region is not None:
+            region = self._region.to(images.device)
+            images, masks = torch.where(region[..., None], images, normal), masks & region
         return images, masks
+
+    def _shares(self, masks: Tensor, patches: Tensor) -> Tensor:
+        """Return the share of each cell that masks cover; NaN if it does not count."""
+        shares = covered(masks, patches)
+        if self._region is not None:
+            places = (nearest(*sides) for sides in zip(self._region.shape, shares.shape[1:], strict=True))
+            cells = self._region.numpy()[np.ix_(*places)]
+            shares = shares.masked_fill(torch.from_numpy(~cells).to(shares.device), torch.nan)
+        return shares
 
     def _patches(self, images: Tensor) -> Tensor:
         """Return the trunk's patches (n, gh, gw, d), in half precision."""

@@ -48,7 +48,7 @@ def taken(place: int, length: int, places: int) -> list[tuple[int, float]]:
     return [(low, 1 - (at - low)), (min(low + 1, length - 1), at - low)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     length=st.integers(1, 12), width=st.integers(1, 12), rows=st.integers(1, 12), columns=st.integers(1, 12),
     side=st.sampled_from([1, 3, 5]), seed=st.integers(0, 9),

@@ -52,7 +52,7 @@ def encoded(shapes: dict[str, Any], *, start: int) -> bytes:
     )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(one=arrays, other=arrays, start=st.integers(0, 1), text=st.binary(max_size=9))
 def test_a_state_gives_the_earlier_files_to_the_byte(
     one: dict[str, Any], other: dict[str, Any], start: int, text: bytes

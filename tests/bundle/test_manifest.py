@@ -236,7 +236,7 @@ def places(tree: Tree, here: str = "") -> list[str]:
     return found
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_any_value_in_any_place_is_read_or_refused_in_one_line(made_bundle: Bundle, data: st.DataObject) -> None:
     tree: Tree = msgspec.to_builtins(made_bundle.manifest)
@@ -247,7 +247,7 @@ def test_any_value_in_any_place_is_read_or_refused_in_one_line(made_bundle: Bund
         assert encode(decode(encode(manifest))) == encode(manifest)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(position=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), draw=st.sampled_from(["flip", "cut"]))
 def test_no_byte_can_change_unnoticed(made_bundle: Bundle, position: float, byte: int, draw: str) -> None:
     raw = bytearray(encode(made_bundle.manifest))

@@ -33,7 +33,6 @@ def test_a_tampered_bundle_is_refused_in_one_line_or_scores(made: dict[str, Mate
 
     @settings(
         max_examples=-(-CASES // len(KINDS)),
-        deadline=None,
         database=None,
         phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),

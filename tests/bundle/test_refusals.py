@@ -140,7 +140,7 @@ def test_a_manifest_that_does_not_fit_the_statistics_is_refused(
         Bundle.read(own_bundle)
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_statistics_of_any_bytes_are_read_or_refused_in_one_line(
     own_bundle: Path, seal: Seal, made_bundle: Bundle, data: st.DataObject

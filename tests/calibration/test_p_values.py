@@ -179,7 +179,7 @@ def test_the_fpr_rule_keeps_its_rate_over_random_splits(inlier_scores: Scores, i
 
 
 @given(inliers=st.integers(20, 60), rate=st.floats(0.06, 0.5), digits=st.integers(0, 1), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_ties_only_make_the_fpr_rule_more_cautious(inliers: int, rate: float, digits: int, seed: int) -> None:
     drawn = np.round(np.random.default_rng(seed).normal(size=(1_000, inliers + 1)), digits)
     flagged = [

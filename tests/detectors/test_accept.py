@@ -45,7 +45,7 @@ banks = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     options=banks,
     seed=st.integers(0, 2**16),
@@ -71,7 +71,7 @@ def test_no_score_of_nearest_rows_rises(
     np.testing.assert_array_equal(after.bank.scale, detector.bank.scale)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     aggregate=st.sampled_from(["max", "top_share"]),
     smooth=st.sampled_from([0.0, 1.5]),

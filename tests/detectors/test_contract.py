@@ -246,7 +246,7 @@ def test_scoring_and_fitting_leave_their_input_alone(case):
 
 @every_case
 @given(cuts=st.lists(st.integers(0, ROWS), max_size=6))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_any_split_of_the_stream_and_any_merge_give_the_same_object(case, cuts):
     rows, labels, queries = case.rows(ROWS), np.arange(ROWS) % 3, case.rows(20, seed=1)
     edges = [0, *sorted(cuts), ROWS]

@@ -72,7 +72,7 @@ def test_classes_reach_the_members() -> None:
 
 
 @given(cuts=st.lists(st.integers(0, ROWS), max_size=5))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_any_split_and_merge_give_the_same(cuts: list[int]) -> None:
     rows, queries = features(ROWS), features(9, seed=1)
     edges = list(pairwise([0, *sorted(cuts), ROWS]))

@@ -47,7 +47,7 @@ def test_the_sums_are_their_textbook_forms():
     order=st.randoms(use_true_random=False),
     offset=st.sampled_from([0.0, 1e4]),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_parts_merged_in_any_order_give_the_shrinkage_of_scikit_learn(cuts, order, offset):
     x = rows(400, 6, offset)
     parts = [gathered([part]) for part in np.split(x, sorted(cuts))]

@@ -111,7 +111,7 @@ def test_scores_are_aggregates_of_maps_and_survive_a_round_trip(tree: dict[str, 
 
 @every_kind
 @given(cuts=st.lists(st.integers(0, IMAGES), max_size=3))
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 def test_shards_that_travel_merge_to_the_same_detector(tree: dict[str, Any], cuts: list[int]) -> None:
     spec, rows, queries = DetectorSpec.parse(tree), patches(IMAGES), patches(8, seed=1)
     after: Accumulator | None = None

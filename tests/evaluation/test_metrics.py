@@ -36,7 +36,7 @@ def labelled(inliers, outliers):
 
 
 @given(two_sets())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_areas_are_those_of_scikit_learn_on_any_scale(sets):
     truth, scores = labelled(*sets)
     assert auroc(*sets) == pytest.approx(sk.roc_auc_score(truth, scores), abs=1e-9)
@@ -46,7 +46,7 @@ def test_areas_are_those_of_scikit_learn_on_any_scale(sets):
 
 
 @given(two_sets(), st.sampled_from([0.5, 0.8, 0.95, 0.999]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_fpr_at_tpr_is_that_of_scikit_learns_curve(sets, tpr):
     truth, scores = labelled(*sets)
     for positives, labels, sign in (("outliers", truth, 1), ("inliers", 1 - truth, -1)):
@@ -56,7 +56,7 @@ def test_fpr_at_tpr_is_that_of_scikit_learns_curve(sets, tpr):
 
 
 @given(two_sets(), st.integers(0, 399))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_rates_at_a_threshold_are_those_of_scikit_learn(sets, index):
     truth, scores = labelled(*sets)
     threshold = scores[index % scores.size]  # at a score itself, which must not be flagged
@@ -71,7 +71,7 @@ def test_rates_at_a_threshold_are_those_of_scikit_learn(sets, index):
 
 
 @given(two_sets())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_threshold_beats_the_best_and_the_best_is_what_its_threshold_gives(sets):
     _, scores = labelled(*sets)
     thresholds = np.append(scores, np.nextafter(scores.min(), -np.inf))
@@ -95,7 +95,7 @@ def doubles() -> Iterator[None]:
 
 @pytest.mark.usefixtures("doubles")
 @given(two_sets())
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_figures_are_those_that_torchmetrics_gives_for_ranks_between_zero_and_one(sets):
     from torch import tensor
     from torchmetrics.functional.classification import binary_auroc, binary_average_precision, binary_roc

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_od import Scorer
@@ -202,7 +202,6 @@ def test_manifests_of_held_out_images_stay_as_they_are(made_bundle: Bundle) -> N
 # Folds
 
 
-@settings(deadline=None)
 @given(images=st.integers(2, 80), count=st.integers(2, 80), seed=st.integers(0, 9), classes=st.integers(0, 4))
 def test_folds_divide_images_and_classes_evenly(images: int, count: int, seed: int, classes: int) -> None:
     count = min(count, images)

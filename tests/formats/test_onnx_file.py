@@ -424,7 +424,7 @@ MODELS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(made=MODELS)
 def test_any_model_reads_as_the_onnx_package_reads_it(made: ModelProto) -> None:
     if outside(made):
@@ -433,7 +433,7 @@ def test_any_model_reads_as_the_onnx_package_reads_it(made: ModelProto) -> None:
         assert read_graph(made.SerializeToString()) == said(made)
 
 
-@settings(deadline=None, max_examples=1500)
+@settings(max_examples=1500)
 @given(
     place=st.sampled_from(sorted(HIDDEN)),
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4),

@@ -106,7 +106,7 @@ def test_the_library_lets_some_of_it_through() -> None:
         safetensors.numpy.load(packed({"a": {**ONE, "shape": [0, 2**62], "data_offsets": [0, 0]}}, b""))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(changes=st.lists(st.tuples(st.integers(0, 180), st.integers(0, 255)), max_size=4), cut=st.integers(0, 300))
 def test_whatever_passes_here_the_library_reads(changes: list[tuple[int, int]], cut: int) -> None:
     raw = bytearray(arrays.save({"a": np.arange(4.0), "b": np.arange(3, dtype=np.uint8)}))

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_od.errors import ConfigError
@@ -59,7 +59,6 @@ def test_poses_are_each_shown_once() -> None:
     assert len(orders) > 1
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 5), image=st.integers(0, 1000), view=st.integers(1, 15))
 def test_draws_lie_in_their_ranges_and_depend_on_nothing_else(seed: int, image: int, view: int) -> None:
     options = Augment(rotation=170, shift=0.2, zoom=0.3, shear=20, brightness=(0.8, 1.3), views=16)

@@ -30,7 +30,7 @@ def numbered(row: int) -> Source:
     return ImageArray(np.full((1, 1), row % 256, dtype=np.uint8), f"#{row}")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     readable=st.lists(st.booleans(), max_size=40),
     batch_size=st.integers(1, 50),

@@ -122,7 +122,7 @@ def test_an_image_that_was_closed_is_refused(digit: Pixels) -> None:
         loaded(image)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_damaged_bytes_give_an_image_or_one_line(garments: list[Source], data: st.DataObject) -> None:
     form = data.draw(st.sampled_from(["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"]))

@@ -284,7 +284,7 @@ def test_a_crop_of_the_wanted_size_is_a_slice(garments: list[Source]) -> None:
     np.testing.assert_array_equal(came[..., 0], np.asarray(image)[2:30, 2:30])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     tall=st.integers(4, 40),
     wide=st.integers(4, 40),
@@ -318,7 +318,7 @@ def test_a_fractional_box_is_resampled(digit: Pixels) -> None:
     np.testing.assert_array_equal(came[inner], np.asarray(want)[inner])
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     tall=st.integers(1, 60),
     wide=st.integers(1, 60),

@@ -19,7 +19,7 @@ sides = st.integers(1, 90)
 
 
 @given(height=sides, width=sides, size=st.tuples(sides, sides), colour=st.booleans(), seed=st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @pytest.mark.parametrize("way", FILTERS)
 def test_it_is_within_a_few_levels_of_pillow(way, height, width, size, colour, seed) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3 if colour else 1), dtype=np.uint8)

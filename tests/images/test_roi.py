@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -31,7 +31,6 @@ def noise(height: int, width: int) -> NDArray[np.uint8]:
 
 
 @given(st.integers(1, 60), st.integers(1, 60))
-@settings(deadline=None)
 def test_a_mask_is_scaled_to_the_pixel_that_holds_each_centre(length: int, wanted: int) -> None:
     found = scaled(np.arange(length)[:, None] * np.ones((1, length), int) % 2 > 0, (wanted, wanted))
     rows = [int((row + 0.5) * length / wanted + 1e-9) for row in range(wanted)]

@@ -112,7 +112,7 @@ def test_scores_that_fall_are_found_too() -> None:
     assert 400 < row < 600
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.sampled_from([0.0, -1.0, 2.5, 2.5000001, 1e30]) | st.floats(-1e3, 1e3), min_size=1, max_size=30))
 def test_p_values_are_ranks_with_ties_drawn_by_seed_and_row(scores: list[float]) -> None:
     monitor = DriftMonitor(DriftOptions(burn_in=0, level=1e-9, seed=11), start=np.array([0.0, 5.0]))

@@ -10,7 +10,6 @@ from lit_od.operations.ranks import BINS, BinCounts, bin_of
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@settings(deadline=None)
 @given(st.lists(FINITE, min_size=2, max_size=30))
 def test_bins_keep_the_order_of_float32(scores: list[float]) -> None:
     largest = np.finfo(np.float32).max
@@ -37,7 +36,7 @@ def test_odd_scores_have_their_bins() -> None:
     assert (bin_of(-1e200), bin_of(-1.0), bin_of(1.0)) == (2048, 264_191, 784_384)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.sampled_from([0, 1, 2, 1000, 524_287, 524_288, BINS - 2, BINS - 1]) | st.integers(0, BINS - 1), max_size=40

@@ -142,7 +142,7 @@ def test_refusals(two: Site, name: str) -> None:
 names = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters='"\\;%'), min_size=1, max_size=20)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(names, st.binary(max_size=300) | st.sampled_from([b"\r\n--cut-her", b"\r\n", b"--cut-here"])),
@@ -160,7 +160,7 @@ def test_files_come_out_of_a_form_as_they_went_in(files: list[tuple[str, bytes]]
     assert [getattr(source, "data", None) for source in found.sources] == [data for _, data in files]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=200), st.integers(0, 200))
 def test_any_bytes_are_a_form_or_refused(noise: bytes, cut: int) -> None:
     body, _ = form([("a", noise), ("b", b"x")])

@@ -6,13 +6,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.special import expit
 
 from lit_od import Scorer
 from lit_od.errors import ConfigError
+from lit_od.images.batching import load
 from lit_od.images.preparation import prepare
 from lit_od.recipes.load import override, read
-from lit_od.training import LitSegmenter, fit, train
+from lit_od.training import ImageData, LitSegmenter, fit, train
 from lit_od.training.segmenter import HARD, SegmentationHead, covered, segmentation_loss
 
 CHAIN = "tests.support.twins:Chain"
@@ -81,6 +83,28 @@ def test_the_recipe_trains_and_its_bundle_scores_verifies_refits_and_compiles(tm
     assert (result.score >= cells.mean(1)).all()
     assert command("verify", tmp_path / "b").status == 0
     assert command("compile", tmp_path / "b", "--out", tmp_path / "m.onnx").status == 0
+
+
+def test_what_lies_outside_the_region_of_interest_plays_no_part(tmp_path: Path) -> None:
+    region = np.zeros((56, 56), bool)
+    region[:, :28] = True
+    Image.fromarray(region).save(tmp_path / "region.png")
+    recipe = small(f"--data.mask={tmp_path / 'region.png'}", "--data.limit=30")
+    module = LitSegmenter(**recipe.model.init_args, image_size=(56, 56), views=2)
+    data = ImageData(recipe.data)
+    module._trainer = SimpleNamespace(datamodule=data)
+    module.setup("fit")
+    images = torch.from_numpy(load(data.sources("train")[:8], data.prepare))
+    changed, masks = module._with_defects(images, torch.Generator().manual_seed(0))
+    assert torch.equal(changed[:, :, 28:], images[:, :, 28:])
+    assert masks[:, :, :28].any()
+    assert not masks[:, :, 28:].any()
+    shares = module._shares(torch.zeros_like(masks), module._patches(images))
+    assert (shares[:, :, :14] == 0).all()
+    assert shares[:, :, 14:].isnan().all()
+    module.on_fit_start()
+    assert len(module._normal) == len(data.sources("train")) * 28 * 14
+    assert 0 < len(module._defective) < 2 * len(module._normal)
 
 
 def test_what_it_cannot_train_is_refused(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def rows_of(seed: int, count: int, *, ties: bool = False) -> np.ndarray:
     return np.concatenate([rows, rows[:2]]) if ties else rows
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(which=st.sampled_from(OPTIONS), seed=st.integers(0, 99), count=st.integers(6, 20), ties=st.booleans())
 def test_skipping_own_rows_is_fitting_without_them(
     which: tuple[type[BankDetector], dict[str, Any]], seed: int, count: int, ties: bool
@@ -99,7 +99,7 @@ def test_a_sample_of_patches_does_not_say_so(monkeypatch: pytest.MonkeyPatch) ->
     assert PatchCore.fit(patches[:4], coreset=None).falls_with_rows
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 99), k=st.integers(1, 4), metric=st.sampled_from(["l2", "cosine"]))
 def test_further_rows_lower_knn_scores(seed: int, k: int, metric: Any) -> None:
     rows = rows_of(seed, 30)

@@ -53,7 +53,7 @@ def textbook(bank: Bank, queries: Rows, k: int) -> tuple[NDArray[np.float64], ND
     return np.take_along_axis(distances, order, axis=1), order
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     kind=st.sampled_from(KINDS),
     shape=st.tuples(st.integers(6, 90), st.integers(1, 40)),

@@ -15,7 +15,7 @@ def kept(store):
 
 @pytest.mark.parametrize("options", [{}, {"limit": 40}, {"limit": 1}, {"limit": 500}, {"share": 0.3}])
 @given(cuts=st.lists(st.integers(0, 300), max_size=6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_any_split_and_merge_keep_the_same_rows_in_order(options, cuts):
     whole, stream, merged = (RowStore(seed=5, **options) for _ in range(3))
     whole.update(ROWS)
