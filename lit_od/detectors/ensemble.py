@@ -45,6 +45,11 @@ class EnsembleOptions(MapOptions, MemberOptions):
         """True if a member does."""
         return any(settings.knows_place for _, settings in self.of_members())
 
+    @property
+    def weighs_images(self) -> bool:
+        """True if a member multiplies all cells of an image."""
+        return any(settings.weighs_images for _, settings in self.of_members())
+
     def shared(self) -> dict[str, Any]:
         """Return the part of the map that counts, which every member has."""
         return {} if self.mask is None else {"mask": self.mask, "size": self.size}

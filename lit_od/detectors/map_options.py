@@ -79,6 +79,14 @@ class MapOptions:
         """
         return False
 
+    @property
+    def weighs_images(self) -> bool:
+        """True if one weight multiplies all cells of an image.
+
+        Each tile would have another.
+        """
+        return False
+
 
 def enlarged(cells: Cells, settings: MapOptions) -> NDArray[np.float32]:
     """Enlarge grids of scores to maps, bilinearly, and smooth them.

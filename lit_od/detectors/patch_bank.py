@@ -66,6 +66,11 @@ class PatchCoreOptions(MapOptions):
         flag("reweight", self.reweight)
         self.of_bank()
 
+    @property
+    def weighs_images(self) -> bool:
+        """True where the paper's weight multiplies an image's map."""
+        return self.reweight
+
     def of_bank(self) -> "PatchBankOptions":
         """Return the options of the memory bank, checked."""
         return PatchBankOptions(

@@ -129,7 +129,7 @@ class DetectorSpec:
         """Check that the detector can be fitted on the tiles of images.
 
         Raises:
-            ConfigError: If it reads no patches, or compares the same places of images.
+            ConfigError: If it reads no patches, compares the same places of images, or weighs each image.
         """
         settings = self._settings()
         if self.reads() != "patches" or not isinstance(settings, MapOptions):
@@ -141,6 +141,11 @@ class DetectorSpec:
             raise ConfigError(
                 f"padim keeps a Gaussian for each position of an image, at most {MOST_POSITIONS:,}, too few for tiles: "
                 "give it positions: tile, one for a cell of every tile, which knows no place; or choose patchcore"
+            )
+        if settings.weighs_images:
+            raise ConfigError(
+                "patchcore's reweight multiplies a whole image by one weight, and each tile would have another: leave "
+                "detector.reweight or data.tile out"
             )
 
     def check(self) -> None:

@@ -112,7 +112,12 @@ def _of_tiles(engine: Engine, spec: DetectorSpec, images: Sequence[Source], *, s
     """Fit on the tiles of all images, and score each by a detector fitted without it.
 
     The backbone runs anew for every fold: its outputs for tiles are too large to be kept.
+
+    Raises:
+        DataError: If there are fewer than 2 images.
     """
+    if len(images) < 2:
+        raise DataError("1 normal image leaves none to calibrate, and tiles fit in no views: pass more images")
     rows, scores, kept = folds_of(len(images), min(PATCH_FOLDS, len(images)), seed=seed), np.empty(len(images)), []
     for fold in rows:
         without = sorted(set(range(len(images))) - set(fold.tolist()))

@@ -202,6 +202,8 @@ def test_cross_calibration_scores_each_image_without_its_tiles(bundle: Path, cat
         detector, _ = fit_detector(engine, spec, [*images[:row], *images[row + 1 :]])
         wanted.append(engine.score(detector, images[row : row + 1], task="")[0])
     np.testing.assert_allclose(found.scores, wanted, rtol=1e-6)
+    with pytest.raises(DataError, match="1 normal image leaves none to calibrate, and tiles fit in no views"):
+        cross_fit(engine, spec, images[:1], seed=0)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +228,10 @@ def test_detectors_that_know_the_place_or_no_map_are_refused(category: Path, tmp
         assert status == 2
         assert message in error
     DetectorSpec("padim", {"positions": "tile"}).require_tiles()
+    weighed = {"kind": "patchcore", "reweight": True}
+    for tree in (weighed, {"kind": "ensemble", "members": [{"kind": "patchcore"}, weighed]}):
+        with pytest.raises(ConfigError, match="reweight multiplies a whole image by one weight"):
+            DetectorSpec.parse(tree).require_tiles()
     for name, tiles in (("defects", True), ("folder", False)):
         spec = DetectorSpec.parse(read(name).detector)
         if tiles:

@@ -11,7 +11,7 @@ from typing import Any
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from lit_od.backbone.packaged import PACKAGED_BACKBONE
+from lit_od.backbone.packaged import PACKAGED_BACKBONE, backbone_file
 from lit_od.errors import ConfigError
 from lit_od.import_paths import accepted, check_accepted, code_of, imported, network_and_arguments, require_trusted
 from lit_od.training.networks.packaged import load_packaged
@@ -176,6 +176,7 @@ def create_timm(
     import timm  # over a second to import, which the small CNN does not need
 
     if name.startswith(PACKAGED_BACKBONE):
+        backbone_file(name)  # refuses what does not ship
         plain = name.removeprefix(PACKAGED_BACKBONE)
         body = create_timm(plain, pretrained=False, image_size=image_size, options=options, others=others)
         return load_packaged(body, name)

@@ -23,6 +23,7 @@ def test_it_gives_what_the_file_gives() -> None:
     np.testing.assert_allclose(got, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
-def test_one_that_does_not_ship_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no backbone 'lit_od:resnet18'"):
-        FrozenBackbone(network="lit_od:resnet18", layers=["layer1"], output="patches")
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet", ""])
+def test_one_that_does_not_ship_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"no backbone 'lit_od:{name}'; .*lit_od:tf_efficientnet_lite0"):
+        FrozenBackbone(network=f"lit_od:{name}", layers=["layer1"], output="patches")
