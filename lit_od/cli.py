@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from lit_od.commands._catalogue import COMMANDS, GROUPS, load_command, parser_of
@@ -92,6 +93,7 @@ def _run(words: list[str], *, debug: bool) -> int:
     parser = parser_of(name, command)
     plain, overrides = split_overrides(words[1:])
     try:
+        _require_values(name, plain)
         args = parser.parse_args(plain)
     except ConfigError:
         from lit_od.runtime.processes import is_first
@@ -105,6 +107,17 @@ def _run(words: list[str], *, debug: bool) -> int:
 
         require_outside(Path(place))
     return command.run(args, overrides)
+
+
+def _require_values(name: str, words: list[str]) -> None:
+    """Raise ConfigError for an empty argument.
+
+    It would be taken for none, or for this folder.
+    """
+    for before, word in pairwise([name, *words]):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            place = f"the value of {word}" if word else f"the argument after {before}"
+            raise ConfigError(f"{place} is empty: leave it out, or see that its variable is set")
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -96,6 +96,11 @@ def test_version(word: str, command: Command) -> None:
         (["score", "b", "p", "--batch-size", "-3"], "must be a whole number of at least 1, got '-3'"),
         (["score", "b", "p", "--format", "xml"], "argument --format: invalid choice: 'xml'"),
         (["score", "b", "p", "--data.root", "x"], "lit-od: unknown option --data.root: overrides go with recipes"),
+        (["watch", "b", ""], "lit-od: the argument after b is empty: leave it out, or see that its variable is set"),
+        (["serve", "b", "--token-file", ""], "lit-od: the argument after --token-file is empty"),
+        (["serve", "b", "--token-file="], "lit-od: the value of --token-file= is empty"),
+        (["watch", "b", ".", "--poll", "1e308"], "must be a number of seconds from 0 to 86400, got '1e308'"),
+        (["watch", "b", ".", "--out", "a.parquet"], "rows of this command are csv or jsonl"),
         (["score", "/nowhere", "p"], "lit-od: no bundle at /nowhere: there is no such folder"),
         (["verify", "/nowhere"], "lit-od: no bundle at /nowhere: there is no such folder"),
         (["inspect", "/nowhere"], "lit-od: no bundle at /nowhere: there is no such folder"),
@@ -232,6 +237,13 @@ def test_a_message_holds_no_control_characters(command: Command, monkeypatch: py
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_named_pipe_is_no_bundle_and_nobody_waits_for_its_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    line = [sys.executable, "-m", "lit_od.cli", "verify", str(tmp_path / "pipe")]
+    run = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert (run.returncode, "a bundle is a folder with manifest.json" in run.stderr) == (2, True)
+
+
 def test_a_full_disk_is_refused() -> None:
     with Path("/dev/full").open("w") as full:
         run = subprocess.run([*LIT_OD, "recipes"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)

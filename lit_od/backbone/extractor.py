@@ -204,13 +204,24 @@ class Extractor:
 def compute_of(detector: Detector, *, maps: bool) -> Compute:
     """Return the function from outputs to scores, and to maps if wanted."""
     if not maps or not isinstance(detector, PixelDetector):
-        return lambda outputs: (detector.score(outputs),)
+        return lambda outputs: (_sound(detector, detector.score(outputs), len(outputs)),)
 
     def scores_and_maps(outputs: Outputs) -> Computed:
         scores, found = detector.score_map(outputs)
-        return scores, found.astype(np.float32, copy=False)
+        return _sound(detector, scores, len(outputs)), found.astype(np.float32, copy=False)
 
     return scores_and_maps
+
+
+def _sound(detector: Detector, scores: Scores, count: int) -> Scores:
+    """Return scores of `count` images. Raises ConfigError on another type or shape."""
+    got = np.asarray(scores)
+    if got.dtype != np.float64 or got.shape != (count,):
+        raise ConfigError(
+            f"detector: {detector.kind} must return scores as float64 of shape ({count},), got {got.dtype} of shape "
+            f"{got.shape}"
+        )
+    return got
 
 
 def _cells_of(detector: TileDetector) -> Compute:

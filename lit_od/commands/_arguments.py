@@ -53,8 +53,15 @@ def row_form(args: argparse.Namespace, *, forms: Sequence[str] = ("csv", "jsonl"
     """Return the form of a command's rows.
 
     It is the one named, else that of the file's ending, else CSV.
+
+    Raises:
+        ConfigError: If the file's ending is that of a form in which the command writes no rows.
     """
     ending = Path(args.out or "").suffix.lower().removeprefix(".")
+    if ending == "parquet" and ending not in forms and not args.format:
+        raise ConfigError(
+            f"--out {args.out}: rows of this command are {' or '.join(forms)}: name a file of such a form"
+        )
     return args.format or (ending if ending in forms else "csv")
 
 

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     if args.distance is not None:
         if not args.duplicates:
             raise ConfigError("--distance goes with --duplicates: give both, or neither")
-        number("--distance", args.distance, least=0)
+        number("--distance", args.distance, least=0, most=255)
     if args.out:
         require_writable(Path(args.out))
     found = _read(args)

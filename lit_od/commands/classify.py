@@ -57,7 +57,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Classify; return 1 if some image could not be read."""
     no_overrides(overrides)
     named = [_named(each) for each in args.bundle]
-    names = [name for name, _ in named]
+    names, form = [name for name, _ in named], row_form(args)
     require_classes(names, args.level)
     scorers = {name: Scorer.of(read_bundle(folder, args), **session_options(args)) for name, folder in named}
     sources = find(args.paths)
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     failed = 0
     with output(args.out) as out, tqdm(total=len(sources), unit="img", disable=None, leave=False) as bar:
         columns = ("path", "class", "p_value", *(f"p_value.{name}" for name in names), "error")
-        write = row_writer(out, row_form(args), columns)
+        write = row_writer(out, form, columns)
         for classes in found:
             for row in _rows(classes, names):
                 write(row)

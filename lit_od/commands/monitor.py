@@ -20,11 +20,11 @@ martingale). Two readings:
 The bound holds while rows are exchangeable: independent images of one kind. Successive frames of one scene are
 not; give --every N, so that one row an object is taken. What image statistics moved is shown, not tested.
 
-The bag begins with the calibration scores of the bundle, unless its recipe has calibration.method cross or images
-were accepted since: such scores are not exchangeable with new ones. Then, after each alarm, where rows carry another
-detector, and with --burn-in N, it begins with N rows that are not tested. --calibration PATH begins it with the scores
-of a file of rows (.jsonl, or .csv with a column score) or of images that this bundle scores; they must be normal,
-and used for nothing else. Rows without the column detector are taken for this bundle's.
+The bag begins with the calibration scores of the bundle, unless they are of a cross calibration (lit-od inspect) or
+images were accepted since: such scores are not exchangeable with new ones. Then, after each alarm, where rows carry
+another detector, and with --burn-in N, it begins with N rows that are not tested. --calibration PATH begins it with
+the scores of a file of rows (.jsonl, or .csv with a column score) or of images that this bundle scores; they must be
+normal, and used for nothing else. Rows without the column detector are taken for this bundle's.
 
 Exit status: 3 if there was an alarm, else 0; also where --follow was ended by Ctrl-C.
 """

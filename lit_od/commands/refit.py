@@ -158,7 +158,10 @@ def _options(
     apply(tree, overrides)
     rule = tree["calibration"]
     if rule["rule"] == "value":
-        raise ConfigError("the bundle's threshold was set by hand and cannot be applied anew: give --calibration.rule")
+        raise ConfigError(
+            "the bundle's threshold was set by hand and cannot be applied anew: give --calibration.rule, percentile "
+            "for one"
+        )
     if args.outliers:
         rule["outliers"] = args.outliers
     augment = read_augment(tree["data"]["augment"])

@@ -79,7 +79,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     elif args.rule is not None:
         rule = {"rule": args.rule, **options}
     elif options:
-        raise ConfigError(f"--{next(iter(options))} needs --rule")
+        name = next(iter(options))
+        raise ConfigError(f"--{name} needs --rule {next(rule for rule, known in RULES.items() if name in known)}")
     else:
         outliers = _scores(bundle, find(args.outliers), args) if args.outliers else None
         if args.json:

@@ -71,6 +71,9 @@ from lit_od.scoring.scorer import Scorer
 FRAMES = 8
 """Frames of a batch, and of a stream those that are kept: more would be older and take more memory."""
 
+LONGEST = 24 * 3600
+"""Most seconds of an option: those of a day."""
+
 MOST_PICTURES = 10**8
 """Pictures that file names have room for."""
 
@@ -110,7 +113,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     source = Path(args.source)
     place = None if source.is_dir() else VideoPlace.of(args.source)
     moves = _moves(args, source, place)
-    every = Every.parse(args.every) if args.every else Every()
+    every, form = Every.parse(args.every) if args.every else Every(), row_form(args)
     sends = {"--exec": args.exec and command(args.exec), "--post": args.post and poster(args.post)}
     bundle = read_bundle(args.bundle, args)
     columns = COLUMNS if place is None else FRAME_COLUMNS
@@ -124,24 +127,22 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         draw = stack.enter_context(_maps(args, bundle, scorer))
         if place is not None and not place.is_file:
             video = stack.enter_context(LiveVideo(place, every, most=batch_size, threads=args.threads))
-        rows = stack.enter_context(rows_of(args.out, row_form(args), columns, frames=place is not None))
+        rows = stack.enter_context(rows_of(args.out, form, columns, frames=place is not None))
         folder = _folder(args, source, rows) if place is None else None
+        stack.enter_context(_stopped_by_signals(stop))
         ways = [
-            Deliveries(name, send, at_once=ROWS_A_REQUEST if name == "--post" else 1)
+            stack.enter_context(Deliveries(name, send, at_once=ROWS_A_REQUEST if name == "--post" else 1))
             for name, send in sends.items()
             if send
         ]
-        stack.enter_context(_stopped_by_signals(stop))
         arrivals = _arrivals(folder, video, rows, stop)
         watch = Watch(scorer, rows, columns, folder, moves, ways, draw, args.outliers_only)
         if folder is not None:
             for row in rows.latest:  # their writer may have been killed before it moved the files
-                moves.move(row.kind, Path(row.key))
+                moves.move(row.kind, Path(row.key), row.version)
         _say(_beginning(args, folder))
         with tqdm(total=_expected(video, every), unit="img", disable=None, leave=False) as bar:
             watch.run(arrivals, stop, batch_size=batch_size, after=bar.update)
-        for way in ways:
-            way.close()
     _say(_summary(watch, video))
     for way in ways:
         _say(str(way))
@@ -247,7 +248,7 @@ def _say(words: str) -> None:
 
 
 def _seconds(text: str) -> float:
-    """Parse a number of seconds, which may be 0, from the command line.
+    """Parse a number of seconds, at most those of a day, from the command line.
 
     Raises:
         argparse.ArgumentTypeError: If it is none.
@@ -256,6 +257,6 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds, got {text!r}")
+    if not 0 <= seconds <= LONGEST:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds from 0 to {LONGEST}, got {text!r}")
     return seconds

@@ -1,6 +1,6 @@
 """A memory bank of patches (PatchCore, Roth et al. 2022)."""
 
-import logging
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -20,10 +20,8 @@ from lit_od.detectors.options import read_options, same_options
 from lit_od.detectors.patch_maps import Candidates, PatchDetector, check_patches, counted_patches, single
 from lit_od.detectors.patch_moments import project
 from lit_od.detectors.state import LARGEST_SINGLE, check_names, read_only, take
-from lit_od.errors import DataError
+from lit_od.errors import DataError, LitODWarning
 from lit_od.types import Arrays, Labels, Outputs
-
-_LOG = logging.getLogger(__name__)
 
 MOST_BYTES = 2**28
 """Bytes of patches that are kept while fitting: of more, a seeded sample; it may take twice as much for a while."""
@@ -305,11 +303,11 @@ class PatchAccumulator:
         if self.grid is None or len(rows) < self.settings.k:
             raise DataError(f"PatchCore needs at least {self.settings.k} patches, got {len(rows)}. Pass more images.")
         if len(rows) < self.store.seen:
-            _LOG.warning(
-                "patchcore chooses its bank from a seeded sample of %s patches of %s, which is what %d MiB hold",
-                f"{len(rows):,}",
-                f"{self.store.seen:,}",
-                MOST_BYTES >> 20,
+            warnings.warn(  # the same words in each fold of a cross calibration, so that they are printed once
+                f"patchcore chooses its bank from a seeded sample of {len(rows):,} patches, which is what "
+                f"{MOST_BYTES >> 20} MiB hold; the images have more",
+                LitODWarning,
+                stacklevel=1,
             )
         whitening = _whitening(rows) if self.settings.whiten else None
         if whitening is not None:

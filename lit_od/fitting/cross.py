@@ -156,7 +156,8 @@ def folds_of(images: int, count: int, *, seed: int, labels: Labels | None = None
     """
     if images < 2:
         raise DataError(
-            "1 normal image leaves none to calibrate: pass more images, or let it fit in several views (data.augment)"
+            "1 normal image leaves none to calibrate: pass more images, or let it fit in several views, as recipe "
+            "defects-few does"
         )
     order = np.random.default_rng([seed, images]).permutation(images)
     if labels is not None:

@@ -125,8 +125,13 @@ def atomic_file(file: Path) -> Iterator[Path]:
     """Yield a path to write to; its file replaces the target when the block ends.
 
     One writer at a time: the path is always the same, so that the remains of a killed writer are overwritten.
+
+    Raises:
+        OSError: If the target is a device or a pipe, which a file would take the place of.
     """
     file = file.resolve()
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        raise OSError(errno.EINVAL, "is a device or a pipe, wanted a plain file", str(file))
     partial = file.with_name(_TEMPORARY.format(name=file.name))
     try:
         yield partial
@@ -198,7 +203,7 @@ def _opened(folder: Path) -> Iterator[int | None]:
         The handle; None where there is no folder, or the system opens none.
     """
     try:
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))  # a named pipe would wait for a writer
     except OSError:
         yield None
         return

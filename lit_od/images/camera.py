@@ -101,6 +101,8 @@ def _is_finite(container: Any) -> bool:
 
 def _cause(error: Exception) -> str:
     """Describe an error of FFmpeg in a line, without the address."""
+    if isinstance(error, _av().error.ExitError):  # as PyAV ends it: "immediate exit requested"
+        return f"nothing came for {PATIENCE:g} s"
     words = getattr(error, "strerror", None) or first_line(error)
     return one_line(words[:1].lower() + words[1:])
 

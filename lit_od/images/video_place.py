@@ -103,10 +103,10 @@ class VideoPlace:
         Raises:
             ConfigError: If it is none.
         """
-        scheme, slashes, _ = source.partition("://")
+        scheme, slashes, rest = source.partition("://")
         path = Path(source)
         if slashes and not path.exists():
-            if scheme.lower() not in SCHEMES:
+            if scheme.lower() not in SCHEMES or not rest.strip("/"):
                 raise ConfigError(f"{source} is no stream that can be watched: wanted rtsp:// or http://")
             return cls(source, without_credentials(source))
         kind, _, device = source.partition(":")

@@ -154,35 +154,34 @@ class FolderWatch:
         """Yield paths that have changed, or None where all are to be looked at."""
         import watchfiles
 
+        changes = watchfiles.watch(
+            self._real,
+            watch_filter=None,
+            debounce=200,
+            step=20,
+            stop_event=stop,
+            rust_timeout=int(1000 * TICK),
+            yield_on_timeout=True,
+        )
         try:
-            changes = watchfiles.watch(
-                self._real,
-                watch_filter=None,
-                debounce=200,
-                step=20,
-                stop_event=stop,
-                rust_timeout=int(1000 * TICK),
-                yield_on_timeout=True,
-            )
-            next(changes, None)  # from here on there is a notice of every change: only now all files are looked at
-        except OSError as error:
+            with closing(changes):
+                next(changes, None)  # from here on there is a notice of every change: only now all are looked at
+                yield None
+                walked = time.monotonic()
+                for found in changes:
+                    paths = {self._folder / Path(path).relative_to(self._real) for _, path in found}
+                    if time.monotonic() - walked > RESCAN or any(path.is_dir() for path in paths):
+                        yield None  # a folder that is new holds files of which there was no notice
+                        walked = time.monotonic()
+                    else:
+                        yield {path for path in paths if self._is_image(path)}
+        except (OSError, RuntimeError, ValueError) as error:  # the latter two for names that are no Unicode
             _LOG.warning(
                 "lit-od: the system gives no notice of changes in %s (%s): it is polled every %g s",
                 *(one_line(self._folder), one_line(error), POLL),
             )
             self._poll = POLL
             yield from self._polled(stop)
-            return
-        with closing(changes):
-            yield None
-            walked = time.monotonic()
-            for found in changes:
-                paths = {self._folder / Path(path).relative_to(self._real) for _, path in found}
-                if time.monotonic() - walked > RESCAN or any(path.is_dir() for path in paths):
-                    yield None  # a folder that is new holds files of which there was no notice
-                    walked = time.monotonic()
-                else:
-                    yield {path for path in paths if self._is_image(path)}
 
     def _is_image(self, path: Path) -> bool:
         parts = path.relative_to(self._folder).parts

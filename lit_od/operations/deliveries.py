@@ -1,9 +1,13 @@
 """Hand rows on to a program or a web server; scoring never waits for it."""
 
+import http.client
 import json
 import logging
+import os
+import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +16,8 @@ import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from types import TracebackType
+from typing import Any, Self, TypeAlias
 from urllib.parse import urlsplit
 
 from lit_od.errors import ConfigError, first_line, without_credentials
@@ -71,6 +76,7 @@ class Deliveries:
         """
         self.name = name
         self.sent = self.failed = self.dropped = 0
+        self._taken = 0
         self._send, self._at_once, self._most = send, at_once, most
         self._waiting: deque[RowObject] = deque()
         self._changed = threading.Condition()
@@ -79,11 +85,18 @@ class Deliveries:
         self._thread = threading.Thread(target=self._run, name="lit_od-deliveries", daemon=True)
         self._thread.start()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close(PATIENCE if error is None or isinstance(error, Exception) else 0)  # an interrupt waits for nothing
+
     def put(self, rows: Sequence[RowObject]) -> None:
         """Have rows handed on, as far as there is room for them."""
         with self._changed:
             room = max(self._most - len(self._waiting), 0)
             self._waiting.extend(rows[:room])
+            self._taken += len(rows[:room])
             self.dropped += len(rows[room:])
             self._changed.notify_all()
 
@@ -93,6 +106,9 @@ class Deliveries:
             self._deadline = time.monotonic() + patience
             self._changed.notify_all()
         self._thread.join(patience + 0.5)
+        with self._changed:
+            self._waiting.clear()
+            self.failed = self._taken - self.sent  # those too that a slow program or server still has
 
     def __str__(self) -> str:
         more = [f"{self.failed:,} not taken"] if self.failed else []
@@ -166,22 +182,32 @@ def command(text: str) -> Send:
         for row in rows:
             line = json.dumps(row) + "\n"
             try:
-                done = subprocess.run(
+                process = subprocess.Popen(
                     words,
-                    input=line.encode(),
+                    stdin=subprocess.PIPE,
                     stdout=sys.__stderr__ or subprocess.DEVNULL,
-                    timeout=LONGEST,
-                    check=False,
                     start_new_session=True,  # Ctrl-C ends the watch, not the command
                 )
-            except subprocess.TimeoutExpired:
-                raise Refused(f"it took longer than {LONGEST:g} s and was ended") from None
             except OSError as error:
                 raise Refused(_cause(error)) from None
-            if done.returncode:
-                raise Refused(f"exit status {done.returncode}")
+            with process:
+                try:
+                    process.communicate(line.encode(), timeout=LONGEST)
+                except subprocess.TimeoutExpired:
+                    _end(process)
+                    raise Refused(f"it took longer than {LONGEST:g} s and was ended") from None
+            if process.returncode:
+                raise Refused(f"exit status {process.returncode}")
 
     return send
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a command that leads a session, with the programs that it has started."""
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -197,9 +223,15 @@ def poster(url: str) -> Send:
     Raises:
         ConfigError: If it is no URL of a web server.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigError(f"--post {one_line(url)} is no URL: {first_line(error)}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise ConfigError(f"--post {without_credentials(url)} is no URL that rows can be posted to: wanted http://...")
+    if not re.fullmatch(r"[!-~]+", url):
+        raise ConfigError(f"--post {without_credentials(url)}: a URL is ASCII without spaces: write others as %20")
     if parts.username is not None:
         raise ConfigError(f"--post {without_credentials(url)}: a user's name in a URL is not sent; leave it out")
     opener = urllib.request.build_opener(_NoRedirect)
@@ -215,6 +247,8 @@ def poster(url: str) -> Send:
                 if error.code < 500 and error.code not in TRY_AGAIN:
                     raise Refused(f"the server answers {error.code} {error.reason}") from None
                 raise OSError(f"the server answers {error.code} {error.reason}") from None
+        except http.client.HTTPException as error:
+            raise OSError(f"the server's answer is no HTTP: {first_line(error) or type(error).__name__}") from None
 
     return send
 

@@ -3,7 +3,7 @@
 Beside the rows lies a state file, a line of JSON a batch: where its rows begin, and the end of each row with the key
 and the version of its image. The line is on disk before the rows are. A process that is killed between the two, or half
 way through the rows, leaves a line that says more than the rows hold: the next process cuts the rows after the last
-whole one, and forgets the others. Rows that others moved away meanwhile are not asked for again.
+whole one, and scores the images of the others again. Rows that are taken out of the file stay done.
 """
 
 import io
@@ -135,9 +135,7 @@ class RowLog:
             _lock(self._state, file)
             self._size = os.fstat(self._rows).st_size
             self._recall(state)
-            if not self._size:
-                _append(self._rows, head)
-                self._size = len(head)
+            self._complete(head)
             flush_folder(file.absolute().parent)
         except BaseException:
             os.close(self._state)
@@ -168,8 +166,8 @@ class RowLog:
 
     def close(self, *, whole: bool) -> None:
         """Close both files, and if the last batch is whole note that first."""
-        os.fsync(self._rows)
         if whole:
+            os.fsync(self._rows)
             self._note([])
         os.close(self._rows)
         os.close(self._state)
@@ -183,8 +181,8 @@ class RowLog:
             flush: Flush the line to disk.
         """
         entries = [[end, row.key, *row.version, row.kind] if row.key else [end] for end, row in rows]
-        more = {"instead": True} if instead else {}
-        line = json.dumps({"begin": self._size, "rows": entries, **more}, separators=(",", ":"))
+        tree = {"begin": self._size, "rows": entries} | ({"instead": True} if instead else {})
+        line = json.dumps(tree, separators=(",", ":"))
         _append(self._state, f"{line}\n".encode(), flush=flush)
 
     def _text(self) -> bytes:
@@ -217,6 +215,14 @@ class RowLog:
                 os.ftruncate(self._rows, self._size)
                 os.fsync(self._rows)
             self._note(whole, instead=True)
+
+    def _complete(self, head: bytes) -> None:
+        """Write what the file lacks of its head, or of the end of its last line."""
+        rest = head[self._size :]
+        if self._size > len(head) and os.lseek(self._rows, -1, os.SEEK_END):
+            rest = b"" if os.read(self._rows, 1) == b"\n" else b"\n"
+        _append(self._rows, rest)
+        self._size += len(rest)
 
     def _remember(self, batch: Sequence[tuple[int, Row]]) -> None:
         self._done.update(_mark(row.key, row.version) for _, row in batch if row.key)
@@ -252,10 +258,9 @@ def rows_of(
 
 def _require_rows(file: Path, state: Path, head: bytes, columns: Sequence[str]) -> None:
     """Raise ConfigError for a file whose rows are not ours to go on with."""
-    if file.is_dir():
-        raise ConfigError(f"--out {file} is a folder, wanted a file")
-    if not file.absolute().parent.is_dir():
-        raise ConfigError(f"cannot write --out {file}: there is no such folder")
+    for place in (file, state):
+        if place.exists() and not place.is_file():
+            raise ConfigError(f"--out {place} is {'a folder' if place.is_dir() else 'no plain file'}, wanted a file")
     if not file.exists() or not file.stat().st_size:
         return
     if not state.exists():
@@ -291,8 +296,11 @@ def _entries(line: bytes, state: Path) -> tuple[int, list[tuple[int, Row]], bool
             else (int(entry[0]), Row(()))
             for entry in batch["rows"]
         ]
-        return int(batch["begin"]), rows, bool(batch.get("instead"))
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        begin = int(batch["begin"])
+        if any(end < begin for end, _ in rows) or begin < 0:
+            raise ValueError(line)
+        return begin, rows, bool(batch.get("instead"))
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise ConfigError(f"{state} is damaged, so that nobody knows what is done: name another --out") from error
 
 
@@ -305,7 +313,8 @@ def _opened(file: Path) -> int:
     try:
         return os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:
-        raise ConfigError(f"cannot write --out {file}: {error.strerror or error}") from None
+        cause = "there is no such folder" if isinstance(error, FileNotFoundError) else error.strerror or error
+        raise ConfigError(f"cannot write --out {file}: {cause}") from None
 
 
 def _lock(handle: int, file: Path) -> None:
@@ -318,18 +327,21 @@ def _lock(handle: int, file: Path) -> None:
         return
     try:
         _FCNTL.flock(handle, _FCNTL.LOCK_EX | _FCNTL.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigError(f"another lit-od watch writes to --out {file}: name another file") from None
-    except OSError:  # a file system without locks
-        return
+    except OSError as error:  # others come of a file system without locks
+        if isinstance(error, BlockingIOError):
+            raise ConfigError(f"another lit-od watch writes to --out {file}: name another file") from None
 
 
 def _append(handle: int, data: bytes, *, flush: bool = True) -> None:
+    """Append bytes. Raises ConfigError if they cannot be written."""
     rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(handle, rest) :]
-    if flush:
-        os.fsync(handle)
+    try:
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+        if flush:
+            os.fsync(handle)
+    except OSError as error:
+        raise ConfigError(f"cannot write --out: {error.strerror or error}. Rows that are there stay") from None
 
 
 def _mark(key: str, version: Version) -> int:

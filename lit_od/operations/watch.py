@@ -107,7 +107,7 @@ class Watch:
         self.rows.write(written)
         if self.folder is not None and self.moves is not None:
             for row in written:
-                self.moves.move(row.kind, Path(row.key))
+                self.moves.move(row.kind, Path(row.key), row.version)
         if self.deliveries:
             objects = [self._object(row) for row, wanted in zip(rows, chosen, strict=True) if wanted]
             for each in self.deliveries:

@@ -112,6 +112,10 @@ def read_tree(name: str | Path) -> dict[str, Any]:
     """
     known = shipped()
     file = known.get(str(name), Path(name))
+    if file.is_dir():
+        raise ConfigError(
+            f"{name} is a folder and no recipe: name a recipe (lit-od recipes), and give --data.root {name}"
+        )
     if not file.is_file():
         hint = did_you_mean(str(name), known) or f"; shipped are {', '.join(known)}"
         raise ConfigError(f"no recipe {str(name)!r}: wanted a YAML file or a shipped recipe{hint}")

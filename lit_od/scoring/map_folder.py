@@ -59,7 +59,7 @@ def map_folder(folder: Path, maps: HeatMaps, *, total: int, goes_on: bool = Fals
     folder.mkdir(parents=True, exist_ok=True)
     first = _next_number(folder) if goes_on else 0
     with index.open("a", encoding="utf-8", errors="surrogateescape", newline="") as table:
-        if not goes_on:
+        if not table.tell():  # also where an earlier writer was killed before its first picture
             table.write(csv_row(("path", "map", "mask", "raw")))
 
         def add(found: Extracted, chosen: NDArray[np.bool_] | None = None) -> None:

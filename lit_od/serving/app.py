@@ -280,6 +280,8 @@ async def _failed(request: Request, defect: Exception) -> Response:
 async def _http_error(request: Request, failure: Exception) -> Response:
     """Answer for an unknown address or method, in the protocol's form."""
     assert isinstance(failure, HTTPException)
-    path = request.url.path[:200]
-    message = f"there is nothing at {path}" if failure.status_code == 404 else f"{path} takes no {request.method}"
-    return JSONResponse({"error": message}, failure.status_code, dict(failure.headers or {}))
+    path, headers = request.url.path[:200], dict(failure.headers or {})
+    message = f"there is nothing at {path}"
+    if failure.status_code != 404:
+        message = f"{path} takes {headers['Allow']}, not {request.method}" if "Allow" in headers else failure.detail
+    return JSONResponse({"error": message}, failure.status_code, headers)

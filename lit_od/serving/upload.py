@@ -147,7 +147,7 @@ class _Form:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._files: list[tuple[str, list[bytes]]] = []
+        self._files: list[tuple[str | None, list[bytes]]] = []
         self._field, self._value = bytearray(), bytearray()
         self._disposition = ""
         self._complete = False
@@ -190,7 +190,7 @@ class _Form:
             raise Refused(400, f"the field {field[:100]!r} is no file: send files alone, as -F file=@image.jpg does")
         if len(self._files) >= self._most:
             raise Refused(413, f"send at most {self._most} images a request")
-        self._files.append((name.decode(errors="replace"), []))
+        self._files.append((name.decode(errors="replace") or None, []))
 
     def _end(self) -> None:
         self._complete = True

@@ -1,7 +1,7 @@
 """Images through a backbone: the same outputs on the way of many images and on that of few."""
 
 import threading
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from lit_od.backbone.extractor import Extractor
 from lit_od.backbone.model import Backbone
 from lit_od.bundle.folder import BACKBONE, Bundle
 from lit_od.detectors.base import Detector
-from lit_od.errors import BackboneError, DataError
+from lit_od.errors import BackboneError, ConfigError, DataError
 from lit_od.images.batching import GRAPH_BATCH
 from lit_od.images.preparation import Preparation
 from lit_od.images.sources import ImageArray, Source, Unreadable
@@ -78,6 +78,22 @@ def test_scores_are_those_of_the_readable_images(backbone: Backbone, count: int)
     assert all(name.startswith("lit_od-decode") == many for name, _ in inside)
     if many:
         assert {threads for _, threads in inside} == {1}
+
+
+@pytest.mark.parametrize("count", [3, GRAPH_BATCH + 1])
+@pytest.mark.parametrize(
+    ("wrong", "got"), [(np.float32, r"float32 of shape \(\d+,\)"), (1, r"float64 of shape \(\d+, 1\)")]
+)
+def test_scores_of_another_type_or_shape_are_refused(backbone: Backbone, count: int, wrong: Any, got: str) -> None:
+    class Mistaken:
+        kind = "mine:Mistaken"
+
+        def score(self, outputs: Features) -> Scores:
+            return outputs[:, :1].astype(np.float64) if wrong == 1 else outputs[:, 0].astype(wrong)
+
+    sources: list[Source] = [ImageArray(image, f"#{row}") for row, image in enumerate(pixels(count))]
+    with pytest.raises(ConfigError, match=r"mine:Mistaken must return scores as float64 of shape \(\d+,\), got " + got):
+        list(Extractor(backbone, GREY, 2).scores(sources, cast(Detector, Mistaken())))
 
 
 def test_a_batch_of_unreadable_images_gives_no_outputs(backbone: Backbone) -> None:

@@ -106,5 +106,6 @@ def test_duplicates_are_told_listed_and_counted_by_set(
 def test_the_distance_goes_with_duplicates(folder: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["check", str(folder), "--distance", "2"]) == 2
     assert "--distance goes with --duplicates" in capsys.readouterr().err
-    assert main(["check", str(folder), "--duplicates", "--distance", "-1"]) == 2
-    assert "--distance" in capsys.readouterr().err
+    for distance in ("-1", "inf", "1e308"):
+        assert main(["check", str(folder), "--duplicates", "--distance", distance]) == 2
+        assert "--distance must be a number in [0, 255]" in capsys.readouterr().err

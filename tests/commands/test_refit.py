@@ -116,7 +116,10 @@ def test_views_fit_as_before_unless_they_are_named(own_bundle: Path, tmp_path: P
         (["--calibration.rule", "max_f1"], "rule max_f1 needs labelled outliers"),
         (["--calibration.rule", "max_f1", "--calibration.outliers", "[[7]]"], "must be a PATH or a list of PATHs"),
         (["--outliers", "anything"], "rule percentile takes no outliers"),
-        (["--calibration.rule", "value"], "was set by hand and cannot be applied anew: give --calibration.rule"),
+        (
+            ["--calibration.rule", "value"],
+            "was set by hand and cannot be applied anew: give --calibration.rule, percentile for one",
+        ),
         (["--seed", str(2**64)], "seed must be below 2**64, got 18446744073709551616"),
         (["--calibration.rule", "mean_std", "--calibration.n", "-1e308"], "n must be a number in [-1e+06, 1e+06]"),
         (["--calibration.q", "101"], "q must be a number in [0, 100], got 101"),

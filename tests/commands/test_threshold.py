@@ -173,15 +173,15 @@ def test_scores_stay_and_verdicts_change(own_bundle: Path, command: Command) -> 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--q", "90"], "--q needs --rule"),
-        (["--n", "1"], "--n needs --rule"),
+        (["--q", "90"], "--q needs --rule percentile"),
+        (["--n", "1"], "--n needs --rule mean_std"),
         (["--value", "nan"], "value must be a number"),
         (["--value", "inf"], "value must be a number"),
         (["--value", "x"], "argument --value: invalid float value: 'x'"),
         (["--value", "1", "--q", "3"], "rule value has no option 'q'"),
         (["--rule", "percentile", "--q", "101"], "q must be a number in [0, 100], got 101.0"),
         (["--rule", "percentile", "--n", "1"], "rule percentile has no option 'n'"),
-        (["--rate", "0.1"], "--rate needs --rule"),
+        (["--rate", "0.1"], "--rate needs --rule fpr"),
         (["--rule", "fpr", "--rate", "0"], "rate must be a number in (0, 1), got 0.0"),
         (["--rule", "fpr", "--rate", "0.001"], "rate=0.001 needs at least 999 calibration inliers, got 400. Pass more"),
         (["--rule", "fpr", "--q", "99"], "rule fpr has no option 'q'"),

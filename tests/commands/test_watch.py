@@ -155,7 +155,7 @@ def test_a_video_file_with_maps_and_a_second_start(made_bundle: Bundle, tmp_path
         (["in/0.png"], "is an image: lit-od score takes it"),
         (["film.mp4", "--move", "outliers=out"], "--move goes with a folder, and film.mp4 is none"),
         (["film.mp4", "--settle", "0"], "--settle goes with a folder"),
-        (["in", "--settle", "soon"], "must be a number of seconds, got 'soon'"),
+        (["in", "--settle", "soon"], "must be a number of seconds from 0 to 86400, got 'soon'"),
         (["in", "--outliers-only"], "--outliers-only goes with --maps, --exec or --post"),
         (["in", "--maps", "in/maps"], "--maps in/maps lies in in, where its files would be scored again"),
         (["in", "--move", "outliers=in/out"], "--move in/out lies in in"),

@@ -409,3 +409,11 @@ def test_a_folder_beside_its_name_alone(tmp_path: Path, monkeypatch: pytest.Monk
     write(Path("target"), "new")
     assert read(tmp_path / "target") == "new"
     assert [entry.name for entry in tmp_path.iterdir()] == ["target"]
+
+
+def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="is a device or a pipe"), atomic_file(tmp_path / "pipe") as partial:
+        partial.write_text("x")
+    assert (tmp_path / "pipe").is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]

@@ -1,6 +1,7 @@
 """Frames of files and of streams, decoded by PyAV."""
 
 import io
+import socket
 import threading
 import time
 from pathlib import Path
@@ -182,6 +183,14 @@ def test_a_camera_is_opened_by_its_kind() -> None:
         (frame, *_) = next(video.arrivals(GO_ON))
     assert frame.pixels.shape == (48, 64, 3)
     assert frame.name.startswith("camera#")
+
+
+def test_a_server_without_an_answer_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(camera, "PATIENCE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        source = f"http://127.0.0.1:{silent.getsockname()[1]}/stream"
+        with pytest.raises(DataError, match=r"cannot be opened as a video: nothing came for 0\.3 s"), live(source):
+            pass
 
 
 @pytest.mark.parametrize("source", ["v4l2:/dev/no-such-camera", "http://127.0.0.1:9/stream"])

@@ -77,6 +77,7 @@ def test_a_file_goes_before_what_its_name_looks_like(tmp_path: Path, monkeypatch
     ("source", "words"),
     [
         ("ftp://h/s", "wanted rtsp:// or http://"),
+        ("http://", "wanted rtsp:// or http://"),
         ("none.mp4", "does not exist"),
         ("a.png", "is an image: lit-od score"),
     ],

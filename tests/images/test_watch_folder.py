@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -145,6 +146,19 @@ def test_a_folder_of_which_the_system_tells_nothing_is_polled(
     assert Watched(tmp_path, None).look() == [str(tmp_path / "a.png")]
     assert caplog.record_tuples[0][1] == logging.WARNING
     assert "inotify watches reached" in caplog.text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode elsewhere")
+@pytest.mark.parametrize("name", ["in", os.fsdecode(b"\xff")])
+def test_names_that_are_no_unicode_arrive(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_folder, "POLL", 0.01)
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "a.png").touch()
+    watched = Watched(folder, None)
+    watched.look_for(folder / "a.png")
+    (folder / os.fsdecode(b"b\xff.png")).touch()
+    watched.look_for(folder / os.fsdecode(b"b\xff.png"))
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """Rows handed on to programs and web servers, by a thread that nobody waits for."""
 
 import json
+import os
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -111,6 +113,48 @@ def test_rows_that_wait_at_the_end_are_handed_on() -> None:
     assert taken == numbered(5)
 
 
+def test_rows_that_a_slow_program_still_has_at_the_end_are_counted_as_not_taken() -> None:
+    ended = threading.Event()
+    with Deliveries("slow", lambda rows: ended.wait(20) and None, at_once=1) as way:
+        way.put(numbered(5))
+        way.close(0.05)
+    ended.set()
+    assert str(way) == "slow: 0 rows handed on, 5 not taken"
+
+
+@pytest.mark.parametrize(("error", "sent"), [(None, 3), (OSError(), 3), (KeyboardInterrupt(), 0)])
+def test_a_block_that_fails_hands_its_rows_on_but_an_interrupt_waits_for_none(
+    error: BaseException | None, sent: int
+) -> None:
+    begin = threading.Event()
+    with (
+        suppress(OSError, KeyboardInterrupt),
+        Deliveries("way", lambda rows: begin.wait(20) and None, at_once=3) as way,
+    ):
+        way.put(numbered(3))
+        if sent:
+            begin.set()
+        if error is not None:
+            raise error
+    assert way.sent == sent
+    begin.set()
+
+
+def test_an_answer_that_is_no_http_is_as_none(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        way = Deliveries("--post", poster(f"http://127.0.0.1:{listener.getsockname()[1]}/"), at_once=5)
+        way.put(numbered(5))
+        for answer in (b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"):
+            connection, _ = listener.accept()
+            with connection:
+                while b"]" not in connection.recv(1 << 16):
+                    pass
+                connection.sendall(answer)
+        way.close()
+    assert way.sent == 5
+    assert "the server's answer is no HTTP" in caplog.text
+
+
 def test_a_command_reads_each_row_from_its_standard_input(tmp_path: Path) -> None:
     way = Deliveries("--exec", command(f"sh -c 'cat >> {tmp_path}/rows'"), at_once=1)
     way.put(numbered(3))
@@ -133,13 +177,48 @@ def test_a_command_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -
         command("sleep 60")(numbered(1))
 
 
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="there are no groups of processes")
+def test_what_a_command_has_started_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliveries, "LONGEST", 0.5)
+    with pytest.raises(Refused, match="was ended"):
+        command(f"sh -c 'sleep 60 & echo $! > {tmp_path}/child; wait'")(numbered(1))
+    child = int((tmp_path / "child").read_text())
+    end = time.monotonic() + 10
+    while time.monotonic() < end and _runs(child):
+        time.sleep(0.02)
+    assert not _runs(child)
+
+
+def _runs(process: int) -> bool:
+    """Return True for a process that lives; one that has ended may still wait to be collected."""
+    try:
+        os.kill(process, 0)
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
 @pytest.mark.parametrize("text", ["", "no-such-program-here x", "sh -c 'open"])
 def test_what_is_no_command_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--exec"):
         command(text)
 
 
-@pytest.mark.parametrize("url", ["", "rows", "ftp://h/x", "http://", "http://me:secret@h/x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "rows",
+        "ftp://h/x",
+        "http://",
+        "http://me:secret@h/x",
+        "http://[::1",
+        "http://h:99999/",
+        "http://h:0",
+        "http://h/a b",
+        "http://h/é",
+    ],
+)
 def test_what_is_no_url_to_post_to_is_refused_without_its_secret(url: str) -> None:
     with pytest.raises(ConfigError, match="--post") as caught:
         poster(url)

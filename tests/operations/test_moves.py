@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lit_od.errors import ConfigError
+from lit_od.images.folder_walk import version_of
 from lit_od.operations.moves import Moves, require_apart
 
 
@@ -17,15 +18,20 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
+def move(moves: Moves, kind: str, file: Path) -> None:
+    """Move a file in the version that it has."""
+    moves.move(kind, file, version_of(file.stat()) if file.exists() else (0, 0))
+
+
 def test_files_of_a_kind_are_moved_with_their_folders_and_none_is_replaced(source: Path, tmp_path: Path) -> None:
     moves = Moves(source)
     moves.add(f"outliers={tmp_path}/out")
     for name in ("a.png", "deep/a.png"):
-        moves.move("outliers", source / name)
-    moves.move("inliers", source / "b.png")
+        move(moves, "outliers", source / name)
+    move(moves, "inliers", source / "b.png")
     (source / "a.png").write_text("again")
-    moves.move("outliers", source / "a.png")
-    moves.move("outliers", source / "gone.png")
+    move(moves, "outliers", source / "a.png")
+    move(moves, "outliers", source / "gone.png")
     found = {str(file.relative_to(tmp_path)): file.read_text() for file in tmp_path.rglob("*.png")}
     assert found == {
         "out/a.png": "a.png",
@@ -48,9 +54,26 @@ def test_a_file_moves_to_another_file_system_whole(
 
     monkeypatch.setattr(Path, "rename", across)
     moves = Moves(source, {"errors": tmp_path / "out"})
-    moves.move("errors", source / "a.png")
+    move(moves, "errors", source / "a.png")
     assert [(file.name, file.read_text()) for file in (tmp_path / "out").iterdir()] == [("a.png", "a.png")]
     assert not (source / "a.png").exists()
+
+
+def test_a_file_that_was_replaced_since_it_was_scored_stays(source: Path, tmp_path: Path) -> None:
+    moves = Moves(source, {"outliers": tmp_path / "out"})
+    scored = version_of((source / "a.png").stat())
+    (source / "a.png").write_text("another image")
+    moves.move("outliers", source / "a.png", scored)
+    assert (source / "a.png").read_text() == "another image"
+    assert (moves.failed, (tmp_path / "out").exists()) == (0, False)
+
+
+def test_a_link_that_is_moved_leads_where_it_led(source: Path, tmp_path: Path) -> None:
+    (source / "link.png").symlink_to(Path("deep", "a.png"))
+    move(Moves(source, {"outliers": tmp_path / "out"}), "outliers", source / "link.png")
+    assert (tmp_path / "out" / "link.png").read_text() == "deep/a.png"
+    assert (source / "deep" / "a.png").exists()
+    assert not (source / "link.png").is_symlink()
 
 
 def test_a_file_that_cannot_be_moved_stays_and_is_counted(
@@ -58,7 +81,7 @@ def test_a_file_that_cannot_be_moved_stays_and_is_counted(
 ) -> None:
     (tmp_path / "out").write_text("a file where the folder would be")
     moves = Moves(source, {"outliers": tmp_path / "out"})
-    moves.move("outliers", source / "a.png")
+    move(moves, "outliers", source / "a.png")
     assert (source / "a.png").exists()
     assert moves.failed == 1
     assert "a.png stays:" in caplog.text
@@ -68,6 +91,13 @@ def test_a_file_that_cannot_be_moved_stays_and_is_counted(
 def test_any_other_word_is_refused(source: Path, word: str) -> None:
     with pytest.raises(ConfigError, match="--move takes outliers=DIR, inliers=DIR, errors=DIR, got"):
         Moves(source).add(word)
+
+
+def test_a_kind_has_one_folder(source: Path, tmp_path: Path) -> None:
+    moves = Moves(source)
+    moves.add(f"outliers={tmp_path}/one")
+    with pytest.raises(ConfigError, match="names a folder for outliers twice"):
+        moves.add(f"outliers={tmp_path}/two")
 
 
 def test_a_folder_within_the_watched_one_is_refused(source: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -178,13 +179,56 @@ def test_files_that_are_not_ours_are_refused_and_stay(tmp_path: Path, form: str)
         RowLog(tmp_path / "other", form, COLUMNS)
     with pytest.raises(ConfigError, match="no such folder"):
         RowLog(tmp_path / "none" / "rows", form, COLUMNS)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="is no plain file"):
+        RowLog(tmp_path / "pipe", form, COLUMNS)
+    assert not (tmp_path / "pipe.state").exists()
 
 
-@pytest.mark.parametrize("line", [b"[]\n", b"{}\n", b"\0\0\n", b'{"begin": 0, "rows": [[1, "a"]]}\n'])
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_head_or_a_last_line_without_its_end_is_completed(tmp_path: Path, form: str) -> None:
+    file = tmp_path / "rows"
+    (tmp_path / "rows.state").touch()
+    file.write_text("path,sc" if form == "csv" else "")  # there was no more room on the disk
+    with rows_of(str(file), form, COLUMNS) as rows:
+        rows.write([row("a.png")])
+    file.write_bytes(file.read_bytes().removesuffix(b"\n"))  # an editor has saved it
+    with rows_of(str(file), form, COLUMNS) as rows:
+        rows.write([row("b.png")])
+    assert written(file, form) == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[]\n",
+        b"{}\n",
+        b"\0\0\n",
+        b'{"begin": 0, "rows": [[1, "a"]]}\n',
+        b'{"begin": 1e999, "rows": []}\n',
+        b'{"begin": -5, "rows": [[-3]]}\n',
+        b"[" * 100_000 + b"\n",
+    ],
+)
 def test_a_damaged_state_is_refused(tmp_path: Path, line: bytes) -> None:
     (tmp_path / "rows.state").write_bytes(line)
     with pytest.raises(ConfigError, match=r"rows\.state is damaged"):
         RowLog(tmp_path / "rows", "csv", COLUMNS)
+
+
+def test_a_full_disk_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    rows = RowLog(tmp_path / "rows", "csv", COLUMNS)
+    rows.write([row("a.png")])
+    with monkeypatch.context() as patched:
+        patched.setattr("os.write", full)
+        with pytest.raises(ConfigError, match=r"cannot write --out: No space left on device\. Rows that are there"):
+            rows.write([row("b.png")])
+    rows.close(whole=False)
+    with rows_of(str(tmp_path / "rows"), "csv", COLUMNS) as rows:
+        assert (rows.known("a.png", (10, 0)), rows.known("b.png", (10, 0))) == (True, False)
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:

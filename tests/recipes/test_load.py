@@ -185,6 +185,8 @@ def test_a_name_that_is_almost_one(recipes: dict[str, Path]) -> None:
     name = next(iter(recipes))
     with pytest.raises(ConfigError, match=rf"no recipe '{name}s': .*: did you mean {name}\?"):
         read_tree(f"{name}s")
+    with pytest.raises(ConfigError, match=r"is a folder and no recipe: .*, and give --data.root \S+$"):
+        read_tree(Path(__file__).parent)
     with pytest.raises(ConfigError, match=rf"no recipe 'zzzzzz': .*; shipped are .*{name}"):
         read_tree("zzzzzz")
 

@@ -192,3 +192,13 @@ def test_a_batch_of_which_nothing_can_be_read_has_no_picture(bundle, tmp_path):
     with map_folder(tmp_path / "maps", HeatMaps.of(bundle, Scorer.of(bundle, threads=1)), total=1) as folder:
         folder(extracted(batch, np.empty((0, 0), dtype=np.float32)))
     assert [each.name for each in (tmp_path / "maps").iterdir()] == [INDEX]
+
+
+def test_a_table_without_its_head_gets_it(bundle, digits, tmp_path):
+    (tmp_path / INDEX).touch()  # its writer was killed before the first picture
+    (batch,) = batches(digits[:1], GREY, batch_size=1)
+    maps = HeatMaps.of(bundle, Scorer.of(bundle, threads=1))
+    for _ in range(2):
+        with map_folder(tmp_path, maps, total=10, goes_on=True) as draw:
+            draw(extracted(batch, np.zeros((1, 28, 28, 1), np.float32)))
+    assert [row["map"][0] for row in table(tmp_path)] == ["0", "1"]

@@ -56,7 +56,7 @@ def test_an_interpreter_without_packages_is_told_what_it_lacks(tmp_path: Path) -
     (tmp_path / "python").chmod(0o755)
     came = check(PYTHON=str(tmp_path / "python"))
     assert came.returncode == 2
-    assert "error: wanted numpy>=2.0, pillow>=13.0" in came.stderr
+    assert "error: wanted numpy>=2.2, pillow>=13.0" in came.stderr
     assert came.stderr.splitlines()[-1].endswith("gather them with --wheels DIR, and give --install DIR")
 
 

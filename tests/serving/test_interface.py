@@ -210,7 +210,7 @@ def test_the_page_needs_no_file_once_the_server_runs(model: Model, monkeypatch: 
 def test_methods(site: Site) -> None:
     wrong = site.ask("/v2/models/digits/infer")
     assert wrong.status == 405
-    assert wrong.error == "/v2/models/digits/infer takes no GET"
+    assert wrong.error == "/v2/models/digits/infer takes POST, not GET"
     assert site.ask("/v2", b"{}").error
     assert site.ask("/v2/health/live", method="HEAD").status == 200
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lit_od.detectors import KNN, LOF, Detector, LocalResidual, Mahalanobis, PatchCore
 from lit_od.detectors.bank.detector import BankDetector
 from lit_od.detectors.patch_rows import PatchRows
-from lit_od.errors import ConfigError, DataError
+from lit_od.errors import ConfigError, DataError, LitODWarning
 
 OPTIONS: list[tuple[type[BankDetector], dict[str, Any]]] = [
     (KNN, {"k": 1}),
@@ -94,7 +94,8 @@ def test_further_images_lower_scores_where_a_detector_says_so(kind: Any, options
 def test_a_sample_of_patches_does_not_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     patches = np.random.default_rng(1).normal(2, 1, (10, 3, 3, 5)).astype(np.float32)
     monkeypatch.setattr("lit_od.detectors.patch_bank.MOST_BYTES", 4 * 5 * 40)
-    assert not PatchCore.fit(patches, coreset=None).falls_with_rows
+    with pytest.warns(LitODWarning, match="a seeded sample of 40 patches"):
+        assert not PatchCore.fit(patches, coreset=None).falls_with_rows
     assert PatchCore.fit(patches[:4], coreset=None).falls_with_rows
 
 
