@@ -96,7 +96,7 @@ def change(tree: Tree, path: str, value: object) -> Tree:
         ("calibration.method", "split", r"Invalid enum value 'split' - at `\$\.calibration\.method`"),
         ("calibration.method", "cross", r"calibration\.method cross and calibration\.folds go together"),
         ("calibration.folds", 10, r"calibration\.method cross and calibration\.folds go together"),
-        ("calibration.folds", 1, r"Expected `int` >= 2 - at `\$\.calibration\.folds`"),
+        ("calibration.folds", 0, r"Expected `int` >= 1 - at `\$\.calibration\.folds`"),
         ("name", None, r"Expected `str`, got `null` - at `\$\.name`"),
     ],
 )

@@ -321,8 +321,9 @@ def test_an_image_that_one_process_cannot_read_stops_both(ranks, tmp_path, digit
     words = ["fit", "folder", f"--data.root={tmp_path / 'images'}", "--data.prepare.size=[32, 32]"]
     assert ranks(2, tmp_path / "said", *words, "--out", tmp_path / "bundle") == [2, 2]
     printed, wrong = said(tmp_path / "said")
-    assert (printed, len(wrong.splitlines())) == ("", 1)
-    assert "095.png" in wrong
+    assert (printed, len(wrong.splitlines())) == ("", 2)
+    assert "images: read 100 images (100 .png)\n" in wrong
+    assert "095.png: not an image that can be decoded" in wrong
     assert not (tmp_path / "bundle").exists()
 
 

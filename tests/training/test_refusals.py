@@ -19,6 +19,7 @@ from lit_od.training.data.image_data import ImageData
 from lit_od.training.loop.callbacks import FiniteLoss
 from lit_od.training.loop.checkpoints import WholeFiles, keep_whole, read_checkpoint
 from lit_od.training.loop.train import FILES, train
+from lit_od.training.loop.trainer_parts import FOLDER
 from tests.support.refusals.case import make_images
 from tests.support.refusals.makers import full
 from tests.support.small_training import CLASSIFIER, demo
@@ -129,4 +130,4 @@ def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
     recipe = demo(f"--trainer.max_epochs={epoch + 2}")
     train(recipe, out, resume=out / "last.ckpt")
     assert torch.load(out / "last.ckpt", weights_only=True)["epoch"] == epoch + 1
-    assert {entry.name for entry in out.iterdir() if entry.name[0] != "."} == FILES
+    assert {entry.name for entry in out.iterdir() if entry.name[0] != "."} == FILES - {FOLDER}
