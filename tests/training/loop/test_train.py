@@ -391,7 +391,7 @@ def test_an_unlabelled_folder_cannot_train_a_classifier(tmp_path):
     [
         ("--trainer.max_epoch=3", r"trainer\.max_epoch does not exist; did you mean max_epochs\?"),
         ("--trainer.zzz=3", r"trainer\.zzz does not exist; known are accelerator"),
-        ("--trainer.enable_checkpointing=false", r"trainer\.enable_checkpointing is set by the run itself: leave it out"),
+        ("--trainer.fast_dev_run=true", r"trainer\.fast_dev_run is set by the run itself: leave it out"),
         ("--trainer.precision=7", "trainer: .*[Pp]recision"),
         ("--trainer.max_epochs=0", r"the training took no step: raise trainer\.max_epochs"),
         (
