@@ -64,7 +64,7 @@ def test_only_what_is_not_installed_is_a_reason_to_skip(monkeypatch: pytest.Monk
         'this needs a web server (Starlette and uvicorn), which is not installed. Run: pip install "lit-od[serve,cpu]"'
     )
     for there in (True, False):
-        monkeypatch.setattr(needs, "is_installed", lambda package, there=there: there)
+        monkeypatch.setattr(needs, "INSTALLED", needs.OPTIONAL if there else frozenset())
         assert needs.said_to_be_missing(f"lit-od: {said}\n") == ("" if there else "sklearn")
         assert needs.said_to_be_missing(served) == ("" if there else "starlette")
         assert needs.reason_to_skip(MissingExtra(said)) == ("" if there else "without sklearn")

@@ -29,16 +29,13 @@ _SAID = re.compile(r"this needs (?:\w+ )*\(?([\w-]+).*, which is not installed\.
 _IMPORTED = {"scikit-learn": "sklearn", "pyav": "av"}
 """Names by which such packages are imported, where they are others."""
 
-
-@cache
-def is_installed(package: str) -> bool:
-    """Return True if a package can be imported."""
-    return find_spec(package) is not None
+INSTALLED = frozenset(package for package in OPTIONAL if find_spec(package) is not None)
+"""Those of them that are there, before a test hides one."""
 
 
 def missing(packages: frozenset[str]) -> list[str]:
-    """Return those of some packages that are not installed."""
-    return sorted(package for package in packages if not is_installed(package))
+    """Return those of some optional packages that are not installed."""
+    return sorted(package for package in packages if package not in INSTALLED)
 
 
 @cache

@@ -367,7 +367,7 @@ IMAGES = [
         "image",
         "an empty PATH",
         nothing,
-        "an empty PATH was given",
+        "is empty: leave it out, or see that its variable is set",
         "score bundle ''",
         "check ''",
         "refit bundle '' --out new",
