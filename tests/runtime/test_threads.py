@@ -1,6 +1,9 @@
 """The number of threads of OpenMP and BLAS: what was asked for inside, what was there before outside."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -84,3 +87,31 @@ def test_a_limit_of_blas_alone_leaves_openmp_as_an_outer_limit_has_it() -> None:
         with limited(3):
             assert faiss.omp_get_max_threads() == 1
     assert counts() == before
+
+
+BESIDE_IMPORTS = """
+import shutil, sys, threading
+from importlib.machinery import ExtensionFileLoader, ModuleSpec
+from importlib.util import find_spec, module_from_spec
+import numpy
+from lit_od.runtime.threads import _pools
+
+name, found = "_multiprocessing", []
+for number in range(5000):
+    file = shutil.copy(find_spec(name).origin, f"{sys.argv[1]}/{number}.so")
+    module_from_spec(ModuleSpec(name, ExtensionFileLoader(name, file), origin=file))
+    if number == 0:
+        search = threading.Thread(target=lambda: found.extend(_pools.__wrapped__(()) for _ in range(10)), daemon=True)
+        search.start()
+    if not search.is_alive():
+        break
+print(len(found))
+"""
+"""Program that searches for libraries on a thread while it loads extensions, as lazy imports do."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the loader of Linux")
+def test_a_search_for_libraries_beside_imports_ends(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", BESIDE_IMPORTS, str(tmp_path)]
+    came = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+    assert came.stdout == "10\n"
