@@ -9,7 +9,7 @@ from sphinx_gallery.scrapers import figure_rst
 
 
 def scrape(block: tuple[Any, ...], block_vars: dict[str, Any], gallery_conf: Mapping[str, Any]) -> str:
-    """Save the figure that a block has left in `figure`, as `lit_od.evaluation.plots` makes them.
+    """Save the figure that a block has left in `figure`.
 
     Args:
         block: The block; not read.

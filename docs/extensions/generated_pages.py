@@ -1,4 +1,4 @@
-"""Reference pages that are written from the code itself when the documentation is built.
+"""Reference pages, written from the code when the documentation is built.
 
 Commands come from their own parsers; recipe keys, options of detectors and threshold rules from the structures that
 check them. So a page cannot lag behind.
@@ -41,7 +41,16 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 def without_types(app: Sphinx, what: str, name: str, of: Any, options: Any, lines: list[str]) -> None:
-    """Keep napoleon from taking what stands before a colon for the type of a property."""
+    """Keep napoleon from taking words before a colon for a property's type.
+
+    Args:
+        app: The application; not read.
+        what: Kind of the object.
+        name: Its name; not read.
+        of: The object; not read.
+        options: Options of the directive; not read.
+        lines: Its docstring, changed in place.
+    """
     if what in ("attribute", "data", "property"):
         lines.insert(0, "")
 
@@ -190,7 +199,7 @@ def summary(described: type) -> str:
 
 
 def attributes(described: Any) -> dict[str, str]:
-    """Return the text of each attribute or parameter that a Google docstring describes."""
+    """Return the text of each attribute or parameter of a Google docstring."""
     config = Config(napoleon_use_ivar=True)
     found: dict[str, str] = {}
     name = ""
@@ -266,7 +275,7 @@ def code(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return plain text as Markdown that shows it, in one line; code in backticks stays."""
+    """Return plain text as Markdown in one line; code in backticks stays."""
     text = re.sub(r"\bNone\b", "`null`", " ".join(text.replace("%%", "%").split()))
     parts = re.split(r"(`+[^`]*`+)", text)
     parts[::2] = [re.sub(r"([*_<>\[\]|\\$#])", r"\\\1", part) for part in parts[::2]]

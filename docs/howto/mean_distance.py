@@ -14,7 +14,7 @@ from lit_od.types import Arrays, Features, Output, Scores, Stats
 
 @dataclass(frozen=True)
 class Options:
-    """What a recipe may say besides `kind`, checked."""
+    """Options of a recipe besides `kind`, checked."""
 
     order: float = 2.0
 
@@ -55,7 +55,7 @@ class MeanDistance(Detector):
 
 
 class Means(MomentsAccumulator[Options]):
-    """What gathers the inliers batch by batch, and merges with those of other processes."""
+    """Accumulator of the inliers, batch by batch; it merges with those of other processes."""
 
     def finish(self) -> MeanDistance:
         return MeanDistance(self.settings, self.moments[0].mean)

@@ -279,7 +279,7 @@ class LiveVideo:
                 _LOG.warning("lit-od: %s; connecting again in %g s", cause, pause)
                 failures += 1
                 stop.wait(pause)
-        except Exception as error:
+        except Exception as error:  # of any kind: the thread that takes the frames raises it again
             self._error = error
         finally:
             with self._changed:

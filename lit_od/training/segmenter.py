@@ -51,7 +51,7 @@ RUN_AT_ONCE = 16
 
 
 class SegmentationHead(nn.Module):
-    """Patches to themselves with one channel more: the log-odds of a defect.
+    """Layers that give each patch one channel more: the log-odds of a defect.
 
     Attributes:
         scale: Standardises the channels.
