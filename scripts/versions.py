@@ -94,16 +94,17 @@ def _tried(folder: Path, uv: Path, python: str, resolution: str, extras: Sequenc
     lines = place / "requirements.txt"
     words = [word for extra in extras for word in ("--extra", extra)]
     words += ["--resolution", resolution, "--only-binary", ":all:", "--python", python, "--output-file", str(lines)]
-    subprocess.run(
-        [uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate", *words, "pyproject.toml"], cwd=ROOT
-    )
+    resolve = [uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
+    subprocess.run([*resolve, *words, "pyproject.toml"], cwd=ROOT, check=True)
     _environment(place, python, ["-r", lines, "-c", lines, *TOOLS])
     found = _environment(place, python, ["--no-deps", "--editable", ROOT])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     words = [str(found), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", *tests]
     with (place / "tests.log").open("w") as log:
         subprocess.run(words, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
-    last = (place / "tests.log").read_text().strip().rpartition("\n")[2].strip("= ")
+    said = (place / "tests.log").read_text().splitlines()
+    print("\n".join(line for line in said if line.startswith(("FAILED", "ERROR"))), flush=True)
+    last = next((line.strip("= ") for line in reversed(said) if line.strip()), "nothing")
     pins = dict(line.split("==") for line in lines.read_text().split() if "==" in line)
     shown = ", ".join(f"{name} {pins[name]}" for name in SHOWN if name in pins)
     return f"| {number} | {resolution} | {shown} | {last} |"

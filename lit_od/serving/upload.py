@@ -115,7 +115,7 @@ def read(body: bytearray, boundary: bytes | None, *, limits: Limits, decoding: D
     """
     files: list[tuple[str | None, bytes]] = [(None, bytes(body))] if boundary is None else []
     if boundary is not None:
-        files += _Form(limits.images).files(body, boundary)
+        files += Form(limits.images).files(body, boundary)
     if not any(data for _, data in files):
         raise Refused(400, "no image came: send a file, as curl --data-binary @image.jpg or -F file=@image.jpg do")
     sources = [
@@ -142,8 +142,12 @@ def answer(upload: Upload, columns: Mapping[str, Column]) -> bytes:
     return msgspec.json.encode(rows if upload.form else rows[0])
 
 
-class _Form:
-    """A reader of forms that counts files, and holds few bytes besides theirs."""
+class Form:
+    """A reader of forms that counts files, and holds few bytes besides theirs.
+
+    Args:
+        most: Most files of a form.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most

@@ -1,7 +1,6 @@
 """Verdicts as rows, CSV and data frames."""
 
 import csv
-import importlib
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +49,10 @@ def test_csv_is_that_of_the_command(result: Result, tmp_path: Path) -> None:
 @pytest.mark.parametrize("library", ["pyarrow", "pandas", "polars"])
 def test_data_frames_read_it(result: Result, library: str) -> None:
     pytest.importorskip("pyarrow")
-    module = importlib.import_module(library) if library != "polars" else pytest.importorskip("polars")
+    module = pytest.importorskip(library, "3.0" if library == "pandas" else None)
     rows = result.rows()
     rows[1]["path"] = "b,\\udcff.png"
     if library == "pandas":
-        module = pytest.importorskip("pandas", "3.0")
         frame = module.DataFrame.from_arrow(result)
         assert [str(kind) for kind in frame.dtypes[1:3]] == ["float64", "float64"]
         found = frame.astype(object).where(frame.notna(), None).to_dict("records")
