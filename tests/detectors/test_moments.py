@@ -148,7 +148,7 @@ def test_the_whole_moves_when_its_rows_have_doubled_not_with_every_part():
 
 
 def test_a_state_that_is_read_takes_no_matrix_of_its_own():
-    state = gathered([rows(400, 300)]).state()
+    state = gathered([rows(700, 600)]).state()
     tracemalloc.start()
     Moments.from_state(state)
     most = tracemalloc.get_traced_memory()[1]
